@@ -1,0 +1,19 @@
+"""Knowledge distillation and pruning for Keras 3.
+
+A trained teacher, a smaller student, and the loss between them:
+
+    distiller = distill.Distiller(teacher, student, distill.SoftTargets(temperature=4.0))
+    distiller.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    distiller.fit(x, y)
+    distiller.save("student.keras")
+
+`distill.data`, `distill.tracking` and `distill.cost` are imported by name: they need the
+`experiments` extra.
+"""
+
+from distill import losses
+from distill.distiller import Distiller
+from distill.losses import BernoulliSoftTargets, DistillationLoss, SoftTargets
+from distill.teacher import Teacher
+
+__all__ = ["BernoulliSoftTargets", "DistillationLoss", "Distiller", "SoftTargets", "Teacher", "losses"]

@@ -1,0 +1,429 @@
+"""The Distiller: a Keras model that trains a student on labels and on what a teacher says."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from distill.losses.base import BatchLoss, DistillationLoss, Head, require_number, setting, setting_value
+from distill.taps import Tapped, Taps
+from distill.teacher import Teacher
+
+
+class Distiller(keras.Model):
+    """Trains a student on its own loss and on distillation losses against a frozen teacher.
+
+    The loss of a training step is
+
+        student_loss_weight · student_loss + distillation_weight · Σᵢ weightᵢ · lossᵢ + penalties
+
+    where `student_loss` is the loss given to `compile`, `distillation_weight` is
+    1 − `student_loss_weight` unless given, and the penalties are the student's own: its regularizers
+    and what its layers passed to `add_loss`. `sample_weight` and `class_weight` multiply each
+    example's part of the student loss and of every distillation loss.
+
+    It behaves as the student does: `call`, `predict` and `evaluate` run the student alone; `save` and
+    `export`, hence callbacks such as `ModelCheckpoint`, write the student alone. `evaluate` and
+    validation report what `student.evaluate` would and never run the teacher. `save_weights`, hence
+    `BackupAndRestore`, keeps what training needs to go on: student, optimizer and settings. The
+    teacher runs with `training=False`, gets no gradient, is changed in no way and is never saved.
+
+    Logs of `fit` hold `loss`, `student_loss`, each distillation loss under its name (numbered where
+    a name comes twice), and the compiled metrics; all are means over examples. Without labels
+    (`fit(x)`) there are no compiled metrics and no `student_loss`.
+
+    Args:
+        teacher: a trained, built `keras.Model`. It keeps its `trainable` flags.
+        student: the `keras.Model` to train; shares no variables with the teacher.
+        distillation_losses: one or several losses of `distill.losses` or of `keras.distillation`.
+        distillation_loss_weights: a weight >= 0 for each loss; a number will do for a single one.
+            Defaults to 1 each. Assign to change them at any time.
+        student_loss_weight: weight of the student's own loss, from 0 to 1. Assign to change it at any
+            time. At 0, neither a compiled loss nor labels are needed.
+        name: name of this model.
+        distillation_weight: weight of the distillation side, >= 0, for recipes published as a plain sum
+            such as CE + 0.9 KD: `student_loss_weight=1.0, distillation_weight=0.9`. Defaults to
+            1 − `student_loss_weight`, and follows its changes. Assign to change it at any time.
+        from_logits: `None` finds the logits behind softmax and sigmoid heads. `True` states that the
+            models return logits, `False` that they return probabilities; a pair speaks of
+            (teacher, student) apart. Only losses on logits ask.
+
+    Attributes:
+        teacher: the frozen teacher; `teacher.model` is the model that came in.
+        student: the student, the very object that came in.
+
+    Raises:
+        ValueError: a model is not a Keras model; both are one, or share variables; the teacher is not
+            built; a weight is out of range, or there are too few or too many; there is no loss; the
+            losses do not fit the models, such as logits of other class counts.
+
+    Example:
+    ```python
+    distiller = distill.Distiller(teacher, student, distill.SoftTargets(temperature=4.0))
+    distiller.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    distiller.fit(x, y, epochs=10, validation_data=(x_dev, y_dev))
+    distiller.save("student.keras")
+    ```
+
+    References:
+        Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
+    """
+
+    def __init__(
+        self,
+        teacher: keras.Model,
+        student: keras.Model,
+        distillation_losses: Any,
+        distillation_loss_weights: float | Sequence[float] | None = None,
+        student_loss_weight: float = 0.5,
+        name: str = "distiller",
+        *,
+        distillation_weight: float | None = None,
+        from_logits: bool | tuple[bool | None, bool | None] | None = None,
+    ) -> None:
+        losses = _as_losses(distillation_losses)
+        weights = _as_weights(distillation_loss_weights, len(losses))
+        student_loss_weight = require_number("student_loss_weight", student_loss_weight, 0.0, 1.0)
+        if distillation_weight is not None:
+            distillation_weight = require_number("distillation_weight", distillation_weight, 0.0)
+        teacher_from_logits, student_from_logits = _as_pair(from_logits)
+        head = _common_head(losses)
+        _require_two_models(teacher, student)
+        for loss in losses:
+            loss.validate_model_compatibility(teacher, student)
+        frozen = Teacher(teacher, _unique(loss.teacher_layer_name for loss in losses), head, teacher_from_logits)
+
+        # The student's layers cast their inputs themselves. Its policy is taken over because `compile`
+        # reads it to decide on loss scaling.
+        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        self.teacher = frozen
+        self.student = student
+        self._head, self._student_from_logits = head, student_from_logits
+        self._student_taps: Taps | None = None
+        self._terms = [
+            _Term(term, loss, setting(f"{term}_weight", weight), keras.metrics.Mean(name=term))
+            for term, loss, weight in zip(_term_names(losses), losses, weights, strict=True)
+        ]
+        self._student_loss_weight = setting("student_loss_weight", student_loss_weight)
+        self._distillation_weight = None
+        if distillation_weight is not None:
+            self._distillation_weight = setting("distillation_weight", distillation_weight)
+        self._needs_labels = student_loss_weight > 0
+        self._traced_without_labels = False
+        self._student_loss_tracker = keras.metrics.Mean(name="student_loss")
+        # Keras tracks attributes and lists of them, not what a `_Term` holds; untracked variables would be
+        # constants to a compiled step on some backends, and absent from `save_weights`.
+        self._term_trackers = [term.tracker for term in self._terms]
+        self._term_variables = [v for term in self._terms for v in (term.weight, *term.loss.variables)]
+        if student.built:
+            self._read_student()
+            self.built = True
+
+    @property
+    def student_loss_weight(self) -> float:
+        """Weight of the student's own loss; setting it takes effect at the next training step."""
+        return setting_value(self._student_loss_weight)
+
+    @student_loss_weight.setter
+    def student_loss_weight(self, value: float) -> None:
+        value = require_number("student_loss_weight", value, 0.0, 1.0)
+        if value > 0 and self.compiled and (self._compile_loss is None or self._traced_without_labels):
+            raise ValueError(
+                "A student_loss_weight above 0 needs a compiled loss and labels, and this model was compiled or "
+                f"trained without. Received: student_loss_weight={value}. Call compile(loss=...) again first."
+            )
+        self._student_loss_weight.assign(value)
+        self._needs_labels = value > 0
+
+    @property
+    def distillation_weight(self) -> float:
+        """Weight of the distillation side; setting it takes effect at the next training step."""
+        if self._distillation_weight is None:
+            return 1.0 - self.student_loss_weight
+        return setting_value(self._distillation_weight)
+
+    @distillation_weight.setter
+    def distillation_weight(self, value: float) -> None:
+        value = require_number("distillation_weight", value, 0.0)
+        if self._distillation_weight is None:
+            raise ValueError(
+                "This Distiller's distillation weight is 1 - student_loss_weight. "
+                f"Received: distillation_weight={value}. Give distillation_weight to the constructor to set it apart."
+            )
+        self._distillation_weight.assign(value)
+
+    @property
+    def distillation_loss_weights(self) -> tuple[float, ...]:
+        """Weight of each distillation loss; setting them takes effect at the next training step."""
+        return tuple(setting_value(term.weight) for term in self._terms)
+
+    @distillation_loss_weights.setter
+    def distillation_loss_weights(self, values: float | Sequence[float]) -> None:
+        for term, value in zip(self._terms, _as_weights(values, len(self._terms)), strict=True):
+            term.weight.assign(value)
+
+    def build(self, input_shape: Any) -> None:
+        """Builds a student that came without its variables."""
+        if not self.student.built:
+            self.student.build(input_shape)
+        self._read_student()
+
+    def _read_student(self) -> None:
+        self._student_taps = Taps(
+            self.student,
+            _unique(term.loss.student_layer_name for term in self._terms),
+            self._head,
+            self._student_from_logits,
+        )
+        for term in self._terms:
+            taught = _read(self.teacher.spec, term.loss, term.loss.teacher_layer_name)
+            learned = _read(self._student_taps.spec, term.loss, term.loss.student_layer_name)
+            # Shapes of models without a readable graph are known, and checked by the loss, at the first step.
+            if taught is not None and learned is not None:
+                term.loss.validate_outputs(taught, learned)
+
+    def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
+        """Configures training as `keras.Model.compile` does.
+
+        Args:
+            optimizer: trains the student.
+            loss: the student's own loss on the labels; may be left out if `student_loss_weight` is 0.
+            metrics: of the student's outputs.
+            **kwargs: see `keras.Model.compile`.
+
+        Raises:
+            ValueError: there is no loss and `student_loss_weight` is above 0.
+        """
+        if loss is None and self._needs_labels:
+            raise ValueError(
+                "A student_loss_weight above 0 needs the student's own loss. Received: loss=None, "
+                f"student_loss_weight={self.student_loss_weight:g}. Pass a loss, such as "
+                "'sparse_categorical_crossentropy', or make the Distiller with student_loss_weight=0."
+            )
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        self._traced_without_labels = False
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Runs the student once.
+
+        Args:
+            inputs: a batch of the student's inputs.
+            training: in training, what the losses read is returned along.
+
+        Returns:
+            The student's outputs; with `training=True` a `distill.taps.Tapped`, whose first field they are.
+        """
+        if training:
+            # Not kept on `self` for `compute_loss`: replicas of tf.distribute take turns on one object.
+            return self._student_taps(inputs, training=True)
+        return self.student(inputs, training=training)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The total loss of a training step, or the student's own loss in evaluation.
+
+        Args:
+            x: inputs; the teacher sees them as they are.
+            y: labels, or `None` if `student_loss_weight` is 0.
+            y_pred: what `call` returned for `x`.
+            sample_weight: one weight per example, or `None`.
+            training: `False` in evaluation, where the teacher is not run.
+
+        Returns:
+            A float32 scalar.
+
+        Raises:
+            ValueError: labels are missing and needed, or `sample_weight` meets a loss that cannot honour it.
+        """
+        if not training:
+            if self._compile_loss is None:
+                return ops.zeros(())
+            return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
+
+        examples = ops.shape(keras.tree.flatten(x)[0])[0]
+        total = sum((ops.cast(ops.sum(loss), "float32") for loss in self.losses), ops.zeros(()))
+        if y is None:
+            if self._needs_labels:
+                raise ValueError(
+                    "A student_loss_weight above 0 needs labels. Received: a batch without labels, "
+                    f"student_loss_weight above 0. Train on (x, y), or set student_loss_weight=0."
+                )
+            self._traced_without_labels = True
+        elif self._compile_loss is not None:
+            # Keras has no public way to its compiled loss apart from the penalties, which are not to be weighted.
+            student_loss = self._compile_loss(y, y_pred.outputs, sample_weight)
+            self._student_loss_tracker.update_state(_unscaled(student_loss), sample_weight=examples)
+            total += self._student_loss_weight * ops.cast(student_loss, "float32")
+
+        distillation_weight = self._distillation_weight
+        if distillation_weight is None:
+            distillation_weight = 1.0 - self._student_loss_weight
+        taught = self.teacher(x)
+        for term in self._terms:
+            if sample_weight is not None and isinstance(term.loss, BatchLoss):
+                raise ValueError(
+                    f"sample_weight and class_weight need one loss per example, and {term.name!r} returns one number "
+                    "for a batch. Train without weights, or use a loss of distill.losses."
+                )
+            value = term.loss(
+                _read(taught, term.loss, term.loss.teacher_layer_name),
+                _read(y_pred, term.loss, term.loss.student_layer_name),
+                sample_weight=sample_weight,
+            )
+            term.tracker.update_state(_unscaled(value), sample_weight=examples)
+            total += distillation_weight * term.weight * value
+        return total
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Updates the compiled metrics and returns the logs; nothing that this pass did not compute is in them."""
+        training = isinstance(y_pred, Tapped)
+        has_loss = self._compile_loss is not None
+        own = {term.name for term in self._terms} | {"student_loss"}
+        if y is None:
+            logged = {"loss"} | own - {"student_loss"}
+            return {metric.name: metric.result() for metric in self.metrics if metric.name in logged}
+        results = super().compute_metrics(x, y, y_pred.outputs if training else y_pred, sample_weight)
+        absent = set() if has_loss else {"student_loss"}
+        if not training:
+            absent = own if has_loss else own | {"loss"}
+        return {key: value for key, value in results.items() if key not in absent}
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """The metrics' values; compiled metrics that no labels ever reached are left out."""
+        unreached = self._compile_metrics if self._compile_metrics and not self._compile_metrics.built else None
+        results: dict[str, Any] = {}
+        for metric in self.metrics:
+            if metric is not unreached:
+                result = metric.result()
+                results.update(result if isinstance(result, dict) else {metric.name: result})
+        return results
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Saves the student alone, as `student.save` does; `keras.models.load_model` needs no `distill`."""
+        self.student.save(filepath, overwrite=overwrite, **kwargs)
+
+    def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> None:
+        """Exports the student alone, as `student.export` does."""
+        self.student.export(filepath, format=format, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Refuses: a Distiller is how a student is trained, not something to rebuild from a file."""
+        raise NotImplementedError(
+            "A Distiller has no config: it would hold a second copy of the teacher. Save the student with "
+            "save(), the state of training with save_weights(), and make the Distiller anew to go on."
+        )
+
+
+class _Term(NamedTuple):
+    """One distillation loss in the total."""
+
+    name: str
+    loss: DistillationLoss
+    weight: keras.Variable
+    tracker: keras.metrics.Mean
+
+
+def _read(tapped: Tapped, loss: DistillationLoss, layer_name: str | None) -> Any:
+    """The tensor that a loss compares, out of a forward pass."""
+    if layer_name is not None:
+        return tapped.layers[layer_name]
+    return tapped.outputs if loss.head is None else tapped.logits
+
+
+def _unscaled(loss: Any) -> Any:
+    """Undoes the division by the number of replicas by which Keras makes their sum a mean, for the logs."""
+    if keras.backend.backend() != "tensorflow":
+        return loss
+    import tensorflow as tf
+
+    return loss * tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _unique(names: Iterable[str | None]) -> list[str]:
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def _as_losses(losses: Any) -> list[DistillationLoss]:
+    listed = list(losses) if isinstance(losses, (list, tuple)) else [losses]
+    if not listed or None in listed:
+        raise ValueError(
+            "A Distiller needs at least one distillation loss. "
+            f"Received: distillation_losses={losses!r}. Pass one, such as distill.SoftTargets(temperature=4.0)."
+        )
+    for loss in listed:
+        if not isinstance(loss, keras.distillation.DistillationLoss):
+            raise ValueError(
+                "Distillation losses compare a teacher with a student: they are losses of distill.losses or "
+                f"keras.distillation. Received: {loss!r}. The student's own loss goes to compile(loss=...)."
+            )
+    return [loss if isinstance(loss, DistillationLoss) else BatchLoss(loss) for loss in listed]
+
+
+def _as_weights(weights: Any, count: int) -> list[float]:
+    if weights is None:
+        return [1.0] * count
+    listed = list(weights) if isinstance(weights, (list, tuple)) else [weights]
+    if len(listed) != count:
+        raise ValueError(
+            f"Each distillation loss has one weight. Received: distillation_loss_weights={weights!r} for "
+            f"{count} distillation loss{'es' if count > 1 else ''}."
+        )
+    return [require_number(f"distillation_loss_weights[{i}]", weight, 0.0) for i, weight in enumerate(listed)]
+
+
+def _as_pair(from_logits: Any) -> tuple[bool | None, bool | None]:
+    pair = from_logits if isinstance(from_logits, tuple) else (from_logits, from_logits)
+    if len(pair) != 2 or any(side not in (None, True, False) for side in pair):
+        raise ValueError(
+            "from_logits is None, True or False, or a pair of them for (teacher, student). "
+            f"Received: from_logits={from_logits!r}."
+        )
+    return pair
+
+
+def _common_head(losses: Sequence[DistillationLoss]) -> Head | None:
+    heads = {loss.head for loss in losses if loss.head is not None}
+    if len(heads) > 1:
+        raise ValueError(
+            "A model's head is either softmax or sigmoid. Received: distillation losses for both, "
+            f"{[type(loss).__name__ for loss in losses]}. Keep the ones that fit the head."
+        )
+    return heads.pop() if heads else None
+
+
+def _term_names(losses: Sequence[DistillationLoss]) -> list[str]:
+    """Each loss's name, followed by _1, _2, … from the second that has it."""
+    seen: Counter[str] = Counter()
+    names = []
+    for loss in losses:
+        if loss.name in ("loss", "student_loss") or loss.name.startswith("val_"):
+            raise ValueError(
+                "'loss', 'student_loss' and names that start with 'val_' are taken in the logs. "
+                f"Received: a distillation loss with name={loss.name!r}. Give it another name."
+            )
+        names.append(f"{loss.name}_{seen[loss.name]}" if seen[loss.name] else loss.name)
+        seen[loss.name] += 1
+    return names
+
+
+def _require_two_models(teacher: Any, student: Any) -> None:
+    if not isinstance(student, keras.Model):
+        raise ValueError(f"A student must be a keras.Model. Received: {student!r} of type {type(student).__name__}.")
+    if teacher is student:
+        raise ValueError(
+            f"Teacher and student must be two models. Received: {student.name!r} as both. "
+            "Use keras.models.clone_model to let a model teach a copy of itself."
+        )
+    if not isinstance(teacher, keras.Model):
+        return  # `Teacher` refuses it.
+    ids = {id(variable) for variable in teacher.variables}
+    shared = [variable.path for variable in student.variables if id(variable) in ids]
+    if shared:
+        raise ValueError(
+            "Teacher and student must not share variables: training the student would change the teacher. "
+            f"Received: {len(shared)} shared, among them {shared[:3]}. "
+            "Copy the shared layers with keras.models.clone_model."
+        )
