@@ -93,7 +93,9 @@ class Distiller(keras.Model):
         _require_two_models(teacher, student)
         for loss in losses:
             loss.validate_model_compatibility(teacher, student)
-        frozen = Teacher(teacher, _unique(loss.teacher_layer_name for loss in losses), head, teacher_from_logits)
+        frozen = Teacher(
+            teacher, _unique(loss.teacher_layer_name for loss in losses), head, teacher_from_logits
+        )
 
         # The student's layers cast their inputs themselves. Its policy is taken over because `compile`
         # reads it to decide on loss scaling.
@@ -118,7 +120,7 @@ class Distiller(keras.Model):
         self._term_trackers = [term.tracker for term in self._terms]
         self._term_variables = [v for term in self._terms for v in (term.weight, *term.loss.variables)]
         if student.built:
-            self._read_student()
+            self._student_taps = self._read_student()
             self.built = True
 
     @property
@@ -164,14 +166,9 @@ class Distiller(keras.Model):
         for term, value in zip(self._terms, _as_weights(values, len(self._terms)), strict=True):
             term.weight.assign(value)
 
-    def build(self, input_shape: Any) -> None:
-        """Builds a student that came without its variables."""
-        if not self.student.built:
-            self.student.build(input_shape)
-        self._read_student()
-
-    def _read_student(self) -> None:
-        self._student_taps = Taps(
+    def _read_student(self) -> Taps:
+        """The built student with its taps, checked against the teacher and the losses."""
+        taps = Taps(
             self.student,
             _unique(term.loss.student_layer_name for term in self._terms),
             self._head,
@@ -179,10 +176,11 @@ class Distiller(keras.Model):
         )
         for term in self._terms:
             taught = _read(self.teacher.spec, term.loss, term.loss.teacher_layer_name)
-            learned = _read(self._student_taps.spec, term.loss, term.loss.student_layer_name)
+            learned = _read(taps.spec, term.loss, term.loss.student_layer_name)
             # Shapes of models without a readable graph are known, and checked by the loss, at the first step.
             if taught is not None and learned is not None:
                 term.loss.validate_outputs(taught, learned)
+        return taps
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Configures training as `keras.Model.compile` does.
@@ -215,13 +213,22 @@ class Distiller(keras.Model):
         Returns:
             The student's outputs; with `training=True` a `distill.taps.Tapped`, whose first field they are.
         """
+        if self._student_taps is None:
+            # The student came unbuilt. Keras makes this call symbolically, before any data.
+            self.student(inputs, training=False)
+            self._student_taps = self._read_student()
         if training:
             # Not kept on `self` for `compute_loss`: replicas of tf.distribute take turns on one object.
             return self._student_taps(inputs, training=True)
         return self.student(inputs, training=training)
 
     def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
     ) -> Any:
         """The total loss of a training step, or the student's own loss in evaluation.
 
@@ -249,7 +256,7 @@ class Distiller(keras.Model):
             if self._needs_labels:
                 raise ValueError(
                     "A student_loss_weight above 0 needs labels. Received: a batch without labels, "
-                    f"student_loss_weight above 0. Train on (x, y), or set student_loss_weight=0."
+                    "student_loss_weight above 0. Train on (x, y), or set student_loss_weight=0."
                 )
             self._traced_without_labels = True
         elif self._compile_loss is not None:
@@ -293,7 +300,9 @@ class Distiller(keras.Model):
 
     def get_metrics_result(self) -> dict[str, Any]:
         """The metrics' values; compiled metrics that no labels ever reached are left out."""
-        unreached = self._compile_metrics if self._compile_metrics and not self._compile_metrics.built else None
+        unreached = (
+            self._compile_metrics if self._compile_metrics and not self._compile_metrics.built else None
+        )
         results: dict[str, Any] = {}
         for metric in self.metrics:
             if metric is not unreached:
@@ -411,7 +420,9 @@ def _term_names(losses: Sequence[DistillationLoss]) -> list[str]:
 
 def _require_two_models(teacher: Any, student: Any) -> None:
     if not isinstance(student, keras.Model):
-        raise ValueError(f"A student must be a keras.Model. Received: {student!r} of type {type(student).__name__}.")
+        raise ValueError(
+            f"A student must be a keras.Model. Received: {student!r} of type {type(student).__name__}."
+        )
     if teacher is student:
         raise ValueError(
             f"Teacher and student must be two models. Received: {student.name!r} as both. "

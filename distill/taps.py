@@ -197,7 +197,9 @@ def _layer_output(graph: Functional, name: str) -> Any:
     if not found:
         names = [layer.name for layer in graph.layers]
         near = difflib.get_close_matches(name, names, n=3) or names
-        raise ValueError(f"No layer of that name in {graph.name!r}. Received: {name!r}. Did you mean one of {near}?")
+        raise ValueError(
+            f"No layer of that name in {graph.name!r}. Received: {name!r}. Did you mean one of {near}?"
+        )
     # `layer.output` means the first call anywhere; only the calls inside this graph count here.
     nodes = [node for level in graph._nodes_by_depth.values() for node in level]
     calls = [node for node in nodes if node.operation is found[0]]

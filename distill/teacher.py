@@ -53,4 +53,5 @@ class Teacher:
 
     def __call__(self, inputs: Any) -> Tapped:
         """The model's outputs, logits and tapped layers for a batch; constants to any gradient."""
-        return keras.tree.map_structure(ops.stop_gradient, self._taps(inputs, training=False))
+        tapped = self._taps(inputs, training=False)
+        return keras.tree.map_structure(lambda x: None if x is None else ops.stop_gradient(x), tapped)

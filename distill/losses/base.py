@@ -99,7 +99,9 @@ def require_same_shape(what: str, teacher: Any, student: Any) -> None:
         )
 
 
-def require_number(name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False) -> float:
+def require_number(
+    name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False
+) -> float:
     """`value` as a float, or ValueError unless it is a finite number in [low, high] (or (low, high])."""
     number = isinstance(value, Real) and not isinstance(value, bool)
     inside = number and math.isfinite(value) and low <= value <= high and not (open_low and value == low)
@@ -119,6 +121,4 @@ def setting(name: str, value: float) -> keras.Variable:
 
 def setting_value(variable: keras.Variable) -> float:
     """The number a `setting` holds now."""
-    return float(ops.convert_to_numpy(variable))
-
-
+    return float(variable)

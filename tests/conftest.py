@@ -1,0 +1,48 @@
+"""Tiny models and data for all tests; every test starts from the same seed."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the suite tests values on the CPU, wherever it runs
+
+import keras
+import numpy as np
+import pytest
+
+CLASSES = 3
+FEATURES = 6
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(7)
+    yield
+    keras.backend.clear_session()
+
+
+def dense_net(width, *, activation="softmax", name=None, batch_norm=False, classes=CLASSES):
+    """6 features -> width -> classes; layers are named hidden and head."""
+    inputs = keras.Input((FEATURES,))
+    x = keras.layers.Dense(width, activation="relu", name="hidden")(inputs)
+    if batch_norm:
+        x = keras.layers.BatchNormalization(name="norm")(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, activation=activation, name="head")(x), name=name)
+
+
+@pytest.fixture
+def teacher():
+    return dense_net(16, name="teacher")
+
+
+@pytest.fixture
+def student():
+    return dense_net(4, name="student")
+
+
+@pytest.fixture
+def batch():
+    """40 examples (x, y) that a linear model can learn."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(40, FEATURES)).astype("float32")
+    y = (x[:, 0] > 0).astype("int64") + (x[:, 1] > 0)
+    return x, y

@@ -1,0 +1,634 @@
+"""The Distiller's loss, logs and state, against numpy and against the student trained alone."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from conftest import dense_net
+from keras import layers
+
+import distill
+from distill import BernoulliSoftTargets, Distiller, SoftTargets
+
+CE = "sparse_categorical_crossentropy"
+
+
+def compiled(distiller, optimizer=None, **kwargs):
+    kwargs = {"loss": CE, "metrics": ["accuracy"], **kwargs}
+    distiller.compile(optimizer or keras.optimizers.SGD(0.1), **kwargs)
+    return distiller
+
+
+def twin(model):
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def forward(weights, x):
+    """`dense_net`'s logits in float64."""
+    hidden, hidden_bias, head, head_bias = (np.asarray(w, "float64") for w in weights)
+    return np.maximum(x.astype("float64") @ hidden + hidden_bias, 0) @ head + head_bias
+
+
+def expected_loss(weights, teacher, x, y, *, temperature=4.0, w=0.5, d=None, sample_weight=1.0):
+    student_logits, teacher_logits = forward(weights, x), forward(teacher.get_weights(), x)
+    cross_entropy = reference.cross_entropy([reference.softmax(row) for row in student_logits], y)
+    softened = reference.soft_targets(teacher_logits, student_logits, temperature)
+    d = 1 - w if d is None else d
+    return {
+        "loss": float(np.mean(sample_weight * (w * cross_entropy + d * softened))),
+        "student_loss": float(np.mean(sample_weight * cross_entropy)),
+        "soft_targets": float(np.mean(sample_weight * softened)),
+    }
+
+
+def assert_logs(logs, expected, **tolerance):
+    for key, value in expected.items():
+        np.testing.assert_allclose(logs[key], value, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}, err_msg=key)
+
+
+class Calls(layers.Layer):
+    """Counts its calls, on a variable so that compiled steps count too."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
+
+    def call(self, inputs):
+        self.count.assign_add(1.0)
+        return inputs
+
+
+def counting_net(width, name):
+    inputs = keras.Input((6,))
+    x = layers.Dense(width, activation="relu", name="hidden")(Calls(name="calls")(inputs))
+    x = layers.BatchNormalization(name="norm")(x)
+    return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x), name=name)
+
+
+# --- the loss ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"w": 0.1}, {"w": 0.0}, {"w": 1.0}, {"temperature": 1.0}, {"w": 1.0, "d": 0.9}]
+)
+def test_one_step_follows_the_definition(teacher, student, batch, settings):
+    """Logs and the gradient step, against finite differences of the float64 loss."""
+    x, y = batch
+    before = student.get_weights()
+    expected = expected_loss(before, teacher, x, y, **settings)
+    distiller = Distiller(
+        teacher,
+        student,
+        SoftTargets(settings.get("temperature", 4.0)),
+        student_loss_weight=settings.get("w", 0.5),
+        distillation_weight=settings.get("d"),
+    )
+    logs = compiled(distiller).train_on_batch(x, y, return_dict=True)
+    assert_logs(logs, expected)
+    assert set(logs) == {"loss", "student_loss", "soft_targets", "accuracy"}
+    for i, weight in enumerate(before):
+        gradient = reference.gradient(
+            lambda point, i=i: expected_loss(
+                [*before[:i], point, *before[i + 1 :]], teacher, x, y, **settings
+            )["loss"],
+            weight,
+        )
+        np.testing.assert_allclose(student.get_weights()[i], weight - 0.1 * gradient, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("weighting", ["sample_weight", "class_weight"])
+def test_weights_of_examples_reach_every_term(teacher, student, batch, weighting):
+    x, y = batch
+    if weighting == "sample_weight":
+        per_example = np.random.default_rng(0).uniform(0, 2, size=len(x)).astype("float32")
+        kwargs = {"sample_weight": per_example}
+    else:
+        kwargs = {"class_weight": {0: 3.0, 1: 0.0, 2: 0.5}}
+        per_example = np.array([3.0, 0.0, 0.5])[y]
+    expected = expected_loss(student.get_weights(), teacher, x, y, sample_weight=per_example)
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    assert_logs(distiller.train_on_batch(x, y, return_dict=True, **kwargs), expected)
+
+
+def test_penalties_count_in_full(teacher, batch):
+    x, y = batch
+
+    class Activity(layers.Layer):
+        def call(self, inputs):
+            self.add_loss(0.01 * keras.ops.mean(keras.ops.square(inputs)))
+            return inputs
+
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(4, activation="relu", kernel_regularizer=keras.regularizers.L2(0.3))(inputs)
+    student = keras.Model(inputs, layers.Dense(3, activation="softmax")(Activity()(hidden)))
+    weights = student.get_weights()
+    activity = np.maximum(x @ weights[0] + weights[1], 0)
+    penalties = 0.3 * np.sum(weights[0] ** 2) + 0.01 * np.mean(activity**2)
+    expected = expected_loss(weights, teacher, x, y, w=0.2)
+    logs = compiled(Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0.2)).train_on_batch(
+        x, y, return_dict=True
+    )
+    assert_logs(logs, {**expected, "loss": expected["loss"] + penalties})
+
+
+def test_logs_are_means_over_examples_not_over_batches(teacher, student, batch):
+    x, y = (side[:9] for side in batch)
+    expected = expected_loss(student.get_weights(), teacher, x, y)
+    frozen = compiled(Distiller(teacher, student, SoftTargets(4.0)), keras.optimizers.SGD(0.0))
+    history = frozen.fit(x, y, batch_size=8, verbose=0).history
+    assert_logs({key: values[0] for key, values in history.items()}, expected)
+
+
+@pytest.mark.parametrize("teacher_head", ["softmax", None])
+@pytest.mark.parametrize("student_head", ["softmax", None])
+def test_heads_with_and_without_softmax_are_one(batch, teacher_head, student_head):
+    x, y = batch
+    teacher, student = dense_net(16, activation=teacher_head), dense_net(4, activation=student_head)
+    expected = expected_loss(student.get_weights(), teacher, x, y)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=student_head is None)
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)), loss=loss)
+    assert_logs(distiller.train_on_batch(x, y, return_dict=True), expected)
+
+
+def test_binary_heads(batch):
+    x, y = batch[0], (batch[1] > 1).astype("float32")[:, None]
+    teacher, student = (dense_net(width, activation="sigmoid", classes=1) for width in (16, 4))
+    expected = reference.bernoulli_soft_targets(
+        forward(teacher.get_weights(), x), forward(student.get_weights(), x), 2.0
+    ).mean()
+    distiller = compiled(Distiller(teacher, student, BernoulliSoftTargets(2.0)), loss="binary_crossentropy")
+    assert_logs(distiller.train_on_batch(x, y, return_dict=True), {"bernoulli_soft_targets": expected})
+
+
+def test_several_losses_each_with_its_weight(teacher, student, batch):
+    x, y = batch
+    cold, warm = (expected_loss(student.get_weights(), teacher, x, y, temperature=t) for t in (1.0, 4.0))
+    distiller = compiled(
+        Distiller(
+            teacher, student, [SoftTargets(1.0), SoftTargets(4.0)], [0.5, 2.0], student_loss_weight=0.25
+        )
+    )
+    logs = distiller.train_on_batch(x, y, return_dict=True)
+    total = 0.25 * cold["student_loss"] + 0.75 * (0.5 * cold["soft_targets"] + 2.0 * warm["soft_targets"])
+    assert_logs(
+        logs, {"soft_targets": cold["soft_targets"], "soft_targets_1": warm["soft_targets"], "loss": total}
+    )
+
+
+def test_losses_of_keras_distillation_work_here(teacher, batch):
+    x, y = batch
+    student = dense_net(16, name="student")
+    hidden = [np.maximum(x @ m.get_weights()[0] + m.get_weights()[1], 0) for m in (teacher, student)]
+    feature = keras.distillation.FeatureDistillation("mse", "hidden", "hidden")
+    distiller = compiled(Distiller(teacher, student, [feature, SoftTargets(4.0)]))
+    expected = expected_loss(student.get_weights(), teacher, x, y)
+    logs = distiller.train_on_batch(x, y, return_dict=True)
+    expected_feature = np.mean((hidden[0] - hidden[1]) ** 2)
+    assert_logs(
+        logs,
+        {
+            "feature_distillation": expected_feature,
+            "soft_targets": expected["soft_targets"],
+            "loss": expected["loss"] + 0.5 * expected_feature,
+        },
+    )
+    with pytest.raises(ValueError, match="'feature_distillation' returns one number for a batch"):
+        distiller.train_on_batch(x, y, sample_weight=np.ones(len(x), "float32"))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 3}, {"jit_compile": False}],
+)
+def test_every_way_to_run_gives_the_same_weights(teacher, student, batch, kwargs):
+    x, y = batch
+    weights = student.get_weights()
+    results = []
+    for mode in ({}, kwargs):
+        student.set_weights(weights)
+        distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)), **mode)
+        history = distiller.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0).history
+        results.append((student.get_weights(), history))
+    for one, other in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert_logs(results[1][1], results[0][1], rtol=1e-4)
+
+
+def test_half_precision_students_get_loss_scaling_and_float32_losses(teacher, batch):
+    x, y = batch
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        student = keras.Sequential(
+            [
+                keras.Input((6,)),
+                layers.Dense(4, activation="relu"),
+                layers.Dense(3, activation="softmax", dtype="float32"),
+            ]
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    assert isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)
+    expected = expected_loss(student.get_weights(), teacher, x, y)
+    assert_logs(distiller.train_on_batch(x, y, return_dict=True), expected, rtol=5e-3)
+
+
+# --- settings that may change -----------------------------------------------------------------------
+
+
+def test_settings_take_effect_between_fits_without_compiling_again(teacher, student, batch):
+    x, y = batch
+    loss = SoftTargets(4.0)
+    distiller = compiled(Distiller(teacher, student, loss), keras.optimizers.SGD(0.0))
+    first = distiller.fit(x, y, verbose=0).history
+    train_function = distiller.train_function
+    loss.temperature = 1.5
+    distiller.student_loss_weight = 0.125
+    distiller.distillation_loss_weights = 3.0
+    second = distiller.fit(x, y, verbose=0).history
+    assert distiller.train_function is train_function
+    assert_logs({k: v[0] for k, v in first.items()}, expected_loss(student.get_weights(), teacher, x, y))
+    now = expected_loss(student.get_weights(), teacher, x, y, temperature=1.5)
+    total = 0.125 * now["student_loss"] + 0.875 * 3.0 * now["soft_targets"]
+    assert_logs({k: v[0] for k, v in second.items()}, {**now, "loss": total})
+    assert (distiller.student_loss_weight, distiller.distillation_weight) == (0.125, 0.875)
+    assert distiller.distillation_loss_weights == (3.0,)
+
+
+def test_settings_take_effect_inside_a_fit(teacher, student, batch):
+    x, y = batch
+    loss = SoftTargets(1.0)
+    distiller = compiled(Distiller(teacher, student, loss), keras.optimizers.SGD(0.0))
+
+    def warm_up(epoch, logs):
+        loss.temperature = 1.0 + epoch
+
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=warm_up)]
+    history = distiller.fit(x, y, epochs=3, verbose=0, callbacks=callbacks).history
+    for epoch in range(3):
+        expected = expected_loss(student.get_weights(), teacher, x, y, temperature=1.0 + epoch)
+        assert_logs({k: v[epoch] for k, v in history.items()}, expected)
+
+
+def test_distillation_weight_of_its_own_can_change(teacher, student):
+    apart = Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=1.0, distillation_weight=0.9)
+    apart.distillation_weight = 2.0
+    np.testing.assert_allclose((apart.student_loss_weight, apart.distillation_weight), (1.0, 2.0))
+    tied = Distiller(teacher, student, SoftTargets(4.0))
+    with pytest.raises(ValueError, match="distillation_weight to the constructor"):
+        tied.distillation_weight = 2.0
+
+
+# --- without labels ---------------------------------------------------------------------------------
+
+
+def test_trains_without_labels(teacher, student, batch):
+    x, y = batch
+    expected = expected_loss(student.get_weights(), teacher, x, y, w=0.0)
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0), loss=None)
+    history = distiller.fit(x, epochs=2, verbose=0, validation_data=(x, y), batch_size=len(x)).history
+    assert set(history) == {"loss", "soft_targets", "val_accuracy"}
+    np.testing.assert_allclose(history["loss"][0], expected["loss"], rtol=1e-5)
+    predicted = student.predict(x, verbose=0).argmax(axis=-1)
+    np.testing.assert_allclose(history["val_accuracy"][-1], np.mean(predicted == y), rtol=1e-6)
+
+
+def test_missing_labels_are_an_error_when_they_count(teacher, student, batch):
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    with pytest.raises(ValueError, match="needs labels.*student_loss_weight=0"):
+        distiller.fit(batch[0], verbose=0)
+
+
+def test_a_student_weight_cannot_rise_over_a_step_that_has_no_student_loss(teacher, student, batch):
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0))
+    distiller.fit(batch[0], verbose=0)
+    with pytest.raises(ValueError, match=r"Call compile\(loss=\.\.\.\) again"):
+        distiller.student_loss_weight = 0.5
+    compiled(distiller)
+    distiller.student_loss_weight = 0.5
+    assert_logs(
+        distiller.train_on_batch(*batch, return_dict=True),
+        expected_loss(distiller.student.get_weights(), teacher, *batch),
+        rtol=1.0,
+    )
+
+
+def test_loss_is_required_when_it_counts(teacher, student):
+    with pytest.raises(ValueError, match="needs the student's own loss. Received: loss=None"):
+        Distiller(teacher, student, SoftTargets(4.0)).compile("adam")
+
+
+# --- the teacher stays out of it --------------------------------------------------------------------
+
+
+def test_the_teacher_is_left_as_it_was(batch):
+    x, y = batch
+    teacher = counting_net(16, "teacher")
+    teacher.get_layer("hidden").trainable = False
+    weights, flags = teacher.get_weights(), [layer.trainable for layer in teacher.layers]
+    student = dense_net(4, batch_norm=True)
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    distiller.fit(x, y, epochs=2, batch_size=20, verbose=0, validation_data=(x, y))
+    assert [layer.trainable for layer in teacher.layers] == flags
+    for variable, before in zip(teacher.weights, weights, strict=True):
+        if variable.name == "count":
+            np.testing.assert_array_equal(variable, 4.0)  # 2 epochs of 2 batches; none in validation
+        else:
+            np.testing.assert_array_equal(variable, before)
+    owned = {id(variable) for variable in distiller.variables}
+    assert not owned & {id(variable) for variable in teacher.variables}
+
+
+def test_evaluate_and_predict_are_the_students(teacher, batch):
+    x, y = batch
+    stack = [
+        layers.Dense(4, kernel_regularizer="l2"),
+        layers.BatchNormalization(),
+        layers.Dense(3, "softmax"),
+    ]
+    student = keras.Sequential([keras.Input((6,)), *stack])
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    distiller.fit(x, y, verbose=0)
+    alone = twin(student)
+    alone.compile(loss=CE, metrics=["accuracy"])
+    expected = alone.evaluate(x, y, verbose=0, return_dict=True)
+    state = student.get_weights()
+    assert distiller.evaluate(x, y, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-6)
+    assert distiller.evaluate(x, y, verbose=0) == pytest.approx(
+        [expected["loss"], expected["accuracy"]], rel=1e-6
+    )
+    assert distiller.test_on_batch(x, y, return_dict=True) == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_array_equal(distiller.predict(x, verbose=0), student.predict(x, verbose=0))
+    np.testing.assert_array_equal(distiller(x), student(x))
+    for before, after in zip(state, student.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_one_student_pass_a_step_and_batch_norm_moves_once(teacher, batch):
+    x, y = batch
+    student = counting_net(4, "student")
+    alone = twin(student)
+    feature = keras.distillation.FeatureDistillation("mse", "head", "head")
+    distiller = compiled(Distiller(teacher, student, [SoftTargets(4.0), feature]), keras.optimizers.SGD(0.0))
+    distiller.train_on_batch(x, y)
+    alone.compile(keras.optimizers.SGD(0.0), CE)
+    alone.train_on_batch(x, y)
+    np.testing.assert_array_equal(student.get_layer("calls").count, 1.0)
+    for one, other in zip(student.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_student_trained_at_weight_one_is_the_student_alone(teacher, batch):
+    x, y = batch
+    student = dense_net(4, batch_norm=True)
+    alone = twin(student)
+    compiled(Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=1.0), "adam").fit(
+        x, y, epochs=3, shuffle=False, verbose=0
+    )
+    alone.compile("adam", CE)
+    alone.fit(x, y, epochs=3, shuffle=False, verbose=0)
+    for one, other in zip(student.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_subclassed_models_with_their_logits_stated_by_hand(batch):
+    class Net(keras.Model):
+        def __init__(self, width):
+            super().__init__()
+            self.hidden, self.head = layers.Dense(width, activation="relu"), layers.Dense(3)
+
+        def call(self, inputs):
+            return self.head(self.hidden(inputs))
+
+    x, y = batch
+    teacher, student = Net(16), Net(4)
+    teacher(x)
+    distiller = Distiller(teacher, student, SoftTargets(4.0), from_logits=True)
+    compiled(
+        distiller,
+        keras.optimizers.SGD(0.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    history = distiller.fit(x, y, batch_size=len(x), verbose=0).history
+    expected = expected_loss(student.get_weights(), teacher, x, y)
+    assert_logs({key: values[0] for key, values in history.items()}, expected)
+
+
+def test_an_unbuilt_student_is_built_by_fit(teacher, batch):
+    student = keras.Sequential([layers.Dense(4, activation="relu"), layers.Dense(3, activation="softmax")])
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)), keras.optimizers.SGD(0.0))
+    history = distiller.fit(*batch, batch_size=len(batch[0]), verbose=0).history
+    expected = expected_loss(student.get_weights(), teacher, *batch)
+    assert_logs({key: values[0] for key, values in history.items()}, expected)
+
+
+# --- files and callbacks ----------------------------------------------------------------------------
+
+
+def test_save_writes_the_student_alone(teacher, student, batch, tmp_path):
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    distiller.fit(*batch, verbose=0)
+    distiller.save(tmp_path / "student.keras")
+    loaded = keras.models.load_model(tmp_path / "student.keras")
+    assert type(loaded) is type(student)
+    assert loaded.count_params() == student.count_params()
+    np.testing.assert_array_equal(loaded.predict(batch[0], verbose=0), student.predict(batch[0], verbose=0))
+    distiller.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "exported")
+    served = exported.serve(batch[0])
+    np.testing.assert_allclose(served, student(batch[0]), rtol=1e-6)
+
+
+def test_model_checkpoint_keeps_the_best_student(teacher, student, batch, tmp_path):
+    x, y = batch
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)), keras.optimizers.SGD(5.0))
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append((logs["val_loss"], student.get_weights()))
+    )
+    best = keras.callbacks.ModelCheckpoint(str(tmp_path / "best.keras"), save_best_only=True)
+    last = keras.callbacks.ModelCheckpoint(str(tmp_path / "last.weights.h5"), save_weights_only=True)
+    distiller.fit(x, y, epochs=6, verbose=0, validation_data=(x, y), callbacks=[watch, best, last])
+    losses = [loss for loss, _ in seen]
+    assert int(np.argmin(losses)) < 5  # the large step makes a later epoch worse, or this test shows nothing
+    loaded = keras.models.load_model(tmp_path / "best.keras")
+    for kept, expected in zip(loaded.get_weights(), seen[int(np.argmin(losses))][1], strict=True):
+        np.testing.assert_array_equal(kept, expected)
+    final = student.get_weights()
+    student.set_weights([0 * weight for weight in final])
+    distiller.load_weights(tmp_path / "last.weights.h5")
+    for loaded_weight, expected in zip(student.get_weights(), final, strict=True):
+        np.testing.assert_array_equal(loaded_weight, expected)
+
+
+def test_early_stopping_restores_the_best_weights(teacher, student, batch):
+    x, y = batch
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)), keras.optimizers.SGD(5.0))
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append((logs["val_loss"], student.get_weights()))
+    )
+    stop = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
+    distiller.fit(x, y, epochs=30, verbose=0, validation_data=(x, y), callbacks=[watch, stop])
+    best = int(np.argmin([loss for loss, _ in seen]))
+    assert len(seen) == best + 3 < 30
+    for kept, expected in zip(student.get_weights(), seen[best][1], strict=True):
+        np.testing.assert_array_equal(kept, expected)
+
+
+def test_backup_and_restore_goes_on_where_it_stopped(teacher, student, batch, tmp_path):
+    """An exception in epoch 3 of 6, a new process's worth of new objects, and the same end."""
+    x, y = batch
+    start = student.get_weights()
+
+    def run(backup, *, fail=False):
+        fresh = twin(student)
+        fresh.set_weights(start)
+        loss = SoftTargets(4.0)
+        distiller = compiled(Distiller(teacher, fresh, loss), keras.optimizers.Adam(0.01))
+
+        def change(epoch, logs):
+            if epoch == 1:
+                loss.temperature = 2.0
+            if fail and epoch == 3:
+                raise KeyboardInterrupt
+
+        callbacks = [
+            keras.callbacks.BackupAndRestore(str(backup)),
+            keras.callbacks.LambdaCallback(on_epoch_begin=change),
+        ]
+        history = distiller.fit(x, y, epochs=6, shuffle=False, verbose=0, callbacks=callbacks).history
+        return fresh.get_weights(), history["loss"], loss.temperature
+
+    whole, losses, _ = run(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", fail=True)
+    resumed, resumed_losses, temperature = run(tmp_path / "b")
+    assert temperature == 2.0
+    np.testing.assert_allclose(resumed_losses, losses[3:], rtol=1e-6)
+    for one, other in zip(whole, resumed, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_tensorboard_logs_every_term(teacher, student, batch, tmp_path):
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    board = keras.callbacks.TensorBoard(str(tmp_path), histogram_freq=1)
+    distiller.fit(*batch, epochs=2, verbose=0, validation_data=batch, callbacks=[board])
+    tags = set()
+    for path in tmp_path.rglob("events*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            tags |= {value.tag for value in event.summary.value}
+    assert {"epoch_loss", "epoch_student_loss", "epoch_soft_targets", "epoch_accuracy"} <= tags
+
+
+def test_a_distiller_itself_is_not_serialised(teacher, student):
+    with pytest.raises(NotImplementedError, match=r"Save the student with save\(\)"):
+        Distiller(teacher, student, SoftTargets(4.0)).get_config()
+
+
+# --- wrong input ------------------------------------------------------------------------------------
+
+
+class Unbuilt(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+def shared_hidden():
+    one = dense_net(4)
+    inputs = keras.Input((6,))
+    return one, keras.Model(inputs, layers.Dense(3, activation="softmax")(one.get_layer("hidden")(inputs)))
+
+
+def same():
+    model = dense_net(4)
+    return model, model
+
+
+WRONG = {
+    "other class counts": (
+        lambda: (dense_net(16, classes=5), dense_net(4)),
+        {},
+        r"teacher \(None, 5\) and student \(None, 3\)",
+    ),
+    "one object": (same, {}, "must be two models"),
+    "shared variables": (shared_hidden, {}, "must not share variables.*2 shared"),
+    "teacher unbuilt": (lambda: (Unbuilt(name="raw"), dense_net(4)), {}, "'raw' without weights"),
+    "teacher unbuilt sequential": (
+        lambda: (keras.Sequential([layers.Dense(3)]), dense_net(4)),
+        {},
+        "without weights",
+    ),
+    "teacher no model": (lambda: (lambda x: x, dense_net(4)), {}, "teacher must be a keras.Model"),
+    "student no model": (lambda: (dense_net(16), "student"), {}, "student must be a keras.Model"),
+    "no loss": (None, {"distillation_losses": None}, "at least one distillation loss"),
+    "empty losses": (None, {"distillation_losses": []}, "at least one distillation loss"),
+    "a name for a loss": (None, {"distillation_losses": "kl_divergence"}, "Received: 'kl_divergence'"),
+    "a plain Keras loss": (
+        None,
+        {"distillation_losses": keras.losses.KLDivergence()},
+        r"goes to compile\(loss",
+    ),
+    "taken name": (None, {"distillation_losses": SoftTargets(1.0, name="loss")}, "taken in the logs"),
+    "mixed heads": (
+        None,
+        {"distillation_losses": [SoftTargets(), BernoulliSoftTargets()]},
+        "either softmax or sigmoid",
+    ),
+    "too many weights": (None, {"distillation_loss_weights": [1.0, 2.0]}, "for 1 distillation loss"),
+    "negative weight": (None, {"distillation_loss_weights": -1.0}, r"distillation_loss_weights\[0\] must be"),
+    "student weight above 1": (
+        None,
+        {"student_loss_weight": 1.5},
+        "student_loss_weight must be a number from 0 to 1",
+    ),
+    "student weight below 0": (None, {"student_loss_weight": -0.1}, "student_loss_weight must be"),
+    "student weight nan": (None, {"student_loss_weight": float("nan")}, "student_loss_weight must be"),
+    "student weight text": (None, {"student_loss_weight": "0.5"}, "student_loss_weight must be"),
+    "distillation weight negative": (None, {"distillation_weight": -2}, "distillation_weight must be"),
+    "from_logits text": (None, {"from_logits": "yes"}, "from_logits is None, True or False"),
+    "sigmoid head": (
+        lambda: (dense_net(16, activation="sigmoid"), dense_net(4)),
+        {},
+        "needs a softmax head.*ends in sigmoid",
+    ),
+    "relu head": (lambda: (dense_net(16), dense_net(4, activation="relu")), {}, "must know where they are"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_refused_before_training(case):
+    models, kwargs, message = WRONG[case]
+    teacher, student = models() if models else (dense_net(16), dense_net(4))
+    kwargs = {"distillation_losses": SoftTargets(4.0), **kwargs}
+    with pytest.raises(ValueError, match=message):
+        Distiller(teacher, student, **kwargs)
+
+
+def test_settings_refuse_wrong_values_and_keep_the_old(teacher, student):
+    distiller = Distiller(teacher, student, SoftTargets(4.0))
+    for name, value in (("student_loss_weight", 2.0), ("distillation_loss_weights", [1.0, 1.0])):
+        with pytest.raises(ValueError, match=name):
+            setattr(distiller, name, value)
+    assert (distiller.student_loss_weight, distiller.distillation_loss_weights) == (0.5, (1.0,))
+
+
+def test_other_class_counts_of_an_unbuilt_student_are_refused_by_fit(teacher, batch):
+    student = keras.Sequential([layers.Dense(5, activation="softmax")])
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    with pytest.raises(ValueError, match="one shape"):
+        distiller.fit(*batch, verbose=0)
+
+
+def test_the_public_names():
+    assert set(distill.__all__) <= set(dir(distill))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in distill.__all__:
+            assert getattr(distill, name).__doc__

@@ -1,0 +1,93 @@
+"""What importing costs and touches, and which way the arrows between modules point."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+IMPORT = """
+import os, sys
+before = dict(os.environ)
+import tensorflow as tf
+keras_before = tf.keras.__name__, tf.keras.__version__
+import distill
+assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
+assert (tf.keras.__name__, tf.keras.__version__) == keras_before
+heavy = ("tensorflow_model_optimization", "tensorflow_datasets", "wandb", "matplotlib", "tf_keras", "scipy", "rich")
+loaded = [name for name in heavy if name in sys.modules]
+assert not loaded, loaded
+"""
+
+
+def test_import_brings_no_extras_and_leaves_the_environment_alone():
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# Who may import whom.
+ALLOWED = {
+    "losses.logits": {"losses.base"},
+    "losses": {"losses.base", "losses.logits"},
+    "taps": {"losses.base"},
+    "teacher": {"losses.base", "taps"},
+    "distiller": {"losses.base", "taps", "teacher"},
+    "cost": set(),
+    "data": set(),
+    "tracking": {"wandb_process"},
+    "wandb_process": set(),
+    "__init__": {"losses", "distiller", "teacher"},
+}
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT / "distill").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def imports(path):
+    """The modules of distill that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "distill":
+            inside = node.module.removeprefix("distill").lstrip(".")
+            found |= {inside} if inside else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("distill.") for a in node.names if a.name.startswith("distill.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "distill").rglob("*.py")), ids=module_of)
+def test_arrows_point_one_way(path):
+    assert imports(path) <= ALLOWED.get(module_of(path), set())
+
+
+def test_the_library_knows_nothing_of_experiments_and_scripts():
+    for path in (ROOT / "distill").rglob("*.py"):
+        names = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            for name in (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else []
+            )
+        }
+        assert not names & {"experiments", "scripts", "tests", "tf_keras"}, path
+
+
+def test_report_reads_files_only():
+    for name in ("report", "results", "tables", "plots", "statistics"):
+        path = ROOT / "experiments" / f"{name}.py"
+        if path.exists():
+            text = path.read_text()
+            assert "import keras" not in text
+            assert "import tensorflow" not in text
+            assert not imports(path)
