@@ -1,0 +1,158 @@
+"""Feeds one run to Weights & Biases from a process of its own; `distill.tracking` starts it.
+
+W&B's SDK asks for keys on a terminal, sets environment variables, replaces `sys.exit` and, with a server
+that does not answer, waits in `log_artifact`, in `finish` and at exit, whatever its settings say. A process
+that can be killed bounds all of that. It reads the numbers from metrics.jsonl, so that the queue between
+training and W&B is a file on disk: never full, and nothing is lost when either side dies.
+
+Run as a file, not as a module: the package would import Keras. Standard input stays open as long as
+training lives; what arrives before it closes is the end of the run, and nothing means that training died.
+"""
+
+import contextlib
+import io
+import json
+import os
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+POLL_SECONDS = 0.2
+
+DEFAULTS = {
+    "WANDB_PROJECT": "distill",
+    "WANDB_SILENT": "true",
+    # There is no console to copy: this process prints only its reports.
+    "WANDB_CONSOLE": "off",
+    # Error reporting looks a host name up, offline too.
+    "WANDB_ERROR_REPORTING": "false",
+    # What follows probes this process, its repository and its host: slow, and not the training process.
+    "WANDB_DISABLE_GIT": "true",
+    "WANDB_SAVE_CODE": "false",
+    "WANDB_X_DISABLE_META": "true",
+    "WANDB_X_DISABLE_MACHINE_INFO": "true",
+    "WANDB_X_DISABLE_STATS": "true",
+    "WANDB_X_SAVE_REQUIREMENTS": "false",
+    "WANDB_DISABLE_JOB_CREATION": "true",
+    # `latest-run` links break when a run directory is moved.
+    "WANDB_SYMLINK": "false",
+}
+
+
+def report(text: str) -> None:
+    """Writes one line for `distill.tracking` to log."""
+    print(text.replace("\n", " "), flush=True)
+
+
+def open_run(start: dict[str, Any]) -> Any:
+    """Opens the W&B run in the mode asked for, offline where that fails."""
+    directory = Path(start["directory"])
+    own = {
+        "WANDB_NAME": directory.name,
+        "WANDB_DIR": str(directory),
+        # Staged artifacts and the service's log would land in the home directory.
+        "WANDB_CACHE_DIR": str(directory / "wandb" / "cache"),
+        "WANDB_DATA_DIR": str(directory / "wandb" / "data"),
+        "WANDB_PROGRAM": start["program"],
+        # Whole seconds. `log_artifact` asks the server through an API that reads no settings.
+        "WANDB_HTTP_TIMEOUT": str(max(1, int(start["timeout"] / 3))),
+    }
+    for name, value in {**DEFAULTS, **own}.items():
+        os.environ.setdefault(name, value)
+    # A service inherited from a process that uses W&B itself would die with that process.
+    os.environ.pop("WANDB_SERVICE", None)
+    import wandb
+
+    def init(mode: Any) -> Any:
+        return wandb.init(
+            mode=mode,
+            project=start["project"],
+            group=start["study"],
+            job_type=start["arm"],
+            tags=[tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag] + start["tags"],
+            config=start["config"],
+            settings=wandb.Settings(
+                # A server that never answers costs the first and leaves time to start again offline; one
+                # that dies later costs one HTTP time-out and the second. Both end before they are killed.
+                init_timeout=start["timeout"] / 3,
+                finish_timeout=start["timeout"] / 2,
+                finish_timeout_raises=True,
+                # The default, 15 s, is what kill -9 loses.
+                x_transaction_log_flush_interval=0.2,
+            ),
+        )
+
+    try:
+        return init(start["mode"])
+    except Exception as error:
+        if start["mode"] == "offline":
+            raise
+        run = init("offline")
+        report(
+            f"no {start['mode']} run ({type(error).__name__}: {error}). It is kept offline: "
+            f"wandb sync {run.settings.sync_dir}"
+        )
+        return run
+
+
+def forward(run: Any, data: bytes) -> bytes:
+    """Logs the whole lines of `data`; returns the rest."""
+    *lines, rest = data.split(b"\n")
+    for line in lines:
+        row = json.loads(line)
+        step = row.pop("step")
+        # W&B holds a row back until the next one unless it is committed.
+        run.log({name: float(value) for name, value in row.items()}, step=step, commit=True)
+    return rest
+
+
+def end(run: Any, final: dict[str, Any]) -> None:
+    """Logs the final values, table and student, and closes the run."""
+    import wandb
+
+    try:
+        run.summary.update(final["summary"])
+        if final["table"]:
+            columns, rows = final["table"]
+            run.log({"table": wandb.Table(columns=columns, data=rows, allow_mixed_types=True)})
+        if final["model_file"]:
+            artifact = wandb.Artifact(f"student-{run.id}", type="model")
+            # Immutable and uncached: the file stays where it is instead of being copied twice.
+            artifact.add_file(final["model_file"], policy="immutable", skip_cache=True)
+            run.log_artifact(artifact)
+    except Exception as error:
+        report(f"the final table or the student was not logged ({type(error).__name__}: {error}).")
+    try:
+        run.finish(exit_code=final["exit_code"])
+    except TimeoutError:
+        report(f"the server did not take everything in time. The rest: wandb sync {run.settings.sync_dir}")
+
+
+def main(start: dict[str, Any]) -> None:
+    """Follows the run described by `start` from its first line to its end."""
+    ended: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    # Raw: a daemon thread inside a buffered read aborts the interpreter's shutdown.
+    threading.Thread(target=lambda: ended.put(io.FileIO(0, closefd=False).readall()), daemon=True).start()
+    run = open_run(start)
+    message, rest = None, b""
+    with open(start["metrics"], "rb") as lines:
+        lines.seek(start["offset"])
+        while message is None:
+            with contextlib.suppress(queue.Empty):
+                message = ended.get(timeout=POLL_SECONDS)
+            rest = forward(run, rest + lines.read())
+    died = {"exit_code": 1, "summary": {}, "table": None, "model_file": None}
+    end(run, json.loads(message) if message else died)
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    request = json.loads(path.read_text())
+    path.unlink()
+    try:
+        main(request)
+    except Exception as error:
+        report(f"{type(error).__name__}: {error}")
+        sys.exit(1)

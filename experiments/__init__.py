@@ -1,0 +1,1 @@
+"""Studies that compare compressed students with their teachers, and what they share."""

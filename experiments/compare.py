@@ -1,0 +1,341 @@
+"""Does a small student learn more from a teacher than from the labels alone?
+
+A small CNN learns 3,000 digits (mnist5k): alone, alone with label smoothing, and distilled from a larger
+CNN. Then it may see 120 labels only: alone, with the teacher's answers as hard labels for the rest, and
+distilled from the teacher without labels. Every arm has the same seeds, starting weights, data order,
+number of steps and optimizer; what was to choose was chosen on dev, and the test split is read once.
+
+Command: scripts/compare. About five minutes on two cores: 8 seeds, 56 cells.
+Choices: scripts/compare --tune repeats the search on dev that set the defaults below; each tuned arm has
+    four trials on seeds of its own.
+Expected: see the table in README.md.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from experiments import report, results, tables
+from experiments.runner import Cell, environment, locked, run, workers, write_json
+from experiments.settings import Network, Surroundings, Training
+
+TUNING_SEEDS = (1000, 1001, 1002)  # never those of the comparison
+FULL, FEW = "all labels", "few labels"
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compares students that learned alone with students that were distilled.
+
+    Attributes:
+        out: the run directories, the report and the lock go to OUT/compare (OUT/compare-smoke with --smoke).
+        smoke: change the defaults so that everything takes seconds, to see that it runs.
+        tune: first search temperatures, weights and smoothings on dev, and use what was best there.
+        jobs: cells at once, each in a process with its share of the cores.
+        seeds: how many seeds, from 0 on. With fewer than 6 no paired test can reach p < .05.
+        dataset: mnist5k, digits, or another image set of tfds that lies on this machine.
+        epochs: passes over the training split, the same for every arm.
+        batch_size: examples a step.
+        learning_rate: of Adam, the same for every arm.
+        temperature: of the soft targets; chosen on dev.
+        student_loss_weight: weight of the labels beside the soft targets; chosen on dev.
+        smoothing: label smoothing of the rival without a teacher; chosen on dev.
+        labels: how many training labels the low-label arms may see.
+        low_temperature: of the soft targets that replace labels; chosen on dev.
+        low_smoothing: label smoothing of the hard pseudo-labels; chosen on dev.
+        teacher: the large network.
+        student: the small network.
+        surroundings: where data lie, and where numbers go besides the run directories.
+    """
+
+    out: Path = Path("runs")
+    smoke: bool = False
+    tune: bool = False
+    jobs: int = os.cpu_count() or 1
+    seeds: int = 8
+    dataset: str = "mnist5k"
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    temperature: float = 8.0
+    student_loss_weight: float = 0.1
+    smoothing: float = 0.1
+    labels: int = 120
+    low_temperature: float = 4.0
+    low_smoothing: float = 0.0
+    teacher: Network = Network(filters=(16, 32), units=64, dropout=0.4)
+    student: Network = Network(filters=(4, 8), units=16)
+    surroundings: tyro.conf.OmitArgPrefixes[Surroundings] = Surroundings()
+
+
+SMOKE = Compare(smoke=True, seeds=2, dataset="digits", epochs=2, labels=40)
+
+
+# What --tune tries on dev: changes to the options above, four for every arm that has something to choose.
+TRIALS: dict[str, list[dict[str, float]]] = {
+    "smoothing": [{"smoothing": value} for value in (0.05, 0.1, 0.2, 0.3)],
+    "distilled": [{"temperature": t, "student_loss_weight": w} for t in (4.0, 12.0) for w in (0.1, 0.5)],
+    "few-pseudo": [{"low_smoothing": value} for value in (0.0, 0.05, 0.1, 0.2)],
+    "few-distilled": [{"low_temperature": value} for value in (2.0, 4.0, 8.0, 16.0)],
+}
+
+# Baseline first; each asks one question.
+COMPARISONS = [
+    ("alone", "distilled"),
+    ("smoothing", "distilled"),
+    ("few-alone", "few-distilled"),
+    ("few-pseudo", "few-distilled"),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One line of the tables: cells that differ by seed alone.
+
+    Attributes:
+        name: in directories and W&B.
+        group: the arms that it stands with.
+        label: for readers, with its settings.
+        description: one sentence.
+        changes: to the `Training` of a student that learns alone.
+    """
+
+    name: str
+    group: str
+    label: str
+    description: str
+    changes: dict[str, Any]
+
+
+def student_arms(study: Compare) -> list[Arm]:
+    """The students that a study compares, with the settings that its options give them."""
+    few = {"labels": study.labels}
+    return [
+        Arm("alone", FULL, "alone", "The student on the labels.", {}),
+        Arm(
+            "smoothing",
+            FULL,
+            f"label smoothing {study.smoothing:g}",
+            "The student on smoothed labels, which need no teacher.",
+            {"label_smoothing": study.smoothing},
+        ),
+        Arm(
+            "distilled",
+            FULL,
+            f"distilled, T = {study.temperature:g}, label weight {study.student_loss_weight:g}",
+            "The student on the labels and the teacher's soft targets.",
+            {"temperature": study.temperature, "student_loss_weight": study.student_loss_weight},
+        ),
+        Arm(
+            "few-alone",
+            FEW,
+            f"alone, {study.labels} labels",
+            "The student on the few labels, for as many steps as the others.",
+            few,
+        ),
+        Arm(
+            "few-pseudo",
+            FEW,
+            f"hard pseudo-labels, smoothing {study.low_smoothing:g}",
+            "The few labels, and the teacher's most likely class for all other images.",
+            {**few, "pseudo_labels": True, "label_smoothing": study.low_smoothing},
+        ),
+        Arm(
+            "few-distilled",
+            FEW,
+            f"distilled without labels, T = {study.low_temperature:g}",
+            "The teacher's soft targets for all images, and no label at all.",
+            {**few, "temperature": study.low_temperature, "student_loss_weight": 0.0},
+        ),
+    ]
+
+
+def teacher_cell(study: Compare, seed: int) -> Cell:
+    """The teacher of one seed; every student of that seed has it."""
+    config = Training(
+        dataset=study.dataset,
+        network=study.teacher,
+        epochs=study.epochs,
+        batch_size=study.batch_size,
+        learning_rate=study.learning_rate,
+    )
+    return Cell("compare", "teacher", seed, config)
+
+
+def student_cell(study: Compare, arm: Arm, seed: int) -> Cell:
+    """One student of an arm."""
+    teacher = teacher_cell(study, seed)
+    config = dataclasses.replace(teacher.config, network=study.student, teacher=teacher.name, **arm.changes)
+    return Cell("compare", arm.name, seed, config)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what is not finished yet, writes the report and prints the tables."""
+    default = SMOKE if "--smoke" in arguments else Compare()
+    study = tyro.cli(Compare, args=arguments, default=default, prog="scripts/compare", description=__doc__)
+    console = Console()
+    began = time.monotonic()
+    study_dir = study.out / ("compare-smoke" if study.smoke else "compare")
+    try:
+        _check(study)
+        with locked(study_dir):
+            tuning = []
+            if study.tune:
+                study, tuning = _tune(study, study_dir, console)
+            _finish(study, study_dir, console, arguments, tuning)
+            finished = results.read(study_dir)
+            page = report.write(study_dir)
+    except (RuntimeError, ValueError) as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped. Finished cells are kept: the same command goes on from there.")
+        return 130
+    console.print(tables.table(finished))
+    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes. The report: {page}", soft_wrap=True)
+    return 0
+
+
+def _check(study: Compare) -> None:
+    if study.seeds < 1:
+        raise ValueError(f"A study needs a seed or more. Received: --seeds {study.seeds}.")
+    if study.epochs < 1:
+        raise ValueError(f"A study needs an epoch or more. Received: --epochs {study.epochs}.")
+    if study.labels < 10:
+        raise ValueError(
+            f"The few labels are ten or more, one of each class. Received: --labels {study.labels}."
+        )
+
+
+def _train(
+    study: Compare, students: Sequence[Cell], seeds: Iterable[int], study_dir: Path, console: Console
+) -> tuple[list[Path], list[Path]]:
+    """Trains the teachers of the seeds, then the students; returns the directories of both."""
+    work = functools.partial(_work, study.surroundings)
+    folders = []
+    for label, cells in (("teachers", [teacher_cell(study, seed) for seed in seeds]), ("students", students)):
+        folders.append(run(cells, work, study_dir, jobs=study.jobs, console=console, label=label))
+    return folders[0], folders[1]
+
+
+def _work(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
+    from experiments import training  # TensorFlow is for the processes that train: --help answers at once
+
+    return training.run(surroundings, cell, directory)
+
+
+def _tune(study: Compare, study_dir: Path, console: Console) -> tuple[Compare, list[dict[str, Any]]]:
+    """Tries every arm's options on dev; returns the study with the best, and what was tried."""
+    console.print(f"choosing on dev: {sum(map(len, TRIALS.values()))} trials of {len(TUNING_SEEDS)} seeds")
+    cells = {}
+    for name, trials in TRIALS.items():
+        for number, options in enumerate(trials):
+            tried = dataclasses.replace(study, **options)
+            arm = next(arm for arm in student_arms(tried) if arm.name == name)
+            for seed in TUNING_SEEDS:
+                cells[name, number, seed] = student_cell(tried, arm, seed)
+    _, folders = _train(study, list(cells.values()), TUNING_SEEDS, study_dir, console)
+    folder_of = dict(zip(cells, folders, strict=True))
+    tuning = []
+    for name, trials in TRIALS.items():
+        choices = []
+        for number, options in enumerate(trials):
+            found = [
+                json.loads((study_dir / folder_of[name, number, seed] / "result.json").read_text())
+                for seed in TUNING_SEEDS
+            ]
+            accuracy = sum(result["dev"]["last"]["accuracy"] for result in found) / len(found)
+            choices.append({"settings": options, "dev_accuracy": accuracy})
+        chosen = max(choices, key=lambda choice: choice["dev_accuracy"])["settings"]
+        study = dataclasses.replace(study, **chosen)
+        tuning.append({"arm": name, "choices": choices, "chosen": chosen})
+    return study, tuning
+
+
+def _finish(
+    study: Compare, study_dir: Path, console: Console, arguments: Sequence[str], tuning: list[dict[str, Any]]
+) -> None:
+    """Trains all cells of the comparison, times one network of each arm, and writes study.json."""
+    seeds = range(study.seeds)
+    students = student_arms(study)
+    cells = [student_cell(study, arm, seed) for seed in seeds for arm in students]
+    teachers, folders = _train(study, cells, seeds, study_dir, console)
+    teacher = Arm("teacher", FULL, "teacher", "The large network, on the labels.", {})
+    cells_of = {"teacher": teachers}
+    for cell, folder in zip(cells, folders, strict=True):
+        cells_of.setdefault(cell.arm, []).append(folder)
+    console.print("timing one example on one thread, all networks in turn")
+    with workers(1, study_dir) as pool:
+        first_cells = {name: study_dir / folders[0] for name, folders in cells_of.items()}
+        latency_ms = pool.submit(_latencies, first_cells).result()
+    write_json(
+        study_dir / "study.json",
+        {
+            "study": "compare",
+            "title": "A student alone and a student distilled",
+            "question": "Does a small network learn more from a teacher than from the labels alone?",
+            "command": shlex.join(["scripts/compare", *arguments]),
+            "smoke": study.smoke,
+            "notes": _notes(study, bool(tuning)),
+            "arms": [
+                {
+                    "name": arm.name,
+                    "group": arm.group,
+                    "label": arm.label,
+                    "description": arm.description,
+                    "cells": [str(folder) for folder in cells_of[arm.name]],
+                }
+                for arm in (teacher, *students)
+            ],
+            "comparisons": COMPARISONS,
+            "tuning": tuning,
+            "latency_ms": latency_ms,
+            **environment(),
+        },
+    )
+
+
+def _latencies(folders: dict[str, Path]) -> dict[str, dict[str, float]]:
+    import keras  # as in `_work`
+
+    from distill import cost
+
+    networks = {}
+    for name, folder in folders.items():
+        file = folder / ("teacher.keras" if name == "teacher" else "student.keras")
+        networks[name] = keras.models.load_model(file)
+    return {
+        name: {"median": timed.median_ms, "low": timed.low_ms, "high": timed.high_ms, "runs": timed.runs}
+        for name, timed in cost.latencies(networks).items()
+    }
+
+
+def _notes(study: Compare, tuned: bool) -> list[str]:
+    chosen = (
+        f"Temperatures, label weight and smoothings were chosen on dev, each from four trials of seeds "
+        f"{', '.join(map(str, TUNING_SEEDS))}."
+        if tuned
+        else "Temperatures, label weight and smoothings are options; their defaults were chosen on dev by --tune."
+    )
+    return [
+        f"All arms: {study.epochs} epochs' worth of steps, Adam at {study.learning_rate:g}, batches of "
+        f"{study.batch_size}; the same starting weights, data order and teacher within a seed.",
+        chosen,
+        f"With few labels, the student's {study.labels} labels are drawn by seed, the same number of each class; "
+        "the teacher has learned from all of them.",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,215 @@
+"""A study's figures as inline SVG that follows the page's text colour, in light and in dark."""
+
+import html
+import io
+import re
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import statistics, tables
+from experiments.results import ACCURACY, Arm, Judged, Study, judge
+
+# Okabe and Ito's colours without black and yellow, which vanish on dark and on light pages.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+VERDICTS = {"better": "#0072B2", "worse": "#D55E00", "not shown": "#8C8C8C"}
+_MARKERS = "osD^vP"
+_DASHES = ("-", "--", ":")
+# Stands for the page's text colour until the SVG is written.
+_TEXT = "#010203"
+_STYLE = {
+    "axes.edgecolor": _TEXT,
+    "axes.grid": True,
+    "axes.labelcolor": _TEXT,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "font.size": 10,
+    "grid.alpha": 0.15,
+    "grid.color": _TEXT,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "distill",
+    "text.color": _TEXT,
+    "text.parse_math": False,
+    "xtick.color": _TEXT,
+    "ytick.color": _TEXT,
+}
+
+
+def forest(study: Study) -> str:
+    """Each comparison's difference in test accuracy: interval, mean, and a dot a seed.
+
+    Arms of different groups get axes of their own, since a gain on few labels dwarfs one on many.
+
+    Args:
+        study: a study with at least one comparison.
+
+    Returns:
+        An `<svg>` element.
+    """
+    judged = judge(study)
+    groups = list(dict.fromkeys(study.arm(j.arm).group for j in judged))
+    members = [[j for j in judged if study.arm(j.arm).group == group] for group in groups]
+    with matplotlib.rc_context(_STYLE):
+        heights = [len(m) + 0.8 for m in members]
+        figure = Figure(figsize=(8.5, 0.5 * sum(heights) + 0.9), layout="constrained")
+        panels = figure.subplots(len(groups), squeeze=False, height_ratios=heights)[:, 0]
+        for axes, group, rows in zip(panels, groups, members, strict=True):
+            _forest_panel(axes, rows)
+            axes.set_title(group)
+        panels[-1].set_xlabel("difference in test accuracy, last epoch (points; right of 0 is better)")
+        return _svg(figure, "forest", "Paired differences: " + "; ".join(_spoken(j) for j in judged))
+
+
+def curves(study: Study) -> str:
+    """Accuracy and loss on dev at each epoch: mean over seeds, band of one standard deviation.
+
+    Args:
+        study: a study whose history holds "val_accuracy" and "val_loss"; an arm without is left out.
+
+    Returns:
+        An `<svg>` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.5, 5.6), layout="constrained")
+        groups = _groups(study)
+        panels = figure.subplots(2, len(groups), squeeze=False, sharex="col")
+        for (top, bottom), (group, arms) in zip(panels.T, groups.items(), strict=True):
+            _curve_panel(top, arms, "val_accuracy", scale=100)
+            _curve_panel(bottom, arms, "val_loss", scale=1)
+            top.set(title=group, ylabel="dev accuracy %")
+            bottom.set(xlabel="epoch", ylabel="dev loss")
+        return _svg(
+            figure, "curves", "Dev accuracy and loss per epoch, mean and standard deviation over seeds"
+        )
+
+
+def size(study: Study) -> str:
+    """Test accuracy against parameters: mean and standard deviation over seeds.
+
+    Args:
+        study: a study whose cells know their parameters; an arm that does not is left out.
+
+    Returns:
+        An `<svg>` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.5, 3.6), layout="constrained")
+        groups = _groups(study)
+        panels = figure.subplots(1, len(groups), squeeze=False, sharex=True)[0]
+        spoken: list[str] = []
+        for axes, (group, arms) in zip(panels, groups.items(), strict=True):
+            spoken += _size_panel(axes, arms)
+            axes.set(title=group, xscale="log", xlabel="parameters", ylabel="test accuracy %, last epoch")
+            axes.margins(x=0.15)
+        sizes = sorted({p for arm in study.arms if (p := arm.cells[0].cost["parameters"]) is not None})
+        panels[0].set_xticks(sizes, map(tables.count, sizes))
+        panels[0].minorticks_off()
+        return _svg(figure, "size", "Accuracy against size: " + "; ".join(spoken))
+
+
+def _groups(study: Study) -> dict[str, list[Arm]]:
+    groups: dict[str, list[Arm]] = {}
+    for arm in study.arms:
+        groups.setdefault(arm.group, []).append(arm)
+    return groups
+
+
+def _forest_panel(axes: Axes, rows: Sequence[Judged]) -> None:
+    for y, judged in enumerate(rows):
+        result = judged.adjusted
+        color = VERDICTS[result.verdict]
+        axes.plot(judged.differences, [y + 0.22] * result.n, "o", color=color, alpha=0.45, markersize=3)
+        axes.plot([result.low, result.high], [y, y], color=color, linewidth=2.5, solid_capstyle="butt")
+        axes.plot(result.difference, y, "D", color=color, markersize=6)
+        axes.text(
+            1.01,
+            y,
+            f"{result.difference:+.2f}  {result.verdict}",
+            transform=axes.get_yaxis_transform(),
+            va="center",
+        )
+    axes.axvline(0, color=_TEXT, linewidth=1)
+    axes.set_yticks(range(len(rows)), [f"{judged.arm} − {judged.baseline}" for judged in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+
+
+def _curve_panel(axes: Axes, arms: Sequence[Arm], key: str, scale: float) -> None:
+    late: list[float] = []
+    for index, arm in enumerate(arms):
+        values = _history(arm, key)
+        if values is None:
+            continue
+        mean, deviation = (
+            scale * values.mean(axis=0),
+            scale * values.std(axis=0, ddof=min(1, len(values) - 1)),
+        )
+        color = PALETTE[index % len(PALETTE)]
+        epochs = np.arange(1, len(mean) + 1)
+        axes.plot(epochs, mean, _DASHES[index // len(PALETTE) % len(_DASHES)], color=color, label=arm.name)
+        axes.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
+        late += [*(mean - deviation)[len(mean) // 4 :], *(mean + deviation)[len(mean) // 4 :]]
+    if late:
+        # The first epochs would flatten the differences that matter.
+        axes.legend(fontsize="small")
+        margin = 0.05 * (max(late) - min(late)) or 1.0
+        axes.set_ylim(min(late) - margin, max(late) + margin)
+
+
+def _size_panel(axes: Axes, arms: Sequence[Arm]) -> list[str]:
+    spoken, seen = [], []
+    for index, arm in enumerate(arms):
+        parameters = arm.cells[0].cost["parameters"]
+        if parameters is None:
+            continue
+        spread = statistics.spread(arm.values(ACCURACY))
+        # Arms of one size stand side by side.
+        axes.errorbar(
+            parameters * 1.1 ** seen.count(parameters),
+            spread.mean,
+            yerr=np.nan_to_num(spread.deviation),
+            fmt=_MARKERS[index % len(_MARKERS)],
+            color=PALETTE[index % len(PALETTE)],
+            capsize=3,
+            label=arm.name,
+        )
+        seen.append(parameters)
+        spoken.append(f"{arm.name} {spread.mean:.2f} % with {parameters} parameters")
+    if spoken:
+        axes.legend(fontsize="small")
+    return spoken
+
+
+def _history(arm: Arm, key: str) -> np.ndarray | None:
+    """(seeds, epochs) as far as every seed went; `None` where an epoch lacks the key."""
+    epochs = min(len(cell.history) for cell in arm.cells)
+    rows = [[epoch.get(key) for epoch in cell.history[:epochs]] for cell in arm.cells]
+    if epochs == 0 or any(value is None for row in rows for value in row):
+        return None
+    return np.array(rows, dtype=np.float64)
+
+
+def _spoken(judged: Judged) -> str:
+    return f"{judged.arm} minus {judged.baseline} {judged.adjusted}"
+
+
+def _svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as one `<svg>` whose ids are its own and whose text takes the page's colour."""
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer,
+        format="svg",
+        transparent=True,
+        metadata={"Creator": None, "Date": None, "Format": None, "Type": None},
+    )
+    # matplotlib repeats every text in a comment.
+    svg = re.sub("<!--.*?-->", "", buffer.getvalue(), flags=re.DOTALL)
+    svg = svg[svg.index("<svg") :].replace(_TEXT, "currentColor")
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", svg)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)

@@ -1,0 +1,158 @@
+"""One self-contained page about a finished study: the answer first, then how it was found.
+
+python -c "from experiments import report; print(report.write('runs/compare'))"
+"""
+
+import html as escaping
+import os
+import tempfile
+from pathlib import Path
+
+from experiments import plots, tables
+from experiments.results import Judged, Study, judge, read
+from experiments.tables import Grid, markdown, table
+
+__all__ = ["html", "markdown", "read", "table", "write"]
+
+_CSS = """
+:root { color-scheme: light dark;
+  --page: #ffffff; --text: #1b1b1f; --faint: #5d5d66; --line: #d9d9de; --tint: #f4f4f7; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #17171a; --text: #ececf1; --faint: #a5a5b0; --line: #3a3a42; --tint: #222227; }
+}
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; background: var(--page); color: var(--text);
+       font: 16px/1.5 system-ui, sans-serif; }
+h1 { margin-bottom: 0; font-size: 1.6rem; }
+h2 { margin-top: 2.2rem; font-size: 1.15rem; }
+p.question { margin-top: .3rem; font-size: 1.1rem; color: var(--faint); }
+p.protocol, figcaption { font-size: .85rem; color: var(--faint); }
+p.warning { padding: .6rem 1rem; border-left: 4px solid #E69F00; background: var(--tint); }
+ul.answer { padding: 0; list-style: none; }
+ul.answer li { margin: .35rem 0; padding: .45rem .8rem; border-left: 5px solid var(--verdict);
+               background: var(--tint); }
+ul.answer span { margin-left: .6rem; color: var(--faint); }
+.scroll { margin: .8rem 0; overflow-x: auto; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child { padding-left: 0; text-align: left; }
+tr.group td { padding-top: .9rem; color: var(--faint); font-style: italic; }
+figure { margin: 0; }
+svg { max-width: 100%; height: auto; }
+pre { padding: .6rem 1rem; overflow-x: auto; background: var(--tint); }
+dt { font-weight: 600; } dd { margin: 0 0 .5rem; }
+"""
+
+
+def html(study: Study) -> str:
+    """The study as one HTML page that needs nothing else: no script, font, image or style from elsewhere.
+
+    Args:
+        study: what `read` returned.
+
+    Returns:
+        The page.
+    """
+    judged = judge(study)
+    parts = [
+        f"<h1>{_escaped(study.title)}</h1>",
+        f'<p class="question">{_escaped(study.question)}</p>',
+        *(f'<p class="warning">{_escaped(remark)}</p>' for remark in tables.remarks(study)),
+        _answer(judged),
+        _grid(tables.scores(study)),
+        f'<p class="protocol">{tables.PROTOCOL}</p>',
+        _grid(tables.costs(study)),
+    ]
+    if judged:
+        parts += [
+            "<h2>Paired comparisons</h2>",
+            _figure(plots.forest(study), "Line: 95 % interval of the mean (diamond). Dots: single seeds."),
+            _grid(tables.comparisons(study)),
+            f'<p class="protocol">{tables.TEST}</p>',
+            _grid(tables.other_measures(study)),
+            '<p class="protocol">Negative is better. Holm\'s adjustment is within each measure.</p>',
+        ]
+    parts += [
+        "<h2>Accuracy against size</h2>",
+        _figure(plots.size(study), "Mean and standard deviation over seeds, on test."),
+        "<h2>Learning curves</h2>",
+        _figure(
+            plots.curves(study),
+            "Mean over seeds; bands are one standard deviation. Axes are cut to what follows the first quarter.",
+        ),
+        "<h2>Arms</h2>",
+        _terms([(f"{arm.name}: {arm.label}", arm.description) for arm in study.arms]),
+    ]
+    if study.tuning:
+        parts += ["<h2>Chosen on dev</h2>", _grid(tables.tuning(study))]
+    if study.notes:
+        parts += ["<h2>Notes</h2>", "<ul>", *(f"<li>{_escaped(note)}</li>" for note in study.notes), "</ul>"]
+    versions = [("commit", study.git_commit or "none"), ("created", study.created), *study.versions.items()]
+    parts += [
+        "<h2>How to repeat it</h2>",
+        f"<pre>{_escaped(study.command)}</pre>",
+        f'<p class="protocol">{_escaped(", ".join(f"{name} {version}" for name, version in versions))}</p>',
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_escaped(study.title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def write(study_dir: str | Path) -> Path:
+    """Writes `report.html` into a study directory, whole or not at all.
+
+    Args:
+        study_dir: the directory that holds `study.json`.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        BrokenStudyError: as `read` does; an older report then stays as it is.
+    """
+    page = html(read(study_dir))
+    path = Path(study_dir) / "report.html"
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        draft = Path(folder) / path.name
+        draft.write_text(page, encoding="utf-8")
+        os.replace(draft, path)
+    return path
+
+
+def _answer(judged: list[Judged]) -> str:
+    items = []
+    for comparison in judged:
+        words, numbers = map(_escaped, tables.verdict(comparison))
+        color = plots.VERDICTS[comparison.adjusted.verdict]
+        items.append(f'<li style="--verdict: {color}"><b>{words}</b> <span>{numbers}</span></li>')
+    return '<ul class="answer">\n' + "\n".join(items) + "\n</ul>"
+
+
+def _terms(items: list[tuple[str, str]]) -> str:
+    return "<dl>" + "".join(f"<dt>{_escaped(t)}</dt><dd>{_escaped(d)}</dd>" for t, d in items) + "</dl>"
+
+
+def _figure(svg: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+
+
+def _grid(grid: Grid) -> str:
+    head = "".join(f"<th>{_escaped(heading)}</th>" for heading in grid.headings)
+    body = "\n".join(_row(row, len(grid.headings)) for row in grid.rows)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    )
+
+
+def _row(row: tuple[str, ...], columns: int) -> str:
+    if len(row) == 1:
+        return f'<tr class="group"><td colspan="{columns}">{_escaped(row[0])}</td></tr>'
+    return "<tr>" + "".join(f"<td>{_escaped(text)}</td>" for text in row) + "</tr>"
+
+
+def _escaped(text: str) -> str:
+    return escaping.escape(text)

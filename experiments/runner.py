@@ -1,0 +1,263 @@
+"""Runs a study's cells: one frozen config and one seed become one run directory.
+
+A run directory is finished when it holds `result.json`, which is written last and in one piece. A
+finished cell is never run again; what an interrupted one left is removed and it starts again. The
+directory's name holds a digest of the config: another config is another cell.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+_PACKAGES = ("distill", "keras", "tensorflow", "numpy", "tensorflow-datasets", "wandb", "scipy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+        study: the study's name.
+        arm: what is being compared, such as "distilled".
+        seed: of weights, data order and everything else that is drawn.
+        config: a frozen dataclass of plain values: all that the result may depend on but the seed.
+    """
+
+    study: str
+    arm: str
+    seed: int
+    config: Any
+
+    @property
+    def name(self) -> str:
+        """The name of its directory, another one for another config."""
+        plain = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+        return f"{self.arm}-seed{self.seed}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+
+
+# Does a cell's work in a directory, leaves its files there and returns what result.json is to hold.
+Work = Callable[[Cell, Path], Mapping[str, Any]]
+
+
+class CellError(RuntimeError):
+    """A cell failed; the message names it and says what is kept."""
+
+
+def run(
+    cells: Sequence[Cell], work: Work, study_dir: Path, *, jobs: int, console: Console, label: str
+) -> list[Path]:
+    """Runs the cells that are not finished yet, `jobs` at a time, each in a process with its share of cores.
+
+    Args:
+        cells: the cells, in the order to start them.
+        work: a module-level function; other processes import it.
+        study_dir: the cells are written below its `cells`.
+        jobs: processes at once, >= 1.
+        console: where progress is shown.
+        label: what this batch of cells is called there.
+
+    Returns:
+        The directory of each cell, relative to `study_dir`, in the order of `cells`.
+
+    Raises:
+        ValueError: `jobs` is less than 1.
+        CellError: a cell failed. Those that were running are stopped; finished ones are kept.
+    """
+    if jobs < 1:
+        raise ValueError(f"Cells are run by one process or more. Received: jobs={jobs}.")
+    folders = [Path("cells") / cell.name for cell in cells]
+    waiting = [
+        cell
+        for cell, folder in zip(cells, folders, strict=True)
+        if not (study_dir / folder / "result.json").exists()
+    ]
+    if len(waiting) < len(cells):
+        console.print(f"{label}: {len(cells) - len(waiting)} of {len(cells)} cells are finished already")
+    if waiting:
+        with workers(min(jobs, len(waiting)), study_dir) as pool:
+            _run_all(pool, waiting, work, study_dir, console, label)
+    return folders
+
+
+@contextlib.contextmanager
+def workers(jobs: int, study_dir: Path) -> Iterator[ProcessPoolExecutor]:
+    """Processes that share the cores; what they print goes to `workers.log` in the study's directory."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    begin = (threads, study_dir / "workers.log")
+    # Not `fork`: TensorFlow's threads do not survive it.
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin_worker, begin)
+    try:
+        yield pool
+    except BaseException:
+        # A failure or Ctrl-C: what still runs would only be thrown away.
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_all(
+    pool: ProcessPoolExecutor,
+    cells: Sequence[Cell],
+    work: Work,
+    study_dir: Path,
+    console: Console,
+    label: str,
+) -> None:
+    futures = {pool.submit(_run_cell, cell, work, study_dir): cell for cell in cells}
+    started = time.monotonic()
+    with _progress(console) as progress:
+        task = progress.add_task(label, total=len(cells), left="")
+        open_futures: set[Future[None]] = set(futures)
+        while open_futures:
+            done, open_futures = wait(open_futures, return_when=FIRST_COMPLETED)
+            for future in done:
+                cell = futures[future]
+                try:
+                    future.result()
+                except BrokenProcessPool as error:
+                    raise CellError(
+                        f"A process that ran cells was killed, perhaps for memory, while {cell.name} was open. "
+                        "Finished cells are kept: run the same command again, with fewer --jobs if memory is short."
+                    ) from error
+                except Exception as error:
+                    raise CellError(
+                        f"Cell {cell.name} failed: {error!r}. What it printed is in {study_dir / 'workers.log'}. "
+                        "Finished cells are kept: run the same command again once the cause is gone."
+                    ) from error
+            finished = len(cells) - len(open_futures)
+            left = (time.monotonic() - started) / finished * len(open_futures)
+            shown = f"about {_minutes(left)} left" if open_futures else "done"
+            progress.update(task, completed=finished, left=shown)
+            if not console.is_terminal:
+                names = ", ".join(f"{futures[f].arm} seed {futures[f].seed}" for f in done)
+                console.print(f"{label}: {finished} of {len(cells)} cells ({names}), {shown}")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("cell {task.completed} of {task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _begin_worker(threads: int, log: Path) -> None:
+    """Sets a worker up: its share of the cores, and an end together with the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # TensorFlow's C++ writes to the descriptors themselves, across the progress that a person follows.
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    import tensorflow as tf  # only workers need it; the command line answers at once
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would otherwise wait for more work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run_cell(cell: Cell, work: Work, study_dir: Path) -> None:
+    directory = study_dir / "cells" / cell.name
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    identity = {"study": cell.study, "arm": cell.arm, "seed": cell.seed}
+    write_json(
+        directory / "config.json", {**identity, "config": dataclasses.asdict(cell.config), **environment()}
+    )
+    began = time.monotonic()
+    result = work(cell, directory)
+    seconds = round(time.monotonic() - began, 2)
+    write_json(directory / "result.json", {**identity, "seconds": seconds, **result})
+
+
+@contextlib.contextmanager
+def locked(study_dir: Path) -> Iterator[None]:
+    """Holds a study's directory for this process alone.
+
+    Raises:
+        RuntimeError: another process holds it.
+    """
+    study_dir.mkdir(parents=True, exist_ok=True)
+    with (study_dir / ".lock").open("w") as file:
+        try:
+            # The system lets go of it when the process ends, however it ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"One study at a time may use a directory. Received: {study_dir}, which another process is using. "
+                "Wait for it, or choose another with --out."
+            ) from None
+        yield
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git commit, machine and time: what a later reader needs to repeat a run."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "versions": versions,
+        "git_commit": _git_commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs, followed by "-dirty" if files differ from it; `None` outside git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file that is whole or not there: a temporary file, then a rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

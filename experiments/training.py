@@ -1,0 +1,198 @@
+"""What one cell of `experiments.compare` does: train a small CNN on digits, alone or with a teacher."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+import distill
+from distill import cost, data, tracking
+from experiments import metrics
+from experiments.runner import Cell
+from experiments.settings import Network, Surroundings, Training
+
+Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
+    """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
+
+    Args:
+        surroundings: what the result does not depend on.
+        cell: its config is a `Training`.
+        directory: where metrics.jsonl and the model are written.
+
+    Returns:
+        The content of result.json: measures on dev and test, after the last epoch and after the epoch
+        that was best on dev, and what the network costs.
+    """
+    config: Training = cell.config
+    splits = data.load(config.dataset, data_dir=surroundings.data_dir, manual_dir=surroundings.manual_dir)
+    train, dev, test = (data.arrays(split) for split in (splits.train, splits.dev, splits.test))
+    teacher = None
+    if config.teacher is not None:
+        teacher = keras.models.load_model(directory.parent / config.teacher / "teacher.keras")
+
+    # A worker runs many cells: without this each one is slower than the one before.
+    keras.backend.clear_session()
+    # From here on all arms of a seed draw the same numbers: the same start, the same order.
+    keras.utils.set_random_seed(cell.seed)
+    network = build(config.network, splits.input_shape, splits.num_classes)
+    model = network
+    if config.temperature is not None:
+        model = distill.Distiller(
+            teacher,
+            network,
+            distill.SoftTargets(config.temperature),
+            student_loss_weight=config.student_loss_weight,
+        )
+    model.compile(
+        keras.optimizers.Adam(config.learning_rate),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=math.ceil(len(train[0]) / config.batch_size),
+    )
+    best = _BestOnDev(network)
+    file = directory / ("teacher.keras" if teacher is None else "student.keras")
+    with tracking.Tracker(
+        directory,
+        study=cell.study,
+        arm=cell.arm,
+        config={"seed": cell.seed, **dataclasses.asdict(config)},
+        tags=[config.dataset, f"seed {cell.seed}"],
+        wandb=surroundings.wandb,
+        tensorboard=surroundings.tensorboard,
+    ) as tracker:
+        model.fit(
+            _training_batches(config, cell.seed, train, teacher, splits.num_classes),
+            epochs=config.epochs,
+            validation_data=data.batches(_dataset(dev[0], _one_hot(dev[1], splits.num_classes)), 500),
+            callbacks=[best, tracking.EpochLogger(tracker)],
+            verbose=0,
+            shuffle=False,
+        )
+        _save(network, file)
+        measured = {"last": _measure(network, teacher, dev, test)}
+        network.set_weights(best.weights)
+        measured["selected"] = _measure(network, teacher, dev, test)
+        result = {
+            "epochs": config.epochs,
+            "selected_epoch": best.epoch,
+            "test": {epoch: scores["test"] for epoch, scores in measured.items()},
+            "dev": {epoch: scores["dev"] for epoch, scores in measured.items()},
+            "cost": {
+                "parameters": cost.parameters(network),
+                "macs": cost.macs(network),
+                "file_bytes": file.stat().st_size,
+            },
+        }
+        tracker.finish(result, table=_final_table(measured), model_file=file)
+    return result
+
+
+def build(network: Network, input_shape: tuple[int | None, ...], classes: int) -> keras.Model:
+    """The CNN that `Network` describes; returns logits."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input(input_shape)])
+    for filters in network.filters:
+        model.add(layers.Conv2D(filters, 3, padding="same", activation="relu"))
+        model.add(layers.MaxPooling2D())
+    model.add(layers.Flatten())
+    if network.dropout:
+        model.add(layers.Dropout(network.dropout))
+    model.add(layers.Dense(network.units, activation="relu"))
+    if network.dropout:
+        model.add(layers.Dropout(network.dropout))
+    model.add(layers.Dense(classes))
+    return model
+
+
+class _BestOnDev(keras.callbacks.Callback):
+    """Keeps the weights of the epoch with the best accuracy on dev, the earliest of equals."""
+
+    def __init__(self, network: keras.Model) -> None:
+        super().__init__()
+        self._network = network
+        self._accuracy = -1.0
+        self.epoch = -1
+        self.weights: list[NDArray[np.float32]] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Compares one epoch with the best before."""
+        accuracy = (logs or {})["val_accuracy"]
+        if accuracy > self._accuracy:
+            self._accuracy, self.epoch, self.weights = accuracy, epoch, self._network.get_weights()
+
+
+def _training_batches(
+    config: Training, seed: int, train: Examples, teacher: keras.Model | None, classes: int
+) -> tf.data.Dataset:
+    """The batches of an epoch, as many in every arm: few labelled examples come again and again."""
+    x, y = train
+    seen = np.arange(len(x)) if config.labels is None else _seen(y, config.labels, seed)
+    if config.temperature is not None and config.student_loss_weight == 0:
+        labelled = data.batches(_dataset(x, _one_hot(y, classes)), config.batch_size, seed=seed)
+        return labelled.map(lambda images, _: images)
+    if config.pseudo_labels:
+        answers = _logits(teacher, x).argmax(axis=1)
+        answers[seen] = y[seen]
+        targets = _one_hot(answers, classes)
+    else:
+        again = np.resize(seen, len(x))
+        x, targets = x[again], _one_hot(y[again], classes)
+    smooth = (1 - config.label_smoothing) * targets + config.label_smoothing / classes
+    return data.batches(_dataset(x, smooth), config.batch_size, seed=seed)
+
+
+def _seen(y: NDArray[np.int64], labels: int, seed: int) -> NDArray[np.int64]:
+    """Indices of the examples whose label may be seen: as many of each class, drawn by seed."""
+    classes = np.unique(y)
+    each = labels // len(classes)
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.permutation(np.flatnonzero(y == label))[:each] for label in classes])
+
+
+def _one_hot(y: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    return np.eye(classes, dtype="float32")[y]
+
+
+def _dataset(x: NDArray[np.float32], y: NDArray[np.float32]) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((x, y))
+
+
+def _measure(
+    network: keras.Model, teacher: keras.Model | None, dev: Examples, test: Examples
+) -> dict[str, dict[str, float | None]]:
+    return {
+        split: metrics.measure(_logits(network, x), y, None if teacher is None else _logits(teacher, x))
+        for split, (x, y) in (("dev", dev), ("test", test))
+    }
+
+
+def _logits(model: keras.Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As `predict`, which spends longer on compiling than a small network on computing."""
+    parts = [model(x[start : start + 500], training=False) for start in range(0, len(x), 500)]
+    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+
+
+def _save(network: keras.Model, file: Path) -> None:
+    """Saves a network without the optimizer that training alone leaves in it, so that sizes compare."""
+    clean = keras.models.clone_model(network)
+    clean.set_weights(network.get_weights())
+    clean.save(file)
+
+
+def _final_table(
+    measured: dict[str, dict[str, dict[str, float | None]]],
+) -> tuple[list[str], list[list[Any]]]:
+    rows = [
+        [split, epoch, *scores[split].values()]
+        for epoch, scores in measured.items()
+        for split in ("dev", "test")
+    ]
+    return ["split", "epoch", *measured["last"]["test"]], rows

@@ -1,0 +1,99 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import metrics
+
+
+def reference(logits, labels, teacher, bins=15):
+    """The four metrics by loops over examples, in the words of their definitions."""
+    n = len(labels)
+    hits, nll, same = 0, 0.0, 0
+    members = [[] for _ in range(bins)]
+    for row, label, guide in zip(logits, labels, teacher, strict=True):
+        row = [float(v) for v in row]
+        total = sum(math.exp(v - max(row)) for v in row)
+        log_p = [v - max(row) - math.log(total) for v in row]
+        top = row.index(max(row))
+        hits += top == label
+        nll -= log_p[label]
+        same += top == list(guide).index(max(guide))
+        confidence = math.exp(log_p[top])
+        (home,) = [b for b in range(bins) if b / bins < confidence <= (b + 1) / bins]
+        members[home].append((top == label, confidence))
+    gaps = [abs(np.mean([h for h, _ in m]) - np.mean([c for _, c in m])) * len(m) for m in members if m]
+    return {"accuracy": hits / n, "nll": nll / n, "ece": sum(gaps) / n, "agreement": same / n}
+
+
+@given(st.integers(1, 60), st.integers(2, 6), st.sampled_from([0.3, 2.0, 8.0]), st.integers(0, 2**32 - 1))
+def test_metrics_follow_their_definitions(n, classes, scale, seed):
+    rng = np.random.default_rng(seed)
+    logits, teacher = scale * rng.normal(size=(2, n, classes))
+    labels = rng.integers(classes, size=n)
+    expected = reference(logits, labels, teacher)
+    assert metrics.measure(logits, labels, teacher) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_values_by_hand():
+    logits = np.log([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+    result = metrics.measure(logits, [0, 1, 1, 0], teacher_logits=[[1, 0], [1, 0], [0, 1], [1, 0]])
+    assert result["accuracy"] == 0.5
+    assert result["nll"] == pytest.approx(-math.log(0.9 * 0.4 * 0.8 * 0.3) / 4)
+    assert result["ece"] == pytest.approx((0.1 + 0.6 + 0.2 + 0.7) / 4)  # one example a bin
+    assert result["agreement"] == 0.75
+    # With one bin the gaps cancel: mean confidence .75 against accuracy .5.
+    assert metrics.expected_calibration_error(logits, [0, 1, 1, 0], bins=1) == pytest.approx(0.25)
+
+
+def test_bins_are_closed_on_the_right():
+    """(b / M, (b + 1) / M]: at M = 4 a confidence of .5 belongs with .3, and 1 with .9."""
+    low = np.log([[0.5, 0.25, 0.25], [0.4, 0.3, 0.3]])
+    assert metrics.expected_calibration_error(low, [0, 1], bins=4) == pytest.approx(abs(0.5 - 0.4) / 2)
+    certain = [[100.0, 0.0], [math.log(9), 0.0]]
+    assert metrics.expected_calibration_error(certain, [0, 1], bins=4) == pytest.approx(abs(0.0 - 0.9) / 2)
+
+
+def test_no_teacher_no_agreement():
+    assert metrics.measure([[1.0, 0.0]], [0])["agreement"] is None
+
+
+@pytest.mark.parametrize("size", [1e4, 1e300])
+def test_huge_logits_stay_finite(size):
+    result = metrics.measure([[size, -size], [-size, size]], [0, 0])
+    assert result == {"accuracy": 0.5, "nll": size, "ece": 0.5, "agreement": None}
+
+
+def test_float16_logits_are_measured_in_float64():
+    logits = np.full((3000, 2), 6e4, "float16")
+    assert metrics.negative_log_likelihood(logits, np.zeros(3000, int)) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (np.zeros((2, 3)), [0], r"one integer label\. Received: labels of shape \(1,\)"),
+        (np.zeros((2, 3)), np.zeros((2, 3), int), r"labels of shape \(2, 3\).*argmax"),
+        (np.zeros((2, 3)), [0.0, 1.0], "dtype float64"),
+        (np.zeros((2, 3)), [0, 3], r"the 3 classes.*Received: labels from 0 to 3\. Renumber"),
+        (np.zeros((2, 3)), [-1, 2], "labels from -1 to 2"),
+        (
+            np.zeros(3),
+            [0, 1, 2],
+            r"finite logits of shape \(n, classes\).*Received: shape \(3,\) with 0 values",
+        ),
+        (np.zeros((0, 3)), np.zeros(0, int), r"at least one example"),
+        ([[0.0, np.nan]], [0], "with 1 values that are not finite.*diverged"),
+    ],
+)
+def test_bad_input_is_refused(logits, labels, message):
+    for metric in (metrics.accuracy, metrics.negative_log_likelihood, metrics.expected_calibration_error):
+        with pytest.raises(ValueError, match=message):
+            metric(logits, labels)
+
+
+def test_agreement_needs_one_shape():
+    with pytest.raises(ValueError, match=r"Received: teacher \(2, 3\) and student \(2, 4\)\. Predict"):
+        metrics.agreement(np.zeros((2, 3)), np.zeros((2, 4)))
