@@ -1,0 +1,115 @@
+"""Cells are run once, start again cleanly, and are found by what they depend on."""
+
+import dataclasses
+import fcntl
+import io
+import json
+import os
+import signal
+
+import pytest
+from rich.console import Console
+
+from experiments import runner
+from experiments.runner import Cell, CellError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    value: float = 1.0
+    do: str = "work"
+
+
+def cell(seed=0, **changes):
+    return Cell("study", "arm", seed, Config(**changes))
+
+
+def work(made, directory):
+    """What a worker does: leaves a file, then does as its config says."""
+    with (directory / "started").open("a") as file:
+        file.write("once\n")
+    if made.config.do == "fail":
+        raise ZeroDivisionError("as told")
+    if made.config.do == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("printed by a worker")
+    return {"answer": made.config.value + made.seed}
+
+
+def run(cells, folder, **kwargs):
+    console = Console(file=io.StringIO(), width=200)
+    folders = runner.run(cells, work, folder, **{"jobs": 1, "console": console, "label": "cells", **kwargs})
+    return folders, console.file.getvalue()
+
+
+def test_a_cells_name_tells_what_it_depends_on():
+    assert cell().name == cell().name == Cell("other study", "arm", 0, Config()).name
+    assert cell().name.startswith("arm-seed0-")
+    assert len({cell().name, cell(seed=1).name, cell(value=2.0).name}) == 3
+
+
+def test_runs_once_and_starts_again_cleanly_after_an_interruption(tmp_path):
+    cells = [cell(seed) for seed in range(3)]
+    stale = tmp_path / "cells" / cells[1].name
+    stale.mkdir(parents=True)
+    (stale / "metrics.jsonl").write_text("from a run that was cut off")
+
+    folders, shown = run(cells, tmp_path)
+    assert [json.loads((tmp_path / folder / "result.json").read_text())["answer"] for folder in folders] == [
+        1,
+        2,
+        3,
+    ]
+    assert not (stale / "metrics.jsonl").exists()
+    assert "cells: 3 of 3 cells (arm seed 2), done" in shown
+    assert "printed by a worker" in (tmp_path / "workers.log").read_text()
+    config = json.loads((tmp_path / folders[2] / "config.json").read_text())
+    assert (config["arm"], config["seed"], config["config"]) == ("arm", 2, {"value": 1.0, "do": "work"})
+    assert {"python", "keras", "tensorflow"} <= set(config["versions"])
+
+    again, shown = run(cells, tmp_path)
+    assert again == folders
+    assert shown == "cells: 3 of 3 cells are finished already\n"
+    assert all((tmp_path / folder / "started").read_text() == "once\n" for folder in folders)
+
+
+def test_a_failure_names_the_cell_and_keeps_the_finished(tmp_path):
+    good, bad = cell(), cell(1, do="fail")
+    with pytest.raises(
+        CellError, match=rf"Cell {bad.name} failed: ZeroDivisionError\('as told'\).*workers\.log"
+    ):
+        run([good, bad], tmp_path)
+    assert (tmp_path / "cells" / good.name / "result.json").exists()
+    assert not (tmp_path / "cells" / bad.name / "result.json").exists()
+
+
+def test_a_killed_worker_is_said(tmp_path):
+    with pytest.raises(CellError, match=r"was killed, perhaps for memory.*--jobs"):
+        run([cell(do="die")], tmp_path)
+
+
+def test_jobs_must_be_positive(tmp_path):
+    with pytest.raises(ValueError, match="Received: jobs=0"):
+        run([cell()], tmp_path, jobs=0)
+
+
+def test_a_study_directory_is_held_by_one_process(tmp_path):
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match="another process is using"), runner.locked(tmp_path):
+            pass
+    with runner.locked(tmp_path):
+        pass
+
+
+def test_json_files_are_whole_or_as_they_were(tmp_path):
+    path = tmp_path / "result.json"
+    runner.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        runner.write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_the_commit_is_recorded():
+    commit = runner.environment()["git_commit"]
+    assert commit is None or len(commit.removesuffix("-dirty")) >= 12
