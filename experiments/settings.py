@@ -29,7 +29,7 @@ class Training:
         network: what is trained.
         epochs: passes over the training split's number of examples.
         batch_size: examples a step.
-        learning_rate: of Adam.
+        learning_rate: of Adam at the start; it falls to 0 along a cosine.
         teacher: the teacher's cell, or `None` for the teacher itself.
         temperature: of the soft targets, or `None` to train on labels alone.
         student_loss_weight: weight of the labels beside soft targets; at 0 no label is looked at.

@@ -51,11 +51,13 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
             distill.SoftTargets(config.temperature),
             student_loss_weight=config.student_loss_weight,
         )
+    steps = math.ceil(len(train[0]) / config.batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps * config.epochs)
     model.compile(
-        keras.optimizers.Adam(config.learning_rate),
+        keras.optimizers.Adam(schedule),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        steps_per_execution=math.ceil(len(train[0]) / config.batch_size),
+        steps_per_execution=steps,
     )
     best = _BestOnDev(network)
     file = directory / ("teacher.keras" if teacher is None else "student.keras")
