@@ -1,13 +1,20 @@
 """The Distiller: a Keras model that trains a student on labels and on what a teacher says."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from distill.losses.base import BatchLoss, DistillationLoss, Head, require_number, setting, setting_value
+from distill.arguments import (
+    as_losses,
+    as_pair,
+    as_weights,
+    common_head,
+    require_two_models,
+    term_names,
+)
+from distill.losses.base import BatchLoss, DistillationLoss, require_number, setting, setting_value
 from distill.taps import Tapped, Taps
 from distill.teacher import Teacher
 
@@ -83,14 +90,14 @@ class Distiller(keras.Model):
         distillation_weight: float | None = None,
         from_logits: bool | tuple[bool | None, bool | None] | None = None,
     ) -> None:
-        losses = _as_losses(distillation_losses)
-        weights = _as_weights(distillation_loss_weights, len(losses))
+        losses = as_losses(distillation_losses)
+        weights = as_weights(distillation_loss_weights, len(losses))
         student_loss_weight = require_number("student_loss_weight", student_loss_weight, 0.0, 1.0)
         if distillation_weight is not None:
             distillation_weight = require_number("distillation_weight", distillation_weight, 0.0)
-        teacher_from_logits, student_from_logits = _as_pair(from_logits)
-        head = _common_head(losses)
-        _require_two_models(teacher, student)
+        teacher_from_logits, student_from_logits = as_pair(from_logits)
+        head = common_head(losses)
+        require_two_models(teacher, student)
         for loss in losses:
             loss.validate_model_compatibility(teacher, student)
         frozen = Teacher(
@@ -106,7 +113,7 @@ class Distiller(keras.Model):
         self._student_taps: Taps | None = None
         self._terms = [
             _Term(term, loss, setting(f"{term}_weight", weight), keras.metrics.Mean(name=term))
-            for term, loss, weight in zip(_term_names(losses), losses, weights, strict=True)
+            for term, loss, weight in zip(term_names(losses), losses, weights, strict=True)
         ]
         self._student_loss_weight = setting("student_loss_weight", student_loss_weight)
         self._distillation_weight = None
@@ -163,7 +170,7 @@ class Distiller(keras.Model):
 
     @distillation_loss_weights.setter
     def distillation_loss_weights(self, values: float | Sequence[float]) -> None:
-        for term, value in zip(self._terms, _as_weights(values, len(self._terms)), strict=True):
+        for term, value in zip(self._terms, as_weights(values, len(self._terms)), strict=True):
             term.weight.assign(value)
 
     def _read_student(self) -> Taps:
@@ -353,88 +360,3 @@ def _unscaled(loss: Any) -> Any:
 
 def _unique(names: Iterable[str | None]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name is not None))
-
-
-def _as_losses(losses: Any) -> list[DistillationLoss]:
-    listed = list(losses) if isinstance(losses, (list, tuple)) else [losses]
-    if not listed or None in listed:
-        raise ValueError(
-            "A Distiller needs at least one distillation loss. "
-            f"Received: distillation_losses={losses!r}. Pass one, such as distill.SoftTargets(temperature=4.0)."
-        )
-    for loss in listed:
-        if not isinstance(loss, keras.distillation.DistillationLoss):
-            raise ValueError(
-                "Distillation losses compare a teacher with a student: they are losses of distill.losses or "
-                f"keras.distillation. Received: {loss!r}. The student's own loss goes to compile(loss=...)."
-            )
-    return [loss if isinstance(loss, DistillationLoss) else BatchLoss(loss) for loss in listed]
-
-
-def _as_weights(weights: Any, count: int) -> list[float]:
-    if weights is None:
-        return [1.0] * count
-    listed = list(weights) if isinstance(weights, (list, tuple)) else [weights]
-    if len(listed) != count:
-        raise ValueError(
-            f"Each distillation loss has one weight. Received: distillation_loss_weights={weights!r} for "
-            f"{count} distillation loss{'es' if count > 1 else ''}."
-        )
-    return [require_number(f"distillation_loss_weights[{i}]", weight, 0.0) for i, weight in enumerate(listed)]
-
-
-def _as_pair(from_logits: Any) -> tuple[bool | None, bool | None]:
-    pair = from_logits if isinstance(from_logits, tuple) else (from_logits, from_logits)
-    if len(pair) != 2 or any(side not in (None, True, False) for side in pair):
-        raise ValueError(
-            "from_logits is None, True or False, or a pair of them for (teacher, student). "
-            f"Received: from_logits={from_logits!r}."
-        )
-    return pair
-
-
-def _common_head(losses: Sequence[DistillationLoss]) -> Head | None:
-    heads = {loss.head for loss in losses if loss.head is not None}
-    if len(heads) > 1:
-        raise ValueError(
-            "A model's head is either softmax or sigmoid. Received: distillation losses for both, "
-            f"{[type(loss).__name__ for loss in losses]}. Keep the ones that fit the head."
-        )
-    return heads.pop() if heads else None
-
-
-def _term_names(losses: Sequence[DistillationLoss]) -> list[str]:
-    """Each loss's name, followed by _1, _2, … from the second that has it."""
-    seen: Counter[str] = Counter()
-    names = []
-    for loss in losses:
-        if loss.name in ("loss", "student_loss") or loss.name.startswith("val_"):
-            raise ValueError(
-                "'loss', 'student_loss' and names that start with 'val_' are taken in the logs. "
-                f"Received: a distillation loss with name={loss.name!r}. Give it another name."
-            )
-        names.append(f"{loss.name}_{seen[loss.name]}" if seen[loss.name] else loss.name)
-        seen[loss.name] += 1
-    return names
-
-
-def _require_two_models(teacher: Any, student: Any) -> None:
-    if not isinstance(student, keras.Model):
-        raise ValueError(
-            f"A student must be a keras.Model. Received: {student!r} of type {type(student).__name__}."
-        )
-    if teacher is student:
-        raise ValueError(
-            f"Teacher and student must be two models. Received: {student.name!r} as both. "
-            "Use keras.models.clone_model to let a model teach a copy of itself."
-        )
-    if not isinstance(teacher, keras.Model):
-        return  # `Teacher` refuses it.
-    ids = {id(variable) for variable in teacher.variables}
-    shared = [variable.path for variable in student.variables if id(variable) in ids]
-    if shared:
-        raise ValueError(
-            "Teacher and student must not share variables: training the student would change the teacher. "
-            f"Received: {len(shared)} shared, among them {shared[:3]}. "
-            "Copy the shared layers with keras.models.clone_model."
-        )

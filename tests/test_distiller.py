@@ -592,6 +592,7 @@ WRONG = {
     "student weight nan": (None, {"student_loss_weight": float("nan")}, "student_loss_weight must be"),
     "student weight text": (None, {"student_loss_weight": "0.5"}, "student_loss_weight must be"),
     "distillation weight negative": (None, {"distillation_weight": -2}, "distillation_weight must be"),
+    "from_logits number": (None, {"from_logits": (1, None)}, "from_logits is None, True or False"),
     "from_logits text": (None, {"from_logits": "yes"}, "from_logits is None, True or False"),
     "sigmoid head": (
         lambda: (dense_net(16, activation="sigmoid"), dense_net(4)),
