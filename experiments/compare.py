@@ -70,10 +70,10 @@ class Compare:
     learning_rate: float = 6e-3
     temperature: float = 4.0
     student_loss_weight: float = 0.1
-    smoothing: float = 0.1
+    smoothing: float = 0.2
     labels: int = 120
     low_temperature: float = 4.0
-    low_smoothing: float = 0.0
+    low_smoothing: float = 0.2
     teacher: Network = Network(filters=(16, 32), units=64, dropout=0.4)
     student: Network = Network(filters=(4, 8), units=16)
     surroundings: tyro.conf.OmitArgPrefixes[Surroundings] = Surroundings()
