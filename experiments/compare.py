@@ -86,16 +86,16 @@ SMOKE = Compare(smoke=True, seeds=2, dataset="digits", epochs=2, labels=40)
 TRIALS: dict[str, list[dict[str, float]]] = {
     "smoothing": [{"smoothing": value} for value in (0.05, 0.1, 0.2, 0.3)],
     "distilled": [{"temperature": t, "student_loss_weight": w} for t in (2.0, 4.0) for w in (0.1, 0.5)],
-    "few-pseudo": [{"low_smoothing": value} for value in (0.0, 0.05, 0.1, 0.2)],
-    "few-distilled": [{"low_temperature": value} for value in (1.0, 2.0, 4.0, 8.0)],
+    "few-hard": [{"low_smoothing": value} for value in (0.0, 0.05, 0.1, 0.2)],
+    "few-soft": [{"low_temperature": value} for value in (1.0, 2.0, 4.0, 8.0)],
 }
 
 # Baseline first; each asks one question.
 COMPARISONS = [
     ("alone", "distilled"),
     ("smoothing", "distilled"),
-    ("few-alone", "few-distilled"),
-    ("few-pseudo", "few-distilled"),
+    ("few-alone", "few-soft"),
+    ("few-hard", "few-soft"),
 ]
 
 
@@ -145,14 +145,14 @@ def student_arms(study: Compare) -> list[Arm]:
             few,
         ),
         Arm(
-            "few-pseudo",
+            "few-hard",
             FEW,
             f"hard pseudo-labels, smoothing {study.low_smoothing:g}",
             "The few labels, and the teacher's most likely class for all other images.",
             {**few, "pseudo_labels": True, "label_smoothing": study.low_smoothing},
         ),
         Arm(
-            "few-distilled",
+            "few-soft",
             FEW,
             f"distilled without labels, T = {study.low_temperature:g}",
             "The teacher's soft targets for all images, and no label at all.",
@@ -330,10 +330,10 @@ def _notes(study: Compare, tuned: bool) -> list[str]:
     )
     return [
         f"All arms: {study.epochs} epochs' worth of steps of {study.batch_size} examples, Adam from "
-        f"{study.learning_rate:g} to 0 along a cosine; the same starting weights, data order and teacher within a seed.",
+        f"{study.learning_rate:g} to 0 along a cosine. Within a seed: the same starting weights, data order, teacher.",
         chosen,
-        f"With few labels, the student's {study.labels} labels are drawn by seed, the same number of each class; "
-        "the teacher has learned from all of them.",
+        f"With few labels, the student sees {study.labels}, drawn by seed, the same number of each class. Its teacher "
+        "has learned from the labels of all training images.",
     ]
 
 

@@ -44,7 +44,7 @@ class Measure:
 
 ACCURACY = Measure("accuracy", "accuracy", "points", scale=100)
 NLL = Measure("nll", "NLL", "nats", digits=3, lower_is_better=True)
-ECE = Measure("ece", "ECE", "points", scale=100, lower_is_better=True)
+ECE = Measure("ece", "ECE", "points", scale=100, digits=1, lower_is_better=True)
 AGREEMENT = Measure("agreement", "agreement", "points", scale=100)
 MEASURES = (ACCURACY, NLL, ECE, AGREEMENT)
 

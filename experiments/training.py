@@ -184,7 +184,7 @@ def _logits(model: keras.Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _save(network: keras.Model, file: Path) -> None:
     """Saves a network without the optimizer that training alone leaves in it, so that sizes compare."""
-    clean = keras.models.clone_model(network)
+    clean = keras.Sequential.from_config(network.get_config())  # clone_model would compile the copy as well
     clean.set_weights(network.get_weights())
     clean.save(file)
 

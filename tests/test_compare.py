@@ -51,14 +51,13 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     results = [json.loads(path.read_text()) for path in study_dir.glob("cells/*/result.json")]
     assert sorted(result["arm"] for result in results) == sorted(
-        ["teacher", "alone", "smoothing", "distilled", "few-alone", "few-pseudo", "few-distilled"]
+        ["teacher", "alone", "smoothing", "distilled", "few-alone", "few-hard", "few-soft"]
     )
     for result in results:
         assert 0 <= result["test"]["last"]["accuracy"] <= 1
         assert (result["test"]["last"]["agreement"] is None) == (result["arm"] == "teacher")
-    assert (
-        len({result["cost"]["file_bytes"] for result in results}) <= 3
-    )  # one network, one size, but for its name
+    sizes = [result["cost"]["file_bytes"] for result in results if result["arm"] != "teacher"]
+    assert max(sizes) - min(sizes) < 300  # one network: only names differ, and no file holds an optimizer
     study = json.loads((study_dir / "study.json").read_text())
     assert set(study["latency_ms"]) == {result["arm"] for result in results}
     assert "Smoke run" in output
@@ -113,8 +112,8 @@ def test_arms_of_a_seed_share_all_but_what_is_compared():
         "temperature": study.temperature, "student_loss_weight": study.student_loss_weight
     }  # fmt: skip
     assert changed["few-alone"] == {"labels": 120}
-    assert set(changed["few-pseudo"]) <= {"labels", "pseudo_labels", "label_smoothing"}
-    assert changed["few-distilled"] == {"labels": 120, "temperature": study.low_temperature}
+    assert set(changed["few-hard"]) <= {"labels", "pseudo_labels", "label_smoothing"}
+    assert changed["few-soft"] == {"labels": 120, "temperature": study.low_temperature}
     assert {cell.config.teacher for cell in cells.values()} == {compare.teacher_cell(study, 3).name}
 
 
