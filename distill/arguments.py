@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from distill.losses.base import BatchLoss, DistillationLoss, Head, require_number
 
@@ -18,10 +19,16 @@ def as_losses(losses: Any) -> list[DistillationLoss]:
             f"Received: distillation_losses={losses!r}. Pass one, such as distill.SoftTargets(temperature=4.0)."
         )
     for loss in listed:
+        if isinstance(loss, type):
+            raise ValueError(
+                f"Distillation losses are objects. Received: the class {loss.__name__}. "
+                f"Call it: {loss.__name__}()."
+            )
         if not isinstance(loss, keras.distillation.DistillationLoss):
             raise ValueError(
-                "Distillation losses compare a teacher with a student: they are losses of distill.losses or "
-                f"keras.distillation. Received: {loss!r}. The student's own loss goes to compile(loss=...)."
+                "Distillation losses compare a teacher with a student: one loss of distill.losses or "
+                f"keras.distillation, or a list of them. Received: {loss!r}. The student's own loss on the labels "
+                "goes to compile(loss=...)."
             )
     return [loss if isinstance(loss, DistillationLoss) else BatchLoss(loss) for loss in listed]
 
@@ -30,7 +37,7 @@ def as_weights(weights: Any, count: int) -> list[float]:
     """A weight >= 0 for each of `count` losses; 1 each for `None`, a number for a single loss."""
     if weights is None:
         return [1.0] * count
-    listed = list(weights) if isinstance(weights, (list, tuple)) else [weights]
+    listed = list(weights) if isinstance(weights, (list, tuple, np.ndarray)) else [weights]
     if len(listed) != count:
         raise ValueError(
             f"Each distillation loss has one weight. Received: distillation_loss_weights={weights!r} for "

@@ -98,6 +98,11 @@ class Distiller(keras.Model):
         teacher_from_logits, student_from_logits = as_pair(from_logits)
         head = common_head(losses)
         require_two_models(teacher, student)
+        if isinstance(teacher, Distiller) or isinstance(student, Distiller):
+            raise ValueError(
+                "Teacher and student are models, and a Distiller is how one is trained. Received: a Distiller. "
+                "Pass its .student."
+            )
         for loss in losses:
             loss.validate_model_compatibility(teacher, student)
         frozen = Teacher(
@@ -202,13 +207,54 @@ class Distiller(keras.Model):
             ValueError: there is no loss and `student_loss_weight` is above 0.
         """
         if loss is None and self._needs_labels:
-            raise ValueError(
-                "A student_loss_weight above 0 needs the student's own loss. Received: loss=None, "
-                f"student_loss_weight={self.student_loss_weight:g}. Pass a loss, such as "
-                "'sparse_categorical_crossentropy', or make the Distiller with student_loss_weight=0."
-            )
+            raise self._loss_missing()
+        # Keras keeps the loss and metrics of an earlier call where this one gives none.
+        self._compile_loss = self._compile_metrics = None
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self._traced_without_labels = False
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, sample_weight: Any = None, **kwargs: Any) -> Any:
+        """Trains the student as `keras.Model.fit` does, with the same arguments.
+
+        Raises:
+            ValueError: `sample_weight` without labels, which Keras would drop in silence.
+        """
+        if y is None and sample_weight is not None:
+            raise ValueError(
+                "Keras drops sample_weight where there are no labels. Received: sample_weight without y. Pass a "
+                "data set of (x, y, sample_weight); with student_loss_weight=0, y may be anything."
+            )
+        return super().fit(x, y, *args, sample_weight=sample_weight, **kwargs)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Prepares a training step, as Keras does at each `fit`."""
+        self._needs_labels = self.student_loss_weight > 0  # `load_weights` may have changed it
+        if self._needs_labels and self._compile_loss is None:
+            raise self._loss_missing()
+        return super().make_train_function(force)
+
+    def test_step(self, *args: Any) -> Any:
+        """One batch of an evaluation; with JAX its state comes before it."""
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
+        if y is None or (self._compile_loss is None and self._compile_metrics is None):
+            raise ValueError(
+                "Evaluation and validation report the student's own loss and metrics, so they need labels and "
+                f"something compiled. Received: {'no labels' if y is None else 'neither a loss nor metrics'}. "
+                "Leave validation data out, or give labels and compile(metrics=...)."
+            )
+        return super().test_step(*args)
+
+    def _loss_missing(self) -> ValueError:
+        return ValueError(
+            "A student_loss_weight above 0 needs the student's own loss. Received: loss=None, "
+            f"student_loss_weight={self.student_loss_weight:g}. Pass a loss to compile, such as "
+            "'sparse_categorical_crossentropy', or set student_loss_weight=0."
+        )
+
+    @property
+    def output_names(self) -> list[str]:
+        """The student's, so that `compile` takes losses and metrics by output name."""
+        return self.student.output_names
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Runs the student once.
@@ -258,7 +304,10 @@ class Distiller(keras.Model):
             return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
 
         examples = ops.shape(keras.tree.flatten(x)[0])[0]
-        total = sum((ops.cast(ops.sum(loss), "float32") for loss in self.losses), ops.zeros(()))
+        total = ops.zeros((), "float32")
+        for loss in self.losses:
+            # Keras' own step for a penalty, which all replicas of tf.distribute compute: it counts it once.
+            total += ops.cast(self._aggregate_additional_loss(loss), "float32")
         if y is None:
             if self._needs_labels:
                 raise ValueError(
@@ -300,6 +349,11 @@ class Distiller(keras.Model):
             logged = {"loss"} | own - {"student_loss"}
             return {metric.name: metric.result() for metric in self.metrics if metric.name in logged}
         results = super().compute_metrics(x, y, y_pred.outputs if training else y_pred, sample_weight)
+        if self._compile_metrics is not None and (clash := own & set(self._compile_metrics.result())):
+            raise ValueError(
+                f"Each name in the logs is one number. Received: {sorted(clash)}, both a term of the loss and a "
+                "compiled metric. Give the distillation loss another name=."
+            )
         absent = set() if has_loss else {"student_loss"}
         if not training:
             absent = own if has_loss else own | {"loss"}

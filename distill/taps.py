@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers, ops
 
-# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
+# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes, nor for masks.
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.models import Functional
 
 from distill.losses.base import Head
@@ -122,8 +123,16 @@ class Taps:
             logits = None
         else:
             logits = parts.get("logits", parts["outputs"])
+            if keras.tree.is_nested(logits):
+                raise ValueError(
+                    "Logits are distilled from models with one output. "
+                    f"Received: {self._model.name!r}, which returns a {type(logits).__name__}."
+                )
             if self._from_logits is False:
+                mask = get_keras_mask(logits)
                 logits = _logits_of(logits, self._head)
+                if mask is not None:
+                    set_keras_mask(logits, mask)
         return Tapped(parts["outputs"], logits, parts["layers"])
 
 
@@ -169,7 +178,7 @@ def _find_head(tensor: keras.KerasTensor, model: keras.Model) -> _FoundHead:
         if activation is not None and operation.activity_regularizer is None:
             logits = _copy(operation, activation=keras.activations.linear)(node.input_tensors[0])
             # Not a bare `ops.softmax`: the layer leaves the logits on its output for Keras' cross-entropy.
-            outputs = layers.Activation(operation.activation, dtype=operation.dtype_policy)(logits)
+            outputs = layers.Activation(operation.activation, dtype=operation.compute_dtype)(logits)
             return _FoundHead(outputs, logits, activation)
     elif isinstance(operation, keras.Model) and (graph := _graph(operation)) is not None:
         inner = _find_head(graph.outputs[tensor_index], model)

@@ -36,6 +36,11 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
     student_layer_name: str | None = None
 
     def __init__(self, name: str) -> None:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w.-]*", name):
+            raise ValueError(
+                "A distillation loss is known in the logs by its name: a letter, then letters, digits, '_', '.' "
+                f"or '-'. Received: name={name!r}."
+            )
         # Not `floatx`: in half precision a softmax over many classes underflows.
         super().__init__(name=name, reduction="sum_over_batch_size", dtype="float32")
         self.variables: list[keras.Variable] = []
@@ -69,6 +74,11 @@ class BatchLoss(DistillationLoss):
         self.teacher_layer_name = getattr(loss, "teacher_layer_name", None)
         self.student_layer_name = getattr(loss, "student_layer_name", None)
 
+    def __call__(self, teacher: Any, student: Any, sample_weight: Any = None) -> Any:
+        """The number of the batch; the wrapped loss knows nothing of weights or masks."""
+        unmasked = keras.tree.map_structure(ops.copy, student)  # a copy has no Keras mask
+        return super().__call__(teacher, unmasked, sample_weight)
+
     def call(self, teacher: Any, student: Any) -> Any:
         """The batch's number for each of its examples, so that their mean is the number again."""
         self.validate_outputs(teacher, student)
@@ -99,17 +109,11 @@ def require_same_shape(what: str, teacher: Any, student: Any) -> None:
         )
 
 
-def require_number(
-    name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False
-) -> float:
-    """`value` as a float, or ValueError unless it is a finite number in [low, high] (or (low, high])."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    inside = number and math.isfinite(value) and low <= value <= high and not (open_low and value == low)
-    if not inside:
-        if high == math.inf:
-            rule = f"a finite number {'>' if open_low else '>='} {low:g}"
-        else:
-            rule = f"a number from {low:g} to {high:g}"
+def require_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
+    """`value` as a float, or ValueError unless it is a finite number in [low, high]."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not low <= value <= high:
+        rule = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
         raise ValueError(f"{name} must be {rule}. Received: {name}={value!r}.")
     return float(value)
 
@@ -121,4 +125,4 @@ def setting(name: str, value: float) -> keras.Variable:
 
 def setting_value(variable: keras.Variable) -> float:
     """The number a `setting` holds now."""
-    return float(variable)
+    return float(ops.convert_to_numpy(ops.convert_to_tensor(variable)))

@@ -8,13 +8,17 @@ from keras import ops
 from distill.losses.base import DistillationLoss, require_number, require_same_shape, setting, setting_value
 
 
+def _require_temperature(value: float) -> float:
+    # Beyond these, T² or a logit divided by T leaves float32.
+    return require_number("temperature", value, 1e-6, 1e6)
+
+
 class _Softened(DistillationLoss):
     """Two distributions over classes, made from logits divided by a temperature that can be changed."""
 
     def __init__(self, temperature: float, name: str) -> None:
         super().__init__(name)
-        temperature = require_number("temperature", temperature, 0.0, open_low=True)
-        self._temperature = setting("temperature", temperature)
+        self._temperature = setting("temperature", _require_temperature(temperature))
         self.variables.append(self._temperature)
 
     @property
@@ -24,7 +28,7 @@ class _Softened(DistillationLoss):
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        self._temperature.assign(require_number("temperature", value, 0.0, open_low=True))
+        self._temperature.assign(_require_temperature(value))
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape."""
@@ -43,7 +47,7 @@ class SoftTargets(_Softened):
     q = softmax(student_i / T). T² keeps the gradient's size nearly independent of T [1].
 
     Args:
-        temperature: T > 0, no unit; 1 leaves the logits alone. May be set again at any time.
+        temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits alone. May be set again at any time.
         name: the key of this term in the training logs.
 
     Call args:
@@ -55,7 +59,7 @@ class SoftTargets(_Softened):
         Calling the object: their mean, a scalar.
 
     Raises:
-        ValueError: the shapes differ, or there is a single class, or temperature <= 0.
+        ValueError: the shapes differ, or there is a single class, or the temperature is out of range.
 
     References:
         [1] Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2.
@@ -95,7 +99,7 @@ class BernoulliSoftTargets(_Softened):
     not exclude each other, and for binary heads with a single logit.
 
     Args:
-        temperature: T > 0, no unit; 1 leaves the logits alone. May be set again at any time.
+        temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits alone. May be set again at any time.
         name: the key of this term in the training logs.
 
     Call args:
@@ -107,7 +111,7 @@ class BernoulliSoftTargets(_Softened):
         Calling the object: their mean, a scalar.
 
     Raises:
-        ValueError: the shapes differ, or temperature <= 0.
+        ValueError: the shapes differ, or the temperature is out of range.
     """
 
     head = "sigmoid"
