@@ -20,6 +20,7 @@ from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from distill import data
+from distill.embedded import Digits
 
 EMBEDDED = ("mnist5k", "digits", "mnist1d")
 PARTS = ("train", "dev", "test")
@@ -337,14 +338,14 @@ def test_processes_that_prepare_at_once_get_the_same_batches(tmp_path):
 
 
 def test_a_set_prepared_by_another_meanwhile_is_kept(tmp_path, monkeypatch):
-    original = data.Digits._read
+    original = Digits._read
 
     def meanwhile(self):
-        monkeypatch.setattr(data.Digits, "_read", original)
+        monkeypatch.setattr(Digits, "_read", original)
         data.load("digits", data_dir=tmp_path)
         return original(self)
 
-    monkeypatch.setattr(data.Digits, "_read", meanwhile)
+    monkeypatch.setattr(Digits, "_read", meanwhile)
     assert int(data.load("digits", data_dir=tmp_path).train.cardinality()) == 1078
     assert os.listdir(tmp_path) == ["digits"]
 
@@ -353,11 +354,12 @@ def test_a_killed_preparation_leaves_nothing_that_loads(tmp_path):
     code = """
         import os, signal
         from distill import data
-        original = data.Digits._generate_examples
+        from distill.embedded import Digits
+        original = Digits._generate_examples
         def killed(*args):
             yield next(original(*args))
             os.kill(os.getpid(), signal.SIGKILL)
-        data.Digits._generate_examples = killed
+        Digits._generate_examples = killed
         data.load("digits", data_dir=sys.argv[1])
     """
     process = start(code, tmp_path)
@@ -371,7 +373,7 @@ def test_a_failed_preparation_cleans_up(tmp_path, monkeypatch):
     def fail(self):
         raise RuntimeError("disk on fire")
 
-    monkeypatch.setattr(data.Digits, "_read", fail)
+    monkeypatch.setattr(Digits, "_read", fail)
     with pytest.raises(RuntimeError, match="disk on fire"):
         data.load("digits", data_dir=tmp_path)
     assert os.listdir(tmp_path) == []
