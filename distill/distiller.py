@@ -231,7 +231,8 @@ class Distiller(keras.Model):
         self._needs_labels = self.student_loss_weight > 0  # `load_weights` may have changed it
         if self._needs_labels and self._compile_loss is None:
             raise self._loss_missing()
-        return super().make_train_function(force)
+        # A step that was traced without labels would go on without the student's loss.
+        return super().make_train_function(force or (self._needs_labels and self._traced_without_labels))
 
     def test_step(self, *args: Any) -> Any:
         """One batch of an evaluation; with JAX its state comes before it."""
@@ -288,7 +289,7 @@ class Distiller(keras.Model):
         Args:
             x: inputs; the teacher sees them as they are.
             y: labels, or `None` if `student_loss_weight` is 0.
-            y_pred: what `call` returned for `x`.
+            y_pred: what `call` returned for `x`; `None` to call it.
             sample_weight: one weight per example, or `None`.
             training: `False` in evaluation, where the teacher is not run.
 
@@ -296,13 +297,22 @@ class Distiller(keras.Model):
             A float32 scalar.
 
         Raises:
-            ValueError: labels are missing and needed, or `sample_weight` meets a loss that cannot honour it.
+            ValueError: labels are missing and needed, `sample_weight` meets a loss that cannot honour it, or
+                `y_pred` comes from elsewhere.
         """
         if not training:
             if self._compile_loss is None:
                 return ops.zeros(())
             return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
 
+        if y_pred is None:
+            y_pred = self(x, training=True)
+        if not isinstance(y_pred, Tapped):
+            raise ValueError(
+                "In training, y_pred holds what the losses read: it is what the Distiller returns for "
+                f"training=True. Received: y_pred of type {type(y_pred).__name__}. Pass y_pred=None, or "
+                "distiller(x, training=True)."
+            )
         examples = ops.shape(keras.tree.flatten(x)[0])[0]
         total = ops.zeros((), "float32")
         for loss in self.losses:

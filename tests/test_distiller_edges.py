@@ -184,3 +184,25 @@ def test_a_distiller_is_no_student(teacher, student):
 def test_weights_as_an_array(teacher, student):
     distiller = Distiller(teacher, student, [SoftTargets(1.0), SoftTargets(2.0)], np.array([1.0, 2.0]))
     assert distiller.distillation_loss_weights == (1.0, 2.0)
+
+
+def test_compute_loss_by_hand(teacher, student, batch):
+    x, y = batch
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    distiller.train_on_batch(x, y)  # Keras builds the compiled loss
+    expected = expected_loss(student.get_weights(), teacher, x, y)["loss"]
+    np.testing.assert_allclose(distiller.compute_loss(x, y, distiller(x, training=True)), expected, rtol=1e-5)
+    np.testing.assert_allclose(distiller.compute_loss(x, y), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="it is what the Distiller returns"):
+        distiller.compute_loss(x, y, student(x))
+
+
+def test_a_step_traced_without_labels_is_not_used_when_they_count_again(teacher, student, batch, tmp_path):
+    counting = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    counting.fit(*batch, verbose=0)
+    counting.save_weights(tmp_path / "a.weights.h5")
+    distiller = compiled(Distiller(teacher, dense_net(4), SoftTargets(4.0), student_loss_weight=0))
+    distiller.fit(batch[0], verbose=0)
+    distiller.load_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match="needs labels"):
+        distiller.fit(batch[0], verbose=0)
