@@ -13,7 +13,15 @@ A trained teacher, a smaller student, and the loss between them:
 
 from distill import losses
 from distill.distiller import Distiller
-from distill.losses import BernoulliSoftTargets, DistillationLoss, SoftTargets
+from distill.losses import BernoulliSoftTargets, DistillationLoss, OutputMSE, SoftTargets
 from distill.teacher import Teacher
 
-__all__ = ["BernoulliSoftTargets", "DistillationLoss", "Distiller", "SoftTargets", "Teacher", "losses"]
+__all__ = [
+    "BernoulliSoftTargets",
+    "DistillationLoss",
+    "Distiller",
+    "OutputMSE",
+    "SoftTargets",
+    "Teacher",
+    "losses",
+]

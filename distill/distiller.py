@@ -1,25 +1,27 @@
-"""The Distiller: a Keras model that trains a student on labels and on what a teacher says."""
+"""The Distiller: a Keras model that trains a student on labels and on what teachers say."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
-from distill.arguments import (
-    as_losses,
-    as_pair,
-    as_weights,
-    common_head,
-    require_two_models,
-    term_names,
-)
-from distill.losses.base import BatchLoss, DistillationLoss, require_number, setting, setting_value
-from distill.taps import Tapped, Taps
+# Keras exports no name for masks.
+from keras.src.backend import get_keras_mask
+
+from distill import arguments
+from distill.graphs import functional_of, output_key
+from distill.losses.base import DistillationLoss
+from distill.multiworker import MultiWorker
+from distill.outputs import Output
+from distill.replicas import replica_count, scope_of, whole_batch_means
+from distill.settings import Schedule, Setting, require_number
+from distill.taps import Read, Tapped, Taps
 from distill.teacher import Teacher
+from distill.terms import Term
 
 
-class Distiller(keras.Model):
+class Distiller(MultiWorker):
     """Trains a student on its own loss and on distillation losses against a frozen teacher.
 
     The loss of a training step is
@@ -29,24 +31,36 @@ class Distiller(keras.Model):
     where `student_loss` is the loss given to `compile`, `distillation_weight` is
     1 − `student_loss_weight` unless given, and the penalties are the student's own: its regularizers
     and what its layers passed to `add_loss`. `sample_weight` and `class_weight` multiply each
-    example's part of the student loss and of every distillation loss.
+    example's part of the student loss and, unless told otherwise, of every distillation loss.
 
     It behaves as the student does: `call`, `predict` and `evaluate` run the student alone; `save` and
     `export`, hence callbacks such as `ModelCheckpoint`, write the student alone. `evaluate` and
     validation report what `student.evaluate` would and never run the teacher. `save_weights`, hence
-    `BackupAndRestore`, keeps what training needs to go on: student, optimizer and settings. The
+    `BackupAndRestore`, keeps what training needs to go on: student, optimizer, step and settings. The
     teacher runs with `training=False`, gets no gradient, is changed in no way and is never saved.
 
-    Logs of `fit` hold `loss`, `student_loss`, each distillation loss under its name (numbered where
-    a name comes twice), and the compiled metrics; all are means over examples. Without labels
-    (`fit(x)`) there are no compiled metrics and no `student_loss`.
+    Logs of `fit` hold `loss`, `student_loss`, each distillation loss under its name (after its output's
+    name, numbered where a name comes twice), the compiled metrics, and the value of every schedule; all are
+    means over examples, those of schedules over steps. Without labels (`fit(x)`) there are no compiled
+    metrics and no `student_loss`.
+
+    Wherever a weight is asked for, a number or a schedule will do: a function of the training step such as
+    a `keras.optimizers.schedules.LearningRateSchedule`. Steps are batches, counted from 0 over all calls of `fit`.
+    A schedule that leaves the allowed range makes the loss NaN.
+
+    Under `tf.distribute` every example of a batch counts the same, however the replicas share it.
 
     Args:
-        teacher: a trained, built `keras.Model`. It keeps its `trainable` flags.
-        student: the `keras.Model` to train; shares no variables with the teacher.
-        distillation_losses: one or several losses of `distill.losses` or of `keras.distillation`.
-        distillation_loss_weights: a weight >= 0 for each loss; a number will do for a single one.
-            Defaults to 1 each. Assign to change them at any time.
+        teacher: a trained, built `keras.Model`, which keeps its `trainable` flags; or another Keras layer, a
+            tf_keras model or any function of a batch, see `distill.Teacher`; or a list of these.
+        student: the `keras.Model` to train; shares no variables with the teacher. Under `tf.distribute`,
+            the Distiller belongs to the strategy that the student was made under.
+        distillation_losses: one or several losses of `distill.losses` or of `keras.distillation`. For a student
+            of several outputs, a dictionary that gives for each output a loss, a list of them, or `None`;
+            outputs go by Keras' output names or by position. The teacher's output is the one of the same name or
+            position, or its only one.
+        distillation_loss_weights: a weight >= 0 for each loss; a number will do for a single one, and losses
+            in a dictionary have their weights in one. Defaults to 1 each. Assign to change them at any time.
         student_loss_weight: weight of the student's own loss, from 0 to 1. Assign to change it at any
             time. At 0, neither a compiled loss nor labels are needed.
         name: name of this model.
@@ -55,16 +69,28 @@ class Distiller(keras.Model):
             1 − `student_loss_weight`, and follows its changes. Assign to change it at any time.
         from_logits: `None` finds the logits behind softmax and sigmoid heads. `True` states that the
             models return logits, `False` that they return probabilities; a pair speaks of
-            (teacher, student) apart. Only losses on logits ask.
+            (teacher, student) apart, a dictionary of each output. Only losses on logits ask.
+        teacher_preprocessing: a function that makes the teacher's inputs from a batch of the student's;
+            a list has one, or `None`, for each teacher.
+        teacher_weights: a weight >= 0 for each of several teachers; equal ones that sum to 1 by default.
+        teacher_mean: how several teachers make one loss. `None`: the sum of the losses against each, times
+            its teacher's weight. "logits": the loss against the weighted mean of their logits, a geometric mean
+            of their probabilities. "probabilities": the loss against the weighted mean of their softened
+            probabilities; for a KL divergence it has the gradient of the sum and is smaller by a constant.
+            Weights of a mean sum to 1.
+        weigh_distillation: `False` keeps `sample_weight` and `class_weight` to the student's own loss: for
+            batches in which some examples have no label, whose weight is 0 (and whose label is anything valid).
 
     Attributes:
-        teacher: the frozen teacher; `teacher.model` is the model that came in.
+        teacher: the frozen teacher, a `distill.Teacher` (`teacher.model` is the model that came in), or a list
+            of several.
         student: the student, the very object that came in.
 
     Raises:
         ValueError: a model is not a Keras model; both are one, or share variables; the teacher is not
             built; a weight is out of range, or there are too few or too many; there is no loss; the
-            losses do not fit the models, such as logits of other class counts.
+            losses do not fit the models, such as logits of other class counts; the student has a training step
+            of its own.
 
     Example:
     ```python
@@ -80,118 +106,184 @@ class Distiller(keras.Model):
 
     def __init__(
         self,
-        teacher: keras.Model,
+        teacher: Any,
         student: keras.Model,
         distillation_losses: Any,
-        distillation_loss_weights: float | Sequence[float] | None = None,
-        student_loss_weight: float = 0.5,
+        distillation_loss_weights: Any = None,
+        student_loss_weight: float | Schedule = 0.5,
         name: str = "distiller",
         *,
-        distillation_weight: float | None = None,
-        from_logits: bool | tuple[bool | None, bool | None] | None = None,
+        distillation_weight: float | Schedule | None = None,
+        from_logits: Any = None,
+        teacher_preprocessing: Callable[[Any], Any] | Sequence[Callable[[Any], Any] | None] | None = None,
+        teacher_weights: Sequence[float | Schedule] | None = None,
+        teacher_mean: str | None = None,
+        weigh_distillation: bool = True,
     ) -> None:
-        losses = as_losses(distillation_losses)
-        weights = as_weights(distillation_loss_weights, len(losses))
-        student_loss_weight = require_number("student_loss_weight", student_loss_weight, 0.0, 1.0)
-        if distillation_weight is not None:
-            distillation_weight = require_number("distillation_weight", distillation_weight, 0.0)
-        teacher_from_logits, student_from_logits = as_pair(from_logits)
-        head = common_head(losses)
-        require_two_models(teacher, student)
-        if isinstance(teacher, Distiller) or isinstance(student, Distiller):
+        losses = arguments.as_losses(distillation_losses)
+        names = arguments.term_names(losses)
+        weights = arguments.as_weights(distillation_loss_weights, losses)
+        teachers = arguments.as_teachers(teacher)
+        preprocessings = arguments.as_preprocessings(teacher_preprocessing, len(teachers))
+        if any(isinstance(model, Distiller) for model in (*teachers, student)):
             raise ValueError(
                 "Teacher and student are models, and a Distiller is how one is trained. Received: a Distiller. "
                 "Pass its .student."
             )
-        for loss in losses:
-            loss.validate_model_compatibility(teacher, student)
-        frozen = Teacher(
-            teacher, _unique(loss.teacher_layer_name for loss in losses), head, teacher_from_logits
-        )
+        arguments.require_student(student)
+        for model, preprocessing in zip(teachers, preprocessings, strict=True):
+            arguments.require_two_models(model, student)
+            if preprocessing is None:
+                arguments.require_same_inputs(model, student)
+            for _, loss in losses:
+                loss.validate_model_compatibility(model, student)
+        arguments.require_mean_fits(teacher_mean, losses)
 
-        # The student's layers cast their inputs themselves. Its policy is taken over because `compile`
-        # reads it to decide on loss scaling.
-        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
-        self.teacher = frozen
+        with scope_of(student):
+            # The student's layers cast their inputs themselves. Its policy is taken over because `compile`
+            # reads it to decide on loss scaling.
+            super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+            self._terms = [
+                self._term(student, term, output, loss, weight, from_logits)
+                for term, (output, loss), weight in zip(names, losses, weights, strict=True)
+            ]
+            self._teacher_weights = arguments.as_teacher_weights(teacher_weights, teacher_mean, len(teachers))
+            self._student_loss_weight = Setting("student_loss_weight", student_loss_weight, 0.0, 1.0)
+            self._distillation_weight = None
+            if distillation_weight is not None:
+                self._distillation_weight = Setting("distillation_weight", distillation_weight, 0.0)
+            self._student_loss_tracker = keras.metrics.Mean(name="student_loss")
+            # "int" is the integer that Keras' optimizers count with on each backend.
+            self._step = keras.Variable(
+                0, dtype="int", trainable=False, aggregation="only_first_replica", name="step"
+            )
+            settings = self._settings()
+            self._schedule_trackers = {
+                log: keras.metrics.Mean(name=log) for log, setting in settings.items() if setting.schedule
+            }
+        reads = [term.teacher_read for term in self._terms]
+        self._teachers = tuple(
+            Teacher(model, reads, preprocessing)
+            for model, preprocessing in zip(teachers, preprocessings, strict=True)
+        )
         self.student = student
-        self._head, self._student_from_logits = head, student_from_logits
+        self._outputs = [output for output, _ in losses]
+        self._teacher_mean = teacher_mean
+        self._weigh_distillation = weigh_distillation
         self._student_taps: Taps | None = None
-        self._terms = [
-            _Term(term, loss, setting(f"{term}_weight", weight), keras.metrics.Mean(name=term))
-            for term, loss, weight in zip(term_names(losses), losses, weights, strict=True)
-        ]
-        self._student_loss_weight = setting("student_loss_weight", student_loss_weight)
-        self._distillation_weight = None
-        if distillation_weight is not None:
-            self._distillation_weight = setting("distillation_weight", distillation_weight)
-        self._needs_labels = student_loss_weight > 0
+        self._needs_labels = self._wants_labels()
         self._traced_without_labels = False
-        self._student_loss_tracker = keras.metrics.Mean(name="student_loss")
-        # Keras tracks attributes and lists of them, not what a `_Term` holds; untracked variables would be
-        # constants to a compiled step on some backends, and absent from `save_weights`.
+        self._traced_teachers: list[Any] = []
+        # Keras tracks attributes and lists of them, not what a `Term` or a `Setting` holds; untracked variables
+        # would be constants to a compiled step on some backends, and absent from `save_weights`.
         self._term_trackers = [term.tracker for term in self._terms]
-        self._term_variables = [v for term in self._terms for v in (term.weight, *term.loss.variables)]
+        held = [setting.variable for setting in settings.values()]
+        self._setting_variables = list({id(variable): variable for variable in held}.values())
         if student.built:
             self._student_taps = self._read_student()
             self.built = True
 
+    @staticmethod
+    def _term(
+        student: keras.Model, name: str, output: Any, loss: DistillationLoss, weight: Any, from_logits: Any
+    ) -> Term:
+        teacher_says, student_says = arguments.as_pair(from_logits, output)
+        graph = functional_of(student)
+        key = output if graph is None else output_key(graph, output)
+        return Term(
+            name,
+            key,
+            loss,
+            Setting(f"{name}_weight", weight, 0.0),
+            keras.metrics.Mean(name=name),
+            _read(loss, loss.teacher_layer_name, key, teacher_says),
+            _read(loss, loss.student_layer_name, key, student_says),
+        )
+
+    @property
+    def teacher(self) -> Teacher | list[Teacher]:
+        """The frozen teacher, or a list of several."""
+        return self._teachers[0] if len(self._teachers) == 1 else list(self._teachers)
+
     @property
     def student_loss_weight(self) -> float:
         """Weight of the student's own loss; setting it takes effect at the next training step."""
-        return setting_value(self._student_loss_weight)
+        return self._student_loss_weight.value
 
     @student_loss_weight.setter
     def student_loss_weight(self, value: float) -> None:
-        value = require_number("student_loss_weight", value, 0.0, 1.0)
-        if value > 0 and self.compiled and (self._compile_loss is None or self._traced_without_labels):
+        needs_new_step = self.compiled and (self._compile_loss is None or self._traced_without_labels)
+        if needs_new_step and require_number("student_loss_weight", value, 0.0, 1.0) > 0:
             raise ValueError(
                 "A student_loss_weight above 0 needs a compiled loss and labels, and this model was compiled or "
                 f"trained without. Received: student_loss_weight={value}. Call compile(loss=...) again first."
             )
-        self._student_loss_weight.assign(value)
-        self._needs_labels = value > 0
+        self._student_loss_weight.value = value
+        self._needs_labels = self._wants_labels()
 
     @property
     def distillation_weight(self) -> float:
         """Weight of the distillation side; setting it takes effect at the next training step."""
         if self._distillation_weight is None:
             return 1.0 - self.student_loss_weight
-        return setting_value(self._distillation_weight)
+        return self._distillation_weight.value
 
     @distillation_weight.setter
     def distillation_weight(self, value: float) -> None:
-        value = require_number("distillation_weight", value, 0.0)
         if self._distillation_weight is None:
             raise ValueError(
                 "This Distiller's distillation weight is 1 - student_loss_weight. "
                 f"Received: distillation_weight={value}. Give distillation_weight to the constructor to set it apart."
             )
-        self._distillation_weight.assign(value)
+        self._distillation_weight.value = value
 
     @property
     def distillation_loss_weights(self) -> tuple[float, ...]:
-        """Weight of each distillation loss; setting them takes effect at the next training step."""
-        return tuple(setting_value(term.weight) for term in self._terms)
+        """Weight of each distillation loss, output by output; setting them takes effect at the next training step."""
+        return tuple(term.weight.value for term in self._terms)
 
     @distillation_loss_weights.setter
-    def distillation_loss_weights(self, values: float | Sequence[float]) -> None:
-        for term, value in zip(self._terms, as_weights(values, len(self._terms)), strict=True):
-            term.weight.assign(value)
+    def distillation_loss_weights(self, values: Any) -> None:
+        losses = [(output, term.loss) for output, term in zip(self._outputs, self._terms, strict=True)]
+        weights = arguments.as_weights(values, losses)
+        _assign([term.weight for term in self._terms], weights)
+
+    @property
+    def teacher_weights(self) -> tuple[float, ...]:
+        """Weight of each teacher; setting them takes effect at the next training step."""
+        return tuple(setting.value for setting in self._teacher_weights)
+
+    @teacher_weights.setter
+    def teacher_weights(self, values: Sequence[float]) -> None:
+        # The checks of the constructor.
+        arguments.as_teacher_weights(values, self._teacher_mean, len(self._teachers))
+        _assign(self._teacher_weights, values)
+
+    def _settings(self) -> dict[str, Setting]:
+        """Every number or schedule, by its name in the logs."""
+        settings = {"student_loss_weight": self._student_loss_weight}
+        if self._distillation_weight is not None:
+            settings["distillation_weight"] = self._distillation_weight
+        for i, setting in enumerate(self._teacher_weights):
+            settings[f"teacher_{i}_weight"] = setting
+        for term in self._terms:
+            settings |= term.settings()
+        return settings
+
+    def _wants_labels(self) -> bool:
+        setting = self._student_loss_weight
+        return setting.schedule is not None or setting.value > 0
 
     def _read_student(self) -> Taps:
-        """The built student with its taps, checked against the teacher and the losses."""
-        taps = Taps(
-            self.student,
-            _unique(term.loss.student_layer_name for term in self._terms),
-            self._head,
-            self._student_from_logits,
-        )
-        for term in self._terms:
-            taught = _read(self.teacher.spec, term.loss, term.loss.teacher_layer_name)
-            learned = _read(taps.spec, term.loss, term.loss.student_layer_name)
-            # Shapes of models without a readable graph are known, and checked by the loss, at the first step.
-            if taught is not None and learned is not None:
-                term.loss.validate_outputs(taught, learned)
+        """The built student with its taps, checked against the teachers and the losses."""
+        taps = Taps(self.student, [term.student_read for term in self._terms], self.student.name)
+        for i, term in enumerate(self._terms):
+            learned = taps.spec.values[i]
+            for teacher in self._teachers:
+                taught = teacher.spec.values[i]
+                # Shapes of models without a readable graph are known, and checked by the loss, at the first step.
+                if taught is not None and learned is not None:
+                    term.loss.validate_outputs(taught, learned)
         return taps
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
@@ -210,7 +302,8 @@ class Distiller(keras.Model):
             raise self._loss_missing()
         # Keras keeps the loss and metrics of an earlier call where this one gives none.
         self._compile_loss = self._compile_metrics = None
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        with scope_of(self):
+            super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self._traced_without_labels = False
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, sample_weight: Any = None, **kwargs: Any) -> Any:
@@ -228,11 +321,17 @@ class Distiller(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Prepares a training step, as Keras does at each `fit`."""
-        self._needs_labels = self.student_loss_weight > 0  # `load_weights` may have changed it
+        self._needs_labels = self._wants_labels()  # `load_weights` may have changed it
         if self._needs_labels and self._compile_loss is None:
             raise self._loss_missing()
         # A step that was traced without labels would go on without the student's loss.
-        return super().make_train_function(force or (self._needs_labels and self._traced_without_labels))
+        stale: bool = self._needs_labels and self._traced_without_labels
+        if keras.backend.backend() == "jax":
+            # To JAX the teachers' weights, which are no state of this model, are constants of the compiled step.
+            values = [variable.value for teacher in self._teachers for variable in teacher.variables]
+            stale = stale or [id(value) for value in values] != [id(value) for value in self._traced_teachers]
+            self._traced_teachers = values
+        return super().make_train_function(force or stale)
 
     def test_step(self, *args: Any) -> Any:
         """One batch of an evaluation; with JAX its state comes before it."""
@@ -287,7 +386,7 @@ class Distiller(keras.Model):
         """The total loss of a training step, or the student's own loss in evaluation.
 
         Args:
-            x: inputs; the teacher sees them as they are.
+            x: inputs of the student, and of the teacher after its `teacher_preprocessing`.
             y: labels, or `None` if `student_loss_weight` is 0.
             y_pred: what `call` returned for `x`; `None` to call it.
             sample_weight: one weight per example, or `None`.
@@ -301,7 +400,8 @@ class Distiller(keras.Model):
                 `y_pred` comes from elsewhere.
         """
         if not training:
-            if self._compile_loss is None:
+            # Without labels, Keras asks for this to build what was compiled; `test_step` refuses it.
+            if self._compile_loss is None or y is None:
                 return ops.zeros(())
             return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
 
@@ -313,11 +413,15 @@ class Distiller(keras.Model):
                 f"training=True. Received: y_pred of type {type(y_pred).__name__}. Pass y_pred=None, or "
                 "distiller(x, training=True)."
             )
+        self._follow_schedules()
         examples = ops.shape(keras.tree.flatten(x)[0])[0]
         total = ops.zeros((), "float32")
         for loss in self.losses:
             # Keras' own step for a penalty, which all replicas of tf.distribute compute: it counts it once.
             total += ops.cast(self._aggregate_additional_loss(loss), "float32")
+
+        # What is added up: each loss with its weight, its tracker, and how many values of this replica it is a mean of.
+        parts: list[tuple[Any, Any, keras.metrics.Mean, Any]] = []
         if y is None:
             if self._needs_labels:
                 raise ValueError(
@@ -327,34 +431,46 @@ class Distiller(keras.Model):
             self._traced_without_labels = True
         elif self._compile_loss is not None:
             # Keras has no public way to its compiled loss apart from the penalties, which are not to be weighted.
-            student_loss = self._compile_loss(y, y_pred.outputs, sample_weight)
-            self._student_loss_tracker.update_state(_unscaled(student_loss), sample_weight=examples)
-            total += self._student_loss_weight * ops.cast(student_loss, "float32")
-
-        distillation_weight = self._distillation_weight
-        if distillation_weight is None:
-            distillation_weight = 1.0 - self._student_loss_weight
-        taught = self.teacher(x)
-        for term in self._terms:
-            if sample_weight is not None and isinstance(term.loss, BatchLoss):
-                raise ValueError(
-                    f"sample_weight and class_weight need one loss per example, and {term.name!r} returns one number "
-                    "for a batch. Train without weights, or use a loss of distill.losses."
-                )
-            value = term.loss(
-                _read(taught, term.loss, term.loss.teacher_layer_name),
-                _read(y_pred, term.loss, term.loss.student_layer_name),
-                sample_weight=sample_weight,
+            student_loss = ops.cast(self._compile_loss(y, y_pred.outputs, sample_weight), "float32")
+            weight = self._student_loss_weight.variable
+            count = _count(y_pred.outputs, examples)
+            parts.append((student_loss, weight, self._student_loss_tracker, count))
+        if self._distillation_weight is None:
+            distillation_weight = 1.0 - self._student_loss_weight.variable
+        else:
+            distillation_weight = self._distillation_weight.variable
+        taught = [teacher(x).values for teacher in self._teachers]
+        for i, term in enumerate(self._terms):
+            value = term.value(
+                [values[i] for values in taught],
+                y_pred.values[i],
+                self._teacher_weights,
+                self._teacher_mean,
+                sample_weight if self._weigh_distillation else None,
             )
-            term.tracker.update_state(_unscaled(value), sample_weight=examples)
-            total += distillation_weight * term.weight * value
+            weight = distillation_weight * term.weight.variable
+            parts.append((value, weight, term.tracker, _count(y_pred.values[i], examples)))
+
+        means = whole_batch_means([part[0] for part in parts], [part[3] for part in parts])
+        for mean, (_, weight, tracker, _) in zip(means, parts, strict=True):
+            # Undoes the division by the number of replicas by which their sum is a mean, for the logs.
+            tracker.update_state(mean * replica_count(), sample_weight=examples)
+            total += weight * mean
         return total
+
+    def _follow_schedules(self) -> None:
+        """Sets what follows a schedule for this step, and counts the step."""
+        for name, setting in self._settings().items():
+            if setting.schedule is not None:
+                setting.update(ops.cast(self._step, "float32"))
+                self._schedule_trackers[name].update_state(setting.variable)
+        self._step.assign_add(1)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Updates the compiled metrics and returns the logs; nothing that this pass did not compute is in them."""
         training = isinstance(y_pred, Tapped)
         has_loss = self._compile_loss is not None
-        own = {term.name for term in self._terms} | {"student_loss"}
+        own = {"student_loss", *(term.name for term in self._terms), *self._schedule_trackers}
         if y is None:
             logged = {"loss"} | own - {"student_loss"}
             return {metric.name: metric.result() for metric in self.metrics if metric.name in logged}
@@ -381,6 +497,29 @@ class Distiller(keras.Model):
                 results.update(result if isinstance(result, dict) else {metric.name: result})
         return results
 
+    def save_own_variables(self, store: Any) -> None:
+        """Adds the states of the student's random generators to the settings: Keras leaves them out of its files."""
+        super().save_own_variables(store)
+        for i, state in enumerate(self._seed_states()):
+            store[f"seed_{i}"] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restores the settings and the states of the student's random generators."""
+        seeds = {key: store[key] for key in store.keys() if key.startswith("seed_")}  # noqa: SIM118 - no dict
+        super().load_own_variables({key: store[key] for key in store.keys() if key not in seeds})  # noqa: SIM118
+        states = self._seed_states()
+        if len(seeds) != len(states):
+            raise ValueError(
+                "A Distiller's weights go back into one whose student has the same layers. Received: a file with the "
+                f"states of {len(seeds)} random generators for a student with {len(states)}."
+            )
+        for i, state in enumerate(states):
+            state.assign(seeds[f"seed_{i}"])
+
+    def _seed_states(self) -> list[keras.Variable]:
+        kept = {id(variable) for variable in self.student.weights}
+        return [v for v in self.student.variables if id(v) not in kept and v.name == "seed_generator_state"]
+
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the student alone, as `student.save` does; `keras.models.load_model` needs no `distill`."""
         self.student.save(filepath, overwrite=overwrite, **kwargs)
@@ -397,30 +536,22 @@ class Distiller(keras.Model):
         )
 
 
-class _Term(NamedTuple):
-    """One distillation loss in the total."""
-
-    name: str
-    loss: DistillationLoss
-    weight: keras.Variable
-    tracker: keras.metrics.Mean
+def _read(loss: DistillationLoss, layer: str | None, output: Output, from_logits: bool | None) -> Read:
+    """What a loss reads of one side."""
+    if layer is not None:
+        return Read(layer=layer)
+    return Read(output=output, head=loss.head, from_logits=from_logits)
 
 
-def _read(tapped: Tapped, loss: DistillationLoss, layer_name: str | None) -> Any:
-    """The tensor that a loss compares, out of a forward pass."""
-    if layer_name is not None:
-        return tapped.layers[layer_name]
-    return tapped.outputs if loss.head is None else tapped.logits
+def _count(outputs: Any, examples: Any) -> Any:
+    """How many values a mean over `outputs` is of, as far as masks tell: tokens, or else examples."""
+    masks = [get_keras_mask(output) for output in keras.tree.flatten(outputs)]
+    return examples if len(masks) != 1 or masks[0] is None else ops.sum(ops.cast(masks[0], "float32"))
 
 
-def _unscaled(loss: Any) -> Any:
-    """Undoes the division by the number of replicas by which Keras makes their sum a mean, for the logs."""
-    if keras.backend.backend() != "tensorflow":
-        return loss
-    import tensorflow as tf
-
-    return loss * tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def _unique(names: Iterable[str | None]) -> list[str]:
-    return list(dict.fromkeys(name for name in names if name is not None))
+def _assign(settings: Sequence[Setting], values: Sequence[Any]) -> None:
+    """Sets all or, if one is refused, none."""
+    for setting, value in zip(settings, values, strict=True):
+        setting.check(value)
+    for setting, value in zip(settings, values, strict=True):
+        setting.value = value

@@ -1,13 +1,13 @@
 """The frozen teacher: a model that is run, never trained, never saved with the student."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
 from keras import ops
 
-from distill.losses.base import Head
-from distill.taps import Tapped, Taps
+from distill.taps import Read, Tapped, Taps
 
 
 class Teacher:
@@ -17,41 +17,99 @@ class Teacher:
     `trainable` flags stay as they are, its variables are never updated and no file contains it.
 
     Args:
-        model: a built `keras.Model`.
-        layer_names: layers whose outputs to return, see `Taps`.
-        head: the kind of head whose logits to return, see `Taps`.
-        from_logits: what the model's outputs are, see `Taps`.
+        model: a built `keras.Model`; or a `keras.Layer` (such as `keras.layers.TFSMLayer` over a SavedModel), a
+            tf_keras model or any function of a batch, whose graph cannot be read: these teach by their
+            outputs alone. They are called inside the compiled step.
+        reads: what to read, see `Taps`.
+        preprocessing: applied to each batch of inputs before this teacher sees it; it becomes part of the
+            compiled step. `None` for what the student sees.
 
     Attributes:
         model: the model, as it came.
+        name: how errors call it.
         spec: the shapes to expect, see `Taps`.
 
     Raises:
-        ValueError: `model` is not a built `keras.Model`, or see `Taps`.
+        ValueError: `model` cannot be called or is not built, or see `Taps`.
     """
 
     def __init__(
         self,
-        model: keras.Model,
-        layer_names: Sequence[str] = (),
-        head: Head | None = None,
-        from_logits: bool | None = None,
+        model: Any,
+        reads: Sequence[Read] = (),
+        preprocessing: Callable[[Any], Any] | None = None,
     ) -> None:
-        if not isinstance(model, keras.Model):
+        require_teacher(model)
+        if preprocessing is not None and not callable(preprocessing):
             raise ValueError(
-                f"A teacher must be a keras.Model. Received: {model!r} of type {type(model).__module__}."
-                f"{type(model).__qualname__}. Wrap another callable in a keras.Model subclass, and call it once."
-            )
-        if not model.built:
-            raise ValueError(
-                f"A teacher must be trained, so it must be built. Received: {model.name!r} without weights. "
-                "Load it with its weights, or call it on a batch first."
+                "teacher_preprocessing is a function of a batch of inputs. "
+                f"Received: {preprocessing!r}, a {type(preprocessing).__name__}."
             )
         self.model = model
-        self._taps = Taps(model, layer_names, head, from_logits)
+        self.name = name_of(model)
+        self._preprocessing = preprocessing
+        run = model if isinstance(model, keras.Model) else _in_inference(model)
+        self._taps = Taps(run, reads, self.name, only_serves_all=True)
         self.spec = self._taps.spec
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The model's, where it is one of Keras; empty elsewhere."""
+        return list(self.model.variables) if isinstance(self.model, keras.Layer) else []
+
     def __call__(self, inputs: Any) -> Tapped:
-        """The model's outputs, logits and tapped layers for a batch; constants to any gradient."""
-        tapped = self._taps(inputs, training=False)
-        return keras.tree.map_structure(lambda x: None if x is None else ops.stop_gradient(x), tapped)
+        """The model's outputs and what is read, for a batch; constants to any gradient."""
+        try:
+            if self._preprocessing is not None:
+                inputs = self._preprocessing(inputs)
+            with _no_gradient():
+                tapped = self._taps(inputs, training=False)
+        except Exception as error:
+            error.add_note(
+                f"(This came from running the teacher {self.name!r} on the student's batch. Where it needs other "
+                "inputs, give the Distiller a teacher_preprocessing.)"
+            )
+            raise
+        return keras.tree.map_structure(ops.stop_gradient, tapped)
+
+
+def require_teacher(model: Any) -> None:
+    """Raises ValueError unless `model` can be called and has weights."""
+    if isinstance(model, type) or not callable(model):
+        raise ValueError(
+            "A teacher is a trained model: a keras.Model, another Keras layer, a tf_keras model or a function of a "
+            f"batch. Received: {model!r}."
+        )
+    if isinstance(model, keras.Model) and not model.built:
+        raise ValueError(
+            f"A teacher must be trained, so it must be built. Received: {model.name!r} without weights. "
+            "Load it with its weights, or call it on a batch first."
+        )
+
+
+def name_of(model: Any) -> str:
+    """What errors call a teacher or student."""
+    if isinstance(model, keras.Layer) or _is_tf_keras(model):
+        return model.name
+    return getattr(model, "__name__", type(model).__name__)
+
+
+def _no_gradient() -> AbstractContextManager[Any]:
+    """Spares torch what it keeps of a forward pass for a gradient; elsewhere it is known from the graph."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.no_grad()
+
+
+def _in_inference(model: Any) -> Callable[..., Any]:
+    """`model` as something that is called like a Keras model."""
+    if isinstance(model, keras.Layer) or _is_tf_keras(model):
+        return lambda inputs, training: model(inputs, training=False)
+    return lambda inputs, training: model(inputs)
+
+
+def _is_tf_keras(model: Any) -> bool:
+    # Keras 2 lives on as a package that is not imported for this question.
+    return any(base.__module__.partition(".")[0] == "tf_keras" for base in type(model).__mro__)

@@ -3,7 +3,10 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the suite tests values on the CPU, wherever it runs
+# The suite tests values on the CPU, wherever it runs.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
 
 import keras
 import numpy as np

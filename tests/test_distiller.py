@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-import tensorflow as tf
+from backend import BACKEND, TORCH_COMPILES, as_numpy, only_on
 from conftest import dense_net
 from keras import layers
 
@@ -203,7 +203,16 @@ def test_losses_of_keras_distillation_work_here(teacher, batch):
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 3}, {"jit_compile": False}],
+    [
+        {"run_eagerly": True},
+        pytest.param({"jit_compile": True}, marks=TORCH_COMPILES),
+        pytest.param(
+            {"steps_per_execution": 3},
+            marks=only_on("tensorflow", "jax", reason="Keras has none of it on torch"),
+        ),
+        {"jit_compile": False},
+    ],
+    ids=str,
 )
 def test_every_way_to_run_gives_the_same_weights(teacher, student, batch, kwargs):
     x, y = batch
@@ -337,9 +346,10 @@ def test_the_teacher_is_left_as_it_was(batch):
     assert [layer.trainable for layer in teacher.layers] == flags
     for variable, before in zip(teacher.weights, weights, strict=True):
         if variable.name == "count":
-            np.testing.assert_array_equal(variable, 4.0)  # 2 epochs of 2 batches; none in validation
+            # 2 epochs of 2 batches, none in validation. On JAX nothing leaves a step but what the Distiller owns.
+            np.testing.assert_array_equal(as_numpy(variable), 0.0 if BACKEND == "jax" else 4.0)
         else:
-            np.testing.assert_array_equal(variable, before)
+            np.testing.assert_array_equal(as_numpy(variable), before)
     owned = {id(variable) for variable in distiller.variables}
     assert not owned & {id(variable) for variable in teacher.variables}
 
@@ -364,7 +374,7 @@ def test_evaluate_and_predict_are_the_students(teacher, batch):
     )
     assert distiller.test_on_batch(x, y, return_dict=True) == pytest.approx(expected, rel=1e-6)
     np.testing.assert_array_equal(distiller.predict(x, verbose=0), student.predict(x, verbose=0))
-    np.testing.assert_array_equal(distiller(x), student(x))
+    np.testing.assert_array_equal(as_numpy(distiller(x)), as_numpy(student(x)))
     for before, after in zip(state, student.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
 
@@ -378,7 +388,7 @@ def test_one_student_pass_a_step_and_batch_norm_moves_once(teacher, batch):
     distiller.train_on_batch(x, y)
     alone.compile(keras.optimizers.SGD(0.0), CE)
     alone.train_on_batch(x, y)
-    np.testing.assert_array_equal(student.get_layer("calls").count, 1.0)
+    np.testing.assert_array_equal(as_numpy(student.get_layer("calls").count), 1.0)
     for one, other in zip(student.get_weights(), alone.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
@@ -438,26 +448,38 @@ def test_save_writes_the_student_alone(teacher, student, batch, tmp_path):
     assert type(loaded) is type(student)
     assert loaded.count_params() == student.count_params()
     np.testing.assert_array_equal(loaded.predict(batch[0], verbose=0), student.predict(batch[0], verbose=0))
+
+
+@only_on("tensorflow", "jax", reason="Keras' SavedModel needs torch_xla, and fails on torch 2.13 before it")
+@pytest.mark.filterwarnings("ignore:The `native_serialization` parameter is deprecated")  # Keras 3.15 on JAX
+def test_export_writes_the_student_alone(teacher, student, batch, tmp_path):
+    import tensorflow as tf
+
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    distiller.fit(*batch, verbose=0)
     distiller.export(tmp_path / "exported", verbose=False)
     exported = tf.saved_model.load(tmp_path / "exported")
     served = exported.serve(batch[0])
-    np.testing.assert_allclose(served, student(batch[0]), rtol=1e-6)
+    np.testing.assert_allclose(served, as_numpy(student(batch[0])), rtol=1e-6)
 
 
 def test_model_checkpoint_keeps_the_best_student(teacher, student, batch, tmp_path):
     x, y = batch
-    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)), keras.optimizers.SGD(5.0))
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
     seen = []
     watch = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: seen.append((logs["val_loss"], student.get_weights()))
     )
+    uphill = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 if epoch < 3 else -0.1)
     best = keras.callbacks.ModelCheckpoint(str(tmp_path / "best.keras"), save_best_only=True)
     last = keras.callbacks.ModelCheckpoint(str(tmp_path / "last.weights.h5"), save_weights_only=True)
-    distiller.fit(x, y, epochs=6, verbose=0, validation_data=(x, y), callbacks=[watch, best, last])
-    losses = [loss for loss, _ in seen]
-    assert int(np.argmin(losses)) < 5  # the large step makes a later epoch worse, or this test shows nothing
+    distiller.fit(x, y, epochs=6, verbose=0, validation_data=(x, y), callbacks=[uphill, watch, best, last])
+    at_best = int(np.argmin([loss for loss, _ in seen]))
+    assert (
+        at_best == 2
+    )  # then training goes uphill; were the last epoch the best, this test would show nothing
     loaded = keras.models.load_model(tmp_path / "best.keras")
-    for kept, expected in zip(loaded.get_weights(), seen[int(np.argmin(losses))][1], strict=True):
+    for kept, expected in zip(loaded.get_weights(), seen[at_best][1], strict=True):
         np.testing.assert_array_equal(kept, expected)
     final = student.get_weights()
     student.set_weights([0 * weight for weight in final])
@@ -516,6 +538,8 @@ def test_backup_and_restore_goes_on_where_it_stopped(teacher, student, batch, tm
 
 
 def test_tensorboard_logs_every_term(teacher, student, batch, tmp_path):
+    import tensorflow as tf  # the callback writes with it on every backend
+
     distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
     board = keras.callbacks.TensorBoard(str(tmp_path), histogram_freq=1)
     distiller.fit(*batch, epochs=2, verbose=0, validation_data=batch, callbacks=[board])
@@ -565,7 +589,7 @@ WRONG = {
         {},
         "without weights",
     ),
-    "teacher no model": (lambda: (lambda x: x, dense_net(4)), {}, "teacher must be a keras.Model"),
+    "teacher no model": (lambda: ("teacher", dense_net(4)), {}, "A teacher is a trained model"),
     "student no model": (lambda: (dense_net(16), "student"), {}, "student must be a keras.Model"),
     "no loss": (None, {"distillation_losses": None}, "at least one distillation loss"),
     "empty losses": (None, {"distillation_losses": []}, "at least one distillation loss"),
@@ -582,7 +606,7 @@ WRONG = {
         "either softmax or sigmoid",
     ),
     "too many weights": (None, {"distillation_loss_weights": [1.0, 2.0]}, "for 1 distillation loss"),
-    "negative weight": (None, {"distillation_loss_weights": -1.0}, r"distillation_loss_weights\[0\] must be"),
+    "negative weight": (None, {"distillation_loss_weights": -1.0}, "soft_targets_weight must be"),
     "student weight above 1": (
         None,
         {"student_loss_weight": 1.5},

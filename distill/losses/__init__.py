@@ -2,5 +2,6 @@
 
 from distill.losses.base import DistillationLoss
 from distill.losses.logits import BernoulliSoftTargets, SoftTargets
+from distill.losses.outputs import OutputMSE
 
-__all__ = ["BernoulliSoftTargets", "DistillationLoss", "SoftTargets"]
+__all__ = ["BernoulliSoftTargets", "DistillationLoss", "OutputMSE", "SoftTargets"]

@@ -1,12 +1,16 @@
 """What every distillation loss shares: one value per example, in float32, reduced once by Keras."""
 
-import math
 import re
-from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
+
+# The code by which Keras reduces its own losses: mean over the batch, masks, replicas of tf.distribute.
+from keras.src.backend import get_keras_mask
+from keras.src.losses.loss import reduce_weighted_values
+
+from distill.settings import Setting
 
 Head = Literal["softmax", "sigmoid"]
 
@@ -15,9 +19,8 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
     """Base class: compares what a teacher and a student computed for the same examples.
 
     A subclass implements `call` and returns one value per example. Weights, masks and the mean over
-    the batch are applied by `keras.losses.Loss`, the same code that reduces the student's own loss, so
-    both agree on `sample_weight` and under `tf.distribute`. Inputs are cast to float32 first, and the
-    teacher's side is cut from the gradient.
+    the batch are applied as to the student's own loss, so both agree on `sample_weight` and under
+    `tf.distribute`. Inputs are cast to float32 first, and the teacher's side is cut from the gradient.
 
     It is also a `keras.distillation.DistillationLoss`: `keras.distillation.Distiller` accepts it.
 
@@ -26,9 +29,10 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
 
     Attributes:
         head: the activation whose logits the loss compares, or `None` if it reads outputs or layers.
-        teacher_layer_name: the teacher's layer to read instead of its outputs, or `None`.
+        teacher_layer_name: the teacher's layer to read instead of its outputs, or `None`; a layer of a nested
+            model is "backbone/block3", the second call of a shared layer "shared[1]".
         student_layer_name: likewise for the student.
-        variables: the settings that training reads from variables, such as a temperature.
+        settings: the numbers or schedules that training reads from variables, such as a temperature.
     """
 
     head: ClassVar[Head | None] = None
@@ -43,20 +47,76 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
             )
         # Not `floatx`: in half precision a softmax over many classes underflows.
         super().__init__(name=name, reduction="sum_over_batch_size", dtype="float32")
-        self.variables: list[keras.Variable] = []
+        self.settings: list[Setting] = []
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What training reads or writes besides the models: the settings' values."""
+        return [setting.variable for setting in self.settings]
 
     def __call__(self, teacher: Any, student: Any, sample_weight: Any = None) -> Any:
-        """Mean over the batch of `call`, each row times its `sample_weight`; a float32 scalar."""
-        teacher = keras.tree.map_structure(ops.stop_gradient, teacher)
-        return super().__call__(teacher, student, sample_weight)
+        """Mean over the batch of `call`, each value times its weight; a float32 scalar.
+
+        Args:
+            teacher: what the teacher computed; receives no gradient.
+            student: what the student computed for the same examples.
+            sample_weight: of the shape of `call`'s values, or with fewer trailing axes: one weight per example
+                (batch,) holds for all its positions.
+
+        Raises:
+            ValueError: the sides do not fit, or `call` or `sample_weight` has a wrong shape.
+        """
+        self.validate_outputs(teacher, student)
+        masks = [get_keras_mask(tensor) for tensor in keras.tree.flatten(student)]
+        teacher = keras.tree.map_structure(
+            lambda x: ops.stop_gradient(ops.convert_to_tensor(x, dtype=self.dtype)), teacher
+        )
+        student = keras.tree.map_structure(lambda x: ops.convert_to_tensor(x, dtype=self.dtype), student)
+        values = self.call(teacher, student)
+        batch = keras.tree.flatten(student)[0].shape[0]
+        if len(values.shape) == 0 or (None not in (values.shape[0], batch) and values.shape[0] != batch):
+            raise ValueError(
+                "call(teacher, student) of a distillation loss returns one value per example, so that weights and "
+                f"masks can be applied. Received: shape {tuple(values.shape)} from {type(self).__name__} for a batch "
+                f"of {batch}. Leave the mean over the batch to the base class."
+            )
+        if sample_weight is not None:
+            sample_weight = expand_weight(sample_weight, len(values.shape), type(self).__name__)
+        # A mask of more axes than the values (of tokens, where a loss compares whole sequences) says nothing here.
+        mask = masks[0] if masks[0] is not None and len(masks[0].shape) <= len(values.shape) else None
+        if mask is not None:
+            mask = expand_weight(mask, len(values.shape), type(self).__name__)
+        return reduce_weighted_values(values, sample_weight, mask, self.reduction, self.dtype)
 
     def call(self, teacher: Any, student: Any) -> Any:
         """One loss per example, from tensors already in float32; a subclass implements it."""
         raise NotImplementedError(f"{type(self).__name__} must implement call(teacher, student).")
 
+    def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
+        """Raises ValueError unless both sides are single tensors."""
+        for side, outputs in (("teacher", teacher_outputs), ("student", student_outputs)):
+            if keras.tree.is_nested(outputs):
+                keys = list(outputs) if isinstance(outputs, dict) else list(range(len(outputs)))
+                raise ValueError(
+                    f"{type(self).__name__} compares one output. Received: a {side} with outputs {keys}. "
+                    f"Say which: distillation_losses={{{keys[0]!r}: {type(self).__name__}(...)}}."
+                )
+
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
         """The scalar that `keras.distillation.Distiller` asks for; `kwargs` are its own and unused."""
         return self(teacher_outputs, student_outputs)
+
+    def average_predictions(self, teachers: list[Any], weights: list[Any]) -> Any:
+        """One tensor that stands for the weighted mean of several teachers' predictions; a subclass implements it.
+
+        Args:
+            teachers: the tensor that the loss reads, of each teacher.
+            weights: a scalar for each; they sum to 1.
+        """
+        raise ValueError(
+            f"{type(self).__name__} compares no probabilities, so teachers have no mean of them. "
+            "Received: teacher_mean='probabilities'. Leave teacher_mean out: the losses against each are added up."
+        )
 
 
 class BatchLoss(DistillationLoss):
@@ -81,48 +141,45 @@ class BatchLoss(DistillationLoss):
 
     def call(self, teacher: Any, student: Any) -> Any:
         """The batch's number for each of its examples, so that their mean is the number again."""
-        self.validate_outputs(teacher, student)
         value = self._loss.compute_loss(teacher, student)
         batch = ops.shape(keras.tree.flatten(student)[0])[0]
         return ops.broadcast_to(ops.cast(value, "float32"), (batch,))
 
-    def validate_model_compatibility(self, teacher: keras.Model, student: keras.Model) -> None:
+    def validate_model_compatibility(self, teacher: Any, student: keras.Model) -> None:
         """Asks the wrapped loss."""
-        self._loss.validate_model_compatibility(teacher, student)
+        # That of Keras asks for layers at the top level alone; `Taps` finds nested ones too, or refuses.
+        if not isinstance(self._loss, keras.distillation.FeatureDistillation):
+            self._loss.validate_model_compatibility(teacher, student)
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Asks the wrapped loss."""
         self._loss.validate_outputs(teacher_outputs, student_outputs)
 
 
+def expand_weight(weight: Any, rank: int, what: str) -> Any:
+    """`weight` with axes of size 1 appended, so that a weight per example holds for all its positions."""
+    weight = ops.convert_to_tensor(weight)
+    if len(weight.shape) == rank + 1 and weight.shape[-1] == 1:
+        weight = ops.squeeze(weight, axis=-1)  # a column of weights, as Keras takes it
+    if len(weight.shape) > rank:
+        raise ValueError(
+            f"{what} has values of {rank} ax{'es' if rank > 1 else 'is'}, so weights and masks have as many or fewer. "
+            f"Received: shape {tuple(weight.shape)}. Give one weight per example, or keep the weights to the "
+            "student's own loss with weigh_distillation=False."
+        )
+    # Left as they are, Keras would broadcast (batch,) along the last axis of (batch, time).
+    return ops.reshape(weight, (*ops.shape(weight), *(1,) * (rank - len(weight.shape))))
+
+
 def require_same_shape(what: str, teacher: Any, student: Any) -> None:
-    """Raises ValueError unless two logits tensors agree in every statically known size."""
+    """Raises ValueError unless two tensors agree in every statically known size."""
     left, right = tuple(teacher.shape), tuple(student.shape)
     agree = len(left) == len(right) and all(
         a == b or a is None or b is None for a, b in zip(left, right, strict=True)
     )
     if not agree:
         raise ValueError(
-            f"{what} compares class by class, so both logits need one shape. "
+            f"{what} compares element by element, so both sides need one shape. "
             f"Received teacher {left} and student {right}. "
-            "Use the same label set on both sides."
+            "Logits need the same label set on both sides."
         )
-
-
-def require_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
-    """`value` as a float, or ValueError unless it is a finite number in [low, high]."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high:
-        rule = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
-        raise ValueError(f"{name} must be {rule}. Received: {name}={value!r}.")
-    return float(value)
-
-
-def setting(name: str, value: float) -> keras.Variable:
-    """A number that compiled training steps read anew each time, so that changing it takes effect."""
-    return keras.Variable(value, dtype="float32", trainable=False, autocast=False, name=name)
-
-
-def setting_value(variable: keras.Variable) -> float:
-    """The number a `setting` holds now."""
-    return float(ops.convert_to_numpy(ops.convert_to_tensor(variable)))

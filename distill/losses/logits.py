@@ -5,38 +5,43 @@ from typing import Any
 import keras
 from keras import ops
 
-from distill.losses.base import DistillationLoss, require_number, require_same_shape, setting, setting_value
-
-
-def _require_temperature(value: float) -> float:
-    # Beyond these, T² or a logit divided by T leaves float32.
-    return require_number("temperature", value, 1e-6, 1e6)
+from distill.losses.base import DistillationLoss, require_same_shape
+from distill.settings import Schedule, Setting
 
 
 class _Softened(DistillationLoss):
     """Two distributions over classes, made from logits divided by a temperature that can be changed."""
 
-    def __init__(self, temperature: float, name: str) -> None:
+    def __init__(self, temperature: float | Schedule, name: str) -> None:
         super().__init__(name)
-        self._temperature = setting("temperature", _require_temperature(temperature))
-        self.variables.append(self._temperature)
+        # Beyond these, T² or a logit divided by T leaves float32.
+        self._temperature = Setting("temperature", temperature, 1e-6, 1e6)
+        self.settings.append(self._temperature)
 
     @property
     def temperature(self) -> float:
         """What logits are divided by; setting it takes effect at the next training step."""
-        return setting_value(self._temperature)
+        return self._temperature.value
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        self._temperature.assign(_require_temperature(value))
+        self._temperature.value = value
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape."""
+        super().validate_outputs(teacher_outputs, student_outputs)
         require_same_shape(type(self).__name__, teacher_outputs, student_outputs)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, with the temperature as it is now."""
-        return {"temperature": self.temperature, "name": self.name}
+        """The constructor's arguments, with the temperature as it is now, or its schedule."""
+        schedule = self._temperature.schedule
+        temperature = self.temperature if schedule is None else keras.saving.serialize_keras_object(schedule)
+        return {"temperature": temperature, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "_Softened":
+        """The loss that `get_config` describes."""
+        return cls(**{**config, "temperature": keras.saving.deserialize_keras_object(config["temperature"])})
 
 
 @keras.saving.register_keras_serializable(package="distill")
@@ -47,7 +52,8 @@ class SoftTargets(_Softened):
     q = softmax(student_i / T). T² keeps the gradient's size nearly independent of T [1].
 
     Args:
-        temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits alone. May be set again at any time.
+        temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits alone. A number, which may be set again
+            at any time, or a schedule of the training step.
         name: the key of this term in the training logs.
 
     Call args:
@@ -67,16 +73,15 @@ class SoftTargets(_Softened):
 
     head = "softmax"
 
-    def __init__(self, temperature: float = 4.0, name: str = "soft_targets") -> None:
+    def __init__(self, temperature: float | Schedule = 4.0, name: str = "soft_targets") -> None:
         super().__init__(temperature, name)
 
     def call(self, teacher: Any, student: Any) -> Any:
         """T² KL(p ‖ q) of each row."""
-        self.validate_outputs(teacher, student)
-        log_p = ops.log_softmax(teacher / self._temperature, axis=-1)
-        log_q = ops.log_softmax(student / self._temperature, axis=-1)
+        log_p = ops.log_softmax(teacher / self._temperature.variable, axis=-1)
+        log_q = ops.log_softmax(student / self._temperature.variable, axis=-1)
         divergence = ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
-        return ops.square(self._temperature) * divergence
+        return ops.square(self._temperature.variable) * divergence
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
@@ -89,6 +94,11 @@ class SoftTargets(_Softened):
                 "Use BernoulliSoftTargets for a head with one logit per label."
             )
 
+    def average_predictions(self, teachers: list[Any], weights: list[Any]) -> Any:
+        """Logits z with softmax(z / T) = Σ_k w_k softmax(teacher_k / T)."""
+        log_p = [ops.log_softmax(teacher / self._temperature.variable, axis=-1) for teacher in teachers]
+        return self._temperature.variable * _log_mean(log_p, weights)
+
 
 @keras.saving.register_keras_serializable(package="distill")
 class BernoulliSoftTargets(_Softened):
@@ -99,7 +109,8 @@ class BernoulliSoftTargets(_Softened):
     not exclude each other, and for binary heads with a single logit.
 
     Args:
-        temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits alone. May be set again at any time.
+        temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits alone. A number, which may be set again
+            at any time, or a schedule of the training step.
         name: the key of this term in the training logs.
 
     Call args:
@@ -116,14 +127,26 @@ class BernoulliSoftTargets(_Softened):
 
     head = "sigmoid"
 
-    def __init__(self, temperature: float = 4.0, name: str = "bernoulli_soft_targets") -> None:
+    def __init__(self, temperature: float | Schedule = 4.0, name: str = "bernoulli_soft_targets") -> None:
         super().__init__(temperature, name)
 
     def call(self, teacher: Any, student: Any) -> Any:
         """T² times the KL of each label, summed over the labels of each row."""
-        self.validate_outputs(teacher, student)
-        t, s = teacher / self._temperature, student / self._temperature
+        t, s = teacher / self._temperature.variable, student / self._temperature.variable
         log_p, log_not_p = ops.log_sigmoid(t), ops.log_sigmoid(-t)
         log_q, log_not_q = ops.log_sigmoid(s), ops.log_sigmoid(-s)
         divergence = ops.exp(log_p) * (log_p - log_q) + ops.exp(log_not_p) * (log_not_p - log_not_q)
-        return ops.square(self._temperature) * ops.sum(divergence, axis=-1)
+        return ops.square(self._temperature.variable) * ops.sum(divergence, axis=-1)
+
+    def average_predictions(self, teachers: list[Any], weights: list[Any]) -> Any:
+        """Logits z with sigmoid(z / T) = Σ_k w_k sigmoid(teacher_k / T)."""
+        softened = [teacher / self._temperature.variable for teacher in teachers]
+        log_p = _log_mean([ops.log_sigmoid(z) for z in softened], weights)
+        log_not_p = _log_mean([ops.log_sigmoid(-z) for z in softened], weights)
+        return self._temperature.variable * (log_p - log_not_p)
+
+
+def _log_mean(logarithms: list[Any], weights: list[Any]) -> Any:
+    """The logarithm of Σ_k w_k exp(logarithms_k); a weight of 0 drops its term."""
+    weighted = [x + ops.log(weight) for x, weight in zip(logarithms, weights, strict=True)]
+    return ops.logsumexp(ops.stack(weighted), axis=0)

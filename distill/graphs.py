@@ -1,0 +1,226 @@
+"""Reads the graph of a Functional or Sequential model: keeps tensors of it while the model runs."""
+
+import difflib
+import re
+from typing import Any
+
+import keras
+from keras import layers
+
+# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes, nor for masks.
+from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.models import Functional
+
+from distill.losses.base import Head
+from distill.outputs import Output
+
+# The last thing that `call` of these does is to apply `activation`, so a copy with a linear one returns logits.
+_END_IN_ACTIVATION = (layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
+_ACTIVATIONS = {
+    keras.activations.linear: "linear",
+    keras.activations.log_softmax: "softmax",
+    keras.activations.sigmoid: "sigmoid",
+    keras.activations.softmax: "softmax",
+}
+_LOSS_FOR = {"softmax": "SoftTargets", "sigmoid": "BernoulliSoftTargets"}
+
+
+def functional_of(model: Any) -> Functional | None:
+    """The Functional model that computes what `model` computes, or `None` if that cannot be known."""
+    if isinstance(model, Functional) and type(model).call is Functional.call:
+        return model
+    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call and model.built:
+        return model._functional
+    return None
+
+
+def output_key(graph: Functional, output: Output) -> Output:
+    """An output's key in what the model returns: what Keras calls by the name of a layer is a position in a list."""
+    if (
+        isinstance(output, str)
+        and not isinstance(graph._outputs_struct, dict)
+        and output in graph.output_names
+    ):
+        return graph.output_names.index(output)
+    return output
+
+
+class GraphReader:
+    """What to keep of a graph's tensors when it runs, each under a number.
+
+    Args:
+        graph: the Functional model.
+        owner: the model's name, for errors.
+    """
+
+    def __init__(self, graph: Functional, owner: str) -> None:
+        self._graph = graph
+        self._owner = owner
+        self._kept: dict[int, keras.KerasTensor] = {}
+        self._taken_apart: dict[int, list[int]] = {}  # id of a head's node -> numbers
+        self._nested: dict[int, GraphReader] = {}  # id of a nested model's node -> its reader
+        depths = sorted(graph._nodes_by_depth, reverse=True)
+        self._nodes = [node for depth in depths for node in graph._nodes_by_depth[depth] if not node.is_input]
+
+    @property
+    def outputs(self) -> Any:
+        """The model's outputs, as the model returns them."""
+        outputs = self._graph._outputs_struct
+        return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
+
+    def keep_layer(self, path: str, number: int) -> Any:
+        """Keeps the output of the layer at `path`, such as "backbone/block3"; returns its symbolic tensor."""
+        first, _, rest = path.partition("/")
+        node = self._call_of(first)
+        if not rest:
+            if len(node.output_tensors) != 1:
+                raise ValueError(
+                    f"A layer that is read has one output. Received: {path!r} of {self._owner!r}, with "
+                    f"{len(node.output_tensors)}. Follow the one you mean by keras.layers.Identity(name=...)."
+                )
+            self._kept[number] = node.output_tensors[0]
+            return node.output_tensors[0]
+        graph = functional_of(node.operation)
+        if graph is None:
+            raise ValueError(
+                "Layers are read inside Functional and Sequential models. "
+                f"Received: {path!r} of {self._owner!r}, where {first!r} is a {type(node.operation).__name__}."
+            )
+        return self._inside(node, graph).keep_layer(rest, number)
+
+    def keep_logits(self, output: keras.KerasTensor, head: Head, number: int) -> None:
+        """Keeps the pre-activation of the head that computed `output`."""
+        found = self._find_logits(output, number)
+        if found not in ("linear", head):
+            raise ValueError(
+                f"A loss on {head} logits needs a {head} head. Received: {self._owner!r}, which ends in "
+                f"{found}. Use {_LOSS_FOR[found]}, or state "
+                "from_logits=True if its outputs are logits all the same."
+            )
+
+    def recording(self, model: Any, kept: dict[int, Any]) -> Any:
+        """A twin of `model` that fills `kept` when it is called; `model` itself is left alone.
+
+        Only how the graph is run differs: Keras' own `__call__` sees to inputs, masks, `training` and losses.
+        A twin serves one call, because replicas of tf.distribute take turns within it.
+        """
+        twin = _copy(self._graph)
+        twin.__dict__["_run_through_graph"] = lambda inputs, operation_fn: self._run(
+            inputs, operation_fn, kept
+        )
+        return twin if model is self._graph else _copy(model, _functional=twin)
+
+    def _run(self, inputs: Any, operation_fn: Any, kept: dict[int, Any]) -> Any:
+        """`Functional._run_through_graph`, keeping what was asked for."""
+        flat = keras.tree.flatten(inputs)
+        tensors = {id(symbolic): value for symbolic, value in zip(self._graph.inputs, flat, strict=True)}
+        for node in self._nodes:
+            if any(id(x) not in tensors for x in node.input_tensors):
+                continue
+            args, kwargs = node.arguments.fill_in(tensors)
+            operation = node.operation
+            if id(node) in self._taken_apart:
+                logits = operation_fn(_copy(operation, activation=keras.activations.linear))(*args, **kwargs)
+                kept.update(dict.fromkeys(self._taken_apart[id(node)], logits))
+                # The activation leaves the logits on its output, for Keras' cross-entropy.
+                outputs = operation.activation(logits)
+                if (mask := get_keras_mask(logits)) is not None:
+                    set_keras_mask(outputs, mask)
+            else:
+                if id(node) in self._nested:
+                    operation = self._nested[id(node)].recording(operation, kept)
+                outputs = operation_fn(operation)(*args, **kwargs)
+            for symbolic, value in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+                tensors[id(symbolic)] = value
+        kept.update({number: tensors[id(symbolic)] for number, symbolic in self._kept.items()})
+        results = [tensors[id(symbolic)] for symbolic in self._graph.outputs]
+        return keras.tree.pack_sequence_as(self._graph._outputs_struct, results)
+
+    def _inside(self, node: Any, graph: Functional) -> "GraphReader":
+        owner = f"{self._owner}/{node.operation.name}"
+        return self._nested.setdefault(id(node), GraphReader(graph, owner))
+
+    def _call_of(self, name: str) -> Any:
+        """The node of a layer's only call, or of the one that "name[i]" counts."""
+        calls = [node for node in self._nodes if node.operation.name == name]
+        counted = re.fullmatch(r"(.+)\[(\d+)\]", name)
+        if not calls and counted:
+            name = counted[1]
+            calls = [node for node in self._nodes if node.operation.name == name]
+            if int(counted[2]) < len(calls):
+                return calls[int(counted[2])]
+        if not calls:
+            paths = self._paths()
+            ending = [path for path in paths if path.endswith(f"/{name}")]
+            near = ending or difflib.get_close_matches(name, paths, n=3) or paths[:12]
+            raise ValueError(
+                f"No layer of that name in {self._owner!r}. Received: {name!r}. Did you mean one of {near}?"
+            )
+        if len(calls) > 1 or counted:
+            listed = [
+                f"{name}[{i}] on "
+                + ", ".join(repr(x._keras_history.operation.name) for x in call.input_tensors)
+                for i, call in enumerate(calls)
+            ]
+            raise ValueError(
+                f"A layer that is read must be called once, or the call be named. Received: {name!r}, called "
+                f"{len(calls)} times in {self._owner!r}: {'; '.join(listed)}. Write {name + '[0]'!r} for the first."
+            )
+        return calls[0]
+
+    def _paths(self) -> list[str]:
+        """All layers that can be read."""
+        paths = []
+        for operation in dict.fromkeys(node.operation for node in self._nodes):
+            paths.append(operation.name)
+            if (graph := functional_of(operation)) is not None:
+                inner = GraphReader(graph, operation.name)._paths()
+                paths += [f"{operation.name}/{path}" for path in inner]
+        return paths
+
+    def _find_logits(self, tensor: keras.KerasTensor, number: int) -> str:
+        """Keeps what `tensor` was before the last activation; returns which that is."""
+        operation, node_index, tensor_index = tensor._keras_history
+        node = operation._inbound_nodes[node_index]
+        if type(operation) is layers.Activation:
+            activation = _ACTIVATIONS.get(operation.activation)
+            if activation == "linear":
+                before = self._find_logits(node.input_tensors[0], number)
+                if before == "linear":
+                    self._kept[number] = tensor
+                return before
+            if activation is not None:
+                self._kept[number] = node.input_tensors[0]
+                return activation
+        elif type(operation) is layers.Softmax:
+            if operation.axis in (-1, len(tensor.shape) - 1) and len(node.input_tensors) == 1:
+                self._kept[number] = node.input_tensors[0]
+                return "softmax"
+        elif type(operation) in _END_IN_ACTIVATION:
+            activation = _ACTIVATIONS.get(operation.activation)
+            if activation == "linear":
+                self._kept[number] = tensor
+                return "linear"
+            # An activity regularizer on the layer means its outputs, which the copy no longer computes.
+            if activation is not None and operation.activity_regularizer is None:
+                self._taken_apart.setdefault(id(node), []).append(number)
+                return activation
+        elif (graph := functional_of(operation)) is not None:
+            return self._inside(node, graph)._find_logits(graph.outputs[tensor_index], number)
+        raise ValueError(
+            f"A loss on logits must know where they are. Received: {self._owner!r}, which ends in "
+            f"{type(operation).__name__} {operation.name!r}. "
+            "Recognised are Dense, EinsumDense, Conv1D, Conv2D, Conv3D and Activation with a linear, softmax or "
+            "sigmoid activation, and Softmax over the last axis. If the model returns logits, say so with "
+            "from_logits=True; if it returns probabilities, with from_logits=False."
+        )
+
+
+def _copy(layer: Any, **changes: Any) -> Any:
+    """A layer or model that shares every variable with `layer` and can be called without a trace on it.
+
+    `copy.copy` goes through Keras' pickling, which copies the weights too.
+    """
+    twin = object.__new__(type(layer))
+    twin.__dict__.update(layer.__dict__, _inbound_nodes=[], _outbound_nodes=[], **changes)
+    return twin
