@@ -6,19 +6,16 @@ from typing import Any
 import keras
 from keras import ops
 
-# Keras exports no name for masks.
-from keras.src.backend import get_keras_mask
-
 from distill import arguments
 from distill.graphs import functional_of, output_key
 from distill.losses.base import DistillationLoss
 from distill.multiworker import MultiWorker
+from distill.objective import Objective, Term
 from distill.outputs import Output
-from distill.replicas import replica_count, scope_of, whole_batch_means
+from distill.replicas import scope_of
 from distill.settings import Schedule, Setting, require_number
 from distill.taps import Read, Tapped, Taps
 from distill.teacher import Teacher
-from distill.terms import Term
 
 
 class Distiller(MultiWorker):
@@ -143,62 +140,38 @@ class Distiller(MultiWorker):
             # The student's layers cast their inputs themselves. Its policy is taken over because `compile`
             # reads it to decide on loss scaling.
             super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
-            self._terms = [
-                self._term(student, term, output, loss, weight, from_logits)
+            terms = [
+                _term(student, term, output, loss, weight, from_logits)
                 for term, (output, loss), weight in zip(names, losses, weights, strict=True)
             ]
-            self._teacher_weights = arguments.as_teacher_weights(teacher_weights, teacher_mean, len(teachers))
-            self._student_loss_weight = Setting("student_loss_weight", student_loss_weight, 0.0, 1.0)
-            self._distillation_weight = None
-            if distillation_weight is not None:
-                self._distillation_weight = Setting("distillation_weight", distillation_weight, 0.0)
-            self._student_loss_tracker = keras.metrics.Mean(name="student_loss")
-            # "int" is the integer that Keras' optimizers count with on each backend.
-            self._step = keras.Variable(
-                0, dtype="int", trainable=False, aggregation="only_first_replica", name="step"
+            self._objective = Objective(
+                terms,
+                Setting("student_loss_weight", student_loss_weight, 0.0, 1.0),
+                None
+                if distillation_weight is None
+                else Setting("distillation_weight", distillation_weight, 0.0),
+                arguments.as_teacher_weights(teacher_weights, teacher_mean, len(teachers)),
+                teacher_mean,
             )
-            settings = self._settings()
-            self._schedule_trackers = {
-                log: keras.metrics.Mean(name=log) for log, setting in settings.items() if setting.schedule
-            }
-        reads = [term.teacher_read for term in self._terms]
+        reads = [term.teacher_read for term in terms]
         self._teachers = tuple(
             Teacher(model, reads, preprocessing)
             for model, preprocessing in zip(teachers, preprocessings, strict=True)
         )
         self.student = student
         self._outputs = [output for output, _ in losses]
-        self._teacher_mean = teacher_mean
         self._weigh_distillation = weigh_distillation
         self._student_taps: Taps | None = None
-        self._needs_labels = self._wants_labels()
+        self._needs_labels = self._objective.needs_labels
         self._traced_without_labels = False
         self._traced_teachers: list[Any] = []
-        # Keras tracks attributes and lists of them, not what a `Term` or a `Setting` holds; untracked variables
-        # would be constants to a compiled step on some backends, and absent from `save_weights`.
-        self._term_trackers = [term.tracker for term in self._terms]
-        held = [setting.variable for setting in settings.values()]
-        self._setting_variables = list({id(variable): variable for variable in held}.values())
+        # Keras tracks attributes and lists of them, not what a plain object holds; untracked variables would be
+        # constants to a compiled step on some backends, and absent from `save_weights`.
+        self._objective_trackers = self._objective.trackers
+        self._objective_variables = self._objective.variables
         if student.built:
             self._student_taps = self._read_student()
             self.built = True
-
-    @staticmethod
-    def _term(
-        student: keras.Model, name: str, output: Any, loss: DistillationLoss, weight: Any, from_logits: Any
-    ) -> Term:
-        teacher_says, student_says = arguments.as_pair(from_logits, output)
-        graph = functional_of(student)
-        key = output if graph is None else output_key(graph, output)
-        return Term(
-            name,
-            key,
-            loss,
-            Setting(f"{name}_weight", weight, 0.0),
-            keras.metrics.Mean(name=name),
-            _read(loss, loss.teacher_layer_name, key, teacher_says),
-            _read(loss, loss.student_layer_name, key, student_says),
-        )
 
     @property
     def teacher(self) -> Teacher | list[Teacher]:
@@ -208,7 +181,7 @@ class Distiller(MultiWorker):
     @property
     def student_loss_weight(self) -> float:
         """Weight of the student's own loss; setting it takes effect at the next training step."""
-        return self._student_loss_weight.value
+        return self._objective.student_loss_weight.value
 
     @student_loss_weight.setter
     def student_loss_weight(self, value: float) -> None:
@@ -218,66 +191,50 @@ class Distiller(MultiWorker):
                 "A student_loss_weight above 0 needs a compiled loss and labels, and this model was compiled or "
                 f"trained without. Received: student_loss_weight={value}. Call compile(loss=...) again first."
             )
-        self._student_loss_weight.value = value
-        self._needs_labels = self._wants_labels()
+        self._objective.student_loss_weight.value = value
+        self._needs_labels = self._objective.needs_labels
 
     @property
     def distillation_weight(self) -> float:
         """Weight of the distillation side; setting it takes effect at the next training step."""
-        if self._distillation_weight is None:
-            return 1.0 - self.student_loss_weight
-        return self._distillation_weight.value
+        setting = self._objective.distillation_weight
+        return 1.0 - self.student_loss_weight if setting is None else setting.value
 
     @distillation_weight.setter
     def distillation_weight(self, value: float) -> None:
-        if self._distillation_weight is None:
+        if self._objective.distillation_weight is None:
             raise ValueError(
                 "This Distiller's distillation weight is 1 - student_loss_weight. "
                 f"Received: distillation_weight={value}. Give distillation_weight to the constructor to set it apart."
             )
-        self._distillation_weight.value = value
+        self._objective.distillation_weight.value = value
 
     @property
     def distillation_loss_weights(self) -> tuple[float, ...]:
         """Weight of each distillation loss, output by output; setting them takes effect at the next training step."""
-        return tuple(term.weight.value for term in self._terms)
+        return tuple(term.weight.value for term in self._objective.terms)
 
     @distillation_loss_weights.setter
     def distillation_loss_weights(self, values: Any) -> None:
-        losses = [(output, term.loss) for output, term in zip(self._outputs, self._terms, strict=True)]
-        weights = arguments.as_weights(values, losses)
-        _assign([term.weight for term in self._terms], weights)
+        terms = self._objective.terms
+        losses = [(output, term.loss) for output, term in zip(self._outputs, terms, strict=True)]
+        _assign([term.weight for term in terms], arguments.as_weights(values, losses))
 
     @property
     def teacher_weights(self) -> tuple[float, ...]:
         """Weight of each teacher; setting them takes effect at the next training step."""
-        return tuple(setting.value for setting in self._teacher_weights)
+        return tuple(setting.value for setting in self._objective.teacher_weights)
 
     @teacher_weights.setter
     def teacher_weights(self, values: Sequence[float]) -> None:
         # The checks of the constructor.
-        arguments.as_teacher_weights(values, self._teacher_mean, len(self._teachers))
-        _assign(self._teacher_weights, values)
-
-    def _settings(self) -> dict[str, Setting]:
-        """Every number or schedule, by its name in the logs."""
-        settings = {"student_loss_weight": self._student_loss_weight}
-        if self._distillation_weight is not None:
-            settings["distillation_weight"] = self._distillation_weight
-        for i, setting in enumerate(self._teacher_weights):
-            settings[f"teacher_{i}_weight"] = setting
-        for term in self._terms:
-            settings |= term.settings()
-        return settings
-
-    def _wants_labels(self) -> bool:
-        setting = self._student_loss_weight
-        return setting.schedule is not None or setting.value > 0
+        arguments.as_teacher_weights(values, self._objective.teacher_mean, len(self._teachers))
+        _assign(self._objective.teacher_weights, values)
 
     def _read_student(self) -> Taps:
         """The built student with its taps, checked against the teachers and the losses."""
-        taps = Taps(self.student, [term.student_read for term in self._terms], self.student.name)
-        for i, term in enumerate(self._terms):
+        taps = Taps(self.student, [term.student_read for term in self._objective.terms], self.student.name)
+        for i, term in enumerate(self._objective.terms):
             learned = taps.spec.values[i]
             for teacher in self._teachers:
                 taught = teacher.spec.values[i]
@@ -321,7 +278,7 @@ class Distiller(MultiWorker):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Prepares a training step, as Keras does at each `fit`."""
-        self._needs_labels = self._wants_labels()  # `load_weights` may have changed it
+        self._needs_labels = self._objective.needs_labels  # `load_weights` may have changed it
         if self._needs_labels and self._compile_loss is None:
             raise self._loss_missing()
         # A step that was traced without labels would go on without the student's loss.
@@ -413,15 +370,12 @@ class Distiller(MultiWorker):
                 f"training=True. Received: y_pred of type {type(y_pred).__name__}. Pass y_pred=None, or "
                 "distiller(x, training=True)."
             )
-        self._follow_schedules()
-        examples = ops.shape(keras.tree.flatten(x)[0])[0]
-        total = ops.zeros((), "float32")
+        self._objective.follow_schedules()
+        penalties = ops.zeros((), "float32")
         for loss in self.losses:
             # Keras' own step for a penalty, which all replicas of tf.distribute compute: it counts it once.
-            total += ops.cast(self._aggregate_additional_loss(loss), "float32")
-
-        # What is added up: each loss with its weight, its tracker, and how many values of this replica it is a mean of.
-        parts: list[tuple[Any, Any, keras.metrics.Mean, Any]] = []
+            penalties += ops.cast(self._aggregate_additional_loss(loss), "float32")
+        student_loss = None
         if y is None:
             if self._needs_labels:
                 raise ValueError(
@@ -431,46 +385,20 @@ class Distiller(MultiWorker):
             self._traced_without_labels = True
         elif self._compile_loss is not None:
             # Keras has no public way to its compiled loss apart from the penalties, which are not to be weighted.
-            student_loss = ops.cast(self._compile_loss(y, y_pred.outputs, sample_weight), "float32")
-            weight = self._student_loss_weight.variable
-            count = _count(y_pred.outputs, examples)
-            parts.append((student_loss, weight, self._student_loss_tracker, count))
-        if self._distillation_weight is None:
-            distillation_weight = 1.0 - self._student_loss_weight.variable
-        else:
-            distillation_weight = self._distillation_weight.variable
-        taught = [teacher(x).values for teacher in self._teachers]
-        for i, term in enumerate(self._terms):
-            value = term.value(
-                [values[i] for values in taught],
-                y_pred.values[i],
-                self._teacher_weights,
-                self._teacher_mean,
-                sample_weight if self._weigh_distillation else None,
-            )
-            weight = distillation_weight * term.weight.variable
-            parts.append((value, weight, term.tracker, _count(y_pred.values[i], examples)))
-
-        means = whole_batch_means([part[0] for part in parts], [part[3] for part in parts])
-        for mean, (_, weight, tracker, _) in zip(means, parts, strict=True):
-            # Undoes the division by the number of replicas by which their sum is a mean, for the logs.
-            tracker.update_state(mean * replica_count(), sample_weight=examples)
-            total += weight * mean
-        return total
-
-    def _follow_schedules(self) -> None:
-        """Sets what follows a schedule for this step, and counts the step."""
-        for name, setting in self._settings().items():
-            if setting.schedule is not None:
-                setting.update(ops.cast(self._step, "float32"))
-                self._schedule_trackers[name].update_state(setting.variable)
-        self._step.assign_add(1)
+            student_loss = self._compile_loss(y, y_pred.outputs, sample_weight)
+        return penalties + self._objective.total(
+            student_loss,
+            [teacher(x) for teacher in self._teachers],
+            y_pred,
+            sample_weight if self._weigh_distillation else None,
+            ops.shape(keras.tree.flatten(x)[0])[0],
+        )
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Updates the compiled metrics and returns the logs; nothing that this pass did not compute is in them."""
         training = isinstance(y_pred, Tapped)
         has_loss = self._compile_loss is not None
-        own = {"student_loss", *(term.name for term in self._terms), *self._schedule_trackers}
+        own = {tracker.name for tracker in self._objective_trackers}
         if y is None:
             logged = {"loss"} | own - {"student_loss"}
             return {metric.name: metric.result() for metric in self.metrics if metric.name in logged}
@@ -536,17 +464,23 @@ class Distiller(MultiWorker):
         )
 
 
-def _read(loss: DistillationLoss, layer: str | None, output: Output, from_logits: bool | None) -> Read:
-    """What a loss reads of one side."""
-    if layer is not None:
-        return Read(layer=layer)
-    return Read(output=output, head=loss.head, from_logits=from_logits)
-
-
-def _count(outputs: Any, examples: Any) -> Any:
-    """How many values a mean over `outputs` is of, as far as masks tell: tokens, or else examples."""
-    masks = [get_keras_mask(output) for output in keras.tree.flatten(outputs)]
-    return examples if len(masks) != 1 or masks[0] is None else ops.sum(ops.cast(masks[0], "float32"))
+def _term(
+    student: keras.Model, name: str, output: Output, loss: DistillationLoss, weight: Any, from_logits: Any
+) -> Term:
+    """A loss with what it reads of each side."""
+    graph = functional_of(student)
+    key = output if graph is None else output_key(graph, output)
+    reads = [
+        Read(layer=layer) if layer is not None else Read(output=key, head=loss.head, from_logits=said)
+        for layer, said in zip(
+            (loss.teacher_layer_name, loss.student_layer_name),
+            arguments.as_pair(from_logits, output),
+            strict=True,
+        )
+    ]
+    return Term(
+        name, key, loss, Setting(f"{name}_weight", weight, 0.0), keras.metrics.Mean(name=name), *reads
+    )
 
 
 def _assign(settings: Sequence[Setting], values: Sequence[Any]) -> None:

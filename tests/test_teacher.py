@@ -20,7 +20,7 @@ Y = RNG.integers(3, size=12)
 def learned(distiller):
     """The logged distillation loss and the student's gradient step."""
     logs = distiller.train_on_batch(X, Y, return_dict=True)
-    return logs[distiller._terms[0].name], distiller.student.get_weights()
+    return logs[distiller._objective.terms[0].name], distiller.student.get_weights()
 
 
 def several(loss, weights=None, mean=None, activation="softmax", count=3):
