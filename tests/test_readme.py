@@ -28,6 +28,6 @@ def test_snippets_run(snippet, tmp_path):
 
 
 def test_commands_that_the_readme_names_exist():
-    commands = set(re.findall(r"\bscripts/\w+", README.read_text()))
-    assert commands == {"scripts/compare", "scripts/test"}
+    commands = set(re.findall(r"\bscripts/[\w-]+", README.read_text()))
+    assert commands == {"scripts/compare", "scripts/launch", "scripts/test", "scripts/test-backends"}
     assert all((README.parent / command).stat().st_mode & 0o111 for command in commands)
