@@ -70,7 +70,7 @@ class Teacher:
                 "inputs, give the Distiller a teacher_preprocessing.)"
             )
             raise
-        return keras.tree.map_structure(ops.stop_gradient, tapped)
+        return keras.tree.map_structure(lambda x: ops.stop_gradient(ops.convert_to_tensor(x)), tapped)
 
 
 def require_teacher(model: Any) -> None:
