@@ -169,9 +169,10 @@ class Distiller(MultiWorker):
         # constants to a compiled step on some backends, and absent from `save_weights`.
         self._objective_trackers = self._objective.trackers
         self._objective_variables = self._objective.variables
+        self._loss_layers = _LossLayers()
         if student.built:
             self._student_taps = self._read_student()
-            self.built = True
+            self.built = not self._objective.waits_for_shapes
 
     @property
     def teacher(self) -> Teacher | list[Teacher]:
@@ -232,16 +233,19 @@ class Distiller(MultiWorker):
         _assign(self._objective.teacher_weights, values)
 
     def _read_student(self) -> Taps:
-        """The built student with its taps, checked against the teachers and the losses."""
+        """The built student with its taps; what is known of shapes is checked, and builds the losses."""
         taps = Taps(self.student, [term.student_read for term in self._objective.terms], self.student.name)
-        for i, term in enumerate(self._objective.terms):
-            learned = taps.spec.values[i]
-            for teacher in self._teachers:
-                taught = teacher.spec.values[i]
-                # Shapes of models without a readable graph are known, and checked by the loss, at the first step.
-                if taught is not None and learned is not None:
-                    term.loss.validate_outputs(taught, learned)
+        self._build_losses([teacher.spec for teacher in self._teachers], taps.spec)
         return taps
+
+    def _build_losses(self, taught: Sequence[Tapped], learned: Tapped) -> None:
+        for i, term in enumerate(self._objective.terms):
+            for tapped in taught:
+                # Shapes of models without a readable graph are known when they first run.
+                if tapped.values[i] is not None and learned.values[i] is not None:
+                    term.loss.ensure_built(tapped.values[i], learned.values[i])
+        if not self._objective.waits_for_shapes:
+            self._loss_layers.hold([layer for term in self._objective.terms for layer in term.loss.layers])
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Configures training as `keras.Model.compile` does.
@@ -327,6 +331,9 @@ class Distiller(MultiWorker):
             # The student came unbuilt. Keras makes this call symbolically, before any data.
             self.student(inputs, training=False)
             self._student_taps = self._read_student()
+        if self._objective.waits_for_shapes:
+            taught = [teacher(inputs) for teacher in self._teachers]
+            self._build_losses(taught, self._student_taps(inputs, training=False))
         if training:
             # Not kept on `self` for `compute_loss`: replicas of tf.distribute take turns on one object.
             return self._student_taps(inputs, training=True)
@@ -391,6 +398,7 @@ class Distiller(MultiWorker):
             [teacher(x) for teacher in self._teachers],
             y_pred,
             sample_weight if self._weigh_distillation else None,
+            y,
             ops.shape(keras.tree.flatten(x)[0])[0],
         )
 
@@ -462,6 +470,15 @@ class Distiller(MultiWorker):
             "A Distiller has no config: it would hold a second copy of the teacher. Save the student with "
             "save(), the state of training with save_weights(), and make the Distiller anew to go on."
         )
+
+
+class _LossLayers(keras.Layer):
+    """What the losses train. A layer that waits with them, so that Keras builds the Distiller by a symbolic call."""
+
+    def hold(self, layers: Sequence[keras.Layer]) -> None:
+        """Takes the losses' layers, once all are made."""
+        self.held = list({id(layer): layer for layer in layers}.values())
+        self.built = True
 
 
 def _term(

@@ -45,8 +45,11 @@ def output_key(graph: Functional, output: Output) -> Output:
     return output
 
 
+Key = tuple[int, int]
+
+
 class GraphReader:
-    """What to keep of a graph's tensors when it runs, each under a number.
+    """What to keep of a graph's tensors when it runs, each under a key.
 
     Args:
         graph: the Functional model.
@@ -56,8 +59,8 @@ class GraphReader:
     def __init__(self, graph: Functional, owner: str) -> None:
         self._graph = graph
         self._owner = owner
-        self._kept: dict[int, keras.KerasTensor] = {}
-        self._taken_apart: dict[int, list[int]] = {}  # id of a head's node -> numbers
+        self._kept: dict[Key, keras.KerasTensor] = {}
+        self._taken_apart: dict[int, list[Key]] = {}  # id of a head's node -> keys
         self._nested: dict[int, GraphReader] = {}  # id of a nested model's node -> its reader
         depths = sorted(graph._nodes_by_depth, reverse=True)
         self._nodes = [node for depth in depths for node in graph._nodes_by_depth[depth] if not node.is_input]
@@ -68,7 +71,7 @@ class GraphReader:
         outputs = self._graph._outputs_struct
         return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
 
-    def keep_layer(self, path: str, number: int) -> Any:
+    def keep_layer(self, path: str, key: Key) -> Any:
         """Keeps the output of the layer at `path`, such as "backbone/block3"; returns its symbolic tensor."""
         first, _, rest = path.partition("/")
         node = self._call_of(first)
@@ -78,7 +81,7 @@ class GraphReader:
                     f"A layer that is read has one output. Received: {path!r} of {self._owner!r}, with "
                     f"{len(node.output_tensors)}. Follow the one you mean by keras.layers.Identity(name=...)."
                 )
-            self._kept[number] = node.output_tensors[0]
+            self._kept[key] = node.output_tensors[0]
             return node.output_tensors[0]
         graph = functional_of(node.operation)
         if graph is None:
@@ -86,11 +89,11 @@ class GraphReader:
                 "Layers are read inside Functional and Sequential models. "
                 f"Received: {path!r} of {self._owner!r}, where {first!r} is a {type(node.operation).__name__}."
             )
-        return self._inside(node, graph).keep_layer(rest, number)
+        return self._inside(node, graph).keep_layer(rest, key)
 
-    def keep_logits(self, output: keras.KerasTensor, head: Head, number: int) -> None:
+    def keep_logits(self, output: keras.KerasTensor, head: Head, key: Key) -> None:
         """Keeps the pre-activation of the head that computed `output`."""
-        found = self._find_logits(output, number)
+        found = self._find_logits(output, key)
         if found not in ("linear", head):
             raise ValueError(
                 f"A loss on {head} logits needs a {head} head. Received: {self._owner!r}, which ends in "
@@ -98,7 +101,7 @@ class GraphReader:
                 "from_logits=True if its outputs are logits all the same."
             )
 
-    def recording(self, model: Any, kept: dict[int, Any]) -> Any:
+    def recording(self, model: Any, kept: dict[Key, Any]) -> Any:
         """A twin of `model` that fills `kept` when it is called; `model` itself is left alone.
 
         Only how the graph is run differs: Keras' own `__call__` sees to inputs, masks, `training` and losses.
@@ -110,7 +113,7 @@ class GraphReader:
         )
         return twin if model is self._graph else _copy(model, _functional=twin)
 
-    def _run(self, inputs: Any, operation_fn: Any, kept: dict[int, Any]) -> Any:
+    def _run(self, inputs: Any, operation_fn: Any, kept: dict[Key, Any]) -> Any:
         """`Functional._run_through_graph`, keeping what was asked for."""
         flat = keras.tree.flatten(inputs)
         tensors = {id(symbolic): value for symbolic, value in zip(self._graph.inputs, flat, strict=True)}
@@ -132,7 +135,7 @@ class GraphReader:
                 outputs = operation_fn(operation)(*args, **kwargs)
             for symbolic, value in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
                 tensors[id(symbolic)] = value
-        kept.update({number: tensors[id(symbolic)] for number, symbolic in self._kept.items()})
+        kept.update({key: tensors[id(symbolic)] for key, symbolic in self._kept.items()})
         results = [tensors[id(symbolic)] for symbolic in self._graph.outputs]
         return keras.tree.pack_sequence_as(self._graph._outputs_struct, results)
 
@@ -178,35 +181,35 @@ class GraphReader:
                 paths += [f"{operation.name}/{path}" for path in inner]
         return paths
 
-    def _find_logits(self, tensor: keras.KerasTensor, number: int) -> str:
+    def _find_logits(self, tensor: keras.KerasTensor, key: Key) -> str:
         """Keeps what `tensor` was before the last activation; returns which that is."""
         operation, node_index, tensor_index = tensor._keras_history
         node = operation._inbound_nodes[node_index]
         if type(operation) is layers.Activation:
             activation = _ACTIVATIONS.get(operation.activation)
             if activation == "linear":
-                before = self._find_logits(node.input_tensors[0], number)
+                before = self._find_logits(node.input_tensors[0], key)
                 if before == "linear":
-                    self._kept[number] = tensor
+                    self._kept[key] = tensor
                 return before
             if activation is not None:
-                self._kept[number] = node.input_tensors[0]
+                self._kept[key] = node.input_tensors[0]
                 return activation
         elif type(operation) is layers.Softmax:
             if operation.axis in (-1, len(tensor.shape) - 1) and len(node.input_tensors) == 1:
-                self._kept[number] = node.input_tensors[0]
+                self._kept[key] = node.input_tensors[0]
                 return "softmax"
         elif type(operation) in _END_IN_ACTIVATION:
             activation = _ACTIVATIONS.get(operation.activation)
             if activation == "linear":
-                self._kept[number] = tensor
+                self._kept[key] = tensor
                 return "linear"
             # An activity regularizer on the layer means its outputs, which the copy no longer computes.
             if activation is not None and operation.activity_regularizer is None:
-                self._taken_apart.setdefault(id(node), []).append(number)
+                self._taken_apart.setdefault(id(node), []).append(key)
                 return activation
         elif (graph := functional_of(operation)) is not None:
-            return self._inside(node, graph)._find_logits(graph.outputs[tensor_index], number)
+            return self._inside(node, graph)._find_logits(graph.outputs[tensor_index], key)
         raise ValueError(
             f"A loss on logits must know where they are. Received: {self._owner!r}, which ends in "
             f"{type(operation).__name__} {operation.name!r}. "

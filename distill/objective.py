@@ -49,6 +49,7 @@ class Term(NamedTuple):
         teacher_weights: Sequence[Setting],
         teacher_mean: str | None,
         sample_weight: Any,
+        labels: Any,
     ) -> Any:
         """The loss of a batch, a float32 scalar.
 
@@ -58,20 +59,26 @@ class Term(NamedTuple):
             teacher_weights: of each teacher.
             teacher_mean: how teachers make one loss, see `Distiller`.
             sample_weight: as Keras has it: a tensor, or one for each output of the student.
+            labels: likewise, or `None`.
         """
-        sample_weight = self._own_weight(sample_weight)
+        rest = {"sample_weight": self._own_weight(sample_weight), "labels": self._own_labels(labels)}
         if len(taught) == 1:
-            return self.loss(taught[0], learned, sample_weight=sample_weight)
+            return self.loss(taught[0], learned, **rest)
         weights = [setting.variable for setting in teacher_weights]
         if teacher_mean is None:
-            losses = [self.loss(teacher, learned, sample_weight=sample_weight) for teacher in taught]
+            losses = [self.loss(teacher, learned, **rest) for teacher in taught]
             return sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
         logits = [ops.cast(teacher, "float32") for teacher in taught]
         if teacher_mean == "logits":
             mean = sum(weight * teacher for weight, teacher in zip(weights, logits, strict=True))
         else:
             mean = self.loss.average_predictions(logits, weights)
-        return self.loss(mean, learned, sample_weight=sample_weight)
+        return self.loss(mean, learned, **rest)
+
+    def _own_labels(self, labels: Any) -> Any:
+        if not self.loss.needs_labels or labels is None:
+            return None
+        return pick(labels, self.output, "labels")
 
     def _own_weight(self, sample_weight: Any) -> Any:
         if sample_weight is None:
@@ -159,6 +166,12 @@ class Objective:
         """Whether the student's own loss counts, now or by its schedule."""
         return self.student_loss_weight.schedule is not None or self.student_loss_weight.value > 0
 
+    @property
+    def waits_for_shapes(self) -> bool:
+        """Whether a loss has yet to make what it trains."""
+        losses = [term.loss for term in self.terms]
+        return any(not loss.built and type(loss).build is not DistillationLoss.build for loss in losses)
+
     def _settings(self) -> dict[str, Setting]:
         """Every number or schedule, by its name in the logs."""
         settings = {"student_loss_weight": self.student_loss_weight}
@@ -178,7 +191,13 @@ class Objective:
         self.step.assign_add(1)
 
     def total(
-        self, student_loss: Any, taught: Sequence[Tapped], learned: Tapped, sample_weight: Any, examples: Any
+        self,
+        student_loss: Any,
+        taught: Sequence[Tapped],
+        learned: Tapped,
+        sample_weight: Any,
+        labels: Any,
+        examples: Any,
     ) -> Any:
         """The weighted sum, and its parts into the logs.
 
@@ -187,6 +206,7 @@ class Objective:
             taught: what each teacher returned.
             learned: what the student returned.
             sample_weight: of the distillation losses; a tensor, or one for each output of the student.
+            labels: of the examples, or `None`.
             examples: how many examples this replica has.
 
         Returns:
@@ -208,7 +228,7 @@ class Objective:
             weights.append(distillation_weight * term.weight.variable)
             trackers.append(term.tracker)
             losses.append(
-                term.value(of_teachers, value, self.teacher_weights, self.teacher_mean, sample_weight)
+                term.value(of_teachers, value, self.teacher_weights, self.teacher_mean, sample_weight, labels)
             )
             counts.append(_count(value, examples))
 

@@ -18,7 +18,7 @@ class Read(NamedTuple):
     """What to read of a model's forward pass.
 
     Attributes:
-        layer: the output of this layer, instead of the model's.
+        layer: the output of this layer, instead of the model's; of several, a list.
         output: which of the model's outputs, by name or position; `None` for the only one, or all as they are.
         head: "softmax" or "sigmoid" for the logits before such a head; `None` for the output as it is.
         from_logits: `None` recognises the head. `True` states that the output is logits, `False` that it is
@@ -26,7 +26,7 @@ class Read(NamedTuple):
             constant that neither head sees, as long as no probability underflows in float32.
     """
 
-    layer: str | None = None
+    layer: str | tuple[str, ...] | None = None
     output: Output = None
     head: Head | None = None
     from_logits: bool | None = None
@@ -105,26 +105,28 @@ class Taps:
         specs = []
         for i, read in enumerate(self._reads):
             if read.layer is not None:
-                specs.append(reader.keep_layer(read.layer, i))
+                found = [reader.keep_layer(name, (i, j)) for j, name in enumerate(_names(read.layer))]
+                specs.append(found if isinstance(read.layer, tuple) else found[0])
                 continue
             output = self._pick(outputs, read)
             if read.head is not None and read.from_logits is None:
-                reader.keep_logits(output, read.head, i)
+                reader.keep_logits(output, read.head, (i, 0))
             specs.append(output)
         return reader, Tapped(outputs, tuple(specs))
 
     def __call__(self, inputs: Any, training: bool) -> Tapped:
         """Runs the model once on a batch; differentiable."""
-        kept: dict[int, Any] = {}
+        kept: dict[tuple[int, int], Any] = {}
         reader, _ = self._look()
         model = self._model if reader is None else reader.recording(self._model, kept)
         outputs = model(inputs, training=training)
         values = []
         for i, read in enumerate(self._reads):
-            if i in kept:
-                values.append(kept[i])
+            if read.layer is not None:
+                found = [kept[i, j] for j, _ in enumerate(_names(read.layer))]
+                values.append(found if isinstance(read.layer, tuple) else found[0])
                 continue
-            value = self._pick(outputs, read)
+            value = kept[i, 0] if (i, 0) in kept else self._pick(outputs, read)
             if read.head is not None and read.from_logits is False:
                 value = _logits_of(value, read.head)
             values.append(value)
@@ -136,6 +138,10 @@ class Taps:
         graph = functional_of(self._model)
         key = read.output if graph is None else output_key(graph, read.output)
         return pick(outputs, key, self._name, only_serves_all=self._only_serves_all)
+
+
+def _names(layer: str | tuple[str, ...]) -> tuple[str, ...]:
+    return layer if isinstance(layer, tuple) else (layer,)
 
 
 def _logits_of(probabilities: Any, head: Head) -> Any:

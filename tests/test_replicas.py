@@ -23,7 +23,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(16, 6)).astype("float32")
 TOKENS = RNG.integers(1, 9, size=(16, 5)).astype("int32")
-TOKENS[np.arange(16), RNG.integers(1, 5, size=16)] = 0  # uneven numbers of tokens
+TOKENS[np.arange(5) >= RNG.integers(1, 6, size=16)[:, None]] = 0  # from one to five tokens
 Y = RNG.integers(3, size=16)
 WEIGHT = RNG.uniform(size=16).astype("float32")
 

@@ -21,6 +21,7 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
     A subclass implements `call` and returns one value per example. Weights, masks and the mean over
     the batch are applied as to the student's own loss, so both agree on `sample_weight` and under
     `tf.distribute`. Inputs are cast to float32 first, and the teacher's side is cut from the gradient.
+    What is trained with the student, such as a projector, is made by `build` and listed in `layers`.
 
     It is also a `keras.distillation.DistillationLoss`: `keras.distillation.Distiller` accepts it.
 
@@ -29,15 +30,23 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
 
     Attributes:
         head: the activation whose logits the loss compares, or `None` if it reads outputs or layers.
+        needs_labels: whether `call` takes the labels as a third argument.
+        recipe: the weights that the loss was published with: `Distiller(teacher, student, loss, **loss.recipe)`.
         teacher_layer_name: the teacher's layer to read instead of its outputs, or `None`; a layer of a nested
-            model is "backbone/block3", the second call of a shared layer "shared[1]".
+            model is "backbone/block3", the second call of a shared layer "shared[1]". A tuple of several gives
+            `call` a list.
         student_layer_name: likewise for the student.
         settings: the numbers or schedules that training reads from variables, such as a temperature.
+        layers: Keras layers that are trained with the student; the Distiller keeps them in its weights and
+            leaves them out of the student that it saves.
+        built: whether `build` was called.
     """
 
     head: ClassVar[Head | None] = None
-    teacher_layer_name: str | None = None
-    student_layer_name: str | None = None
+    needs_labels: ClassVar[bool] = False
+    recipe: ClassVar[dict[str, float]] = {}
+    teacher_layer_name: str | tuple[str, ...] | None = None
+    student_layer_name: str | tuple[str, ...] | None = None
 
     def __init__(self, name: str) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w.-]*", name):
@@ -48,13 +57,26 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
         # Not `floatx`: in half precision a softmax over many classes underflows.
         super().__init__(name=name, reduction="sum_over_batch_size", dtype="float32")
         self.settings: list[Setting] = []
+        self.layers: list[keras.Layer] = []
+        self.built = False
+
+    def build(self, teacher: Any, student: Any) -> None:
+        """Makes what is trained, from tensors or `keras.KerasTensor`s of the shapes to come; nothing by default."""
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """What training reads or writes besides the models: the settings' values."""
-        return [setting.variable for setting in self.settings]
+        """What training reads or writes besides the models: the settings' values and the layers' weights."""
+        of_layers = [variable for layer in self.layers for variable in layer.variables]
+        return [*(setting.variable for setting in self.settings), *of_layers]
 
-    def __call__(self, teacher: Any, student: Any, sample_weight: Any = None) -> Any:
+    def ensure_built(self, teacher: Any, student: Any) -> None:
+        """Checks both sides, and calls `build` once."""
+        self.validate_outputs(teacher, student)
+        if not self.built:
+            self.build(teacher, student)
+            self.built = True
+
+    def __call__(self, teacher: Any, student: Any, sample_weight: Any = None, labels: Any = None) -> Any:
         """Mean over the batch of `call`, each value times its weight; a float32 scalar.
 
         Args:
@@ -62,17 +84,23 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
             student: what the student computed for the same examples.
             sample_weight: of the shape of `call`'s values, or with fewer trailing axes: one weight per example
                 (batch,) holds for all its positions.
+            labels: of the examples, for a loss that needs them.
 
         Raises:
-            ValueError: the sides do not fit, or `call` or `sample_weight` has a wrong shape.
+            ValueError: the sides do not fit, `call` or `sample_weight` has a wrong shape, or labels are missing.
         """
-        self.validate_outputs(teacher, student)
+        self.ensure_built(teacher, student)
+        if self.needs_labels and labels is None:
+            raise ValueError(
+                f"{type(self).__name__} compares by the label of each example. Received: labels=None. "
+                "Train on (x, y), or use a loss that needs no labels, such as SoftTargets."
+            )
         masks = [get_keras_mask(tensor) for tensor in keras.tree.flatten(student)]
         teacher = keras.tree.map_structure(
             lambda x: ops.stop_gradient(ops.convert_to_tensor(x, dtype=self.dtype)), teacher
         )
         student = keras.tree.map_structure(lambda x: ops.convert_to_tensor(x, dtype=self.dtype), student)
-        values = self.call(teacher, student)
+        values = self.call(teacher, student, labels) if self.needs_labels else self.call(teacher, student)
         batch = keras.tree.flatten(student)[0].shape[0]
         if len(values.shape) == 0 or (None not in (values.shape[0], batch) and values.shape[0] != batch):
             raise ValueError(
@@ -88,14 +116,21 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
             mask = expand_weight(mask, len(values.shape), type(self).__name__)
         return reduce_weighted_values(values, sample_weight, mask, self.reduction, self.dtype)
 
-    def call(self, teacher: Any, student: Any) -> Any:
-        """One loss per example, from tensors already in float32; a subclass implements it."""
+    def call(self, teacher: Any, student: Any, *labels: Any) -> Any:
+        """One loss per example, from tensors already in float32; a subclass implements it.
+
+        Args:
+            teacher: what is read of the teacher: a tensor, or a list where `teacher_layer_name` is a tuple.
+            student: likewise.
+            *labels: the labels, as they came, if `needs_labels`.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement call(teacher, student).")
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        """Raises ValueError unless both sides are single tensors."""
+        """Raises ValueError unless both sides are single tensors, or read of as many layers."""
+        names = {"teacher": self.teacher_layer_name, "student": self.student_layer_name}
         for side, outputs in (("teacher", teacher_outputs), ("student", student_outputs)):
-            if keras.tree.is_nested(outputs):
+            if keras.tree.is_nested(outputs) and not isinstance(names[side], tuple):
                 keys = list(outputs) if isinstance(outputs, dict) else list(range(len(outputs)))
                 raise ValueError(
                     f"{type(self).__name__} compares one output. Received: a {side} with outputs {keys}. "
@@ -134,12 +169,12 @@ class BatchLoss(DistillationLoss):
         self.teacher_layer_name = getattr(loss, "teacher_layer_name", None)
         self.student_layer_name = getattr(loss, "student_layer_name", None)
 
-    def __call__(self, teacher: Any, student: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, teacher: Any, student: Any, sample_weight: Any = None, labels: Any = None) -> Any:
         """The number of the batch; the wrapped loss knows nothing of weights or masks."""
         unmasked = keras.tree.map_structure(ops.copy, student)  # a copy has no Keras mask
         return super().__call__(teacher, unmasked, sample_weight)
 
-    def call(self, teacher: Any, student: Any) -> Any:
+    def call(self, teacher: Any, student: Any, *labels: Any) -> Any:
         """The batch's number for each of its examples, so that their mean is the number again."""
         value = self._loss.compute_loss(teacher, student)
         batch = ops.shape(keras.tree.flatten(student)[0])[0]
