@@ -9,6 +9,11 @@ import reference
 LOG2, LOG3 = math.log(2), math.log(3)
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Nothing here is Keras's, whose state takes longer to clear than a test to run."""
+
+
 def draw(*shape, seed=0, scale=1.0):
     return scale * np.random.default_rng(seed).normal(size=shape)
 
@@ -245,6 +250,7 @@ def maps(seed=0, height=4, width=4, channels=3, count=2):
 def test_average_pool():
     row = np.arange(1.0, 6).reshape(1, 5, 1)
     close(reference.average_pool(row, 1, 3).ravel(), [1.5, 3, 4.5])  # overlapping: [0,2) [1,4) [3,5)
+    close(reference.average_pool(row.swapaxes(0, 1), 3, 1).ravel(), [1.5, 3, 4.5])
     close(reference.average_pool(row, 1, 5), row)
     square = maps()[0]
     pooled = reference.average_pool(square, 2, 2)
@@ -264,7 +270,7 @@ def test_attention_transfer_by_hand():
     close(reference.attention_transfer(teacher, student), [squares / 2])
     close(reference.attention_transfer(teacher, student, paper=True), [math.sqrt(squares)])
     norm = math.sqrt(27**2 + 64**2)
-    close(reference.attention_transfer(teacher, student, 3), [((27 / norm - 1) ** 2 + (64 / norm) ** 2) / 2])
+    close(reference.attention_transfer(-teacher, student, 3), [((27 / norm - 1) ** 2 + (64 / norm) ** 2) / 2])
 
 
 @pytest.mark.parametrize("paper", [False, True])
@@ -285,6 +291,12 @@ def test_attention_transfer_pools_features_of_the_larger_map():
     for left, right, small in ((teacher, student, pooled), (student, teacher, student)):
         partner = student if small is pooled else pooled
         close(reference.attention_transfer(left, right), reference.attention_transfer(small, partner))
+
+
+def test_unit():
+    close(reference.unit([3e-9, -4e-9]), [0.6, -0.8])
+    close(reference.unit([1e-13]), [0.1])
+    assert not np.any(reference.unit([0.0, 0.0]))
 
 
 def test_a_map_without_activity_is_no_trouble():
@@ -372,8 +384,12 @@ def test_ofd_by_hand():
         close(value, [expected / 1000])
     teacher, student, expected = (np.array(column) for column in zip(*cases, strict=True))
     stage = teacher.reshape(1, 7, 1, 1), student.reshape(1, 7, 1, 1)
-    value = reference.ofd([stage[0]] * 3, [stage[1]] * 3, [[-1.0]] * 3)
-    close(value, [expected.sum() * (1 / 4 + 1 / 2 + 1) / 1000])
+    value = reference.ofd([stage[0]] * 3, [stage[1], stage[0] - 1, stage[1]], [[-1.0]] * 3)
+    first = expected.sum() / 4 + 2 / 2 + expected.sum()  # a student one below misses by one where t > 0
+    close(value, [first / 1000])
+    nothing = np.zeros_like(stage[0])  # against a student of -9, and a margin that it never passes
+    value = reference.ofd([stage[0], nothing], [stage[1], nothing - 9], [[-1.0]] * 2)
+    close(value, [expected.sum() / 2 / 1000])
 
 
 def test_ofd_margins_belong_to_channels():
@@ -412,7 +428,7 @@ def test_rkd_distance_by_hand():
 
 
 def test_smooth_l1():
-    close([reference.smooth_l1(d) for d in (0, 0.5, -0.5, 1, -3)], [0, 0.125, 0.125, 0.5, 2.5])
+    close([reference.smooth_l1(d) for d in (0, 0.5, -0.5, 1, 1.5, -3)], [0, 0.125, 0.125, 0.5, 1, 2.5])
 
 
 @pytest.mark.parametrize("method", [reference.rkd_distance, reference.rkd_angle, reference.rkd])
@@ -453,6 +469,12 @@ def test_pkt_by_hand():
     # K_t = (2/3, 1/3; 1/3, 2/3), K_s = (1/2, 1/2; 1/2, 1/2).
     value = reference.pkt([[1.0, 0.0], [0.0, 3.0]], [[1.0], [2.0]])
     close(value, np.full(2, (2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)) / 2), atol=1e-6)
+
+
+def test_pkt_of_opposites_is_held_by_its_epsilon():
+    # K_t = (1/2, 1/2), K_s = (1, 0); long vectors, whose own epsilon is too small to matter.
+    value = reference.pkt([[1e6], [2e6]], [[1e6], [-1e6]])
+    close(value, np.full(2, (0.5 * math.log(0.5) + 0.5 * math.log(0.5 / 1e-7)) / 2), rtol=1e-5)
 
 
 def test_pkt_compares_cosines():

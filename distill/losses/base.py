@@ -43,7 +43,7 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
     """
 
     head: ClassVar[Head | None] = None
-    needs_labels: ClassVar[bool] = False
+    needs_labels: bool = False
     recipe: ClassVar[dict[str, float]] = {}
     teacher_layer_name: str | tuple[str, ...] | None = None
     student_layer_name: str | tuple[str, ...] | None = None

@@ -1,6 +1,6 @@
 """Losses on logits: the teacher's class probabilities, softened by a temperature."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -9,8 +9,8 @@ from distill.losses.base import DistillationLoss, require_same_shape
 from distill.settings import Schedule, Setting
 
 
-class _Softened(DistillationLoss):
-    """Two distributions over classes, made from logits divided by a temperature that can be changed."""
+class Softened(DistillationLoss):
+    """Base class of losses on logits that are divided by a temperature, which can be changed."""
 
     def __init__(self, temperature: float | Schedule, name: str) -> None:
         super().__init__(name)
@@ -39,13 +39,13 @@ class _Softened(DistillationLoss):
         return {"temperature": temperature, "name": self.name}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "_Softened":
+    def from_config(cls, config: dict[str, Any]) -> "Softened":
         """The loss that `get_config` describes."""
         return cls(**{**config, "temperature": keras.saving.deserialize_keras_object(config["temperature"])})
 
 
 @keras.saving.register_keras_serializable(package="distill")
-class SoftTargets(_Softened):
+class SoftTargets(Softened):
     """KL divergence from the teacher's softened classes to the student's.
 
     Row i is T² Σ_c p_c (log p_c − log q_c) with p = softmax(teacher_i / T) and
@@ -68,10 +68,12 @@ class SoftTargets(_Softened):
         ValueError: the shapes differ, or there is a single class, or the temperature is out of range.
 
     References:
-        [1] Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2.
+        [1] Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2. `recipe` holds the weights that became
+            usual beside a cross-entropy.
     """
 
     head = "softmax"
+    recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 0.1, "distillation_weight": 0.9}
 
     def __init__(self, temperature: float | Schedule = 4.0, name: str = "soft_targets") -> None:
         super().__init__(temperature, name)
@@ -80,19 +82,12 @@ class SoftTargets(_Softened):
         """T² KL(p ‖ q) of each row."""
         log_p = ops.log_softmax(teacher / self._temperature.variable, axis=-1)
         log_q = ops.log_softmax(student / self._temperature.variable, axis=-1)
-        divergence = ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
-        return ops.square(self._temperature.variable) * divergence
+        return ops.square(self._temperature.variable) * kl_divergence(log_p, log_q)
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        shape = tuple(student_outputs.shape)
-        if len(shape) < 2 or shape[-1] == 1:
-            raise ValueError(
-                "SoftTargets needs logits (batch, ..., classes) of two classes or more: a softmax over a "
-                f"single one is always 1. Received: shape {shape}. "
-                "Use BernoulliSoftTargets for a head with one logit per label."
-            )
+        require_logits(type(self).__name__, teacher_outputs, student_outputs)
 
     def average_predictions(self, teachers: list[Any], weights: list[Any]) -> Any:
         """Logits z with softmax(z / T) = Σ_k w_k softmax(teacher_k / T)."""
@@ -101,7 +96,7 @@ class SoftTargets(_Softened):
 
 
 @keras.saving.register_keras_serializable(package="distill")
-class BernoulliSoftTargets(_Softened):
+class BernoulliSoftTargets(Softened):
     """KL divergence between the softened yes-or-no answers of teacher and student, summed over labels.
 
     Row i is T² Σ_l [p_l (log p_l − log q_l) + (1 − p_l)(log(1 − p_l) − log(1 − q_l))] with
@@ -144,6 +139,105 @@ class BernoulliSoftTargets(_Softened):
         log_p = _log_mean([ops.log_sigmoid(z) for z in softened], weights)
         log_not_p = _log_mean([ops.log_sigmoid(-z) for z in softened], weights)
         return self._temperature.variable * (log_p - log_not_p)
+
+
+@keras.saving.register_keras_serializable(package="distill")
+class LogitMSE(DistillationLoss):
+    """Mean squared difference of logits.
+
+    Row i is the mean over classes of (student_i − teacher_i)² [1].
+
+    Args:
+        name: the key of this term in the training logs.
+
+    Call args:
+        teacher: logits (batch, ..., classes), classes >= 2; receives no gradient.
+        student: logits, same shape.
+
+    Returns:
+        `call`: (batch, ...) float32. Calling the object: their mean, a scalar.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    References:
+        [1] Ba, Caruana 2014, arXiv:1312.6184, equation 1, with the mean over classes of today's implementations.
+    """
+
+    head = "softmax"
+
+    def __init__(self, name: str = "logit_mse") -> None:
+        super().__init__(name)
+
+    def call(self, teacher: Any, student: Any) -> Any:
+        """The mean squared difference of each row."""
+        return ops.mean(ops.square(student - teacher), axis=-1)
+
+    def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
+        """Raises ValueError unless both sides are logits of one shape with at least two classes."""
+        super().validate_outputs(teacher_outputs, student_outputs)
+        require_logits(type(self).__name__, teacher_outputs, student_outputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="distill")
+class HardTargets(DistillationLoss):
+    """Cross-entropy of the student against the class that the teacher finds most likely: pseudo-labels.
+
+    Row i is −log softmax(student_i)[argmax teacher_i]; of equal logits the first counts.
+
+    Args:
+        name: the key of this term in the training logs.
+
+    Call args:
+        teacher: logits (batch, ..., classes), classes >= 2; receives no gradient.
+        student: logits, same shape.
+
+    Returns:
+        `call`: (batch, ...) float32, in nats. Calling the object: their mean, a scalar.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+    """
+
+    head = "softmax"
+
+    def __init__(self, name: str = "hard_targets") -> None:
+        super().__init__(name)
+
+    def call(self, teacher: Any, student: Any) -> Any:
+        """The cross-entropy of each row."""
+        target = ops.one_hot(ops.argmax(teacher, axis=-1), student.shape[-1], dtype="float32")
+        return -ops.sum(target * ops.log_softmax(student, axis=-1), axis=-1)
+
+    def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
+        """Raises ValueError unless both sides are logits of one shape with at least two classes."""
+        super().validate_outputs(teacher_outputs, student_outputs)
+        require_logits(type(self).__name__, teacher_outputs, student_outputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"name": self.name}
+
+
+def kl_divergence(log_p: Any, log_q: Any) -> Any:
+    """KL(p ‖ q) over the last axis, from logarithms, so that neither is ever clipped."""
+    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def require_logits(what: str, teacher: Any, student: Any) -> None:
+    """Raises ValueError unless both sides are logits of one shape with two classes or more."""
+    require_same_shape(what, teacher, student)
+    shape = tuple(student.shape)
+    if len(shape) < 2 or shape[-1] == 1:
+        raise ValueError(
+            f"{what} needs logits (batch, ..., classes) of two classes or more: a softmax over a "
+            f"single one is always 1. Received: shape {shape}. "
+            "Use BernoulliSoftTargets for a head with one logit per label."
+        )
 
 
 def _log_mean(logarithms: list[Any], weights: list[Any]) -> Any:
