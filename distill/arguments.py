@@ -94,8 +94,13 @@ def as_weight_settings(weights: Sequence[Any], names: Sequence[str]) -> list[Set
     return [Setting(f"{name}_weight", weight, 0.0) for name, weight in zip(names, weights, strict=True)]
 
 
-def as_pair(from_logits: Any, output: Output) -> tuple[FromLogits, FromLogits]:
+def as_pair(from_logits: Any, output: Output, outputs: Sequence[Output]) -> tuple[FromLogits, FromLogits]:
     """What was said of the (teacher's, student's) output; a single answer is for both, and for all outputs."""
+    if isinstance(from_logits, dict) and (unknown := [key for key in from_logits if key not in outputs]):
+        raise ValueError(
+            "from_logits speaks of outputs by the names under which they have distillation losses. "
+            f"Received: from_logits for {unknown}, losses for {list(dict.fromkeys(outputs))}."
+        )
     said = from_logits.get(output) if isinstance(from_logits, dict) else from_logits
     pair = said if isinstance(said, tuple) else (said, said)
     if len(pair) != 2 or any(side is not None and not isinstance(side, bool) for side in pair):
@@ -185,10 +190,10 @@ def term_names(losses: Sequence[tuple[Output, DistillationLoss]]) -> list[str]:
     names: list[str] = []
     for output, loss in losses:
         name = loss.name if output is None else f"{_word(output)}_{loss.name}"
-        if name in ("loss", "student_loss") or name.startswith("val_"):
+        if {name, loss.name} & {"loss", "student_loss"} or name.startswith("val_"):
             raise ValueError(
                 "'loss', 'student_loss' and names that start with 'val_' are taken in the logs. "
-                f"Received: a distillation loss with name={name!r}. Give it another name."
+                f"Received: a distillation loss with name={loss.name!r}. Give it another name."
             )
         numbered = (f"{name}_{i}" for i in itertools.count(1))
         names.append(name if name not in names else next(n for n in numbered if n not in names))
@@ -201,12 +206,12 @@ def require_student(student: Any) -> None:
         raise ValueError(
             f"A student must be a keras.Model. Received: {student!r} of type {type(student).__name__}."
         )
-    for method in ("train_step", "compute_loss"):
+    for method in ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"):
         if getattr(type(student), method) is not getattr(keras.Model, method):
             raise ValueError(
-                f"A Distiller trains the student by its own step. Received: {student.name!r}, a "
+                f"A Distiller runs the student in steps of its own. Received: {student.name!r}, a "
                 f"{type(student).__name__} with its own {method}, which would not run. Distil a plain model: pass what "
-                f"its {method} adds as compile(loss=...), or by add_loss."
+                f"its {method} adds to compile(loss=..., metrics=...), or by add_loss."
             )
 
 

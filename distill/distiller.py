@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from distill import arguments
@@ -37,15 +38,17 @@ class Distiller(MultiWorker):
     teacher runs with `training=False`, gets no gradient, is changed in no way and is never saved.
 
     Logs of `fit` hold `loss`, `student_loss`, each distillation loss under its name (after its output's
-    name, numbered where a name comes twice), the compiled metrics, and the value of every schedule; all are
+    name, numbered where a name comes twice), the compiled metrics, and the value of every schedule; these are
     means over examples, those of schedules over steps. Without labels (`fit(x)`) there are no compiled
     metrics and no `student_loss`.
 
     Wherever a weight is asked for, a number or a schedule will do: a function of the training step such as
-    a `keras.optimizers.schedules.LearningRateSchedule`. Steps are batches, counted from 0 over all calls of `fit`.
-    A schedule that leaves the allowed range makes the loss NaN.
+    a `keras.optimizers.schedules.LearningRateSchedule`. Steps are batches, counted from 0 over all calls of `fit`;
+    restoring weights, as `EarlyStopping` can, restores the step and the settings with them. A schedule that leaves
+    the allowed range makes the loss NaN.
 
-    Under `tf.distribute` every example of a batch counts the same, however the replicas share it.
+    Under `tf.distribute` every example of a batch counts the same, however the replicas share it: in the losses, and
+    in penalties that are means over examples.
 
     Args:
         teacher: a trained, built `keras.Model`, which keeps its `trainable` flags; or another Keras layer, a
@@ -140,8 +143,9 @@ class Distiller(MultiWorker):
             # The student's layers cast their inputs themselves. Its policy is taken over because `compile`
             # reads it to decide on loss scaling.
             super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+            outputs = [output for output, _ in losses]
             terms = [
-                _term(student, term, output, loss, weight, from_logits)
+                _term(student, term, output, loss, weight, arguments.as_pair(from_logits, output, outputs))
                 for term, (output, loss), weight in zip(names, losses, weights, strict=True)
             ]
             self._objective = Objective(
@@ -158,8 +162,8 @@ class Distiller(MultiWorker):
             Teacher(model, reads, preprocessing)
             for model, preprocessing in zip(teachers, preprocessings, strict=True)
         )
-        self.student = student
-        self._outputs = [output for output, _ in losses]
+        self._student = student
+        self._outputs = outputs
         self._weigh_distillation = weigh_distillation
         self._student_taps: Taps | None = None
         self._needs_labels = self._objective.needs_labels
@@ -170,9 +174,15 @@ class Distiller(MultiWorker):
         self._objective_trackers = self._objective.trackers
         self._objective_variables = self._objective.variables
         self._loss_layers = _LossLayers()
+        self._traced_variables: list[int] = []
         if student.built:
             self._student_taps = self._read_student()
             self.built = not self._objective.waits_for_shapes
+
+    @property
+    def student(self) -> keras.Model:
+        """The student, the very object that came in."""
+        return self._student
 
     @property
     def teacher(self) -> Teacher | list[Teacher]:
@@ -239,11 +249,12 @@ class Distiller(MultiWorker):
         return taps
 
     def _build_losses(self, taught: Sequence[Tapped], learned: Tapped) -> None:
-        for i, term in enumerate(self._objective.terms):
-            for tapped in taught:
-                # Shapes of models without a readable graph are known when they first run.
-                if tapped.values[i] is not None and learned.values[i] is not None:
-                    term.loss.ensure_built(tapped.values[i], learned.values[i])
+        with scope_of(self.student):
+            for i, term in enumerate(self._objective.terms):
+                for tapped in taught:
+                    # Shapes of models without a readable graph are known when they first run.
+                    if tapped.values[i] is not None and learned.values[i] is not None:
+                        term.loss.ensure_built(tapped.values[i], learned.values[i])
         if not self._objective.waits_for_shapes:
             self._loss_layers.hold([layer for term in self._objective.terms for layer in term.loss.layers])
 
@@ -276,8 +287,9 @@ class Distiller(MultiWorker):
         if y is None and sample_weight is not None:
             raise ValueError(
                 "Keras drops sample_weight where there are no labels. Received: sample_weight without y. Pass a "
-                "data set of (x, y, sample_weight); with student_loss_weight=0, y may be anything."
+                "data set of (x, y, sample_weight); with student_loss_weight=0, y may be any valid labels."
             )
+        self._forget_step_without_labels()
         return super().fit(x, y, *args, sample_weight=sample_weight, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -287,12 +299,33 @@ class Distiller(MultiWorker):
             raise self._loss_missing()
         # A step that was traced without labels would go on without the student's loss.
         stale: bool = self._needs_labels and self._traced_without_labels
+        # One that was traced before the student was quantized, say, would go on with what it was.
+        variables = [id(variable) for variable in self.student.variables]
+        stale = stale or variables != self._traced_variables
+        self._traced_variables = variables
         if keras.backend.backend() == "jax":
             # To JAX the teachers' weights, which are no state of this model, are constants of the compiled step.
             values = [variable.value for teacher in self._teachers for variable in teacher.variables]
             stale = stale or [id(value) for value in values] != [id(value) for value in self._traced_teachers]
             self._traced_teachers = values
         return super().make_train_function(force or stale)
+
+    def _resolve_auto_jit_compile(self) -> bool:
+        # Keras asks the layers that it tracks; the teachers are compiled along on TensorFlow.
+        supported = keras.backend.backend() != "tensorflow" or all(t.supports_jit for t in self._teachers)
+        return super()._resolve_auto_jit_compile() and supported
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """One training step, as `keras.Model.train_on_batch`."""
+        if y is not None:
+            self._forget_step_without_labels()
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def _forget_step_without_labels(self) -> None:
+        # What was compiled is built with the first labels, for which a step that was traced has no room.
+        compiled = (self._compile_loss, self._compile_metrics)
+        if self._traced_without_labels and any(part is not None and not part.built for part in compiled):
+            self.train_function = None
 
     def test_step(self, *args: Any) -> Any:
         """One batch of an evaluation; with JAX its state comes before it."""
@@ -377,11 +410,10 @@ class Distiller(MultiWorker):
                 f"training=True. Received: y_pred of type {type(y_pred).__name__}. Pass y_pred=None, or "
                 "distiller(x, training=True)."
             )
+        # Read before anything that replicas of tf.distribute wait for each other in: they share the list.
+        penalties = self._sum_of_penalties(self.losses)
         self._objective.follow_schedules()
-        penalties = ops.zeros((), "float32")
-        for loss in self.losses:
-            # Keras' own step for a penalty, which all replicas of tf.distribute compute: it counts it once.
-            penalties += ops.cast(self._aggregate_additional_loss(loss), "float32")
+        examples = ops.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]
         student_loss = None
         if y is None:
             if self._needs_labels:
@@ -393,14 +425,20 @@ class Distiller(MultiWorker):
         elif self._compile_loss is not None:
             # Keras has no public way to its compiled loss apart from the penalties, which are not to be weighted.
             student_loss = self._compile_loss(y, y_pred.outputs, sample_weight)
-        return penalties + self._objective.total(
-            student_loss,
-            [teacher(x) for teacher in self._teachers],
-            y_pred,
-            sample_weight if self._weigh_distillation else None,
-            y,
-            ops.shape(keras.tree.flatten(x)[0])[0],
+        taught = [teacher(x) for teacher in self._teachers]
+        weight = sample_weight if self._weigh_distillation else None
+        parts = self._loss_layers(
+            lambda: self._objective.losses(student_loss, taught, y_pred, weight, y, examples), training=True
         )
+        penalties += self._sum_of_penalties(self._loss_layers.own_losses())
+        return self._objective.total(parts, penalties, examples)
+
+    def _sum_of_penalties(self, losses: Sequence[Any]) -> Any:
+        total = ops.zeros((), "float32")
+        for loss in losses:
+            # Keras' own step for a penalty: divided by the number of replicas, all of which compute it.
+            total += ops.cast(self._aggregate_additional_loss(loss), "float32")
+        return total
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Updates the compiled metrics and returns the logs; nothing that this pass did not compute is in them."""
@@ -434,27 +472,35 @@ class Distiller(MultiWorker):
         return results
 
     def save_own_variables(self, store: Any) -> None:
-        """Adds the states of the student's random generators to the settings: Keras leaves them out of its files."""
-        super().save_own_variables(store)
-        for i, state in enumerate(self._seed_states()):
-            store[f"seed_{i}"] = ops.convert_to_numpy(state)
+        """Saves the step and the settings by name, and the states of random generators, which Keras leaves out."""
+        for name, variable in self._own_variables().items():
+            store[name] = ops.convert_to_numpy(ops.convert_to_tensor(variable))
 
     def load_own_variables(self, store: Any) -> None:
-        """Restores the settings and the states of the student's random generators."""
-        seeds = {key: store[key] for key in store.keys() if key.startswith("seed_")}  # noqa: SIM118 - no dict
-        super().load_own_variables({key: store[key] for key in store.keys() if key not in seeds})  # noqa: SIM118
-        states = self._seed_states()
-        if len(seeds) != len(states):
+        """Restores what `save_own_variables` saved, all of it or nothing."""
+        names, found = list(self._own_variables()), list(store.keys())
+        if set(names) != set(found):
             raise ValueError(
-                "A Distiller's weights go back into one whose student has the same layers. Received: a file with the "
-                f"states of {len(seeds)} random generators for a student with {len(states)}."
+                "A Distiller's weights go back into one with the same losses, teachers and random layers. Received: a "
+                f"file with {sorted(set(found) - set(names))} too many and without {sorted(set(names) - set(found))}."
             )
-        for i, state in enumerate(states):
-            state.assign(seeds[f"seed_{i}"])
+        settings = self._objective.settings()
+        for name, setting in settings.items():
+            setting.restore(float(np.asarray(store[name])))
+        for name, variable in self._own_variables().items():
+            if name not in settings:
+                variable.assign(store[name])
+
+    def _own_variables(self) -> dict[str, keras.Variable]:
+        settings = {name: setting.variable for name, setting in self._objective.settings().items()}
+        seeds = {f"seed_{i}": state for i, state in enumerate(self._seed_states())}
+        return {"step": self._objective.step, **settings, **seeds}
 
     def _seed_states(self) -> list[keras.Variable]:
-        kept = {id(variable) for variable in self.student.weights}
-        return [v for v in self.student.variables if id(v) not in kept and v.name == "seed_generator_state"]
+        models = (self.student, self._loss_layers)
+        kept = {id(variable) for model in models for variable in model.weights}
+        variables = [variable for model in models for variable in model.variables if id(variable) not in kept]
+        return [variable for variable in variables if variable.name == "seed_generator_state"]
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the student alone, as `student.save` does; `keras.models.load_model` needs no `distill`."""
@@ -473,27 +519,44 @@ class Distiller(MultiWorker):
 
 
 class _LossLayers(keras.Layer):
-    """What the losses train. A layer that waits with them, so that Keras builds the Distiller by a symbolic call."""
+    """What the losses train, and the call in which they run, so that their layers are in training as the student's are.
+
+    It waits to be built with them, so that Keras builds the Distiller by a symbolic call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(dtype="float32", autocast=False, name="loss_layers")
+        self._allow_non_tensor_positional_args = True
 
     def hold(self, layers: Sequence[keras.Layer]) -> None:
         """Takes the losses' layers, once all are made."""
         self.held = list({id(layer): layer for layer in layers}.values())
         self.built = True
 
+    def call(self, compute: Callable[[], Any], training: bool | None = None) -> Any:
+        """What `compute` returns."""
+        return compute()
+
+    def own_losses(self) -> list[Any]:
+        """What the layers passed to `add_loss` in the last call, and their activity regularizers."""
+        return [loss for layer in self._flatten_layers() for loss in layer._get_own_losses()]
+
 
 def _term(
-    student: keras.Model, name: str, output: Output, loss: DistillationLoss, weight: Any, from_logits: Any
+    student: keras.Model,
+    name: str,
+    output: Output,
+    loss: DistillationLoss,
+    weight: Any,
+    from_logits: tuple[bool | None, bool | None],
 ) -> Term:
     """A loss with what it reads of each side."""
     graph = functional_of(student)
     key = output if graph is None else output_key(graph, output)
+    position = key if isinstance(key, int) else None
     reads = [
-        Read(layer=layer) if layer is not None else Read(output=key, head=loss.head, from_logits=said)
-        for layer, said in zip(
-            (loss.teacher_layer_name, loss.student_layer_name),
-            arguments.as_pair(from_logits, output),
-            strict=True,
-        )
+        Read(layer=layer) if layer is not None else Read(None, output, position, loss.head, said)
+        for layer, said in zip((loss.teacher_layer_name, loss.student_layer_name), from_logits, strict=True)
     ]
     return Term(
         name, key, loss, Setting(f"{name}_weight", weight, 0.0), keras.metrics.Mean(name=name), *reads

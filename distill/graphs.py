@@ -41,6 +41,11 @@ def output_key(graph: Functional, output: Output) -> Output:
         and not isinstance(graph._outputs_struct, dict)
         and output in graph.output_names
     ):
+        if graph.output_names.count(output) > 1:
+            raise ValueError(
+                f"An output goes by a name of its own. Received: {output!r} of {graph.name!r}, whose outputs are "
+                f"{graph.output_names}. Use their positions: 0 to {len(graph.output_names) - 1}."
+            )
         return graph.output_names.index(output)
     return output
 

@@ -37,10 +37,10 @@ class Term(NamedTuple):
     teacher_read: Read
     student_read: Read
 
-    def settings(self) -> dict[str, Setting]:
-        """Its numbers and schedules, by their names in the logs."""
-        own = {f"{self.name}_{setting.name}": setting for setting in self.loss.settings}
-        return {f"{self.name}_weight": self.weight, **own}
+    def settings(self) -> list[tuple[str, Setting]]:
+        """Its numbers and schedules, with their names in the logs."""
+        own = [(f"{self.name}_{setting.name}", setting) for setting in self.loss.settings]
+        return [(f"{self.name}_weight", self.weight), *own]
 
     def value(
         self,
@@ -92,9 +92,14 @@ class Term(NamedTuple):
         if not keras.tree.is_nested(sample_weight):
             return sample_weight
         if self.output is not None:
-            return pick(sample_weight, self.output, "sample_weight")
+            # Keras leaves out what has no labels.
+            missing = isinstance(sample_weight, dict) and self.output not in sample_weight
+            return None if missing else pick(sample_weight, self.output, "sample_weight")
         # Keras makes one weight an example into one for each output; a loss on no output takes it back.
-        weights = [ops.convert_to_tensor(weight) for weight in keras.tree.flatten(sample_weight)]
+        given = [weight for weight in keras.tree.flatten(sample_weight) if weight is not None]
+        if not given:
+            return None
+        weights = [ops.convert_to_tensor(weight) for weight in given]
         if len({len(weight.shape) for weight in weights}) > 1:
             raise ValueError(
                 f"{self.name!r} is not of one output, so its sample_weight is the mean of the outputs'. Received: "
@@ -142,14 +147,14 @@ class Objective:
         self._student_tracker = keras.metrics.Mean(name="student_loss")
         self._schedule_trackers = {
             name: keras.metrics.Mean(name=name)
-            for name, setting in self._settings().items()
+            for name, setting in self.settings().items()
             if setting.schedule is not None
         }
 
     @property
     def variables(self) -> list[keras.Variable]:
         """The step, and the value of every setting once."""
-        held = [setting.variable for setting in self._settings().values()]
+        held = [setting.variable for setting in self.settings().values()]
         return [self.step, *{id(variable): variable for variable in held}.values()]
 
     @property
@@ -172,25 +177,31 @@ class Objective:
         losses = [term.loss for term in self.terms]
         return any(not loss.built and type(loss).build is not DistillationLoss.build for loss in losses)
 
-    def _settings(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, Setting]:
         """Every number or schedule, by its name in the logs."""
-        settings = {"student_loss_weight": self.student_loss_weight}
+        pairs = [("student_loss_weight", self.student_loss_weight)]
         if self.distillation_weight is not None:
-            settings["distillation_weight"] = self.distillation_weight
-        settings |= {f"teacher_{i}_weight": setting for i, setting in enumerate(self.teacher_weights)}
+            pairs.append(("distillation_weight", self.distillation_weight))
+        pairs += [(f"teacher_{i}_weight", setting) for i, setting in enumerate(self.teacher_weights)]
         for term in self.terms:
-            settings |= term.settings()
-        return settings
+            pairs += term.settings()
+        names = [name for name, _ in pairs] + [term.name for term in self.terms]
+        if clash := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                "Each name in the logs and in saved weights is one number. "
+                f"Received: {clash} twice. Give the distillation loss that brings it another name=."
+            )
+        return dict(pairs)
 
     def follow_schedules(self) -> None:
         """Sets what follows a schedule for this step, and counts the step."""
         for name, tracker in self._schedule_trackers.items():
-            setting = self._settings()[name]
+            setting = self.settings()[name]
             setting.update(ops.cast(self.step, "float32"))
             tracker.update_state(setting.variable)
         self.step.assign_add(1)
 
-    def total(
+    def losses(
         self,
         student_loss: Any,
         taught: Sequence[Tapped],
@@ -198,8 +209,8 @@ class Objective:
         sample_weight: Any,
         labels: Any,
         examples: Any,
-    ) -> Any:
-        """The weighted sum, and its parts into the logs.
+    ) -> list["Part"]:
+        """What is added up.
 
         Args:
             student_loss: the student's own loss, or `None` without labels.
@@ -208,36 +219,55 @@ class Objective:
             sample_weight: of the distillation losses; a tensor, or one for each output of the student.
             labels: of the examples, or `None`.
             examples: how many examples this replica has.
-
-        Returns:
-            A float32 scalar; divided by the number of replicas, as Keras' losses are.
         """
-        weights, trackers, losses, counts = [], [], [], []
+        parts = []
         if student_loss is not None:
-            weights.append(self.student_loss_weight.variable)
-            trackers.append(self._student_tracker)
-            losses.append(ops.cast(student_loss, "float32"))
-            counts.append(_count(learned.outputs, examples))
+            weight, count = self.student_loss_weight.variable, _count(learned.outputs, examples)
+            parts.append(Part(ops.cast(student_loss, "float32"), weight, count, self._student_tracker))
         if self.distillation_weight is None:
             distillation_weight = 1.0 - self.student_loss_weight.variable
         else:
             distillation_weight = self.distillation_weight.variable
         for i, term in enumerate(self.terms):
-            of_teachers = [tapped.values[i] for tapped in taught]
-            value = learned.values[i]
-            weights.append(distillation_weight * term.weight.variable)
-            trackers.append(term.tracker)
-            losses.append(
-                term.value(of_teachers, value, self.teacher_weights, self.teacher_mean, sample_weight, labels)
+            value = term.value(
+                [tapped.values[i] for tapped in taught],
+                learned.values[i],
+                self.teacher_weights,
+                self.teacher_mean,
+                sample_weight,
+                labels,
             )
-            counts.append(_count(value, examples))
+            weight, count = distillation_weight * term.weight.variable, _count(learned.values[i], examples)
+            parts.append(Part(value, weight, count, term.tracker))
+        return parts
 
-        total = ops.zeros((), "float32")
-        for weight, tracker, mean in zip(weights, trackers, whole_batch_means(losses, counts), strict=True):
+    def total(self, parts: Sequence["Part"], penalties: Any, examples: Any) -> Any:
+        """The weighted sum, and its parts into the logs.
+
+        Args:
+            parts: of this replica.
+            penalties: their sum, of this replica; divided by the number of replicas, as Keras' losses are.
+            examples: how many examples this replica has.
+
+        Returns:
+            A float32 scalar; divided by the number of replicas.
+        """
+        losses, counts = [part.loss for part in parts], [part.count for part in parts]
+        *means, total = whole_batch_means([*losses, penalties], [*counts, examples])
+        for mean, part in zip(means, parts, strict=True):
             # Undoes the division by the number of replicas by which their sum is a mean, for the logs.
-            tracker.update_state(mean * replica_count(), sample_weight=examples)
-            total += weight * mean
+            part.tracker.update_state(mean * replica_count(), sample_weight=examples)
+            total += part.weight * mean
         return total
+
+
+class Part(NamedTuple):
+    """One loss in the sum, its weight, of how many values it is the mean, and its tracker."""
+
+    loss: Any
+    weight: Any
+    count: Any
+    tracker: keras.metrics.Mean
 
 
 def _count(outputs: Any, examples: Any) -> Any:

@@ -9,6 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
+# Keras exports no name for its symbolic call.
+from keras.src.backend import compute_output_spec
+
 Schedule = Callable[[Any], Any]
 
 
@@ -76,6 +79,10 @@ class Setting:
                 "there. Call the Distiller's jax_state_sync() first, or change it between epochs."
             )
 
+    def restore(self, value: float) -> None:
+        """Sets what was saved; a number is checked as any other, a schedule goes on from the step."""
+        self.variable.assign(value if self.schedule is not None else self.check(value))
+
     def update(self, step: Any) -> None:
         """Sets the schedule's value at `step`; beyond the allowed range it is NaN, so that no loss hides it."""
         if self.schedule is not None:
@@ -99,6 +106,14 @@ def _first_value(name: str, schedule: Schedule) -> float:
             f"{name} is a number or a schedule of the step. Received: the class {schedule.__name__}. "
             "Make an object of it."
         )
+    if keras.backend.backend() != "torch":  # whose steps are not compiled
+        try:
+            compute_output_spec(schedule, keras.KerasTensor((), "float32"))
+        except Exception as error:
+            raise ValueError(
+                "A schedule becomes part of the compiled step, so it computes with keras.ops, such as ops.where for an "
+                f"if and ops.maximum for a max. Received: a schedule of {name} that fails there: {error}"
+            ) from error
     value = np.asarray(ops.convert_to_numpy(schedule(ops.convert_to_tensor(0.0, dtype="float32"))))
     if value.shape != () or not np.issubdtype(value.dtype, np.number):
         raise ValueError(

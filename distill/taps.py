@@ -20,6 +20,7 @@ class Read(NamedTuple):
     Attributes:
         layer: the output of this layer, instead of the model's; of several, a list.
         output: which of the model's outputs, by name or position; `None` for the only one, or all as they are.
+        position: the output's position in a list that does not know its name.
         head: "softmax" or "sigmoid" for the logits before such a head; `None` for the output as it is.
         from_logits: `None` recognises the head. `True` states that the output is logits, `False` that it is
             probabilities, whose logarithm (for "sigmoid": log odds) is then read, equal to the logits up to a
@@ -28,6 +29,7 @@ class Read(NamedTuple):
 
     layer: str | tuple[str, ...] | None = None
     output: Output = None
+    position: int | None = None
     head: Head | None = None
     from_logits: bool | None = None
 
@@ -137,6 +139,8 @@ class Taps:
             return outputs
         graph = functional_of(self._model)
         key = read.output if graph is None else output_key(graph, read.output)
+        if isinstance(key, str) and isinstance(outputs, (list, tuple)) and read.position is not None:
+            key = read.position
         return pick(outputs, key, self._name, only_serves_all=self._only_serves_all)
 
 

@@ -57,6 +57,13 @@ class Teacher:
         """The model's, where it is one of Keras; empty elsewhere."""
         return list(self.model.variables) if isinstance(self.model, keras.Layer) else []
 
+    @property
+    def supports_jit(self) -> bool:
+        """Whether XLA may compile it, as far as Keras can tell."""
+        return isinstance(self.model, keras.Layer) and all(
+            layer.supports_jit for layer in self.model._flatten_layers()
+        )
+
     def __call__(self, inputs: Any) -> Tapped:
         """The model's outputs and what is read, for a batch; constants to any gradient."""
         try:
@@ -64,13 +71,25 @@ class Teacher:
                 inputs = self._preprocessing(inputs)
             with _no_gradient():
                 tapped = self._taps(inputs, training=False)
+            return keras.tree.map_structure(_constant, tapped)
         except Exception as error:
             error.add_note(
                 f"(This came from running the teacher {self.name!r} on the student's batch. Where it needs other "
                 "inputs, give the Distiller a teacher_preprocessing.)"
             )
             raise
-        return keras.tree.map_structure(lambda x: ops.stop_gradient(ops.convert_to_tensor(x)), tapped)
+
+
+def _constant(output: Any) -> Any:
+    output = ops.stop_gradient(ops.convert_to_tensor(output))
+    try:
+        len(output.shape)
+    except ValueError as error:
+        raise ValueError(
+            "A teacher's answers have a known number of axes. Received: a tensor of unknown shape. "
+            "Give it one in the function, as tf.ensure_shape(answer, (None, classes)) does."
+        ) from error
+    return output
 
 
 def require_teacher(model: Any) -> None:

@@ -35,7 +35,8 @@ class Hidden(DistillationLoss):
 
 def net(width, activation="softmax", hidden=4):
     inputs = keras.Input((6,))
-    x = layers.Dense(hidden, "relu", kernel_regularizer="l2", name="hidden")(layers.Dense(width, "relu")(inputs))
+    x = layers.Dense(width, "relu", activity_regularizer=keras.regularizers.L2(0.1))(inputs)
+    x = layers.Dense(hidden, "relu", kernel_regularizer="l2", name="hidden")(x)
     return keras.Model(inputs, layers.Dense(3, activation)(x))
 
 def tokens(width):

@@ -30,6 +30,7 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
 
     Attributes:
         head: the activation whose logits the loss compares, or `None` if it reads outputs or layers.
+        same_shape: whether both sides must be of one shape.
         needs_labels: whether `call` takes the labels as a third argument.
         recipe: the weights that the loss was published with: `Distiller(teacher, student, loss, **loss.recipe)`.
         teacher_layer_name: the teacher's layer to read instead of its outputs, or `None`; a layer of a nested
@@ -43,6 +44,7 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
     """
 
     head: ClassVar[Head | None] = None
+    same_shape: ClassVar[bool] = False
     needs_labels: bool = False
     recipe: ClassVar[dict[str, float]] = {}
     teacher_layer_name: str | tuple[str, ...] | None = None
@@ -75,6 +77,11 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
         if not self.built:
             self.build(teacher, student)
             self.built = True
+            if unbuilt := [layer.name for layer in self.layers if not layer.built]:
+                raise ValueError(
+                    "What a loss trains is there before the first step. Received: "
+                    f"{type(self).__name__}.build leaves {unbuilt} without weights. Call their build(shape) in it."
+                )
 
     def __call__(self, teacher: Any, student: Any, sample_weight: Any = None, labels: Any = None) -> Any:
         """Mean over the batch of `call`, each value times its weight; a float32 scalar.
@@ -96,10 +103,12 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
                 "Train on (x, y), or use a loss that needs no labels, such as SoftTargets."
             )
         masks = [get_keras_mask(tensor) for tensor in keras.tree.flatten(student)]
-        teacher = keras.tree.map_structure(
-            lambda x: ops.stop_gradient(ops.convert_to_tensor(x, dtype=self.dtype)), teacher
-        )
         student = keras.tree.map_structure(lambda x: ops.convert_to_tensor(x, dtype=self.dtype), student)
+        shape = ops.shape(keras.tree.flatten(student)[0])
+        teacher = keras.tree.map_structure(
+            lambda x: ops.stop_gradient(self._aligned(ops.convert_to_tensor(x, dtype=self.dtype), shape)),
+            teacher,
+        )
         values = self.call(teacher, student, labels) if self.needs_labels else self.call(teacher, student)
         batch = keras.tree.flatten(student)[0].shape[0]
         if len(values.shape) == 0 or (None not in (values.shape[0], batch) and values.shape[0] != batch):
@@ -116,8 +125,19 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
             mask = expand_weight(mask, len(values.shape), type(self).__name__)
         return reduce_weighted_values(values, sample_weight, mask, self.reduction, self.dtype)
 
+    def _aligned(self, teacher: Any, shape: tuple[Any, ...]) -> Any:
+        """`teacher` as it is, or an error in the step: sizes that are known only there would be broadcast."""
+        wanted = shape if self.same_shape else (shape[0], *ops.shape(teacher)[1:])
+        known = all(isinstance(size, int) for size in (*wanted, *ops.shape(teacher)))
+        if known and tuple(wanted) != tuple(teacher.shape):
+            raise ValueError(
+                f"{type(self).__name__} compares example by example. Received: a teacher's {tuple(teacher.shape)} "
+                f"where the student's sizes ask for {tuple(wanted)}. Let the teacher answer for each example."
+            )
+        return teacher if known else ops.reshape(teacher, wanted)
+
     def call(self, teacher: Any, student: Any, *labels: Any) -> Any:
-        """One loss per example, from tensors already in float32; a subclass implements it.
+        """One loss per example, from tensors already in float32; a subclass implements it. It runs in training alone.
 
         Args:
             teacher: what is read of the teacher: a tensor, or a list where `teacher_layer_name` is a tuple.
@@ -127,7 +147,7 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
         raise NotImplementedError(f"{type(self).__name__} must implement call(teacher, student).")
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        """Raises ValueError unless both sides are single tensors, or read of as many layers."""
+        """Raises ValueError unless both sides are single tensors, or read of as many layers, of fitting shapes."""
         names = {"teacher": self.teacher_layer_name, "student": self.student_layer_name}
         for side, outputs in (("teacher", teacher_outputs), ("student", student_outputs)):
             if keras.tree.is_nested(outputs) and not isinstance(names[side], tuple):
@@ -136,6 +156,8 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
                     f"{type(self).__name__} compares one output. Received: a {side} with outputs {keys}. "
                     f"Say which: distillation_losses={{{keys[0]!r}: {type(self).__name__}(...)}}."
                 )
+        if self.same_shape:
+            require_same_shape(type(self).__name__, teacher_outputs, student_outputs)
 
     def compute_loss(self, teacher_outputs: Any, student_outputs: Any, **kwargs: Any) -> Any:
         """The scalar that `keras.distillation.Distiller` asks for; `kwargs` are its own and unused."""
@@ -207,10 +229,11 @@ def expand_weight(weight: Any, rank: int, what: str) -> Any:
 
 
 def require_same_shape(what: str, teacher: Any, student: Any) -> None:
-    """Raises ValueError unless two tensors agree in every statically known size."""
+    """Raises ValueError unless two tensors agree in every statically known size; a 1 is a size like others."""
     left, right = tuple(teacher.shape), tuple(student.shape)
     agree = len(left) == len(right) and all(
-        a == b or a is None or b is None for a, b in zip(left, right, strict=True)
+        a == b or (None in (a, b) and (axis == 0 or 1 not in (a, b)))
+        for axis, (a, b) in enumerate(zip(left, right, strict=True))
     )
     if not agree:
         raise ValueError(

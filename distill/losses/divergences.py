@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from distill.losses.base import DistillationLoss
-from distill.losses.logits import Softened, SoftTargets, kl_divergence, require_logits
+from distill.losses.logits import Softened, SoftTargets, kl_divergence, require_classes
 from distill.settings import Schedule, Setting, require_number
 
 
@@ -41,6 +41,7 @@ class Standardized(DistillationLoss):
     """
 
     head = "softmax"
+    same_shape = True
     recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 0.1, "distillation_weight": 9.0}
 
     def __init__(self, loss: DistillationLoss, name: str | None = None) -> None:
@@ -148,7 +149,7 @@ class DecoupledKD(Softened):
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        require_logits(type(self).__name__, teacher_outputs, student_outputs)
+        require_classes(type(self).__name__, student_outputs)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -232,7 +233,7 @@ class DIST(Softened):
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits (batch, classes) of one shape."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        require_logits(type(self).__name__, teacher_outputs, student_outputs)
+        require_classes(type(self).__name__, student_outputs)
         require_batch_of_rows(type(self).__name__, student_outputs)
 
     def get_config(self) -> dict[str, Any]:
@@ -312,7 +313,7 @@ class GeneralizedJSD(Softened):
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        require_logits(type(self).__name__, teacher_outputs, student_outputs)
+        require_classes(type(self).__name__, student_outputs)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -352,6 +353,7 @@ class MultiLevelKD(DistillationLoss):
     """
 
     head = "softmax"
+    same_shape = True
     recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 0.1, "distillation_weight": 9.0}
 
     def __init__(
@@ -386,7 +388,7 @@ class MultiLevelKD(DistillationLoss):
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits (batch, classes) of one shape."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        require_logits(type(self).__name__, teacher_outputs, student_outputs)
+        require_classes(type(self).__name__, student_outputs)
         require_batch_of_rows(type(self).__name__, student_outputs)
 
     def get_config(self) -> dict[str, Any]:
@@ -425,6 +427,7 @@ class CurriculumTemperature(DistillationLoss):
     """
 
     head = "softmax"
+    same_shape = True
     recipe: ClassVar[dict[str, float]] = SoftTargets.recipe
 
     def __init__(self, steps: float, name: str = "curriculum_temperature") -> None:
@@ -457,7 +460,7 @@ class CurriculumTemperature(DistillationLoss):
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        require_logits(type(self).__name__, teacher_outputs, student_outputs)
+        require_classes(type(self).__name__, student_outputs)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; not what was trained, which `save_weights` keeps."""

@@ -5,12 +5,14 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from distill.losses.base import DistillationLoss, require_same_shape
+from distill.losses.base import DistillationLoss
 from distill.settings import Schedule, Setting
 
 
 class Softened(DistillationLoss):
     """Base class of losses on logits that are divided by a temperature, which can be changed."""
+
+    same_shape = True
 
     def __init__(self, temperature: float | Schedule, name: str) -> None:
         super().__init__(name)
@@ -26,11 +28,6 @@ class Softened(DistillationLoss):
     @temperature.setter
     def temperature(self, value: float) -> None:
         self._temperature.value = value
-
-    def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        """Raises ValueError unless both sides are logits of one shape."""
-        super().validate_outputs(teacher_outputs, student_outputs)
-        require_same_shape(type(self).__name__, teacher_outputs, student_outputs)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, with the temperature as it is now, or its schedule."""
@@ -87,7 +84,7 @@ class SoftTargets(Softened):
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        require_logits(type(self).__name__, teacher_outputs, student_outputs)
+        require_classes(type(self).__name__, student_outputs)
 
     def average_predictions(self, teachers: list[Any], weights: list[Any]) -> Any:
         """Logits z with softmax(z / T) = Σ_k w_k softmax(teacher_k / T)."""
@@ -130,7 +127,9 @@ class BernoulliSoftTargets(Softened):
         t, s = teacher / self._temperature.variable, student / self._temperature.variable
         log_p, log_not_p = ops.log_sigmoid(t), ops.log_sigmoid(-t)
         log_q, log_not_q = ops.log_sigmoid(s), ops.log_sigmoid(-s)
-        divergence = ops.exp(log_p) * (log_p - log_q) + ops.exp(log_not_p) * (log_not_p - log_not_q)
+        divergence = ops.exp(log_p) * log_ratio(log_p, log_q) + ops.exp(log_not_p) * log_ratio(
+            log_not_p, log_not_q
+        )
         return ops.square(self._temperature.variable) * ops.sum(divergence, axis=-1)
 
     def average_predictions(self, teachers: list[Any], weights: list[Any]) -> Any:
@@ -165,6 +164,7 @@ class LogitMSE(DistillationLoss):
     """
 
     head = "softmax"
+    same_shape = True
 
     def __init__(self, name: str = "logit_mse") -> None:
         super().__init__(name)
@@ -176,7 +176,7 @@ class LogitMSE(DistillationLoss):
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        require_logits(type(self).__name__, teacher_outputs, student_outputs)
+        require_classes(type(self).__name__, student_outputs)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -204,6 +204,7 @@ class HardTargets(DistillationLoss):
     """
 
     head = "softmax"
+    same_shape = True
 
     def __init__(self, name: str = "hard_targets") -> None:
         super().__init__(name)
@@ -216,7 +217,7 @@ class HardTargets(DistillationLoss):
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        require_logits(type(self).__name__, teacher_outputs, student_outputs)
+        require_classes(type(self).__name__, student_outputs)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -225,13 +226,17 @@ class HardTargets(DistillationLoss):
 
 def kl_divergence(log_p: Any, log_q: Any) -> Any:
     """KL(p ‖ q) over the last axis, from logarithms, so that neither is ever clipped."""
-    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+    return ops.sum(ops.exp(log_p) * log_ratio(log_p, log_q), axis=-1)
 
 
-def require_logits(what: str, teacher: Any, student: Any) -> None:
-    """Raises ValueError unless both sides are logits of one shape with two classes or more."""
-    require_same_shape(what, teacher, student)
-    shape = tuple(student.shape)
+def log_ratio(log_p: Any, log_q: Any) -> Any:
+    """The difference of logarithms; finite where both are −∞, as of a class that is masked out on both sides."""
+    return ops.maximum(log_p, -1e30) - ops.maximum(log_q, -1e30)
+
+
+def require_classes(what: str, logits: Any) -> None:
+    """Raises ValueError unless logits have two classes or more."""
+    shape = tuple(logits.shape)
     if len(shape) < 2 or shape[-1] == 1:
         raise ValueError(
             f"{what} needs logits (batch, ..., classes) of two classes or more: a softmax over a "

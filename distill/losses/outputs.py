@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from distill.losses.base import DistillationLoss, require_same_shape
+from distill.losses.base import DistillationLoss
 
 
 @keras.saving.register_keras_serializable(package="distill")
@@ -29,6 +29,8 @@ class OutputMSE(DistillationLoss):
         ValueError: the shapes differ, or there is no axis besides the batch.
     """
 
+    same_shape = True
+
     def __init__(self, name: str = "output_mse") -> None:
         super().__init__(name)
 
@@ -39,7 +41,6 @@ class OutputMSE(DistillationLoss):
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are of one shape (batch, ..., values)."""
         super().validate_outputs(teacher_outputs, student_outputs)
-        require_same_shape(type(self).__name__, teacher_outputs, student_outputs)
         if len(student_outputs.shape) < 2:
             raise ValueError(
                 f"OutputMSE needs outputs (batch, ..., values). Received: shape {tuple(student_outputs.shape)}. "
