@@ -13,15 +13,42 @@ A trained teacher, a smaller student, and the loss between them:
 
 from distill import losses
 from distill.distiller import Distiller
-from distill.losses import BernoulliSoftTargets, DistillationLoss, OutputMSE, SoftTargets
+from distill.losses import (
+    DIST,
+    BernoulliSoftTargets,
+    CurriculumTemperature,
+    DecoupledKD,
+    DistillationLoss,
+    GeneralizedJSD,
+    HardTargets,
+    LogitMSE,
+    MultiLevelKD,
+    OutputMSE,
+    ProbabilisticTransfer,
+    Relational,
+    SimilarityPreserving,
+    SoftTargets,
+    Standardized,
+)
 from distill.teacher import Teacher
 
 __all__ = [
+    "DIST",
     "BernoulliSoftTargets",
+    "CurriculumTemperature",
+    "DecoupledKD",
     "DistillationLoss",
     "Distiller",
+    "GeneralizedJSD",
+    "HardTargets",
+    "LogitMSE",
+    "MultiLevelKD",
     "OutputMSE",
+    "ProbabilisticTransfer",
+    "Relational",
+    "SimilarityPreserving",
     "SoftTargets",
+    "Standardized",
     "Teacher",
     "losses",
 ]

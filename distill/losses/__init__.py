@@ -11,6 +11,7 @@ from distill.losses.divergences import (
 )
 from distill.losses.logits import BernoulliSoftTargets, HardTargets, LogitMSE, SoftTargets
 from distill.losses.outputs import OutputMSE
+from distill.losses.relations import ProbabilisticTransfer, Relational, SimilarityPreserving
 
 __all__ = [
     "DIST",
@@ -23,6 +24,9 @@ __all__ = [
     "LogitMSE",
     "MultiLevelKD",
     "OutputMSE",
+    "ProbabilisticTransfer",
+    "Relational",
+    "SimilarityPreserving",
     "SoftTargets",
     "Standardized",
 ]
