@@ -9,24 +9,38 @@ from distill.losses.divergences import (
     MultiLevelKD,
     Standardized,
 )
+from distill.losses.features import (
+    AttentionTransfer,
+    Hint,
+    NeuronSelectivity,
+    OverhaulDistillation,
+    VariationalInformation,
+    batch_norm_margins,
+)
 from distill.losses.logits import BernoulliSoftTargets, HardTargets, LogitMSE, SoftTargets
 from distill.losses.outputs import OutputMSE
 from distill.losses.relations import ProbabilisticTransfer, Relational, SimilarityPreserving
 
 __all__ = [
     "DIST",
+    "AttentionTransfer",
     "BernoulliSoftTargets",
     "CurriculumTemperature",
     "DecoupledKD",
     "DistillationLoss",
     "GeneralizedJSD",
     "HardTargets",
+    "Hint",
     "LogitMSE",
     "MultiLevelKD",
+    "NeuronSelectivity",
     "OutputMSE",
+    "OverhaulDistillation",
     "ProbabilisticTransfer",
     "Relational",
     "SimilarityPreserving",
     "SoftTargets",
     "Standardized",
+    "VariationalInformation",
+    "batch_norm_margins",
 ]
