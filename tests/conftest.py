@@ -19,8 +19,12 @@ FEATURES = 6
 @pytest.fixture(autouse=True)
 def _seeded():
     keras.utils.set_random_seed(7)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cleared():
     yield
-    keras.backend.clear_session()
+    keras.backend.clear_session()  # after each file: it takes longer than most tests
 
 
 def dense_net(width, *, activation="softmax", name=None, batch_norm=False, classes=CLASSES):

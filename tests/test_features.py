@@ -22,19 +22,6 @@ from distill.losses.features import (
     batch_norm_margins,
 )
 
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    """The suite's fixture without its garbage collection, which takes longer than most tests here."""
-    keras.utils.set_random_seed(7)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cleared():
-    yield
-    keras.backend.clear_session()
-
-
 MARGINS = [-0.3, -1.0, 0.0, -0.1]
 Overhaul = functools.partial(OverhaulDistillation, MARGINS)
 PaperAttention = functools.partial(AttentionTransfer, paper_form=True)

@@ -16,19 +16,6 @@ from distill.losses.features import (
     batch_norm_margins,
 )
 
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    """The suite's fixture without its garbage collection, which takes longer than most tests here."""
-    keras.utils.set_random_seed(7)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _cleared():
-    yield
-    keras.backend.clear_session()
-
-
 CE = "sparse_categorical_crossentropy"
 
 

@@ -9,11 +9,6 @@ import reference
 LOG2, LOG3 = math.log(2), math.log(3)
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    """Nothing here is Keras's, whose state takes longer to clear than a test to run."""
-
-
 def draw(*shape, seed=0, scale=1.0):
     return scale * np.random.default_rng(seed).normal(size=shape)
 

@@ -127,7 +127,7 @@ def test_replicas_equal_one_device_with_uneven_and_empty_shards(count):
         history, rows = mirrored[case]
         assert set(history) == set(expected_history)
         for key, values in expected_history.items():
-            np.testing.assert_allclose(history[key], values, rtol=1e-5, atol=1e-6, err_msg=f"{case}: {key}")
+            np.testing.assert_allclose(history[key], values, rtol=1e-6, atol=1e-6, err_msg=f"{case}: {key}")
         assert len(rows) == len(expected_rows) == 6
         for batch, (weights, expected) in enumerate(zip(rows, expected_rows, strict=True)):
             for weight, other in zip(weights, expected, strict=True):

@@ -209,8 +209,14 @@ class BatchLoss(DistillationLoss):
             self._loss.validate_model_compatibility(teacher, student)
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        """Asks the wrapped loss."""
+        """Asks the wrapped loss, and refuses what it would broadcast."""
         self._loss.validate_outputs(teacher_outputs, student_outputs)
+        sides = (keras.tree.flatten(outputs) for outputs in (teacher_outputs, student_outputs))
+        for teacher, student in zip(*sides, strict=False):
+            if len(teacher.shape) != len(student.shape) or any(
+                a != b and 1 in (a, b) for a, b in zip(teacher.shape[1:], student.shape[1:], strict=True)
+            ):
+                require_same_shape(self.name, teacher, student)
 
 
 def expand_weight(weight: Any, rank: int, what: str) -> Any:
