@@ -154,7 +154,7 @@ WRONG_SCHEDULES = {
     "out of range at the start": (lambda step: -1.0, "temperature must be a number from"),
     "not a scalar": (lambda step: np.ones(2), r"float64 of shape \(2,\) at step 0"),
     "a class": (keras.optimizers.schedules.ExponentialDecay, "the class ExponentialDecay"),
-    "text": (lambda step: "4", "returns one number for each step"),
+    "text": (lambda step: "4", "Received: a schedule of temperature"),
 }
 
 
