@@ -1,7 +1,5 @@
 """Habits and mistakes of Keras users that once went wrong in silence or deep inside Keras."""
 
-from contextlib import nullcontext
-
 import keras
 import numpy as np
 import pytest
@@ -190,6 +188,7 @@ def listed(order, **kwargs):
     return keras.Model(inputs, [outputs[name] for name in order], **kwargs)
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")  # of output b
 def test_outputs_are_matched_by_name_before_position(batch):
     teacher, student = listed("ba"), listed("ab")
     student.get_layer("a").set_weights(teacher.get_layer("a").get_weights())
@@ -253,6 +252,11 @@ class Projected(DistillationLoss):
         return keras.ops.mean(keras.ops.square(self.layers[0](student) - teacher), axis=-1)
 
 
+@only_on(
+    "tensorflow",
+    "torch",
+    reason="Keras' JAX trainer drops what is passed to add_loss beside the model's call",
+)
 @pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")  # of the head
 def test_what_a_loss_trains_is_in_training_and_its_penalties_count(teacher, student, batch):
     loss = Projected("projected")
@@ -296,6 +300,7 @@ def test_sizes_of_one_are_sizes(teacher):
         Distiller(pooled, maps, SoftTargets())
 
 
+@only_on("tensorflow", "jax", reason="torch keeps a module that is assigned beside a property, to no effect")
 def test_the_student_stays(teacher, student):
     with pytest.raises(AttributeError):
         Distiller(teacher, student, SoftTargets()).student = dense_net(4)
