@@ -14,22 +14,20 @@ Expected: distilled above alone by about .5 points, level with tuned label smoot
 
 import dataclasses
 import functools
-import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, RenderableType
 
 from experiments import report, results, tables
-from experiments.runner import Cell, environment, locked, run, workers, write_json
+from experiments.runner import Cell, run, workers
 from experiments.settings import Network, Surroundings, Training
+from experiments.study import Arm, choose, command, conclude
 
 TUNING_SEEDS = (1000, 1001, 1002)  # never those of the comparison
 FULL, FEW = "all labels", "few labels"
@@ -100,25 +98,6 @@ COMPARISONS = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """One line of the tables: cells that differ by seed alone.
-
-    Attributes:
-        name: in directories and W&B.
-        group: the arms that it stands with.
-        label: for readers, with its settings.
-        description: one sentence.
-        changes: to the `Training` of a student that learns alone.
-    """
-
-    name: str
-    group: str
-    label: str
-    description: str
-    changes: dict[str, Any]
-
-
 def student_arms(study: Compare) -> list[Arm]:
     """The students that a study compares, with the settings that its options give them."""
     few = {"labels": study.labels}
@@ -183,29 +162,28 @@ def student_cell(study: Compare, arm: Arm, seed: int) -> Cell:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs what is not finished yet, writes the report and prints the tables."""
-    default = SMOKE if "--smoke" in arguments else Compare()
-    study = tyro.cli(Compare, args=arguments, default=default, prog="scripts/compare", description=__doc__)
-    console = Console()
-    began = time.monotonic()
-    study_dir = study.out / ("compare-smoke" if study.smoke else "compare")
-    try:
-        _check(study)
-        with locked(study_dir):
-            tuning = []
-            if study.tune:
-                study, tuning = _tune(study, study_dir, console)
-            _finish(study, study_dir, console, arguments, tuning)
-            finished = results.read(study_dir)
-            page = report.write(study_dir)
-    except (RuntimeError, ValueError) as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        console.print("Stopped. Finished cells are kept: the same command goes on from there.")
-        return 130
-    console.print(tables.table(finished))
-    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes. The report: {page}", soft_wrap=True)
-    return 0
+    return command(
+        "compare",
+        arguments,
+        default=Compare(),
+        smoke=SMOKE,
+        prog="scripts/compare",
+        description=__doc__,
+        check=_check,
+        work=functools.partial(_study, shlex.join(["scripts/compare", *arguments])),
+    )
+
+
+def _study(
+    typed: str, study: Compare, study_dir: Path, console: Console
+) -> tuple[RenderableType, RenderableType]:
+    tuning: list[dict[str, Any]] = []
+    if study.tune:
+        study, tuning = _tune(study, study_dir, console)
+    _finish(study, study_dir, console, typed, tuning)
+    finished = results.read(study_dir)
+    page = report.write(study_dir)
+    return tables.table(finished), f"The report: {page}"
 
 
 def _check(study: Compare) -> None:
@@ -248,24 +226,23 @@ def _tune(study: Compare, study_dir: Path, console: Console) -> tuple[Compare, l
                 cells[name, number, seed] = student_cell(tried, arm, seed)
     _, folders = _train(study, list(cells.values()), TUNING_SEEDS, study_dir, console)
     folder_of = dict(zip(cells, folders, strict=True))
-    tuning = []
-    for name, trials in TRIALS.items():
-        choices = []
-        for number, options in enumerate(trials):
-            found = [
-                json.loads((study_dir / folder_of[name, number, seed] / "result.json").read_text())
-                for seed in TUNING_SEEDS
+    tuning = choose(
+        {
+            name: [
+                (options, [folder_of[name, number, seed] for seed in TUNING_SEEDS])
+                for number, options in enumerate(trials)
             ]
-            accuracy = sum(result["dev"]["last"]["accuracy"] for result in found) / len(found)
-            choices.append({"settings": options, "dev_accuracy": accuracy})
-        chosen = max(choices, key=lambda choice: choice["dev_accuracy"])["settings"]
-        study = dataclasses.replace(study, **chosen)
-        tuning.append({"arm": name, "choices": choices, "chosen": chosen})
+            for name, trials in TRIALS.items()
+        },
+        study_dir,
+    )
+    for choice in tuning:
+        study = dataclasses.replace(study, **choice["chosen"])
     return study, tuning
 
 
 def _finish(
-    study: Compare, study_dir: Path, console: Console, arguments: Sequence[str], tuning: list[dict[str, Any]]
+    study: Compare, study_dir: Path, console: Console, typed: str, tuning: list[dict[str, Any]]
 ) -> None:
     """Trains all cells of the comparison, times one network of each arm, and writes study.json."""
     seeds = range(study.seeds)
@@ -280,30 +257,18 @@ def _finish(
     with workers(1, study_dir) as pool:
         first_cells = {name: study_dir / folders[0] for name, folders in cells_of.items()}
         latency_ms = pool.submit(_latencies, first_cells).result()
-    write_json(
-        study_dir / "study.json",
-        {
-            "study": "compare",
-            "title": "A student alone and a student distilled",
-            "question": "Does a small network learn more from a teacher than from the labels alone?",
-            "command": shlex.join(["scripts/compare", *arguments]),
-            "smoke": study.smoke,
-            "notes": _notes(study, bool(tuning)),
-            "arms": [
-                {
-                    "name": arm.name,
-                    "group": arm.group,
-                    "label": arm.label,
-                    "description": arm.description,
-                    "cells": [str(folder) for folder in cells_of[arm.name]],
-                }
-                for arm in (teacher, *students)
-            ],
-            "comparisons": COMPARISONS,
-            "tuning": tuning,
-            "latency_ms": latency_ms,
-            **environment(),
-        },
+    conclude(
+        study_dir,
+        [(arm, cells_of[arm.name]) for arm in (teacher, *students)],
+        study="compare",
+        title="A student alone and a student distilled",
+        question="Does a small network learn more from a teacher than from the labels alone?",
+        command=typed,
+        smoke=study.smoke,
+        notes=_notes(study, bool(tuning)),
+        comparisons=COMPARISONS,
+        tuning=tuning,
+        latency_ms=latency_ms,
     )
 
 

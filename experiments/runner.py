@@ -1,8 +1,9 @@
 """Runs a study's cells: one frozen config and one seed become one run directory.
 
 A run directory is finished when it holds `result.json`, which is written last and in one piece. A
-finished cell is never run again; what an interrupted one left is removed and it starts again. The
-directory's name holds a digest of the config: another config is another cell.
+finished cell is never run again; what an interrupted one left is removed and it starts again, but for
+what it put into `stages`: there, work of several networks leaves each that is done. The directory's name holds
+a digest of the config: another config is another cell.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 _PACKAGES = ("distill", "keras", "tensorflow", "numpy", "tensorflow-datasets", "wandb", "scipy")
+STAGES = "stages"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,9 +197,14 @@ def _end_with_parent() -> None:
 
 def _run_cell(cell: Cell, work: Work, study_dir: Path) -> None:
     directory = study_dir / "cells" / cell.name
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.iterdir():
+        if path.name == STAGES:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     identity = {"study": cell.study, "arm": cell.arm, "seed": cell.seed}
     write_json(
         directory / "config.json", {**identity, "config": dataclasses.asdict(cell.config), **environment()}

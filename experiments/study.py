@@ -1,0 +1,132 @@
+"""What all studies share: their command line, choices made on dev, and the file that concludes them."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rich.console
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from experiments.runner import environment, locked, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One line of the tables: cells that differ by seed alone.
+
+    Attributes:
+        name: in directories and W&B.
+        group: the arms that it stands with.
+        label: for readers, with its settings.
+        description: one sentence.
+        changes: to the config of the study's first arm.
+    """
+
+    name: str
+    group: str
+    label: str
+    description: str
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def command(
+    name: str,
+    arguments: Sequence[str],
+    *,
+    default: Any,
+    smoke: Any,
+    prog: str,
+    description: str | None,
+    check: Callable[[Any], None],
+    work: Callable[[Any, Path, Console], Sequence[rich.console.RenderableType]],
+) -> int:
+    """A study's command line: reads options, holds the directory, does the work and prints what came of it.
+
+    Args:
+        name: of the study; its directory is OUT/NAME, or OUT/NAME-smoke.
+        arguments: what was typed after the command.
+        default: the options, a frozen dataclass with fields `out` and `smoke`.
+        smoke: the options that `--smoke` starts from.
+        prog: the command, for `--help`.
+        description: of the study, for `--help`.
+        check: raises ValueError for options that cannot work.
+        work: is given options, directory and console, and returns what to print at the end.
+
+    Returns:
+        The exit status.
+    """
+    chosen = smoke if "--smoke" in arguments else default
+    options = tyro.cli(type(default), args=arguments, default=chosen, prog=prog, description=description)
+    console = Console()
+    began = time.monotonic()
+    study_dir = options.out / (f"{name}-smoke" if options.smoke else name)
+    try:
+        check(options)
+        with locked(study_dir):
+            shown = work(options, study_dir, console)
+    except (RuntimeError, ValueError) as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped. Finished cells are kept: the same command goes on from there.")
+        return 130
+    for part in shown:
+        console.print(part, soft_wrap=isinstance(part, str))
+    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes.")
+    return 0
+
+
+def choose(
+    trials: Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[Path]]]], study_dir: Path
+) -> list[dict[str, Any]]:
+    """The settings of each arm that were best on dev, by mean accuracy after the last epoch.
+
+    Args:
+        trials: for each arm the settings that were tried, with the cells of each; the first of equals is taken.
+        study_dir: what the cells' paths are relative to.
+
+    Returns:
+        For each arm a dictionary: "arm", "choices" (all settings with their accuracy) and "chosen".
+    """
+    tuning = []
+    for arm, tried in trials.items():
+        choices = []
+        for settings, folders in tried:
+            found = [json.loads((study_dir / folder / "result.json").read_text()) for folder in folders]
+            accuracy = sum(result["dev"]["last"]["accuracy"] for result in found) / len(found)
+            choices.append({"settings": dict(settings), "dev_accuracy": accuracy})
+        chosen = max(choices, key=lambda choice: choice["dev_accuracy"])["settings"]
+        tuning.append({"arm": arm, "choices": choices, "chosen": chosen})
+    return tuning
+
+
+def conclude(study_dir: Path, arms: Sequence[tuple[Arm, Sequence[Path]]], **fields: Any) -> None:
+    """Writes study.json, which `experiments.results` reads.
+
+    Args:
+        study_dir: the study's directory.
+        arms: each arm with the directories of its cells, relative to `study_dir`, in the order of the tables.
+        **fields: the others of `experiments.results.Study`, by the names that study.json has.
+    """
+    write_json(
+        study_dir / "study.json",
+        {
+            **fields,
+            "arms": [
+                {
+                    "name": arm.name,
+                    "group": arm.group,
+                    "label": arm.label,
+                    "description": arm.description,
+                    "cells": [str(folder) for folder in folders],
+                }
+                for arm, folders in arms
+            ],
+            **environment(),
+        },
+    )
