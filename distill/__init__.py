@@ -13,10 +13,12 @@ A trained teacher, a smaller student, and the loss between them:
 
 from distill import losses
 from distill.distiller import Distiller
+from distill.identified import Identified
 from distill.losses import (
     DIST,
     AttentionTransfer,
     BernoulliSoftTargets,
+    ContrastiveRepresentation,
     CurriculumTemperature,
     DecoupledKD,
     DistillationLoss,
@@ -42,6 +44,7 @@ __all__ = [
     "DIST",
     "AttentionTransfer",
     "BernoulliSoftTargets",
+    "ContrastiveRepresentation",
     "CurriculumTemperature",
     "DecoupledKD",
     "DistillationLoss",
@@ -49,6 +52,7 @@ __all__ = [
     "GeneralizedJSD",
     "HardTargets",
     "Hint",
+    "Identified",
     "LogitMSE",
     "MultiLevelKD",
     "NeuronSelectivity",

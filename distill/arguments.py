@@ -131,6 +131,19 @@ def as_preprocessings(preprocessing: Any, count: int) -> list[Callable[[Any], An
     return list(preprocessing)
 
 
+def require_one_memory(
+    losses: Sequence[tuple[Output, DistillationLoss]], teachers: int, replicas: int
+) -> None:
+    """Raises ValueError where a loss that remembers examples would have to do so several times over."""
+    for _, loss in losses:
+        if loss.needs_ids and (teachers > 1 or replicas > 1):
+            raise ValueError(
+                f"{type(loss).__name__} has one memory, of one teacher on one device. Received: {teachers} "
+                f"teacher{'s' if teachers > 1 else ''}, {replicas} replica{'s' if replicas > 1 else ''}. "
+                "Give each teacher a Distiller of its own, and train outside of a tf.distribute strategy."
+            )
+
+
 def as_teacher_weights(weights: Any, mean: Any, count: int) -> list[Setting]:
     """The weight of each teacher, equal ones that sum to 1 for `None`."""
     if mean not in (None, "logits", "probabilities"):

@@ -9,11 +9,12 @@ from keras import ops
 
 from distill import arguments
 from distill.graphs import functional_of, output_key
+from distill.identified import split
 from distill.losses.base import DistillationLoss
 from distill.multiworker import MultiWorker
 from distill.objective import Objective, Term
 from distill.outputs import Output
-from distill.replicas import scope_of
+from distill.replicas import replica_count, scope_of
 from distill.settings import Schedule, Setting, require_number
 from distill.taps import Read, Tapped, Taps
 from distill.teacher import Teacher
@@ -140,6 +141,7 @@ class Distiller(MultiWorker):
         arguments.require_mean_fits(teacher_mean, losses)
 
         with scope_of(student):
+            arguments.require_one_memory(losses, len(teachers), replica_count())
             # The student's layers cast their inputs themselves. Its policy is taken over because `compile`
             # reads it to decide on loss scaling.
             super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
@@ -354,12 +356,13 @@ class Distiller(MultiWorker):
         """Runs the student once.
 
         Args:
-            inputs: a batch of the student's inputs.
+            inputs: a batch of the student's inputs; of a `distill.Identified`, these alone.
             training: in training, what the losses read is returned along.
 
         Returns:
             The student's outputs; with `training=True` a `distill.taps.Tapped`, whose first field they are.
         """
+        inputs, _ = split(inputs)
         if self._student_taps is None:
             # The student came unbuilt. Keras makes this call symbolically, before any data.
             self.student(inputs, training=False)
@@ -383,7 +386,8 @@ class Distiller(MultiWorker):
         """The total loss of a training step, or the student's own loss in evaluation.
 
         Args:
-            x: inputs of the student, and of the teacher after its `teacher_preprocessing`.
+            x: inputs of the student, and of the teacher after its `teacher_preprocessing`; or a
+                `distill.Identified` for losses that remember examples.
             y: labels, or `None` if `student_loss_weight` is 0.
             y_pred: what `call` returned for `x`; `None` to call it.
             sample_weight: one weight per example, or `None`.
@@ -404,6 +408,7 @@ class Distiller(MultiWorker):
 
         if y_pred is None:
             y_pred = self(x, training=True)
+        x, ids = split(x)
         if not isinstance(y_pred, Tapped):
             raise ValueError(
                 "In training, y_pred holds what the losses read: it is what the Distiller returns for "
@@ -428,7 +433,8 @@ class Distiller(MultiWorker):
         taught = [teacher(x) for teacher in self._teachers]
         weight = sample_weight if self._weigh_distillation else None
         parts = self._loss_layers(
-            lambda: self._objective.losses(student_loss, taught, y_pred, weight, y, examples), training=True
+            lambda: self._objective.losses(student_loss, taught, y_pred, weight, y, ids, examples),
+            training=True,
         )
         penalties += self._sum_of_penalties(self._loss_layers.own_losses())
         return self._objective.total(parts, penalties, examples)

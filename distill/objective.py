@@ -50,6 +50,7 @@ class Term(NamedTuple):
         teacher_mean: str | None,
         sample_weight: Any,
         labels: Any,
+        ids: Any,
     ) -> Any:
         """The loss of a batch, a float32 scalar.
 
@@ -60,8 +61,13 @@ class Term(NamedTuple):
             teacher_mean: how teachers make one loss, see `Distiller`.
             sample_weight: as Keras has it: a tensor, or one for each output of the student.
             labels: likewise, or `None`.
+            ids: of the examples, or `None`.
         """
-        rest = {"sample_weight": self._own_weight(sample_weight), "labels": self._own_labels(labels)}
+        rest = {
+            "sample_weight": self._own_weight(sample_weight),
+            "labels": self._own_labels(labels),
+            "ids": ids if self.loss.needs_ids else None,
+        }
         if len(taught) == 1:
             return self.loss(taught[0], learned, **rest)
         weights = [setting.variable for setting in teacher_weights]
@@ -208,6 +214,7 @@ class Objective:
         learned: Tapped,
         sample_weight: Any,
         labels: Any,
+        ids: Any,
         examples: Any,
     ) -> list["Part"]:
         """What is added up.
@@ -218,6 +225,7 @@ class Objective:
             learned: what the student returned.
             sample_weight: of the distillation losses; a tensor, or one for each output of the student.
             labels: of the examples, or `None`.
+            ids: their numbers, or `None`.
             examples: how many examples this replica has.
         """
         parts = []
@@ -236,6 +244,7 @@ class Objective:
                 self.teacher_mean,
                 sample_weight,
                 labels,
+                ids,
             )
             weight, count = distillation_weight * term.weight.variable, _count(learned.values[i], examples)
             parts.append(Part(value, weight, count, term.tracker))

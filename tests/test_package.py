@@ -44,9 +44,12 @@ ALLOWED = {
     "projectors": set(),
     "losses.features": {"losses.base", "projectors", "settings"},
     "losses.relations": {"losses.base", "settings"},
+    "losses.contrastive": {"losses.relations", "projectors", "settings"},
+    "identified": set(),
     "losses": {
         "losses.features",
         "losses.base",
+        "losses.contrastive",
         "losses.divergences",
         "losses.logits",
         "losses.outputs",
@@ -60,6 +63,7 @@ ALLOWED = {
     "distiller": {
         "arguments",
         "graphs",
+        "identified",
         "losses.base",
         "multiworker",
         "objective",
@@ -74,7 +78,7 @@ ALLOWED = {
     "embedded": set(),
     "tracking": {"wandb_process"},
     "wandb_process": set(),
-    "__init__": {"losses", "distiller", "multiworker", "teacher"},
+    "__init__": {"losses", "distiller", "identified", "multiworker", "teacher"},
 }
 
 

@@ -1,6 +1,7 @@
 """Distillation losses: small classes that compare a teacher's and a student's tensors per example."""
 
 from distill.losses.base import DistillationLoss
+from distill.losses.contrastive import ContrastiveRepresentation
 from distill.losses.divergences import (
     DIST,
     CurriculumTemperature,
@@ -25,6 +26,7 @@ __all__ = [
     "DIST",
     "AttentionTransfer",
     "BernoulliSoftTargets",
+    "ContrastiveRepresentation",
     "CurriculumTemperature",
     "DecoupledKD",
     "DistillationLoss",

@@ -32,6 +32,7 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
         head: the activation whose logits the loss compares, or `None` if it reads outputs or layers.
         same_shape: whether both sides must be of one shape.
         needs_labels: whether `call` takes the labels as a third argument.
+        needs_ids: whether `call` takes the examples' numbers as its last, see `distill.Identified`.
         recipe: the weights that the loss was published with: `Distiller(teacher, student, loss, **loss.recipe)`.
         teacher_layer_name: the teacher's layer to read instead of its outputs, or `None`; a layer of a nested
             model is "backbone/block3", the second call of a shared layer "shared[1]". A tuple of several gives
@@ -46,6 +47,7 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
     head: ClassVar[Head | None] = None
     same_shape: ClassVar[bool] = False
     needs_labels: bool = False
+    needs_ids: bool = False
     recipe: ClassVar[dict[str, float]] = {}
     teacher_layer_name: str | tuple[str, ...] | None = None
     student_layer_name: str | tuple[str, ...] | None = None
@@ -83,7 +85,9 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
                     f"{type(self).__name__}.build leaves {unbuilt} without weights. Call their build(shape) in it."
                 )
 
-    def __call__(self, teacher: Any, student: Any, sample_weight: Any = None, labels: Any = None) -> Any:
+    def __call__(
+        self, teacher: Any, student: Any, sample_weight: Any = None, labels: Any = None, ids: Any = None
+    ) -> Any:
         """Mean over the batch of `call`, each value times its weight; a float32 scalar.
 
         Args:
@@ -92,15 +96,21 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
             sample_weight: of the shape of `call`'s values, or with fewer trailing axes: one weight per example
                 (batch,) holds for all its positions.
             labels: of the examples, for a loss that needs them.
+            ids: their numbers, for a loss that needs them.
 
         Raises:
-            ValueError: the sides do not fit, `call` or `sample_weight` has a wrong shape, or labels are missing.
+            ValueError: the sides do not fit, `call` or `sample_weight` has a wrong shape, or labels or ids are missing.
         """
         self.ensure_built(teacher, student)
         if self.needs_labels and labels is None:
             raise ValueError(
                 f"{type(self).__name__} compares by the label of each example. Received: labels=None. "
                 "Train on (x, y), or use a loss that needs no labels, such as SoftTargets."
+            )
+        if self.needs_ids and ids is None:
+            raise ValueError(
+                f"{type(self).__name__} remembers examples, so it must know which they are. Received: inputs without "
+                "ids. Train on distill.Identified(x, ids), where ids numbers the training examples from 0."
             )
         masks = [get_keras_mask(tensor) for tensor in keras.tree.flatten(student)]
         student = keras.tree.map_structure(lambda x: ops.convert_to_tensor(x, dtype=self.dtype), student)
@@ -109,7 +119,8 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
             lambda x: ops.stop_gradient(self._aligned(ops.convert_to_tensor(x, dtype=self.dtype), shape)),
             teacher,
         )
-        values = self.call(teacher, student, labels) if self.needs_labels else self.call(teacher, student)
+        asked = [*([labels] if self.needs_labels else []), *([ids] if self.needs_ids else [])]
+        values = self.call(teacher, student, *asked)
         batch = keras.tree.flatten(student)[0].shape[0]
         if len(values.shape) == 0 or (None not in (values.shape[0], batch) and values.shape[0] != batch):
             raise ValueError(
@@ -136,13 +147,13 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
             )
         return teacher if known else ops.reshape(teacher, wanted)
 
-    def call(self, teacher: Any, student: Any, *labels: Any) -> Any:
+    def call(self, teacher: Any, student: Any, *asked: Any) -> Any:
         """One loss per example, from tensors already in float32; a subclass implements it. It runs in training alone.
 
         Args:
             teacher: what is read of the teacher: a tensor, or a list where `teacher_layer_name` is a tuple.
             student: likewise.
-            *labels: the labels, as they came, if `needs_labels`.
+            *asked: the labels, as they came, if `needs_labels`; the ids, if `needs_ids`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement call(teacher, student).")
 
@@ -191,12 +202,14 @@ class BatchLoss(DistillationLoss):
         self.teacher_layer_name = getattr(loss, "teacher_layer_name", None)
         self.student_layer_name = getattr(loss, "student_layer_name", None)
 
-    def __call__(self, teacher: Any, student: Any, sample_weight: Any = None, labels: Any = None) -> Any:
+    def __call__(
+        self, teacher: Any, student: Any, sample_weight: Any = None, labels: Any = None, ids: Any = None
+    ) -> Any:
         """The number of the batch; the wrapped loss knows nothing of weights or masks."""
         unmasked = keras.tree.map_structure(ops.copy, student)  # a copy has no Keras mask
         return super().__call__(teacher, unmasked, sample_weight)
 
-    def call(self, teacher: Any, student: Any, *labels: Any) -> Any:
+    def call(self, teacher: Any, student: Any, *asked: Any) -> Any:
         """The batch's number for each of its examples, so that their mean is the number again."""
         value = self._loss.compute_loss(teacher, student)
         batch = ops.shape(keras.tree.flatten(student)[0])[0]

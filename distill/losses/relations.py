@@ -10,7 +10,7 @@ from distill.losses.base import DistillationLoss
 from distill.settings import require_number
 
 
-class _Relation(DistillationLoss):
+class Relation(DistillationLoss):
     """One layer or output of each side, and a value for what each row of the batch is to all of them."""
 
     def __init__(self, teacher_layer_name: str | None, student_layer_name: str | None, name: str) -> None:
@@ -47,7 +47,7 @@ class _Relation(DistillationLoss):
 
 
 @keras.saving.register_keras_serializable(package="distill")
-class SimilarityPreserving(_Relation):
+class SimilarityPreserving(Relation):
     """Squared difference of how similar teacher and student find the examples of a batch.
 
     With F the features as (B, -1) and G = FFᵀ, each row divided by max(its L2 norm, 1e-12), row i is
@@ -94,7 +94,7 @@ class SimilarityPreserving(_Relation):
 
 
 @keras.saving.register_keras_serializable(package="distill")
-class Relational(_Relation):
+class Relational(Relation):
     """Relational knowledge distillation: distances between pairs of examples, and angles of triples.
 
     Row i is `distance` · Σ_j h(D_student,ij − D_teacher,ij) / B
@@ -177,7 +177,7 @@ class Relational(_Relation):
 
 
 @keras.saving.register_keras_serializable(package="distill")
-class ProbabilisticTransfer(_Relation):
+class ProbabilisticTransfer(Relation):
     """Divergence between how probable teacher and student find each other example as a neighbour (PKT).
 
     With x a row of features over its L2 norm + 1e-7 and K = (XXᵀ + 1) / 2, each row divided by its sum, row i is
@@ -227,7 +227,7 @@ class ProbabilisticTransfer(_Relation):
         return ops.mean(divergence - (k_teacher - k_student), axis=-1)
 
 
-def _flat(features: Any) -> Any:
+def flat(features: Any) -> Any:
     """Features of any rank as (batch, width)."""
     # The width is not left open: of an empty shard of tf.distribute it could not be told.
     return ops.reshape(features, (-1, math.prod(ops.shape(features)[1:])))
@@ -235,14 +235,14 @@ def _flat(features: Any) -> Any:
 
 def _similarities(features: Any) -> Any:
     """G of `SimilarityPreserving`."""
-    features = _flat(features)
+    features = flat(features)
     products = ops.matmul(features, ops.transpose(features))
     return _unit(products, ops.sum(ops.square(products), axis=-1))
 
 
 def _neighbours(features: Any) -> Any:
     """K of `ProbabilisticTransfer`."""
-    features = _flat(features)
+    features = flat(features)
     squares = ops.sum(ops.square(features), axis=-1, keepdims=True)
     x = features * _unless_zero(squares, lambda safe: 1.0 / (ops.sqrt(safe) + 1e-7))
     # Between opposite rows, rounding may take the cosine below -1, and K below what a logarithm takes.
@@ -253,7 +253,7 @@ def _neighbours(features: Any) -> Any:
 def _differences(features: Any) -> Any:
     """x_j − x_i at [i, j]: (batch, batch, width)."""
     # ‖x_i‖² + ‖x_j‖² − 2⟨x_i, x_j⟩ would be smaller, and loses all digits of rows that lie close to each other.
-    features = _flat(features)
+    features = flat(features)
     return ops.expand_dims(features, 0) - ops.expand_dims(features, 1)
 
 
