@@ -11,7 +11,7 @@ A trained teacher, a smaller student, and the loss between them:
 `experiments` extra. `distill.multiworker` says how several processes train one student.
 """
 
-from distill import losses
+from distill import losses, schemes
 from distill.distiller import Distiller
 from distill.identified import Identified
 from distill.losses import (
@@ -36,8 +36,10 @@ from distill.losses import (
     SoftTargets,
     Standardized,
     VariationalInformation,
+    VirtualTeacher,
     batch_norm_margins,
 )
+from distill.schemes import MutualLearning
 from distill.teacher import Teacher
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "Identified",
     "LogitMSE",
     "MultiLevelKD",
+    "MutualLearning",
     "NeuronSelectivity",
     "OutputMSE",
     "OverhaulDistillation",
@@ -65,6 +68,8 @@ __all__ = [
     "Standardized",
     "Teacher",
     "VariationalInformation",
+    "VirtualTeacher",
     "batch_norm_margins",
     "losses",
+    "schemes",
 ]

@@ -11,7 +11,7 @@ import numbers
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -132,11 +132,8 @@ def batches(dataset: tf.data.Dataset, batch_size: int, *, seed: int | None = Non
             f"batch_size counts examples, so it is an integer >= 1. Received {batch_size!r}. "
             "Use len(examples) for one batch."
         )
-    if seed is not None and not (isinstance(seed, numbers.Integral) and 0 <= seed < tf.int32.max):
-        raise ValueError(
-            f"seed is an integer in [0, {tf.int32.max}), the range that TensorFlow keeps apart. "
-            f"Received {seed!r}. Use None for the data's own order."
-        )
+    if seed is not None:
+        _check_seed(seed)
     count = int(dataset.cardinality())
     if count < 1:
         raise ValueError(
@@ -145,20 +142,77 @@ def batches(dataset: tf.data.Dataset, batch_size: int, *, seed: int | None = Non
         )
 
     if seed is not None:
-        dataset = _shuffled(dataset, count, int(seed))
+        unshuffled, seed = dataset, int(seed)
+        dataset = _seeded(lambda: unshuffled.shuffle(count, seed=seed))
     return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-def _shuffled(dataset: tf.data.Dataset, count: int, seed: int) -> tf.data.Dataset:
-    """Shuffles as `Dataset.shuffle` does, but without TensorFlow's global seed in the order."""
+def _seeded(make: Callable[[], tf.data.Dataset]) -> tf.data.Dataset:
+    """The data set that `make` makes, without TensorFlow's global seed in what it draws."""
 
     @tf.function(autograph=False)
-    def shuffled() -> tf.data.Dataset:
+    def made() -> tf.data.Dataset:
         tf.random.set_seed(0)  # in a graph, what counts as global is the graph's own seed
-        return dataset.shuffle(count, seed=seed)
+        return make()
 
     with tf.device("CPU:0"):  # a data set lives on the host, also where a function would run on a GPU
-        return shuffled.get_concrete_function()()  # `shuffled()` would warn of retracing after five calls
+        return made.get_concrete_function()()  # `made()` would warn of retracing after five calls
+
+
+def _check_seed(seed: int) -> None:
+    if not (isinstance(seed, numbers.Integral) and 0 <= seed < tf.int32.max):
+        raise ValueError(
+            f"seed is an integer in [0, {tf.int32.max}), the range that TensorFlow keeps apart. "
+            f"Received {seed!r}. 0 is as good as any."
+        )
+
+
+def mixup(batches: tf.data.Dataset, *, seed: int, alpha: float = 1.0) -> tf.data.Dataset:
+    """Mixes each example of a batch with the one before it: λ · x + (1 − λ) · before, λ from Beta(alpha, alpha).
+
+    For function matching [1], where teacher and student see the same views and nothing else is learned:
+    `Distiller(teacher, student, SoftTargets(1.0), student_loss_weight=0).fit(mixup(batches, seed=0))`.
+    One λ holds for a batch; the nth pass over the result has λs of its own, which depend on `seed` and n alone.
+
+    Args:
+        batches: of x, or of (x, …) whose rest is left out: labels say nothing of mixed examples. x are floats.
+        seed: an integer in [0, 2³¹ − 1).
+        alpha: > 0; 1, as published, makes every λ from 0 to 1 as likely.
+
+    Returns:
+        A data set of batches (x,).
+
+    Raises:
+        ValueError: alpha is not above 0, or x are not floats.
+
+    References:
+        [1] Beyer et al. 2022, arXiv:2106.05237, section 3.2.
+    """
+    _check_seed(seed)
+    if not alpha > 0:
+        raise ValueError(
+            f"Beta(alpha, alpha) has an alpha above 0. Received alpha={alpha!r}. The published one is 1."
+        )
+    spec = batches.element_spec
+    spec = spec[0] if isinstance(spec, tuple) else spec
+    if any(not part.dtype.is_floating for part in tf.nest.flatten(spec)):
+        raise ValueError(f"mixup computes means of floats. Received {spec}. Divide images by 255 before.")
+
+    def mixed(element: Any, number: tf.Tensor) -> tuple[Any]:
+        x = element[0] if isinstance(element, tuple) else element
+        # A Beta variate from two Gamma variates.
+        a, b = tf.unstack(tf.random.stateless_gamma((2,), tf.stack([seed, number]), alpha))
+        share = a / (a + b)
+
+        def mix(part: tf.Tensor) -> tf.Tensor:
+            weight = tf.cast(share, part.dtype)
+            return weight * part + (1 - weight) * tf.roll(part, 1, axis=0)
+
+        return (tf.nest.map_structure(mix, x),)
+
+    # Unlike a counter, these go on from pass to pass.
+    drawn = _seeded(lambda: tf.data.Dataset.random(seed=int(seed), rerandomize_each_iteration=True))
+    return tf.data.Dataset.zip(batches, drawn).map(mixed)
 
 
 def arrays(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:

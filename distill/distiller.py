@@ -17,7 +17,7 @@ from distill.outputs import Output
 from distill.replicas import replica_count, scope_of
 from distill.settings import Schedule, Setting, require_number
 from distill.taps import Read, Tapped, Taps
-from distill.teacher import Teacher
+from distill.teacher import Peer, Teacher
 
 
 class Distiller(MultiWorker):
@@ -133,6 +133,8 @@ class Distiller(MultiWorker):
             )
         arguments.require_student(student)
         for model, preprocessing in zip(teachers, preprocessings, strict=True):
+            if isinstance(model, Peer):
+                continue
             arguments.require_two_models(model, student)
             if preprocessing is None:
                 arguments.require_same_inputs(model, student)
@@ -161,7 +163,7 @@ class Distiller(MultiWorker):
             )
         reads = [term.teacher_read for term in terms]
         self._teachers = tuple(
-            Teacher(model, reads, preprocessing)
+            model if isinstance(model, Peer) else Teacher(model, reads, preprocessing)
             for model, preprocessing in zip(teachers, preprocessings, strict=True)
         )
         self._student = student
@@ -187,7 +189,7 @@ class Distiller(MultiWorker):
         return self._student
 
     @property
-    def teacher(self) -> Teacher | list[Teacher]:
+    def teacher(self) -> Teacher | Peer | list[Teacher | Peer]:
         """The frozen teacher, or a list of several."""
         return self._teachers[0] if len(self._teachers) == 1 else list(self._teachers)
 
@@ -247,7 +249,7 @@ class Distiller(MultiWorker):
     def _read_student(self) -> Taps:
         """The built student with its taps; what is known of shapes is checked, and builds the losses."""
         taps = Taps(self.student, [term.student_read for term in self._objective.terms], self.student.name)
-        self._build_losses([teacher.spec for teacher in self._teachers], taps.spec)
+        self._build_losses([teacher.expected(taps.spec) for teacher in self._teachers], taps.spec)
         return taps
 
     def _build_losses(self, taught: Sequence[Tapped], learned: Tapped) -> None:
@@ -368,8 +370,8 @@ class Distiller(MultiWorker):
             self.student(inputs, training=False)
             self._student_taps = self._read_student()
         if self._objective.waits_for_shapes:
-            taught = [teacher(inputs) for teacher in self._teachers]
-            self._build_losses(taught, self._student_taps(inputs, training=False))
+            learned = self._student_taps(inputs, training=False)
+            self._build_losses([teacher(inputs, learned) for teacher in self._teachers], learned)
         if training:
             # Not kept on `self` for `compute_loss`: replicas of tf.distribute take turns on one object.
             return self._student_taps(inputs, training=True)
@@ -430,7 +432,7 @@ class Distiller(MultiWorker):
         elif self._compile_loss is not None:
             # Keras has no public way to its compiled loss apart from the penalties, which are not to be weighted.
             student_loss = self._compile_loss(y, y_pred.outputs, sample_weight)
-        taught = [teacher(x) for teacher in self._teachers]
+        taught = [teacher(x, y_pred) for teacher in self._teachers]
         weight = sample_weight if self._weigh_distillation else None
         parts = self._loss_layers(
             lambda: self._objective.losses(student_loss, taught, y_pred, weight, y, ids, examples),

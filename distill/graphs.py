@@ -18,7 +18,7 @@ from distill.outputs import Output
 _END_IN_ACTIVATION = (layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _ACTIVATIONS = {
     keras.activations.linear: "linear",
-    keras.activations.log_softmax: "softmax",
+    keras.activations.log_softmax: "log_softmax",
     keras.activations.sigmoid: "sigmoid",
     keras.activations.softmax: "softmax",
 }
@@ -99,6 +99,7 @@ class GraphReader:
     def keep_logits(self, output: keras.KerasTensor, head: Head, key: Key) -> None:
         """Keeps the pre-activation of the head that computed `output`."""
         found = self._find_logits(output, key)
+        found = "softmax" if found == "log_softmax" else found
         if found not in ("linear", head):
             raise ValueError(
                 f"A loss on {head} logits needs a {head} head. Received: {self._owner!r}, which ends in "
@@ -222,6 +223,17 @@ class GraphReader:
             "sigmoid activation, and Softmax over the last axis. If the model returns logits, say so with "
             "from_logits=True; if it returns probabilities, with from_logits=False."
         )
+
+
+def activation_of(model: keras.Model) -> str:
+    """What the head of a Functional or Sequential model ends in: "linear", "softmax", "log_softmax" or "sigmoid"."""
+    graph = functional_of(model)
+    if graph is None:
+        raise ValueError(
+            "A head is recognised where the graph can be read: in Functional and Sequential models. "
+            f"Received: {model.name!r}, a {type(model).__name__}."
+        )
+    return GraphReader(graph, model.name)._find_logits(graph.outputs[0], (0, 0))
 
 
 def _copy(layer: Any, **changes: Any) -> Any:

@@ -64,8 +64,17 @@ class Teacher:
             layer.supports_jit for layer in self.model._flatten_layers()
         )
 
-    def __call__(self, inputs: Any) -> Tapped:
-        """The model's outputs and what is read, for a batch; constants to any gradient."""
+    def expected(self, learned: Tapped) -> Tapped:
+        """The shapes of what it will answer beside a student of the shapes `learned`."""
+        return self.spec
+
+    def __call__(self, inputs: Any, learned: Tapped | None = None) -> Tapped:
+        """The model's outputs and what is read, for a batch; constants to any gradient.
+
+        Args:
+            inputs: of the student.
+            learned: what the student returned for them, which is for a `Peer`.
+        """
         try:
             if self._preprocessing is not None:
                 inputs = self._preprocessing(inputs)
@@ -78,6 +87,30 @@ class Teacher:
                 "inputs, give the Distiller a teacher_preprocessing.)"
             )
             raise
+
+
+class Peer:
+    """A student's own output as the teacher of another, where all learn from each other; it stands for a `Teacher`.
+
+    To output i of n it shows what output i + `ahead`, counted around, answered in the same forward pass.
+
+    Args:
+        ahead: from 1 to n − 1; so many peers together show each output all others.
+    """
+
+    def __init__(self, ahead: int) -> None:
+        self.variables: list[keras.Variable] = []
+        self.supports_jit = True
+        self._ahead = ahead
+
+    def expected(self, learned: Tapped) -> Tapped:
+        """The shapes of what it will answer."""
+        count = len(learned.values)
+        return Tapped(None, tuple(learned.values[(i + self._ahead) % count] for i in range(count)))
+
+    def __call__(self, inputs: Any, learned: Tapped) -> Tapped:
+        """What is read of the other outputs, constants to any gradient."""
+        return Tapped(None, tuple(ops.stop_gradient(value) for value in self.expected(learned).values))
 
 
 def _constant(output: Any) -> Any:

@@ -45,6 +45,7 @@ ALLOWED = {
     "losses.features": {"losses.base", "projectors", "settings"},
     "losses.relations": {"losses.base", "settings"},
     "losses.contrastive": {"losses.relations", "projectors", "settings"},
+    "losses.virtual_teacher": {"settings"},
     "identified": set(),
     "losses": {
         "losses.features",
@@ -54,6 +55,7 @@ ALLOWED = {
         "losses.logits",
         "losses.outputs",
         "losses.relations",
+        "losses.virtual_teacher",
     },
     "graphs": {"losses.base", "outputs"},
     "taps": {"graphs", "losses.base", "outputs"},
@@ -73,12 +75,13 @@ ALLOWED = {
         "taps",
         "teacher",
     },
+    "schemes": {"distiller", "graphs", "losses.base", "losses.logits", "replicas", "teacher"},
     "cost": set(),
     "data": {"embedded"},
     "embedded": set(),
     "tracking": {"wandb_process"},
     "wandb_process": set(),
-    "__init__": {"losses", "distiller", "identified", "multiworker", "teacher"},
+    "__init__": {"losses", "distiller", "identified", "multiworker", "schemes", "teacher"},
 }
 
 

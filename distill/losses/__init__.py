@@ -21,6 +21,7 @@ from distill.losses.features import (
 from distill.losses.logits import BernoulliSoftTargets, HardTargets, LogitMSE, SoftTargets
 from distill.losses.outputs import OutputMSE
 from distill.losses.relations import ProbabilisticTransfer, Relational, SimilarityPreserving
+from distill.losses.virtual_teacher import VirtualTeacher
 
 __all__ = [
     "DIST",
@@ -44,5 +45,6 @@ __all__ = [
     "SoftTargets",
     "Standardized",
     "VariationalInformation",
+    "VirtualTeacher",
     "batch_norm_margins",
 ]
