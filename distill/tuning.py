@@ -38,14 +38,12 @@ class BatchSizes:
     """What `largest_batch` found; `print` shows it as a table.
 
     Attributes:
-        rows: the sizes that fit, ascending.
+        rows: the sizes that fit, ascending; one or more.
         refused: the first size that did not fit, or `None` if all did.
-        start_bytes: memory in use before, the model and TensorFlow included; `None` where it cannot be read.
     """
 
     rows: tuple[BatchSize, ...]
     refused: int | None
-    start_bytes: int | None
 
     @property
     def largest(self) -> int:
@@ -54,15 +52,15 @@ class BatchSizes:
 
     @property
     def fastest(self) -> int:
-        """The size with the most examples a second; its neighbours may differ by less than the noise."""
+        """The size with the most examples a second; others may differ from it by less than the noise."""
         return max(self.rows, key=lambda row: row.examples_per_second).batch_size
 
     def __str__(self) -> str:
         lines = [f"{'batch size':>10}  {'examples/s':>10}  {'ms a step':>10}  {'peak MB':>10}"]
         for row in self.rows:
             peak = "–" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f}"
-            speed = f"{row.examples_per_second:>10,.0f}"
-            lines.append(f"{row.batch_size:>10}  {speed}  {row.step_ms:>10.2f}  {peak:>10}")
+            times = f"{row.examples_per_second:>10,.0f}  {row.step_ms:>10.2f}"
+            lines.append(f"{row.batch_size:>10}  {times}  {peak:>10}")
         end = "all sizes tried fit" if self.refused is None else f"{self.refused} does not fit"
         return "\n".join([*lines, f"largest {self.largest} ({end}), fastest {self.fastest}"])
 
@@ -77,63 +75,57 @@ def largest_batch(
 ) -> BatchSizes:
     """Trains with ever larger batches until one does not fit, then times those that do.
 
-    The steps are those of `fit`, with the model's optimizer, `jit_compile` and `steps_per_execution`; each size has
-    one batch, taken before the clock starts, so the reading of data is not timed. Timed sizes take turns
-    (8 16 32 … 8 16 32 …), so that a slow spell of the machine meets all of them. Afterwards the weights, the
-    optimizer, the metrics and the states of the model's random generators are as they were, bit for bit, also
-    after an error; an optimizer that was not built is built.
+    The steps are those of `fit`, `jit_compile` and `steps_per_execution` included, on one batch of each size, taken
+    before the clock starts. Timed sizes take turns (8 16 … 8 16 …), so that a slow spell of the machine meets all.
+    Afterwards weights, optimizer, metrics and the states of the model's random generators are as they were, bit
+    for bit, also after an error; an optimizer that was not built is built.
 
-    A size does not fit if TensorFlow or Python runs out of memory, or if its peak is above the limit. On a GPU the peak
-    is of what TensorFlow holds on the first one. On a CPU nothing is raised before the system kills the process, so
-    the peak is of the resident memory of this whole process, as Linux counts it: the rest of the program
-    counts, and memory that was freed but kept by the allocator does too, which can hide small differences.
-    Elsewhere it cannot be read. The first size above the limit is run as well: leave it room.
+    A size does not fit if memory runs out, or if its peak is above the limit. On a GPU the peak is what TensorFlow
+    holds of the first one. On a CPU nothing is raised before the system kills the process, so the peak is the
+    resident memory of this whole process, as Linux counts it: the rest of the program and memory that was freed but
+    not given back count, which hides a few MB. The first size above the limit is run as well: leave it room.
 
     Args:
-        model: built and compiled, on one device; a `distill.Distiller` is one.
-        data: arrays with the examples along the first axis, (x, y) or as `fit` takes them in one nest, or an unbatched
-            `tf.data.Dataset` of such examples; one example will do, they are repeated to fill a batch.
+        model: built, compiled and on one device; a `distill.Distiller` is one.
+        data: arrays with examples along the first axis, such as (x, y), or an unbatched `tf.data.Dataset` of such
+            examples. A few will do: they are repeated to fill a batch.
         sizes: batch sizes to try, ascending; doubled from 8 to 4096 by default.
-        memory_limit: in bytes. By default there is none on a GPU; on a CPU it is what the process holds plus
-            half of what the machine has left, so that the doubled size still finds room. A container's
-            own limit is not known here: give it.
+        memory_limit: in bytes. The default is none on a GPU, and on a CPU what the process holds plus half of what
+            the machine has left, so that the doubled size still finds room. A container's own limit has to be given.
         rounds: timed runs of each size, of `steps_per_execution` steps, >= 1.
 
     Returns:
         A row for each size that fits, with `largest` and `fastest`.
 
     Raises:
-        ValueError: the backend is not TensorFlow; the model is not compiled, not built, or on several
-            devices; the sizes are not ascending integers >= 1; there are no examples; a limit is given where
-            memory cannot be read.
+        ValueError: the backend is not TensorFlow; the model is not compiled, not built, or on several devices; the
+            sizes are not ascending integers >= 1; there is no example; a limit is given where memory cannot be read.
         MemoryError: not even the smallest size fits.
-
-    Example:
-    ```python
-    model.compile("adam", loss="mse")
-    found = tuning.largest_batch(model, (x, y))
-    print(found)
-    model.fit(x, y, batch_size=found.fastest)
-    ```
     """
-    _check_model(model)
-    sizes = list(sizes)
+    backend = keras.backend.backend()
+    replicas = model.distribute_strategy.num_replicas_in_sync if backend == "tensorflow" else 1
+    if backend != "tensorflow" or not model.compiled or not model.built or replicas > 1:
+        raise ValueError(
+            "A model whose training steps are measured is compiled, built and on one device, with TensorFlow. "
+            f"Received: {model.name}, compiled={model.compiled}, built={model.built}, {replicas} replicas, backend "
+            f"{backend}. Compile it, and give it a keras.Input or call it on a batch."
+        )
     if not sizes or min(sizes) < 1 or any(a >= b for a, b in itertools.pairwise(sizes)) or rounds < 1:
         raise ValueError(
             "Batch sizes are ascending integers >= 1, timed in one round or more. "
-            f"Received: sizes={sizes}, rounds={rounds}. Leave them out to try {SIZES[0]} to {SIZES[-1]}."
+            f"Received: sizes={tuple(sizes)}, rounds={rounds}. Leave them out to try {SIZES[0]} to {SIZES[-1]}."
         )
-    start_bytes = _peak_memory(reset=True)
-    if memory_limit is None:
-        memory_limit = _default_limit(start_bytes)
-    elif start_bytes is None:
+    in_use = _peak_memory(reset=True)
+    if memory_limit is not None and in_use is None:
         raise ValueError(
             "A memory limit needs memory that can be read: that of a GPU, or on Linux that of the process. "
-            f"Received: memory_limit={memory_limit} elsewhere. Leave it out, and bound the sizes instead."
+            f"Received: memory_limit={memory_limit}. Leave it out, and bound the sizes instead."
         )
+    if memory_limit is None and in_use is not None and not tf.config.list_logical_devices("GPU"):
+        memory_limit = in_use + _bytes("/proc/meminfo", "MemAvailable") // 2
     examples = data if isinstance(data, tf.data.Dataset) else tf.data.Dataset.from_tensor_slices(data)
     if not list(examples.take(1)):
-        raise ValueError("A batch is filled by repeating examples. Received: none. Give one or more.")
+        raise ValueError("Batches are filled by repeating examples. Received: no example. Give one or more.")
 
     batches: dict[int, Iterator[Any]] = {}
     peaks: list[int | None] = []
@@ -158,37 +150,13 @@ def largest_batch(
             for size, batch in batches.items():
                 seconds[size].append(_run(model, batch) / model.steps_per_execution)
     if not batches:
-        limit = "memory" if memory_limit is None else f"{memory_limit / 1e6:,.0f} MB"
         raise MemoryError(
-            f"The smallest batch size must fit into {limit}. Received: sizes from {sizes[0]} on, of which none fits. "
-            "Start with a smaller size, give a higher memory_limit, or make the model smaller."
+            f"The smallest batch must fit. Received: sizes from {sizes[0]} on and memory_limit={memory_limit}, with "
+            f"{in_use} bytes in use before. Start with a smaller size, give more memory, or make the model smaller."
         )
-    rows = []
-    for size, peak in zip(batches, peaks, strict=True):
-        step = statistics.median(seconds[size])
-        rows.append(BatchSize(size, size / step, 1000 * step, peak))
-    refused = sizes[len(batches)] if len(batches) < len(sizes) else None
-    return BatchSizes(tuple(rows), refused, start_bytes)
-
-
-def _check_model(model: keras.Model) -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Batch sizes are measured with TensorFlow's training steps. "
-            f"Received: the backend {keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
-        )
-    if not model.compiled or not model.built:
-        raise ValueError(
-            "Training steps need a model that is compiled and built. Received: "
-            f"{model.name}, compiled={model.compiled}, built={model.built}. Compile it; give it a keras.Input or "
-            "call it on a batch."
-        )
-    replicas = model.distribute_strategy.num_replicas_in_sync
-    if replicas > 1:
-        raise ValueError(
-            "What fits is a property of one device. "
-            f"Received: {model.name} on {replicas} replicas. Measure a model made outside the strategy's scope."
-        )
+    steps = {size: statistics.median(times) for size, times in seconds.items()}
+    rows = [BatchSize(n, n / s, 1000 * s, peak) for (n, s), peak in zip(steps.items(), peaks, strict=True)]
+    return BatchSizes(tuple(rows), sizes[len(rows)] if len(rows) < len(sizes) else None)
 
 
 def _run(model: keras.Model, batch: Iterator[Any]) -> float:
@@ -204,41 +172,31 @@ def _kept(model: keras.Model) -> Iterator[None]:
     """Puts back all that training steps change."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    changed = (*model.variables, *model.metrics_variables, *model.optimizer.variables)
-    before = {id(v): (v, np.array(keras.ops.convert_to_numpy(v))) for v in changed}
+    changed = {id(v): v for v in (*model.variables, *model.metrics_variables, *model.optimizer.variables)}
+    before = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in changed.values()]
     try:
         yield
     finally:
-        model.reset_metrics()  # the first step makes the variables of compiled metrics
-        for variable, value in before.values():
+        model.reset_metrics()  # compiled metrics have variables only since the first step
+        for variable, value in before:
             variable.assign(value)
 
 
-def _on_gpu() -> bool:
-    return bool(tf.config.list_logical_devices("GPU"))
-
-
 def _peak_memory(*, reset: bool = False) -> int | None:
-    """Most bytes in use since the last reset, or from now on with `reset`; `None` where it cannot be read."""
-    if _on_gpu():
+    """Most bytes in use since the last reset, with `reset` the bytes in use; `None` where it cannot be read."""
+    if tf.config.list_logical_devices("GPU"):
         if reset:
             tf.config.experimental.reset_memory_stats("GPU:0")
         return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
-        return _kilobytes(Path("/proc/self/status"), "VmHWM")
+        return _bytes("/proc/self/status", "VmHWM")
     except OSError:
         return None
 
 
-def _default_limit(start_bytes: int | None) -> int | None:
-    if start_bytes is None or _on_gpu():
-        return None
-    return start_bytes + _kilobytes(Path("/proc/meminfo"), "MemAvailable") // 2
-
-
-def _kilobytes(file: Path, key: str) -> int:
-    """Bytes from a line such as "VmHWM:  1024 kB"."""
-    lines = dict(line.split(":", 1) for line in file.read_text().splitlines())
+def _bytes(file: str, key: str) -> int:
+    """Bytes from a line such as "VmHWM:  1024 kB" of a file."""
+    lines = dict(line.split(":", 1) for line in Path(file).read_text().splitlines())
     return 1024 * int(lines[key].split()[0])

@@ -19,25 +19,25 @@ VERDICTS = {"better": "#0072B2", "worse": "#D55E00", "not shown": "#8C8C8C"}
 _MARKERS = "osD^vP"
 _DASHES = ("-", "--", ":")
 # Stands for the page's text colour until the SVG is written.
-_TEXT = "#010203"
-_STYLE = {
-    "axes.edgecolor": _TEXT,
+TEXT = "#010203"
+STYLE = {
+    "axes.edgecolor": TEXT,
     "axes.grid": True,
-    "axes.labelcolor": _TEXT,
+    "axes.labelcolor": TEXT,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": "medium",
     "font.size": 10,
     "grid.alpha": 0.15,
-    "grid.color": _TEXT,
+    "grid.color": TEXT,
     "legend.frameon": False,
     "svg.fonttype": "path",
     "svg.hashsalt": "distill",
-    "text.color": _TEXT,
+    "text.color": TEXT,
     "text.parse_math": False,
-    "xtick.color": _TEXT,
-    "ytick.color": _TEXT,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
 }
 
 
@@ -55,7 +55,7 @@ def forest(study: Study) -> str:
     judged = judge(study)
     groups = list(dict.fromkeys(study.arm(j.arm).group for j in judged))
     members = [[j for j in judged if study.arm(j.arm).group == group] for group in groups]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         heights = [len(m) + 0.8 for m in members]
         figure = Figure(figsize=(8.5, 0.5 * sum(heights) + 0.9), layout="constrained")
         panels = figure.subplots(len(groups), squeeze=False, height_ratios=heights)[:, 0]
@@ -63,7 +63,7 @@ def forest(study: Study) -> str:
             _forest_panel(axes, rows)
             axes.set_title(group)
         panels[-1].set_xlabel("difference in test accuracy, last epoch (points; right of 0 is better)")
-        return _svg(figure, "forest", "Paired differences: " + "; ".join(_spoken(j) for j in judged))
+        return svg(figure, "forest", "Paired differences: " + "; ".join(_spoken(j) for j in judged))
 
 
 def curves(study: Study) -> str:
@@ -75,7 +75,7 @@ def curves(study: Study) -> str:
     Returns:
         An `<svg>` element.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.5, 5.6), layout="constrained")
         groups = _groups(study)
         panels = figure.subplots(2, len(groups), squeeze=False, sharex="col")
@@ -84,7 +84,7 @@ def curves(study: Study) -> str:
             _curve_panel(bottom, arms, "val_loss", scale=1)
             top.set(title=group, ylabel="dev accuracy %")
             bottom.set(xlabel="epoch", ylabel="dev loss")
-        return _svg(
+        return svg(
             figure, "curves", "Dev accuracy and loss per epoch, mean and standard deviation over seeds"
         )
 
@@ -98,7 +98,7 @@ def size(study: Study) -> str:
     Returns:
         An `<svg>` element.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.5, 3.6), layout="constrained")
         groups = _groups(study)
         panels = figure.subplots(1, len(groups), squeeze=False, sharex=True)[0]
@@ -110,7 +110,7 @@ def size(study: Study) -> str:
         sizes = sorted({p for arm in study.arms if (p := arm.cells[0].cost["parameters"]) is not None})
         panels[0].set_xticks(sizes, map(tables.count, sizes))
         panels[0].minorticks_off()
-        return _svg(figure, "size", "Accuracy against size: " + "; ".join(spoken))
+        return svg(figure, "size", "Accuracy against size: " + "; ".join(spoken))
 
 
 def _groups(study: Study) -> dict[str, list[Arm]]:
@@ -134,7 +134,7 @@ def _forest_panel(axes: Axes, rows: Sequence[Judged]) -> None:
             transform=axes.get_yaxis_transform(),
             va="center",
         )
-    axes.axvline(0, color=_TEXT, linewidth=1)
+    axes.axvline(0, color=TEXT, linewidth=1)
     axes.set_yticks(range(len(rows)), [f"{judged.arm} − {judged.baseline}" for judged in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
@@ -199,7 +199,7 @@ def _spoken(judged: Judged) -> str:
     return f"{judged.arm} minus {judged.baseline} {judged.adjusted}"
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def svg(figure: Figure, name: str, description: str) -> str:
     """The figure as one `<svg>` whose ids are its own and whose text takes the page's colour."""
     buffer = io.StringIO()
     figure.savefig(
@@ -210,6 +210,6 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     )
     # matplotlib repeats every text in a comment.
     svg = re.sub("<!--.*?-->", "", buffer.getvalue(), flags=re.DOTALL)
-    svg = svg[svg.index("<svg") :].replace(_TEXT, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(TEXT, "currentColor")
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)

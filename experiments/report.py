@@ -6,6 +6,7 @@ python -c "from experiments import report; print(report.write('runs/compare'))"
 import html as escaping
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import plots, tables
@@ -55,28 +56,28 @@ def html(study: Study) -> str:
     """
     judged = judge(study)
     parts = [
-        f"<h1>{_escaped(study.title)}</h1>",
-        f'<p class="question">{_escaped(study.question)}</p>',
-        *(f'<p class="warning">{_escaped(remark)}</p>' for remark in tables.remarks(study)),
+        f"<h1>{escaped(study.title)}</h1>",
+        f'<p class="question">{escaped(study.question)}</p>',
+        *(f'<p class="warning">{escaped(remark)}</p>' for remark in tables.remarks(study)),
         _answer(judged),
-        _grid(tables.scores(study)),
+        grid(tables.scores(study)),
         f'<p class="protocol">{tables.PROTOCOL}</p>',
-        _grid(tables.costs(study)),
+        grid(tables.costs(study)),
     ]
     if judged:
         parts += [
             "<h2>Paired comparisons</h2>",
-            _figure(plots.forest(study), "Line: 95 % interval of the mean (diamond). Dots: single seeds."),
-            _grid(tables.comparisons(study)),
+            figure(plots.forest(study), "Line: 95 % interval of the mean (diamond). Dots: single seeds."),
+            grid(tables.comparisons(study)),
             f'<p class="protocol">{tables.TEST}</p>',
-            _grid(tables.other_measures(study)),
+            grid(tables.other_measures(study)),
             '<p class="protocol">Negative is better. Holm\'s adjustment is within each measure.</p>',
         ]
     parts += [
         "<h2>Accuracy against size</h2>",
-        _figure(plots.size(study), "Mean and standard deviation over seeds, on test."),
+        figure(plots.size(study), "Mean and standard deviation over seeds, on test."),
         "<h2>Learning curves</h2>",
-        _figure(
+        figure(
             plots.curves(study),
             "Mean over seeds; bands are one standard deviation. Axes are cut to what follows the first quarter.",
         ),
@@ -84,22 +85,39 @@ def html(study: Study) -> str:
         _terms([(f"{arm.name}: {arm.label}", arm.description) for arm in study.arms]),
     ]
     if study.tuning:
-        parts += ["<h2>Chosen on dev</h2>", _grid(tables.tuning(study))]
+        parts += ["<h2>Chosen on dev</h2>", grid(tables.tuning(study))]
     if study.notes:
-        parts += ["<h2>Notes</h2>", "<ul>", *(f"<li>{_escaped(note)}</li>" for note in study.notes), "</ul>"]
-    versions = [("commit", study.git_commit or "none"), ("created", study.created), *study.versions.items()]
-    parts += [
-        "<h2>How to repeat it</h2>",
-        f"<pre>{_escaped(study.command)}</pre>",
-        f'<p class="protocol">{_escaped(", ".join(f"{name} {version}" for name, version in versions))}</p>',
-    ]
+        parts += ["<h2>Notes</h2>", listed(study.notes)]
+    return page(study.title, [*parts, *repeat(study)])
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """One HTML page in the reports' style.
+
+    Args:
+        title: of the window.
+        parts: of the body, HTML.
+
+    Returns:
+        The page.
+    """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_escaped(study.title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n"
+        f"<title>{escaped(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body>\n</html>\n"
     )
+
+
+def repeat(study: Study) -> list[str]:
+    """How a page says what it takes to repeat its study."""
+    versions = [("commit", study.git_commit or "none"), ("created", study.created), *study.versions.items()]
+    return [
+        "<h2>How to repeat it</h2>",
+        f"<pre>{escaped(study.command)}</pre>",
+        f'<p class="protocol">{escaped(", ".join(f"{name} {version}" for name, version in versions))}</p>',
+    ]
 
 
 def write(study_dir: str | Path) -> Path:
@@ -114,11 +132,14 @@ def write(study_dir: str | Path) -> Path:
     Raises:
         BrokenStudyError: as `read` does; an older report then stays as it is.
     """
-    page = html(read(study_dir))
-    path = Path(study_dir) / "report.html"
+    return replace(Path(study_dir) / "report.html", html(read(study_dir)))
+
+
+def replace(path: Path, text: str) -> Path:
+    """Writes a file that is whole or as it was, and returns its path."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        draft.write_text(page, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)
     return path
 
@@ -126,23 +147,30 @@ def write(study_dir: str | Path) -> Path:
 def _answer(judged: list[Judged]) -> str:
     items = []
     for comparison in judged:
-        words, numbers = map(_escaped, tables.verdict(comparison))
+        words, numbers = map(escaped, tables.verdict(comparison))
         color = plots.VERDICTS[comparison.adjusted.verdict]
         items.append(f'<li style="--verdict: {color}"><b>{words}</b> <span>{numbers}</span></li>')
     return '<ul class="answer">\n' + "\n".join(items) + "\n</ul>"
 
 
 def _terms(items: list[tuple[str, str]]) -> str:
-    return "<dl>" + "".join(f"<dt>{_escaped(t)}</dt><dd>{_escaped(d)}</dd>" for t, d in items) + "</dl>"
+    return "<dl>" + "".join(f"<dt>{escaped(t)}</dt><dd>{escaped(d)}</dd>" for t, d in items) + "</dl>"
 
 
-def _figure(svg: str, caption: str) -> str:
+def figure(svg: str, caption: str) -> str:
+    """A plot with what it shows."""
     return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
 
 
-def _grid(grid: Grid) -> str:
-    head = "".join(f"<th>{_escaped(heading)}</th>" for heading in grid.headings)
-    body = "\n".join(_row(row, len(grid.headings)) for row in grid.rows)
+def listed(items: Sequence[str]) -> str:
+    """Sentences as a list."""
+    return "<ul>" + "".join(f"<li>{escaped(item)}</li>" for item in items) + "</ul>"
+
+
+def grid(content: Grid) -> str:
+    """A table that scrolls where it is too wide."""
+    head = "".join(f"<th>{escaped(heading)}</th>" for heading in content.headings)
+    body = "\n".join(_row(row, len(content.headings)) for row in content.rows)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
     )
@@ -150,9 +178,10 @@ def _grid(grid: Grid) -> str:
 
 def _row(row: tuple[str, ...], columns: int) -> str:
     if len(row) == 1:
-        return f'<tr class="group"><td colspan="{columns}">{_escaped(row[0])}</td></tr>'
-    return "<tr>" + "".join(f"<td>{_escaped(text)}</td>" for text in row) + "</tr>"
+        return f'<tr class="group"><td colspan="{columns}">{escaped(row[0])}</td></tr>'
+    return "<tr>" + "".join(f"<td>{escaped(text)}</td>" for text in row) + "</tr>"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text of a file as HTML."""
     return escaping.escape(text)

@@ -150,7 +150,7 @@ def table(study: Study) -> rich.console.Group:
     grids = (scores(study), costs(study), comparisons(study))
     notes = ("", PROTOCOL, TEST)
     # Text, not str: a bracket from a file is no markup.
-    return rich.console.Group(*map(rich.text.Text, lines), *map(_rich, grids), *map(rich.text.Text, notes))
+    return rich.console.Group(*map(rich.text.Text, lines), *map(terminal, grids), *map(rich.text.Text, notes))
 
 
 def markdown(study: Study) -> str:
@@ -242,7 +242,8 @@ def _grid(study: Study, title: str, columns: _Columns) -> Grid:
     return Grid(title, ("arm", *(heading for heading, _ in columns)), tuple(rows))
 
 
-def _rich(grid: Grid) -> rich.table.Table:
+def terminal(grid: Grid) -> rich.table.Table:
+    """A grid for a terminal."""
     # The narrowest gaps: six columns have to fit 80.
     result = rich.table.Table(
         title=f"\n{grid.title}",

@@ -1,0 +1,308 @@
+"""What one cell of `experiments.methods` does: train a small CNN by one method."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+import distill
+from distill import data, schemes
+from experiments import cells, runner
+from experiments.methods import ENSEMBLE, Learning
+from experiments.runner import Cell
+from experiments.settings import Network, Surroundings
+
+
+def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
+    """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
+
+    Args:
+        surroundings: what the result does not depend on.
+        cell: its config is a `experiments.methods.Learning`.
+        directory: where metrics.jsonl and the network are written, and the stages of a method of several networks.
+
+    Returns:
+        What `experiments.cells.fit_and_measure` returns.
+    """
+    config: Learning = cell.config
+    splits = data.load(config.dataset, data_dir=surroundings.data_dir, manual_dir=surroundings.manual_dir)
+    siblings = directory.parent
+    teachers = [keras.models.load_model(siblings / name / "teacher.keras") for name in config.teachers]
+    # A worker runs many cells: without this each one is slower than the one before.
+    keras.backend.clear_session()
+    task = _Task(config, cell, splits, teachers, directory, surroundings)
+    # From here on all methods draw the same numbers: the same start, the same order.
+    keras.utils.set_random_seed(cell.seed)
+    if config.method == ENSEMBLE:
+        return _ensemble(task, siblings / str(config.generations) / runner.STAGES)
+    return _learn(task)
+
+
+def build(network: Network, input_shape: Sequence[int], classes: int, name: str) -> keras.Model:
+    """A CNN with batch normalization that returns logits; of series, its maps have a width of 1.
+
+    Its layers are called norm0, relu0, …, embedding and logits.
+    """
+    series = len(input_shape) == 2
+    inputs = keras.Input(input_shape)
+    x = layers.Reshape((*input_shape[:1], 1, *input_shape[1:]), name="as_map")(inputs) if series else inputs
+    for i, filters in enumerate(network.filters):
+        x = layers.Conv2D(filters, (5, 1) if series else 3, padding="same", use_bias=False, name=f"conv{i}")(
+            x
+        )
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm{i}")(x)
+        x = layers.ReLU(name=f"relu{i}")(x)
+        x = layers.MaxPooling2D((2, 1) if series else 2, name=f"pool{i}")(x)
+    x = layers.Flatten(name="flat")(x)
+    x = layers.Dropout(network.dropout, name="dropout0")(x) if network.dropout else x
+    x = layers.Dense(network.units, activation="relu", name="embedding")(x)
+    x = layers.Dropout(network.dropout, name="dropout1")(x) if network.dropout else x
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """What a cell is about."""
+
+    config: Learning
+    cell: Cell
+    splits: data.Splits
+    teachers: list[keras.Model]
+    directory: Path
+    surroundings: Surroundings
+
+    @property
+    def setting(self) -> float:
+        """The number that was tuned."""
+        return float(self.config.setting)
+
+    def network(self, name: str = "student", kind: Network | None = None) -> keras.Model:
+        """A new network."""
+        return build(kind or self.config.network, self.splits.input_shape, self.splits.num_classes, name)
+
+    def batches(self) -> tf.data.Dataset:
+        """The shuffled batches of an epoch."""
+        return data.batches(self.splits.train, self.config.batch_size, seed=self.cell.seed)
+
+    def compile(self, model: keras.Model, loss: Any = None) -> None:
+        """Adam on a falling rate, the same for all methods."""
+        steps = math.ceil(int(self.splits.train.cardinality()) / self.config.batch_size)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            self.config.learning_rate, steps * self.config.epochs
+        )
+        decay = self.setting if self.config.method == "alone" else 0.0
+        model.compile(
+            keras.optimizers.AdamW(schedule, weight_decay=decay),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True) if loss is None else loss,
+            metrics=["accuracy"],
+            steps_per_execution=steps,
+        )
+
+    def finish(
+        self, model: keras.Model, network: keras.Model, batches: tf.data.Dataset, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Trains the network that is measured."""
+        dev, test = data.arrays(self.splits.dev), data.arrays(self.splits.test)
+        return cells.fit_and_measure(
+            model,
+            network,
+            batches,
+            cell=self.cell,
+            directory=self.directory,
+            surroundings=self.surroundings,
+            tags=[self.config.dataset],
+            epochs=self.config.epochs,
+            dev_batches=data.batches(self.splits.dev, 500),
+            dev=dev,
+            test=test,
+            teacher=self.teachers[0] if self.teachers else None,
+            **kwargs,
+        )
+
+
+def _learn(task: _Task) -> dict[str, Any]:
+    """Trains by the method that the config names."""
+    setting = task.setting
+    match task.config.method:
+        case "teacher" | "alone":
+            return _alone(task, None)
+        case "smoothing":
+            smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=setting)
+            classes = task.splits.num_classes
+            return _alone(task, lambda y_true, y_pred: smoothed(_one_hot(y_true, classes), y_pred))
+        case "virtual-teacher":
+            return _alone(task, distill.VirtualTeacher(weight=setting, from_logits=True))
+        case "function-matching":
+            model = distill.Distiller(
+                task.teachers[0], task.network(), distill.SoftTargets(1.0), student_loss_weight=0
+            )
+            views = data.mixup(task.batches(), seed=task.cell.seed, alpha=setting)
+            return _distilled(task, model, views)
+        case "unlabelled":
+            loss = distill.SoftTargets(setting)
+            model = distill.Distiller(task.teachers[0], task.network(), loss, student_loss_weight=0)
+            return _distilled(task, model, task.batches().map(lambda x, _: (x,)))
+        case "three-teachers":
+            return _distilled(
+                task, _distiller(task.teachers, task.network(), distill.SoftTargets(4.0), setting)
+            )
+        case "mutual":
+            return _mutual(task)
+        case "born-again" | "assistant":
+            return _chain(task)
+        case "crd":
+            _, labels = data.arrays(task.splits.train)
+            loss = distill.ContrastiveRepresentation(labels, "embedding", "embedding")
+            model = _distiller(task.teachers[0], task.network(), loss, setting)
+            return _distilled(task, model, _identified(task))
+        case _:
+            model = _distiller(task.teachers[0], task.network(), _loss(task), setting)
+            return _distilled(task, model)
+
+
+def _loss(task: _Task) -> distill.DistillationLoss:
+    """The loss of a method that is a single one, with its published defaults."""
+    maps = tuple(f"relu{i}" for i in range(len(task.config.network.filters)))
+    steps = math.ceil(int(task.splits.train.cardinality()) / task.config.batch_size)
+    match task.config.method:
+        case "kd":
+            return distill.SoftTargets(4.0)
+        case "logit-mse":
+            return distill.LogitMSE()
+        case "hard-labels":
+            return distill.HardTargets()
+        case "standardized-kd":
+            return distill.Standardized(distill.SoftTargets(2.0))
+        case "dkd":
+            return distill.DecoupledKD()
+        case "dist":
+            return distill.DIST()
+        case "jsd":
+            return distill.GeneralizedJSD()
+        case "reverse-kl":
+            return distill.GeneralizedJSD(beta=1.0)
+        case "mlkd":
+            return distill.MultiLevelKD()
+        case "ctkd":
+            return distill.CurriculumTemperature(10 * steps)
+        case "hint":
+            return distill.Hint(maps[len(maps) // 2], maps[len(maps) // 2])
+        case "attention":
+            return distill.AttentionTransfer(maps, maps)
+        case "vid":
+            return distill.VariationalInformation(maps, maps)
+        case "nst":
+            return distill.NeuronSelectivity(maps, maps)
+        case "ofd":
+            norms = tuple(f"norm{i}" for i in range(len(maps)))
+            margins = [distill.batch_norm_margins(task.teachers[0].get_layer(name)) for name in norms]
+            return distill.OverhaulDistillation(margins, norms, norms)
+        case "similarity":
+            return distill.SimilarityPreserving(maps[-1], maps[-1])
+        case "rkd":
+            return distill.Relational(teacher_layer_name="embedding", student_layer_name="embedding")
+        case "pkt":
+            return distill.ProbabilisticTransfer("embedding", "embedding")
+    raise ValueError(f"No such method. Received: {task.config.method!r}.")
+
+
+def _distiller(
+    teacher: Any, student: keras.Model, loss: distill.DistillationLoss, weight: float
+) -> distill.Distiller:
+    """With the published weight of the labels, or that of soft targets where none is published."""
+    labels = {**distill.SoftTargets.recipe, **loss.recipe}["student_loss_weight"]
+    return distill.Distiller(teacher, student, loss, student_loss_weight=labels, distillation_weight=weight)
+
+
+def _alone(task: _Task, loss: Any) -> dict[str, Any]:
+    network = task.network()
+    task.compile(network, loss)
+    return task.finish(network, network, task.batches())
+
+
+def _distilled(
+    task: _Task, distiller: distill.Distiller, batches: tf.data.Dataset | None = None
+) -> dict[str, Any]:
+    task.compile(distiller)
+    return task.finish(distiller, distiller.student, task.batches() if batches is None else batches)
+
+
+def _mutual(task: _Task) -> dict[str, Any]:
+    """Two networks of one architecture; the first is measured."""
+    first, second = task.network("first"), task.network("second")
+    peers = distill.MutualLearning([first, second], distillation_weight=task.setting)
+    task.compile(peers)
+    return task.finish(peers, first, task.batches(), accuracy="val_first_accuracy")
+
+
+def _chain(task: _Task) -> dict[str, Any]:
+    """Networks in turn: born-again ones, the first alone, or an assistant between teacher and student."""
+    config, temperature = task.config, 1.0 if task.config.method == "born-again" else 4.0
+    kinds = [config.network] * 3 if config.method == "born-again" else [config.assistant, config.network]
+    result: dict[str, Any] = {}
+
+    def maker(stage: int) -> Callable[[], keras.Model]:
+        def make() -> keras.Model:
+            keras.utils.set_random_seed(task.cell.seed + 10_000 * stage)
+            return task.network(f"network{stage}", kinds[stage])
+
+        return make
+
+    def train(teacher: keras.Model | None, student: keras.Model, stage: int) -> None:
+        model = student
+        if teacher is not None:
+            loss = distill.SoftTargets(temperature)
+            model = _distiller(teacher, student, loss, task.setting)
+        task.compile(model)
+        if stage < len(kinds) - 1:
+            model.fit(task.batches(), epochs=config.epochs, verbose=0, shuffle=False)
+        else:
+            result.update(task.finish(model, student, task.batches()))
+
+    teacher = None if config.method == "born-again" else task.teachers[0]
+    folder = task.directory / runner.STAGES
+    # A stop between the last stage and result.json: what it measured is lost, so that stage is done again.
+    (folder / f"{len(kinds) - 1}.weights.h5").unlink(missing_ok=True)
+    schemes.chain([maker(stage) for stage in range(len(kinds))], train, teacher=teacher, folder=folder)
+    return result
+
+
+def _ensemble(task: _Task, stages: Path) -> dict[str, Any]:
+    """The mean of the generations that another cell has trained; nothing is trained here."""
+    members = []
+    for stage, file in enumerate(sorted(stages.iterdir())):
+        member = task.network(f"network{stage}")
+        member.load_weights(file)
+        members.append(member)
+    together = schemes.ensemble(members)
+    file = task.directory / "student.keras"
+    together.save(file)
+    (task.directory / "metrics.jsonl").touch()  # nothing was trained
+    dev, test = data.arrays(task.splits.dev), data.arrays(task.splits.test)
+    # Scores are of logits: these have the mean probabilities as their softmax.
+    scores = cells.measure(
+        lambda x, training: keras.ops.log(together(x, training=training)), task.teachers[0], dev, test
+    )
+    return {
+        "epochs": 0,
+        "selected_epoch": 0,
+        **{split: {"last": scores[split], "selected": scores[split]} for split in ("dev", "test")},
+        "cost": cells.costs(together, file),
+    }
+
+
+def _identified(task: _Task) -> tf.data.Dataset:
+    """Batches whose inputs carry the number of each example."""
+    x, y = data.arrays(task.splits.train)
+    examples = tf.data.Dataset.from_tensor_slices((distill.Identified(x, np.arange(len(x))), y))
+    return data.batches(examples, task.config.batch_size, seed=task.cell.seed)
+
+
+def _one_hot(labels: Any, classes: int) -> Any:
+    return keras.ops.one_hot(keras.ops.cast(labels, "int32"), classes)
