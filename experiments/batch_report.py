@@ -6,8 +6,6 @@ python -c "from experiments import batch_report; batch_report.write('runs/batch_
 import dataclasses
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -319,14 +317,13 @@ def html(study: Study, raw: dict[str, Any], rows: Sequence[Row]) -> str:
         The page.
     """
     target = f"{100 * raw['target']:g} %"
-    versions = [("commit", study.git_commit or "none"), ("created", study.created), *study.versions.items()]
     parts = [
         f"<h1>{report.escaped(study.title)}</h1>",
         f'<p class="question">{report.escaped(study.question)}</p>',
         *([f'<p class="warning">{tables.SMOKE}</p>'] if study.smoke else []),
-        _list(findings(study, raw["questions"], rows)),
+        report.listed(findings(study, raw["questions"], rows)),
         report.grid(table(rows, raw["target"])),
-        _list(study.notes),
+        report.listed(study.notes),
         "<h2>What is learned</h2>",
         report.figure(accuracy_curves(rows), "Mean over seeds; bands are the 95 % interval of the mean."),
         f"<h2>How soon dev accuracy reaches {target}</h2>",
@@ -342,17 +339,9 @@ def html(study: Study, raw: dict[str, Any], rows: Sequence[Row]) -> str:
         "<h2>Paired comparisons</h2>",
         report.grid(comparisons(study, raw["questions"])),
         f'<p class="protocol">{tables.TEST} The adjustment is within each question.</p>',
-        "<h2>How to repeat it</h2>",
-        f"<pre>{report.escaped(study.command)}</pre>",
-        f'<p class="protocol">{report.escaped(", ".join(f"{name} {version}" for name, version in versions))}</p>',
+        *report.repeat(study),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{report.escaped(study.title)}</title>\n<style>{report.CSS}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
+    return report.page(study.title, parts)
 
 
 def write(study_dir: str | Path) -> tuple[Path, list[RenderableType]]:
@@ -368,11 +357,7 @@ def write(study_dir: str | Path) -> tuple[Path, list[RenderableType]]:
         BrokenStudyError: as `read` does; an older report then stays as it is.
     """
     study, raw, rows = read(study_dir)
-    path = Path(study_dir) / "report.html"
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        draft = Path(folder) / path.name
-        draft.write_text(html(study, raw, rows), encoding="utf-8")
-        os.replace(draft, path)
+    path = report.replace(Path(study_dir) / "report.html", html(study, raw, rows))
     said = findings(study, raw["questions"], rows)
     return path, [tables.terminal(table(rows, raw["target"])), "", *study.notes, "", *said]
 
@@ -392,10 +377,6 @@ def _asked(study: Study, questions: dict[str, list[tuple[str, str]]]) -> Iterato
 
 def _shown(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else tables.NOTHING
-
-
-def _list(items: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{report.escaped(item)}</li>" for item in items) + "</ul>"
 
 
 def _panels(rows: Sequence[Row], count: int, height: float) -> tuple[Figure, Sequence[Axes]]:

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 
 import distill
-from distill import cost, data, tracking, tuning
-from experiments import training
+from distill import data, tuning
+from experiments import cells, training
 from experiments.noise import NoiseScale
 from experiments.runner import Cell
 from experiments.settings import Surroundings, Training
@@ -52,45 +52,26 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     steps = math.ceil(len(train[0]) / config.batch_size)
     model = _compiled(config, splits, teacher, steps)
     network = model if config.temperature is None else model.student
-    best = training._BestOnDev(network)
     noise = NoiseScale(*train, epochs=_noted(config.epochs), seed=cell.seed)
-    file = directory / "student.keras"
-    with tracking.Tracker(
-        directory,
-        study=cell.study,
-        arm=cell.arm,
-        config={"seed": cell.seed, **dataclasses.asdict(config)},
-        tags=[config.dataset, f"seed {cell.seed}"],
-        wandb=surroundings.wandb,
-        tensorboard=surroundings.tensorboard,
-    ) as tracker:
-        model.fit(
-            data.batches(splits.train, config.batch_size, seed=cell.seed),
-            epochs=config.epochs,
-            validation_data=data.batches(splits.dev, 500),
-            callbacks=[best, noise, tracking.EpochLogger(tracker)],
-            verbose=0,
-            shuffle=False,
-        )
-        training._save(network, file)
-        measured = {"last": training._measure(network, teacher, dev, test)}
-        network.set_weights(best.weights)
-        measured["selected"] = training._measure(network, teacher, dev, test)
-        result = {
-            "epochs": config.epochs,
-            "selected_epoch": best.epoch,
+    return cells.fit_and_measure(
+        model,
+        network,
+        data.batches(splits.train, config.batch_size, seed=cell.seed),
+        cell=cell,
+        directory=directory,
+        surroundings=surroundings,
+        tags=[config.dataset],
+        epochs=config.epochs,
+        dev_batches=data.batches(splits.dev, 500),
+        dev=dev,
+        test=test,
+        teacher=teacher,
+        callbacks=[noise],
+        also=lambda: {
             "examples": len(train[0]),
             "noise": [dataclasses.asdict(found) for found in noise.found],
-            "test": {epoch: scores["test"] for epoch, scores in measured.items()},
-            "dev": {epoch: scores["dev"] for epoch, scores in measured.items()},
-            "cost": {
-                "parameters": cost.parameters(network),
-                "macs": cost.macs(network),
-                "file_bytes": file.stat().st_size,
-            },
-        }
-        tracker.finish(result, table=training._final_table(measured), model_file=file)
-    return result
+        },
+    )
 
 
 def speeds(

@@ -1,7 +1,7 @@
 """What the cells of all studies do alike: train with a tracker, keep the best epoch, measure, save."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,16 @@ def fit_and_measure(
     dev: Examples,
     test: Examples,
     teacher: keras.Model | None,
+    file: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     accuracy: str = "val_accuracy",
+    also: Callable[[], Mapping[str, Any]] = dict,
 ) -> dict[str, Any]:
     """Trains a compiled model and measures the network in it, after the last epoch and after the best one on dev.
 
     Args:
         model: what is fitted: the network itself, or a model that trains it.
-        network: what is measured, and saved as teacher.keras or student.keras.
+        network: what is measured and saved.
         batches: of one epoch.
         cell: what is trained.
         directory: where metrics.jsonl and the network are written.
@@ -73,14 +75,17 @@ def fit_and_measure(
         dev: the same, to be measured.
         test: read once, here.
         teacher: whom the network should agree with; `None` for a teacher.
+        file: where the network is saved; teacher.keras or student.keras in the directory by default.
         callbacks: others.
         accuracy: the key of the accuracy on dev in the logs.
+        also: called after the last epoch; what it returns is added to the result.
 
     Returns:
-        The content of result.json.
+        The content of result.json: measures on dev and test, after the last epoch and after the epoch
+        that was best on dev, and what the network costs.
     """
     best = BestOnDev(network, accuracy)
-    file = directory / ("teacher.keras" if teacher is None else "student.keras")
+    file = file or directory / ("teacher.keras" if teacher is None else "student.keras")
     with tracking.Tracker(
         directory,
         study=cell.study,
@@ -99,12 +104,14 @@ def fit_and_measure(
             shuffle=False,
         )
         save(network, file)
+        others = dict(also())
         measured = {"last": measure(network, teacher, dev, test)}
         network.set_weights(best.weights)
         measured["selected"] = measure(network, teacher, dev, test)
         result = {
             "epochs": epochs,
             "selected_epoch": best.epoch,
+            **others,
             "test": {epoch: scores["test"] for epoch, scores in measured.items()},
             "dev": {epoch: scores["dev"] for epoch, scores in measured.items()},
             "cost": costs(network, file),

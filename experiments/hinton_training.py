@@ -1,6 +1,5 @@
 """What one cell of `experiments.hinton_mnist` does: train two dense layers, and find the bias of an unseen digit."""
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 import distill
-from distill import cost, data, tracking
-from experiments import training
+from distill import data
+from experiments import cells
 from experiments.hinton_mnist import ON_DEV, ON_TEST, TRAINED, Learner, Training
 from experiments.runner import Cell
 from experiments.settings import Surroundings
@@ -57,46 +56,27 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         metrics=["accuracy"],
         steps_per_execution=steps,
     )
-    best = training._BestOnDev(network)
-    file = directory / f"{'teacher' if cell.arm == 'teacher' else 'student'}.keras"
-    with tracking.Tracker(
-        directory,
-        study=cell.study,
-        arm=cell.arm,
-        config={"seed": cell.seed, **dataclasses.asdict(config)},
-        tags=[config.dataset, f"seed {cell.seed}"],
-        wandb=surroundings.wandb,
-        tensorboard=surroundings.tensorboard,
-    ) as tracker:
-        model.fit(
-            batches(x, y, config.learner, config.batch_size, cell.seed),
-            epochs=epochs,
-            validation_data=data.batches(training._dataset(*dev), 500),
-            callbacks=[best, tracking.EpochLogger(tracker)],
-            verbose=0,
-            shuffle=False,
-        )
-        training._save(network, file)
-        answers = [(training._logits(network, images), labels) for images, labels in (dev, test)]
-        errors = errors_by_bias(*answers, config.omitted)
-        measured = {"last": training._measure(network, teacher, dev, test)}
-        network.set_weights(best.weights)
-        measured["selected"] = training._measure(network, teacher, dev, test)
-        result = {
-            "epochs": epochs,
-            "selected_epoch": best.epoch,
-            "errors": errors,
-            "test_examples": len(test[1]),
-            "test": {epoch: scores["test"] for epoch, scores in measured.items()},
-            "dev": {epoch: scores["dev"] for epoch, scores in measured.items()},
-            "cost": {
-                "parameters": cost.parameters(network),
-                "macs": cost.macs(network),
-                "file_bytes": file.stat().st_size,
-            },
-        }
-        tracker.finish(result, table=training._final_table(measured), model_file=file)
-    return result
+
+    def errors() -> dict[str, Any]:
+        answers = [(cells.logits(network, images), labels) for images, labels in (dev, test)]
+        return {"errors": errors_by_bias(*answers, config.omitted), "test_examples": len(test[1])}
+
+    return cells.fit_and_measure(
+        model,
+        network,
+        batches(x, y, config.learner, config.batch_size, cell.seed),
+        cell=cell,
+        directory=directory,
+        surroundings=surroundings,
+        tags=[config.dataset],
+        epochs=epochs,
+        dev_batches=data.batches(splits.dev, 500),
+        dev=dev,
+        test=test,
+        teacher=teacher,
+        file=directory / f"{'teacher' if cell.arm == 'teacher' else 'student'}.keras",
+        also=errors,
+    )
 
 
 def build(learner: Learner, input_shape: tuple[int | None, ...], classes: int) -> keras.Model:

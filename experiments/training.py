@@ -1,6 +1,5 @@
 """What one cell of `experiments.compare` does: train a small CNN on digits, alone or with a teacher."""
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 import distill
-from distill import cost, data, tracking
-from experiments import metrics
+from distill import data
+from experiments import cells
 from experiments.runner import Cell
 from experiments.settings import Network, Surroundings, Training
-
-Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
@@ -28,8 +25,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         directory: where metrics.jsonl and the model are written.
 
     Returns:
-        The content of result.json: measures on dev and test, after the last epoch and after the epoch
-        that was best on dev, and what the network costs.
+        What `experiments.cells.fit_and_measure` returns.
     """
     config: Training = cell.config
     splits = data.load(config.dataset, data_dir=surroundings.data_dir, manual_dir=surroundings.manual_dir)
@@ -59,42 +55,20 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         metrics=["accuracy"],
         steps_per_execution=steps,
     )
-    best = _BestOnDev(network)
-    file = directory / ("teacher.keras" if teacher is None else "student.keras")
-    with tracking.Tracker(
-        directory,
-        study=cell.study,
-        arm=cell.arm,
-        config={"seed": cell.seed, **dataclasses.asdict(config)},
-        tags=[config.dataset, f"seed {cell.seed}"],
-        wandb=surroundings.wandb,
-        tensorboard=surroundings.tensorboard,
-    ) as tracker:
-        model.fit(
-            _training_batches(config, cell.seed, train, teacher, splits.num_classes),
-            epochs=config.epochs,
-            validation_data=data.batches(_dataset(dev[0], _one_hot(dev[1], splits.num_classes)), 500),
-            callbacks=[best, tracking.EpochLogger(tracker)],
-            verbose=0,
-            shuffle=False,
-        )
-        _save(network, file)
-        measured = {"last": _measure(network, teacher, dev, test)}
-        network.set_weights(best.weights)
-        measured["selected"] = _measure(network, teacher, dev, test)
-        result = {
-            "epochs": config.epochs,
-            "selected_epoch": best.epoch,
-            "test": {epoch: scores["test"] for epoch, scores in measured.items()},
-            "dev": {epoch: scores["dev"] for epoch, scores in measured.items()},
-            "cost": {
-                "parameters": cost.parameters(network),
-                "macs": cost.macs(network),
-                "file_bytes": file.stat().st_size,
-            },
-        }
-        tracker.finish(result, table=_final_table(measured), model_file=file)
-    return result
+    return cells.fit_and_measure(
+        model,
+        network,
+        _training_batches(config, cell.seed, train, teacher, splits.num_classes),
+        cell=cell,
+        directory=directory,
+        surroundings=surroundings,
+        tags=[config.dataset],
+        epochs=config.epochs,
+        dev_batches=data.batches(_dataset(dev[0], _one_hot(dev[1], splits.num_classes)), 500),
+        dev=dev,
+        test=test,
+        teacher=teacher,
+    )
 
 
 def build(network: Network, input_shape: tuple[int | None, ...], classes: int) -> keras.Model:
@@ -114,25 +88,8 @@ def build(network: Network, input_shape: tuple[int | None, ...], classes: int) -
     return model
 
 
-class _BestOnDev(keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the best accuracy on dev, the earliest of equals."""
-
-    def __init__(self, network: keras.Model) -> None:
-        super().__init__()
-        self._network = network
-        self._accuracy = -1.0
-        self.epoch = -1
-        self.weights: list[NDArray[np.float32]] = []
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Compares one epoch with the best before."""
-        accuracy = (logs or {})["val_accuracy"]
-        if accuracy > self._accuracy:
-            self._accuracy, self.epoch, self.weights = accuracy, epoch, self._network.get_weights()
-
-
 def _training_batches(
-    config: Training, seed: int, train: Examples, teacher: keras.Model | None, classes: int
+    config: Training, seed: int, train: cells.Examples, teacher: keras.Model | None, classes: int
 ) -> tf.data.Dataset:
     """The batches of an epoch, as many in every arm: few labelled examples come again and again."""
     x, y = train
@@ -141,7 +98,7 @@ def _training_batches(
         labelled = data.batches(_dataset(x, _one_hot(y, classes)), config.batch_size, seed=seed)
         return labelled.map(lambda images, _: images)
     if config.pseudo_labels:
-        answers = _logits(teacher, x).argmax(axis=1)
+        answers = cells.logits(teacher, x).argmax(axis=1)
         answers[seen] = y[seen]
         targets = _one_hot(answers, classes)
     else:
@@ -165,36 +122,3 @@ def _one_hot(y: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
 
 def _dataset(x: NDArray[np.float32], y: NDArray[np.float32]) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((x, y))
-
-
-def _measure(
-    network: keras.Model, teacher: keras.Model | None, dev: Examples, test: Examples
-) -> dict[str, dict[str, float | None]]:
-    return {
-        split: metrics.measure(_logits(network, x), y, None if teacher is None else _logits(teacher, x))
-        for split, (x, y) in (("dev", dev), ("test", test))
-    }
-
-
-def _logits(model: keras.Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As `predict`, which spends longer on compiling than a small network on computing."""
-    parts = [model(x[start : start + 500], training=False) for start in range(0, len(x), 500)]
-    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
-
-
-def _save(network: keras.Model, file: Path) -> None:
-    """Saves a network without the optimizer that training alone leaves in it, so that sizes compare."""
-    clean = keras.Sequential.from_config(network.get_config())  # clone_model would compile the copy as well
-    clean.set_weights(network.get_weights())
-    clean.save(file)
-
-
-def _final_table(
-    measured: dict[str, dict[str, dict[str, float | None]]],
-) -> tuple[list[str], list[list[Any]]]:
-    rows = [
-        [split, epoch, *scores[split].values()]
-        for epoch, scores in measured.items()
-        for split in ("dev", "test")
-    ]
-    return ["split", "epoch", *measured["last"]["test"]], rows

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from experiments import compare, training
+from experiments import cells, compare, training
 from experiments.settings import Network, Training
 
 ROOT = Path(__file__).parents[1]
@@ -178,7 +178,7 @@ def test_distilling_without_labels_sees_every_image_and_no_label():
 
 def test_the_best_epoch_on_dev_is_kept_and_the_earliest_of_equals():
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    best = training._BestOnDev(network)
+    best = cells.BestOnDev(network)
     for epoch, accuracy in enumerate([0.5, 0.75, 0.75, 0.25]):
         network.set_weights([np.full((1, 1), epoch)])
         best.on_epoch_end(epoch, {"val_accuracy": accuracy})

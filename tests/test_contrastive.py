@@ -130,13 +130,16 @@ def test_each_example_its_own_class_has_all_others_for_negatives():
 
 
 MUTANTS = {
-    "another floor": ("noise + 1e-7", "noise + 1e-4"),
-    "Z without n": ("ops.mean(scores)) * examples", "ops.mean(scores))"),
+    "another floor": ("1e-7 / noise", "1e-4 / noise"),
+    "the floor at another place": ("1.0 + 1e-7 / noise", "1.0 + 1e-4"),
+    "Z without n": ("ops.mean(exponentials)) * examples", "ops.mean(exponentials))"),
     "Z anew each step": ("ops.where(z > 0, z, ", "ops.where(z > 1e30, z, "),
-    "Z as a sum": ("ops.mean(scores)) * examples", "ops.sum(scores)) * examples"),
-    "noise of n − 1": ("noise = drawn / examples", "noise = drawn / (examples - 1)"),
+    "Z as a sum": ("ops.mean(exponentials)) * examples", "ops.sum(exponentials)) * examples"),
+    "noise of n − 1": ("1) / examples", "1) / (examples - 1)"),
     "K with the positive": ("rows.shape[1] - 1", "rows.shape[1]"),
-    "the mean of the negatives": ("told - ops.sum(", "told - ops.mean("),
+    "the mean of the negatives": ("ops.sum(shares, axis=-1)", "ops.mean(shares, axis=-1)"),
+    "without the positive's share": ("ops.sum(shares, axis=-1)", "ops.sum(shares[:, 1:], axis=-1)"),
+    "no temperature": ("anchors / self._temperature", "anchors"),
     "the memory as it came": ("_write(bank, own, _unit(mixed))", "_write(bank, own, mixed)"),
     "momentum on the other side": (
         "self._momentum * old + (1.0 - self._momentum)",

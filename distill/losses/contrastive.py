@@ -145,17 +145,18 @@ class ContrastiveRepresentation(Relation):
 
     def _contrast(self, anchors: Any, bank: Any, rows: Any, scale: Any) -> Any:
         """Minus the log likelihood of telling an anchor's own row, the first, from the drawn ones; sets Z once."""
-        examples, drawn = len(self._labels), rows.shape[1] - 1
-        scores = ops.matmul(anchors, ops.transpose(_as_read(bank)))
-        scores = ops.exp(ops.take_along_axis(scores, rows, axis=1) / self._temperature)
+        examples = len(self._labels)
+        noise = (rows.shape[1] - 1) / examples
+        scores = ops.matmul(anchors / self._temperature, ops.transpose(_as_read(bank)))
+        scores = ops.take_along_axis(scores, rows, axis=1)
+        exponentials = ops.exp(scores)
         z = ops.convert_to_tensor(scale)
-        z = ops.where(z > 0, z, ops.stop_gradient(ops.mean(scores)) * examples)
+        z = ops.where(z > 0, z, ops.stop_gradient(ops.mean(exponentials)) * examples)
         scale.assign(z)
-        x = scores / z
-        noise = drawn / examples
-        shares = x + noise + 1e-7
-        told = -ops.log(x[:, 0] / shares[:, 0])
-        return told - ops.sum(ops.log(noise / shares[:, 1:]), axis=-1)
+        # With x = exponentials / z, all terms are log((x + noise + 1e-7) / noise), but for −log(x / noise) of its own.
+        factor = 1.0 / (z * noise)
+        shares = ops.log(exponentials * factor + (1.0 + 1e-7 / noise))
+        return ops.sum(shares, axis=-1) - scores[:, 0] - ops.log(factor)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
