@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from experiments import batch_report, tables
-from experiments.runner import Cell, run, workers
+from experiments.runner import Cell, Runner, workers
 from experiments.settings import Network, Surroundings, Training
 from experiments.study import Arm, command, conclude
 
@@ -196,7 +196,7 @@ def _check(study: BatchSize) -> None:
             raise ValueError(f"{rule}. Received: {received}.")
 
 
-def _study(typed: str, study: BatchSize, study_dir: Path, console: Console) -> Sequence[RenderableType]:
+def _study(typed: str, study: BatchSize, runner: Runner) -> Sequence[RenderableType]:
     seeds, students = range(study.seeds), arms(study)
     work = functools.partial(_work, study.surroundings)
     batches = {
@@ -205,13 +205,13 @@ def _study(typed: str, study: BatchSize, study_dir: Path, console: Console) -> S
     }
     folders: dict[str, list[Path]] = {}
     for label, cells in batches.items():
-        done = run(cells, work, study_dir, jobs=study.jobs, console=console, label=label)
+        done = runner.run(cells, work, label)
         for cell, folder in zip(cells, done, strict=True):
             folders.setdefault(cell.arm, []).append(folder)
     asked = questions(study)
     teacher = Arm("teacher", "teacher", "teacher", "The large network, on the labels.")
     conclude(
-        study_dir,
+        runner.study_dir,
         [(arm, folders[arm.name]) for arm in (teacher, *students)],
         study="batch_size",
         title="What the batch size does",
@@ -231,30 +231,31 @@ def _study(typed: str, study: BatchSize, study_dir: Path, console: Console) -> S
             for rule in RULES
             for size in study.sizes
         ],
-        speeds=_speeds(study, study_dir, console),
+        speeds=_speeds(study, runner),
     )
-    page, shown = batch_report.write(study_dir)
+    page, shown = batch_report.write(runner.study_dir)
     return [*([tables.SMOKE] if study.smoke else []), *shown, f"The report: {page}"]
 
 
-def _speeds(study: BatchSize, study_dir: Path, console: Console) -> dict[str, list[dict[str, Any]]]:
+def _speeds(study: BatchSize, runner: Runner) -> dict[str, list[dict[str, Any]]]:
     """Times training alone, then distilled, each in a process of its own: memory that one frees stays with it."""
-    console.print("timing training steps, all batch sizes in turn")
+    runner.console.print("timing training steps, all batch sizes in turn")
     timed = {}
     with contextlib.ExitStack() as pools:
         for kind in KINDS:
             cell = student_cell(study, arm(study, kind, "constant", study.reference), 0)
-            pool = pools.enter_context(workers(1, study_dir))
-            timed[kind] = pool.submit(_timed, study.surroundings, cell, study_dir, study.sizes, study.rounds)
+            pool = pools.enter_context(workers(1, runner.study_dir))
+            timed[kind] = pool.submit(
+                _timed, study.surroundings, cell, runner.study_dir, study.sizes, study.rounds
+            )
             if not study.smoke:  # whose numbers mean nothing: there both may run at once
                 timed[kind].result()
         return {kind: future.result() for kind, future in timed.items()}
 
 
 def _work(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
-    from experiments import (
-        batch_training,
-    )  # TensorFlow is for the processes that train: --help answers at once
+    # TensorFlow is for the processes that train: --help answers at once.
+    from experiments import batch_training
 
     return batch_training.run(surroundings, cell, directory)
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from experiments import report, results, tables
-from experiments.runner import Cell, run, workers
+from experiments.runner import Cell, Runner
 from experiments.settings import Network, Surroundings, Training
 from experiments.study import Arm, choose, command, conclude
 
@@ -174,15 +174,13 @@ def main(arguments: Sequence[str]) -> int:
     )
 
 
-def _study(
-    typed: str, study: Compare, study_dir: Path, console: Console
-) -> tuple[RenderableType, RenderableType]:
+def _study(typed: str, study: Compare, runner: Runner) -> tuple[RenderableType, RenderableType]:
     tuning: list[dict[str, Any]] = []
     if study.tune:
-        study, tuning = _tune(study, study_dir, console)
-    _finish(study, study_dir, console, typed, tuning)
-    finished = results.read(study_dir)
-    page = report.write(study_dir)
+        study, tuning = _tune(study, runner)
+    _finish(study, runner, typed, tuning)
+    finished = results.read(runner.study_dir)
+    page = report.write(runner.study_dir)
     return tables.table(finished), f"The report: {page}"
 
 
@@ -198,13 +196,13 @@ def _check(study: Compare) -> None:
 
 
 def _train(
-    study: Compare, students: Sequence[Cell], seeds: Iterable[int], study_dir: Path, console: Console
+    study: Compare, students: Sequence[Cell], seeds: Iterable[int], runner: Runner
 ) -> tuple[list[Path], list[Path]]:
     """Trains the teachers of the seeds, then the students; returns the directories of both."""
     work = functools.partial(_work, study.surroundings)
     folders = []
     for label, cells in (("teachers", [teacher_cell(study, seed) for seed in seeds]), ("students", students)):
-        folders.append(run(cells, work, study_dir, jobs=study.jobs, console=console, label=label))
+        folders.append(runner.run(cells, work, label))
     return folders[0], folders[1]
 
 
@@ -214,9 +212,11 @@ def _work(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
     return training.run(surroundings, cell, directory)
 
 
-def _tune(study: Compare, study_dir: Path, console: Console) -> tuple[Compare, list[dict[str, Any]]]:
+def _tune(study: Compare, runner: Runner) -> tuple[Compare, list[dict[str, Any]]]:
     """Tries every arm's options on dev; returns the study with the best, and what was tried."""
-    console.print(f"choosing on dev: {sum(map(len, TRIALS.values()))} trials of {len(TUNING_SEEDS)} seeds")
+    runner.console.print(
+        f"choosing on dev: {sum(map(len, TRIALS.values()))} trials of {len(TUNING_SEEDS)} seeds"
+    )
     cells = {}
     for name, trials in TRIALS.items():
         for number, options in enumerate(trials):
@@ -224,7 +224,7 @@ def _tune(study: Compare, study_dir: Path, console: Console) -> tuple[Compare, l
             arm = next(arm for arm in student_arms(tried) if arm.name == name)
             for seed in TUNING_SEEDS:
                 cells[name, number, seed] = student_cell(tried, arm, seed)
-    _, folders = _train(study, list(cells.values()), TUNING_SEEDS, study_dir, console)
+    _, folders = _train(study, list(cells.values()), TUNING_SEEDS, runner)
     folder_of = dict(zip(cells, folders, strict=True))
     tuning = choose(
         {
@@ -234,31 +234,28 @@ def _tune(study: Compare, study_dir: Path, console: Console) -> tuple[Compare, l
             ]
             for name, trials in TRIALS.items()
         },
-        study_dir,
+        runner.study_dir,
     )
     for choice in tuning:
         study = dataclasses.replace(study, **choice["chosen"])
     return study, tuning
 
 
-def _finish(
-    study: Compare, study_dir: Path, console: Console, typed: str, tuning: list[dict[str, Any]]
-) -> None:
+def _finish(study: Compare, runner: Runner, typed: str, tuning: list[dict[str, Any]]) -> None:
     """Trains all cells of the comparison, times one network of each arm, and writes study.json."""
     seeds = range(study.seeds)
     students = student_arms(study)
     cells = [student_cell(study, arm, seed) for seed in seeds for arm in students]
-    teachers, folders = _train(study, cells, seeds, study_dir, console)
+    teachers, folders = _train(study, cells, seeds, runner)
     teacher = Arm("teacher", FULL, "teacher", "The large network, on the labels.", {})
     cells_of = {"teacher": teachers}
     for cell, folder in zip(cells, folders, strict=True):
         cells_of.setdefault(cell.arm, []).append(folder)
-    console.print("timing one example on one thread, all networks in turn")
-    with workers(1, study_dir) as pool:
-        first_cells = {name: study_dir / folders[0] for name, folders in cells_of.items()}
-        latency_ms = pool.submit(_latencies, first_cells).result()
+    runner.console.print("timing one example on one thread, all networks in turn")
+    first_cells = {name: runner.study_dir / folders[0] for name, folders in cells_of.items()}
+    latency_ms = runner.pool.submit(_latencies, first_cells).result()
     conclude(
-        study_dir,
+        runner.study_dir,
         [(arm, cells_of[arm.name]) for arm in (teacher, *students)],
         study="compare",
         title="A student alone and a student distilled",

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from experiments import report, statistics, tables
-from experiments.runner import Cell, run, workers
+from experiments.runner import Cell, Runner
 from experiments.settings import Surroundings
 from experiments.study import Arm, command, conclude
 
@@ -216,12 +216,11 @@ def _check(study: Hinton) -> None:
             raise ValueError(f"{rule}. Received: {received}.")
 
 
-def _study(typed: str, study: Hinton, study_dir: Path, console: Console) -> Sequence[RenderableType]:
-    with workers(1, study_dir) as pool:
-        try:
-            pool.submit(_prepare, study).result()
-        except FileNotFoundError as error:  # it says how to get the files
-            raise RuntimeError(str(error)) from error
+def _study(typed: str, study: Hinton, runner: Runner) -> Sequence[RenderableType]:
+    try:
+        runner.pool.submit(_prepare, study).result()
+    except FileNotFoundError as error:  # it says how to get the files
+        raise RuntimeError(str(error)) from error
     seeds, students = range(study.seeds), arms(study)
     work = functools.partial(_work, study.surroundings)
     batches = {
@@ -230,12 +229,12 @@ def _study(typed: str, study: Hinton, study_dir: Path, console: Console) -> Sequ
     }
     folders: dict[str, list[Path]] = {}
     for label, cells in batches.items():
-        done = run(cells, work, study_dir, jobs=study.jobs, console=console, label=label)
+        done = runner.run(cells, work, label)
         for cell, folder in zip(cells, done, strict=True):
             folders.setdefault(cell.arm, []).append(folder)
     grid = error_table(
         {
-            name: [json.loads((study_dir / folder / "result.json").read_text()) for folder in cells]
+            name: [json.loads((runner.study_dir / folder / "result.json").read_text()) for folder in cells]
             for name, cells in folders.items()
         },
         study.omitted,
@@ -244,7 +243,7 @@ def _study(typed: str, study: Hinton, study_dir: Path, console: Console) -> Sequ
         "teacher", students[0].group, "teacher", "The large network, on jittered images and labels."
     )
     conclude(
-        study_dir,
+        runner.study_dir,
         [(arm, folders[arm.name]) for arm in (teacher, *students)],
         study="hinton_mnist",
         title="Hinton, Vinyals and Dean 2015 on MNIST",
@@ -257,7 +256,7 @@ def _study(typed: str, study: Hinton, study_dir: Path, console: Console) -> Sequ
         tuning=[],
         latency_ms={},
     )
-    page = report.write(study_dir)
+    page = report.write(runner.study_dir)
     return [*([tables.SMOKE] if study.smoke else []), tables.terminal(grid), f"The report: {page}"]
 
 

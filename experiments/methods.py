@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from experiments import method_report
-from experiments.runner import Cell, run
+from experiments.runner import Cell, Runner
 from experiments.settings import Network, Surroundings
 from experiments.study import Arm, choose, command, conclude
 
@@ -151,7 +151,7 @@ class Methods:
     surroundings: tyro.conf.OmitArgPrefixes[Surroundings] = Surroundings()
 
 
-SMOKE = Methods(smoke=True, seeds=2, trials=1, datasets=("digits",), methods=("crd", "born-again"), epochs=1)
+SMOKE = Methods(smoke=True, seeds=2, trials=1, datasets=("digits",), methods=("born-again",), epochs=1)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -218,14 +218,14 @@ def ensemble_cell(generations: Cell) -> Cell:
     return Cell("methods", f"{generations.config.dataset}-{ENSEMBLE}", generations.seed, config)
 
 
-def _study(typed: str, study: Methods, study_dir: Path, console: Console) -> Sequence[RenderableType]:
+def _study(typed: str, study: Methods, runner: Runner) -> Sequence[RenderableType]:
     seeds = tuple(range(study.seeds))
-    _run(study, study_dir, console, "teachers", [
+    _run(study, runner, "teachers", [
         teacher_cell(study, dataset, seed)
         for dataset in study.datasets
         for seed in (*(TUNING_SEEDS if study.trials > 1 else ()), *seeds)
     ])  # fmt: skip
-    tuning = _tune(study, study_dir, console)
+    tuning = _tune(study, runner)
     settings = {choice["arm"]: next(iter(choice["chosen"].values())) for choice in tuning}
     cells: dict[str, list[Cell]] = {}
     for dataset in study.datasets:
@@ -235,13 +235,13 @@ def _study(typed: str, study: Methods, study_dir: Path, console: Console) -> Seq
             cells[arm] = [student_cell(study, dataset, method, settings[arm], seed, seeds) for seed in seeds]
     # Seed by seed, so that what a stopped study has is paired.
     ordered = [arm_cells[seed] for seed in seeds for arm_cells in cells.values()]
-    _run(study, study_dir, console, "students", ordered)
+    _run(study, runner, "students", ordered)
     ensembles = {
         f"{dataset}-{ENSEMBLE}": [ensemble_cell(cell) for cell in cells[f"{dataset}-born-again"]]
         for dataset in study.datasets
         if f"{dataset}-born-again" in cells
     }
-    _run(study, study_dir, console, "ensembles", [cell for group in ensembles.values() for cell in group])
+    _run(study, runner, "ensembles", [cell for group in ensembles.values() for cell in group])
     arms = [
         (_arm(name, settings.get(name), dataset), [Path("cells") / cell.name for cell in arm_cells])
         for dataset in study.datasets
@@ -249,7 +249,7 @@ def _study(typed: str, study: Methods, study_dir: Path, console: Console) -> Seq
         if name.startswith(f"{dataset}-")
     ]
     conclude(
-        study_dir,
+        runner.study_dir,
         arms,
         study="methods",
         title="Every method side by side",
@@ -266,12 +266,12 @@ def _study(typed: str, study: Methods, study_dir: Path, console: Console) -> Seq
         tuning=tuning,
         latency_ms={},
     )
-    return method_report.write(study_dir)
+    return method_report.write(runner.study_dir)
 
 
-def _run(study: Methods, study_dir: Path, console: Console, label: str, cells: Iterable[Cell]) -> list[Path]:
+def _run(study: Methods, runner: Runner, label: str, cells: Iterable[Cell]) -> list[Path]:
     work = functools.partial(_work, study.surroundings)
-    return run(list(cells), work, study_dir, jobs=study.jobs, console=console, label=label)
+    return runner.run(list(cells), work, label)
 
 
 def _work(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def _work(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
     return method_training.run(surroundings, cell, directory)
 
 
-def _tune(study: Methods, study_dir: Path, console: Console) -> list[dict[str, Any]]:
+def _tune(study: Methods, runner: Runner) -> list[dict[str, Any]]:
     """Tries settings of each method on dev; where there is but one, nothing is trained."""
     if study.trials == 1:
         return [
@@ -302,13 +302,13 @@ def _tune(study: Methods, study_dir: Path, console: Console) -> list[dict[str, A
         for method in chosen_methods(study)
         for setting in method.trials[: study.trials]
     ]  # fmt: skip
-    console.print(f"choosing on dev: {len(trials)} trials of {len(TUNING_SEEDS)} seeds")
-    _run(study, study_dir, console, "trials", [cell for *_, cells in trials for cell in cells])
+    runner.console.print(f"choosing on dev: {len(trials)} trials of {len(TUNING_SEEDS)} seeds")
+    _run(study, runner, "trials", [cell for *_, cells in trials for cell in cells])
     tried: dict[str, list[tuple[dict[str, float], list[Path]]]] = {}
     for arm, knob, setting, cells in trials:
         folders = [Path("cells") / cell.name for cell in cells]
         tried.setdefault(arm, []).append(({knob: setting}, folders))
-    return choose(tried, study_dir)
+    return choose(tried, runner.study_dir)
 
 
 def _arm(name: str, setting: float | None, dataset: str) -> Arm:

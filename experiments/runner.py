@@ -65,45 +65,61 @@ class CellError(RuntimeError):
     """A cell failed; the message names it and says what is kept."""
 
 
-def run(
-    cells: Sequence[Cell], work: Work, study_dir: Path, *, jobs: int, console: Console, label: str
-) -> list[Path]:
-    """Runs the cells that are not finished yet, `jobs` at a time, each in a process with its share of cores.
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """Runs the cells of one study.
 
-    Args:
-        cells: the cells, in the order to start them.
-        work: a module-level function; other processes import it.
+    Attributes:
         study_dir: the cells are written below its `cells`.
-        jobs: processes at once, >= 1.
+        pool: the processes that they run in, see `workers`.
         console: where progress is shown.
-        label: what this batch of cells is called there.
-
-    Returns:
-        The directory of each cell, relative to `study_dir`, in the order of `cells`.
-
-    Raises:
-        ValueError: `jobs` is less than 1.
-        CellError: a cell failed. Those that were running are stopped; finished ones are kept.
     """
-    if jobs < 1:
-        raise ValueError(f"Cells are run by one process or more. Received: jobs={jobs}.")
-    folders = [Path("cells") / cell.name for cell in cells]
-    waiting = [
-        cell
-        for cell, folder in zip(cells, folders, strict=True)
-        if not (study_dir / folder / "result.json").exists()
-    ]
-    if len(waiting) < len(cells):
-        console.print(f"{label}: {len(cells) - len(waiting)} of {len(cells)} cells are finished already")
-    if waiting:
-        with workers(min(jobs, len(waiting)), study_dir) as pool:
-            _run_all(pool, waiting, work, study_dir, console, label)
-    return folders
+
+    study_dir: Path
+    pool: ProcessPoolExecutor
+    console: Console
+
+    def run(self, cells: Sequence[Cell], work: Work, label: str) -> list[Path]:
+        """Runs the cells that are not finished yet.
+
+        Args:
+            cells: the cells, in the order to start them.
+            work: a module-level function; other processes import it.
+            label: what this batch of cells is called where progress is shown.
+
+        Returns:
+            The directory of each cell, relative to `study_dir`, in the order of `cells`.
+
+        Raises:
+            CellError: a cell failed. Those that were running are stopped; finished ones are kept.
+        """
+        folders = [Path("cells") / cell.name for cell in cells]
+        waiting = [
+            cell
+            for cell, folder in zip(cells, folders, strict=True)
+            if not (self.study_dir / folder / "result.json").exists()
+        ]
+        if len(waiting) < len(cells):
+            finished = len(cells) - len(waiting)
+            self.console.print(f"{label}: {finished} of {len(cells)} cells are finished already")
+        if waiting:
+            _run_all(self.pool, waiting, work, self.study_dir, self.console, label)
+        return folders
 
 
 @contextlib.contextmanager
 def workers(jobs: int, study_dir: Path) -> Iterator[ProcessPoolExecutor]:
-    """Processes that share the cores; what they print goes to `workers.log` in the study's directory."""
+    """Processes that share the cores and start when they are needed.
+
+    Args:
+        jobs: how many at once, >= 1.
+        study_dir: what they print goes to its `workers.log`.
+
+    Raises:
+        ValueError: `jobs` is less than 1.
+    """
+    if jobs < 1:
+        raise ValueError(f"Cells are run by one process or more. Received: jobs={jobs}.")
     threads = max(1, (os.cpu_count() or 1) // jobs)
     begin = (threads, study_dir / "workers.log")
     # Not `fork`: TensorFlow's threads do not survive it.

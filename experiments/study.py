@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.runner import environment, locked, write_json
+from experiments.runner import Runner, environment, locked, workers, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +43,19 @@ def command(
     prog: str,
     description: str | None,
     check: Callable[[Any], None],
-    work: Callable[[Any, Path, Console], Sequence[rich.console.RenderableType]],
+    work: Callable[[Any, Runner], Sequence[rich.console.RenderableType]],
 ) -> int:
     """A study's command line: reads options, holds the directory, does the work and prints what came of it.
 
     Args:
         name: of the study; its directory is OUT/NAME, or OUT/NAME-smoke.
         arguments: what was typed after the command.
-        default: the options, a frozen dataclass with fields `out` and `smoke`.
+        default: the options, a frozen dataclass with fields `out`, `smoke` and `jobs`.
         smoke: the options that `--smoke` starts from.
         prog: the command, for `--help`.
         description: of the study, for `--help`.
         check: raises ValueError for options that cannot work.
-        work: is given options, directory and console, and returns what to print at the end.
+        work: is given the options and what runs cells, and returns what to print at the end.
 
     Returns:
         The exit status.
@@ -67,8 +67,8 @@ def command(
     study_dir = options.out / (f"{name}-smoke" if options.smoke else name)
     try:
         check(options)
-        with locked(study_dir):
-            shown = work(options, study_dir, console)
+        with locked(study_dir), workers(options.jobs, study_dir) as pool:
+            shown = work(options, Runner(study_dir, pool, console))
     except (RuntimeError, ValueError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1

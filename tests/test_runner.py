@@ -36,9 +36,10 @@ def work(made, directory):
     return {"answer": made.config.value + made.seed}
 
 
-def run(cells, folder, **kwargs):
+def run(cells, folder, jobs=1):
     console = Console(file=io.StringIO(), width=200)
-    folders = runner.run(cells, work, folder, **{"jobs": 1, "console": console, "label": "cells", **kwargs})
+    with runner.workers(jobs, folder) as pool:
+        folders = runner.Runner(folder, pool, console).run(cells, work, "cells")
     return folders, console.file.getvalue()
 
 

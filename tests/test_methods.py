@@ -1,0 +1,218 @@
+"""The study of all methods: what its cells share, its published settings, its table, and a run from end to end."""
+
+import dataclasses
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+from scipy import stats
+
+from distill import SoftTargets, data
+from experiments import method_report, method_training, methods, results
+from experiments.settings import Surroundings
+
+STUDY = methods.Methods()
+BY_NAME = {method.name: method for method in methods.METHODS}
+SEEDS = tuple(range(5))
+
+
+def cell(name, setting=0.0, seed=3, dataset="mnist1d"):
+    return methods.student_cell(STUDY, dataset, BY_NAME[name], setting, seed, SEEDS)
+
+
+def test_cells_of_a_seed_share_all_but_the_method():
+    alone = dataclasses.asdict(cell("alone").config)
+    for name in BY_NAME:
+        changed = {key for key, value in dataclasses.asdict(cell(name).config).items() if value != alone[key]}
+        assert changed <= {"method", "teachers", "assistant"}, name
+    assert cell("kd").config.teachers == (methods.teacher_cell(STUDY, "mnist1d", 3).name,)
+    lenders = [methods.teacher_cell(STUDY, "mnist1d", seed).name for seed in (3, 4, 0)]
+    assert cell("three-teachers").config.teachers == tuple(lenders)
+    assert cell("assistant").config.assistant == STUDY.assistant
+    assert not set(methods.TUNING_SEEDS) & set(range(1000))
+
+
+def test_every_method_has_as_many_trials():
+    assert {len(method.trials) for method in methods.METHODS} == {3}
+    assert set(method_report.BASELINES) <= set(BY_NAME)
+
+
+@pytest.fixture(scope="module")
+def task():
+    """Of digits, with a teacher that has learned nothing."""
+    splits = data.load("digits")
+    teacher = method_training.build(STUDY.teacher, splits.input_shape, splits.num_classes, "teacher")
+
+    def of(name):
+        made = cell(name, BY_NAME[name].trials[1])
+        return method_training._Task(made.config, made, splits, [teacher], None, Surroundings())
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "name",
+    [m.name for m in methods.METHODS if m.family in ("logits", "features", "relations") and m.name != "crd"],
+)
+def test_the_middle_of_the_trials_is_the_published_weight(name, task):
+    loss = method_training._loss(task(name))
+    recipe = {**SoftTargets.recipe, **loss.recipe}
+    low, published, high = BY_NAME[name].trials
+    assert published == recipe["distillation_weight"]
+    assert (10 * low, high / 10) == pytest.approx((published, published))
+
+
+def test_an_unknown_method_is_no_soft_target(task):
+    unknown = dataclasses.replace(task("kd"), config=dataclasses.replace(cell("kd").config, method="kdd"))
+    with pytest.raises(ValueError, match="No such method. Received: 'kdd'"):
+        method_training._loss(unknown)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (40, 1)], ids=str)
+def test_teacher_and_student_have_layers_of_the_same_names(shape):
+    networks = [method_training.build(n, shape, 10, "n") for n in (STUDY.teacher, STUDY.student)]
+    names = [
+        {layer.name for layer in network.layers if not layer.name.startswith("input")} for network in networks
+    ]
+    assert {"norm0", "relu0", "norm1", "relu1", "embedding", "logits"} <= names[1] <= names[0]
+    maps = [network.get_layer("relu1").output.shape for network in networks]
+    assert maps[0][:3] == maps[1][:3]
+    assert [network.output_shape for network in networks] == [(None, 10)] * 2
+
+
+def spread(seed, mean):
+    return (mean + np.random.default_rng(seed).normal(size=5)).tolist()
+
+
+def found_cell(arm, seed, accuracy):
+    scores = {
+        epoch: {"accuracy": accuracy / 100, "nll": 1.0, "ece": 0.1, "agreement": None}
+        for epoch in results.EPOCHS
+    }
+    costs = {"parameters": 10, "macs": 10, "file_bytes": 10}
+    return results.Cell(arm, seed, 0, 1, 1.0, scores, scores, costs, ())
+
+
+@pytest.fixture
+def study():
+    """Two data sets; "better" beats alone by four points, "worse" loses as many."""
+    means = {"teacher": 99, "alone": 90, "smoothing": 91, "kd": 90, "better": 94, "worse": 86}
+    values = {(d, m): spread(i, mean) for i, (m, mean) in enumerate(means.items()) for d in ("one", "two")}
+    arms = tuple(
+        results.Arm(
+            f"{d}-{m}", m, "", d, tuple(found_cell(f"{d}-{m}", s, v) for s, v in enumerate(values[d, m]))
+        )
+        for d in ("one", "two")
+        for m in means
+    )
+    tuning = tuple(results.Tuning(a.name, (({"weight": 0.9}, 0.5),), {"weight": 0.9}) for a in arms[1:3])
+    fields = {
+        "title": "T",
+        "question": "Q?",
+        "command": "c",
+        "created": "now",
+        "versions": {},
+        "git_commit": None,
+    }
+    return values, results.Study(
+        name="methods",
+        smoke=False,
+        notes=("n",),
+        arms=arms,
+        comparisons=(),
+        tuning=tuning,
+        latency_ms={},
+        **fields,
+    )
+
+
+def test_the_table_holds_paired_differences_to_each_baseline(study):
+    values, study = study
+    rows = method_report.rows(study)
+    assert [(row.dataset, row.method) for row in rows[:3]] == [
+        ("one", "teacher"),
+        ("one", "alone"),
+        ("one", "smoothing"),
+    ]
+    better = next(row for row in rows if (row.dataset, row.method) == ("two", "better"))
+    for baseline, difference in zip(method_report.BASELINES, better.differences, strict=True):
+        paired = np.subtract(values["two", "better"], values["two", baseline])
+        half = stats.t.ppf(0.975, 4) * paired.std(ddof=1) / math.sqrt(5)
+        np.testing.assert_allclose(
+            [difference.difference, difference.low, difference.high],
+            [paired.mean(), paired.mean() - half, paired.mean() + half],
+        )
+    assert rows[0].differences == (None, None, None)
+    assert rows[1].differences[0] is None
+    grid = method_report.table(rows)
+    assert [row for row in grid.rows if len(row) == 1] == [("one",), ("two",)]
+    assert grid.rows[2][:3] == ("alone", "0.9", f"{np.mean(values['one', 'alone']):.2f}")
+    assert grid.rows[1][1] == "–"
+
+
+def test_the_findings_count_intervals_on_either_side(study):
+    _, study = study
+    said = method_report.findings(method_report.rows(study), 3)
+    assert said[0] == "one, against alone: of 4 intervals 1 lie above 0 (better) and 1 below (worse)."
+    assert len(said) == 7
+    assert said[-1].endswith("the same number of trials: 3.")
+
+
+def test_the_forest_draws_each_method_on_each_data_set(study):
+    _, study = study
+    svg = method_report.forest(method_report.rows(study))
+    assert svg.startswith("<svg")
+    for text in ("one better +", "two worse -"):
+        assert text in svg
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "1"], "two seeds or more"),
+        (["--epochs", "0"], "an epoch or more"),
+        (["--trials", "4"], "three settings"),
+        (["--methods", "kdd"], "No such method. Received: ['kdd']"),
+        (["--datasets", "digits", "digits"], "named once"),
+        (["--jobs", "0"], "one process or more"),
+    ],
+    ids=str,
+)
+def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
+    assert methods.main([*arguments, "--out", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().out.replace("\n", "")
+    assert not list(tmp_path.rglob("cells"))
+
+
+def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert methods.main(["--smoke", "--out", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    study_dir = tmp_path / "methods-smoke"
+    assert "Smoke run" in output
+    lines = [line.split() for line in output.splitlines()]
+    assert all(
+        [name, "–"] == line[:2] for name in ("teacher", "ensemble") for line in lines if line[:1] == [name]
+    )
+    assert ["born-again", "0.9"] in [line[:2] for line in lines]
+    study = results.read(study_dir)
+    assert [arm.name.removeprefix("digits-") for arm in study.arms] == [
+        "teacher", "alone", "smoothing", "kd", "born-again", "ensemble"
+    ]  # fmt: skip
+    assert "<svg" in (study_dir / "report.html").read_text()
+    raw = json.loads((study_dir / "study.json").read_text())
+    generations, ensemble = (study_dir / raw["arms"][i]["cells"][0] for i in (4, 5))
+    stages = sorted(path.name for path in (generations / "stages").iterdir())
+    assert stages == ["0.weights.h5", "1.weights.h5", "2.weights.h5"]
+    # The ensemble is the mean of the generations, of which the last is the student.
+    x, y = data.arrays(data.load("digits").test)
+    together = keras.models.load_model(ensemble / "student.keras").predict(x, verbose=0)
+    accuracy = json.loads((ensemble / "result.json").read_text())["test"]["last"]["accuracy"]
+    assert np.mean(together.argmax(axis=1) == y) == pytest.approx(accuracy)
+    last = keras.models.load_model(generations / "student.keras")
+    stage = method_training.build(STUDY.student, (8, 8, 1), 10, "network2")
+    stage.load_weights(generations / "stages" / "2.weights.h5")
+    np.testing.assert_allclose(last.predict(x, verbose=0), stage.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
