@@ -203,6 +203,14 @@ def _panel(axes: Axes, own: list[Row]) -> None:
     )
     if high > low:
         axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        for y, row in enumerate(own):
+            difference = row.differences[0].difference
+            if not low <= difference <= high:
+                left = difference < low
+                words = f"← {difference:.1f}" if left else f"{difference:.1f} →"
+                axes.text(
+                    low if left else high, y, words, va="center", ha="left" if left else "right", size="small"
+                )
     axes.set_yticks(range(len(own)), [row.method for row in own], fontsize="small")
     axes.set_ylim(len(own) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)

@@ -216,3 +216,14 @@ def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch)
     stage = method_training.build(STUDY.student, (8, 8, 1), 10, "network2")
     stage.load_weights(generations / "stages" / "2.weights.h5")
     np.testing.assert_allclose(last.predict(x, verbose=0), stage.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
+
+    # A stop after the second generation: the first two are kept, and the third is the same again.
+    written = {path: path.stat().st_mtime_ns for path in (generations / "stages").iterdir()}
+    before = json.loads((generations / "result.json").read_text())
+    (generations / "result.json").unlink()
+    (generations / "stages" / "2.weights.h5").unlink()
+    assert methods.main(["--smoke", "--out", str(tmp_path)]) == 0
+    for path, moment in written.items():
+        assert (path.stat().st_mtime_ns == moment) == (path.name != "2.weights.h5")
+    after = json.loads((generations / "result.json").read_text())
+    assert {**before, "seconds": 0} == {**after, "seconds": 0}
