@@ -4,7 +4,7 @@ Each loss is timed forward and backward, with the gradient to the student's tens
 against a few lines of TensorFlow that follow the paper in float32 and in logarithms. Both must first agree in value
 and gradient. They run in turn, in random order, and every round gives one ratio of their times.
 
-Command: scripts/bench_losses. About 5 minutes on two idle cores; half of it is compilation.
+Command: scripts/bench_losses. About 4 minutes of CPU time; on cores that others use too, twice as long.
 Choices: --only NAME for some of the losses, --rounds and --seconds for how long, --jit for how they are compiled.
 Expected: ratios about 1 or below. Exit status 1 if one is surely above 1.2: the lower end of its 95 % interval is.
 """
@@ -398,10 +398,8 @@ def require_agreement(name, ours, plain):
 
 
 def times(ours, plain, sides, rounds, seconds):
-    """Milliseconds (rounds, 2) of both in turn, in random order; fewer than `rounds` once time is up, but five."""
+    """Milliseconds (rounds, 2) of both in turn, in random order; fewer than `rounds` once time is up, but three."""
     functions = (ours, plain)
-    for function in functions:
-        function(*sides)
 
     def run(function, calls):
         start = time.perf_counter()
@@ -413,7 +411,7 @@ def times(ours, plain, sides, rounds, seconds):
     calls = max(1, round(5 / run(plain, 1)))  # so that a sample takes 5 ms or more
     measured = []
     end = time.perf_counter() + seconds
-    while len(measured) < rounds and (len(measured) < 5 or time.perf_counter() < end):
+    while len(measured) < rounds and (len(measured) < 3 or time.perf_counter() < end):
         order = random.sample((0, 1), 2)
         taken = {i: run(functions[i], calls) for i in order}
         measured.append((taken[0], taken[1]))
@@ -481,7 +479,7 @@ class Bench:
         jit: how a step is compiled: by XLA, as `fit` does on accelerators; as a graph without it, as `fit` does where
             there is only a CPU; or both.
         rounds: how often both are timed, at most.
-        seconds: how long a line is timed, at most; 5 rounds are done in any case.
+        seconds: how long a line is timed, at most; 3 rounds are done in any case.
         memory: also tell what a step of the losses takes whose memory grows faster than their input.
     """
 

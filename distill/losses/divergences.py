@@ -307,8 +307,26 @@ class GeneralizedJSD(Softened):
             return kl_divergence(log_p, log_q)
         if self._beta == 1:
             return kl_divergence(log_q, log_p)
-        log_m = ops.logaddexp(log_p + math.log(self._beta), log_q + math.log1p(-self._beta))
-        return self._beta * kl_divergence(log_p, log_m) + (1 - self._beta) * kl_divergence(log_q, log_m)
+        return ops.sum(self._terms(log_p, log_q), axis=-1)
+
+    def _terms(self, log_p: Any, log_q: Any) -> Any:
+        """β p (log p − log m) + (1 − β) q (log q − log m) of each class; 0 where both sides mask it."""
+
+        @ops.custom_gradient
+        def terms(log_p: Any, log_q: Any) -> tuple[Any, Any]:
+            p, q = ops.exp(log_p), ops.exp(log_q)
+            log_m = ops.log(ops.maximum(self._beta * p + (1.0 - self._beta) * q, 1.1754944e-38))
+            of_p = self._beta * p * (ops.maximum(log_p, -1e30) - log_m)
+            of_q = (1.0 - self._beta) * q * (ops.maximum(log_q, -1e30) - log_m)
+
+            # What comes by way of m cancels what comes by way of p and q, so each part is its own derivative.
+            def gradient(*arguments: Any, upstream: Any = None) -> tuple[Any, Any]:
+                upstream = arguments[0] if upstream is None else upstream
+                return upstream * of_p, upstream * of_q
+
+            return of_p + of_q, gradient
+
+        return terms(log_p, log_q)
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
@@ -379,9 +397,12 @@ class MultiLevelKD(DistillationLoss):
         for temperature in self._temperatures:
             log_p, log_q = (ops.log_softmax(side / temperature, axis=-1) for side in sides)
             total += temperature**2 * kl_divergence(log_p, log_q)
-            p, q = (ops.softmax(side / temperature, axis=-1) for side in (teacher, student))
-            examples = ops.matmul(p, ops.transpose(p)) - ops.matmul(q, ops.transpose(q))
-            classes = ops.matmul(ops.transpose(p), p) - ops.matmul(ops.transpose(q), q)
+            if self._standardize:  # the logits of the divergence alone
+                log_p, log_q = (ops.log_softmax(side / temperature, axis=-1) for side in (teacher, student))
+            p, q = ops.exp(log_p), ops.exp(log_q)
+            p_turned, q_turned = ops.transpose(p), ops.transpose(q)
+            examples = ops.matmul(p, p_turned) - ops.matmul(q, q_turned)
+            classes = ops.matmul(p_turned, p) - ops.matmul(q_turned, q)
             total += ops.sum(ops.square(examples), axis=-1) + ops.sum(ops.square(classes)) / p.shape[-1]
         return total
 

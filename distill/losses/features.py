@@ -305,7 +305,9 @@ class AttentionTransfer(_OnLayers):
     def _attention(self, features: Any) -> Any:
         """Q, (batch, positions)."""
         over_channels = ops.sum if self.paper_form else ops.mean
-        energy = over_channels(ops.power(ops.abs(features), self.p), axis=-1)
+        # TensorFlow without XLA takes a power by logarithms.
+        powers = ops.square(features) if self.p == 2 else ops.power(ops.abs(features), self.p)
+        energy = over_channels(powers, axis=-1)
         return _unit(ops.reshape(energy, (-1, energy.shape[1] * energy.shape[2])), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
