@@ -177,7 +177,7 @@ def mixup(batches: tf.data.Dataset, *, seed: int, alpha: float = 1.0) -> tf.data
     Args:
         batches: of x, or of (x, …) whose rest is left out: labels say nothing of mixed examples. x are floats.
         seed: an integer in [0, 2³¹ − 1).
-        alpha: > 0; 1, as published, makes every λ from 0 to 1 as likely.
+        alpha: from 0.1 to 1000; 1, as published, makes every λ from 0 to 1 as likely.
 
     Returns:
         A data set of batches (x,).
@@ -189,12 +189,16 @@ def mixup(batches: tf.data.Dataset, *, seed: int, alpha: float = 1.0) -> tf.data
         [1] Beyer et al. 2022, arXiv:2106.05237, section 3.2.
     """
     _check_seed(seed)
-    if not alpha > 0:
+    if not 0.1 <= alpha <= 1000:
         raise ValueError(
-            f"Beta(alpha, alpha) has an alpha above 0. Received alpha={alpha!r}. The published one is 1."
+            f"Beta(alpha, alpha) is drawn for an alpha from 0.1 to 1000. Received alpha={alpha!r}. Published is 1."
         )
-    spec = batches.element_spec
-    spec = spec[0] if isinstance(spec, tuple) else spec
+    whole = batches.element_spec
+    spec = whole[0] if isinstance(whole, tuple) else whole
+    if any(part.shape.rank == 0 for part in tf.nest.flatten(whole)):
+        raise ValueError(
+            f"mixup mixes the examples of batches. Received single examples {whole}. Batch them first."
+        )
     if any(not part.dtype.is_floating for part in tf.nest.flatten(spec)):
         raise ValueError(f"mixup computes means of floats. Received {spec}. Divide images by 255 before.")
 

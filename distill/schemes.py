@@ -14,6 +14,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from distill.arguments import require_student
 from distill.distiller import Distiller
 from distill.graphs import activation_of, functional_of
 from distill.losses.base import DistillationLoss
@@ -73,7 +74,15 @@ class MutualLearning(Distiller):
         distillation_weight: Any = 1.0,
         from_logits: bool | None = None,
     ) -> None:
+        for student in students if isinstance(students, (list, tuple)) else ():
+            require_student(student)
         cohort = _joined(students, "Networks that learn from each other", lambda outputs: outputs, "cohort")
+        policies = [student.dtype_policy.name for student in students]
+        if len(set(policies)) > 1:
+            raise ValueError(
+                "Networks that learn from each other compute in one precision, since one optimizer trains them. "
+                f"Received: {policies}."
+            )
         loss = SoftTargets(temperature=1.0) if loss is None else loss
         if not isinstance(loss, DistillationLoss) or loss.head is None or loss.needs_labels:
             raise ValueError(
@@ -91,31 +100,45 @@ class MutualLearning(Distiller):
         )
         self.students = list(students)
 
-    def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Configures training as `keras.Model.compile` does for one network; the others get the same.
 
         Args:
             optimizer: trains all networks.
             loss: each network's own loss on the labels.
-            metrics: a list, of each network.
-            **kwargs: see `keras.Model.compile`.
+            metrics: a list, of each network; objects are made anew for each, by their config.
+            weighted_metrics: likewise.
+            **kwargs: see `keras.Model.compile`; not `loss_weights`, since networks count the same.
 
         Raises:
-            ValueError: `loss` or `metrics` are told apart by outputs; there is no loss and
-                `student_loss_weight` is above 0.
+            ValueError: what is for all networks is told apart by outputs; a metric has no config to be made anew
+                by; there is no loss and `student_loss_weight` is above 0.
         """
-        metrics = [] if metrics is None else metrics
-        if keras.tree.is_nested(loss) or isinstance(metrics, dict) or any(map(keras.tree.is_nested, metrics)):
+        given = {"metrics": metrics, "weighted_metrics": weighted_metrics}
+        listed = all(value is None or isinstance(value, (list, tuple)) for value in given.values())
+        if (
+            not listed
+            or keras.tree.is_nested(loss)
+            or any(keras.tree.is_nested(metric) for value in given.values() for metric in value or ())
+            or kwargs.get("loss_weights") is not None
+        ):
             raise ValueError(
-                "One loss and one list of metrics are for all networks. "
-                f"Received: loss={loss!r}, metrics={metrics!r}."
+                "One loss and one list of metrics are for all networks, which count the same. Received: "
+                f"loss={loss!r}, {', '.join(f'{name}={value!r}' for name, value in given.items())}, "
+                f"loss_weights={kwargs.get('loss_weights')!r}."
             )
-        super().compile(
-            optimizer,
-            None if loss is None else [loss for _ in self.students],
-            [[_own(metric) for metric in metrics] for _ in self.students] if metrics else None,
-            **kwargs,
-        )
+        for name, value in given.items():
+            if value:
+                given[name] = [[_own(metric) for metric in value] for _ in self.students]
+        each = None if loss is None else [loss for _ in self.students]
+        super().compile(optimizer, each, **given, **kwargs)
 
     def compute_loss(
         self,
@@ -158,12 +181,15 @@ def chain(
         together = distill.schemes.ensemble(generations)
 
     Args:
-        makers: functions that return a new, built model, called when its turn comes.
+        makers: functions that return a new, built model, called when its turn comes. For an ensemble of
+            the networks, each has a name of its own, as Keras gives them by default.
         train: trains `student` in place, with `teacher` or, for the first without one, `None`; `stage` counts from 0.
             A stage that is to be the same after a stop sets its seeds itself.
         teacher: of the first network.
         folder: where each trained network leaves its weights, "0.weights.h5" and so on, in one piece; a stage whose
-            file is there is made, loaded and not trained. `None` keeps nothing.
+            file is there is made, loaded and not trained. When a stage is trained, files of later ones, which had
+            another teacher, are removed. What was trained with another `teacher` or `train` is for the caller to
+            keep apart. `None` keeps nothing.
 
     Returns:
         The trained networks, in order.
@@ -201,7 +227,9 @@ def chain(
         else:
             train(teacher, student, stage)
             if path is not None:
-                draft = path.with_name(f".{stage}.{os.getpid()}.weights.h5")
+                for later in range(stage + 1, len(makers)):
+                    (path.parent / f"{later}.weights.h5").unlink(missing_ok=True)
+                draft = path.with_name(f".{stage}.weights.h5")
                 student.save_weights(draft)
                 draft.replace(path)
         networks.append(student)
@@ -229,17 +257,28 @@ def ensemble(
     Raises:
         ValueError: the models do not fit each other; a head cannot be recognised.
     """
+    if from_logits is not None and not isinstance(from_logits, bool):
+        raise ValueError(
+            f"from_logits is True, False or None, for all models. Received: from_logits={from_logits!r}."
+        )
 
     def mean(outputs: list[Any]) -> Any:
-        probabilities = []
-        for model, output in zip(models, outputs, strict=True):
-            said = "linear" if from_logits else "softmax"
-            ends_in = activation_of(model) if from_logits is None else said
+        said = "linear" if from_logits else "softmax"
+        ends = [activation_of(model) if from_logits is None else said for model in models]
+        exclusive = [end != "sigmoid" for end in ends]
+        if any(exclusive) and (not all(exclusive) or outputs[0].shape[-1] == 1):
+            raise ValueError(
+                "The models' classes are exclusive, two or more of them, or all models end in sigmoid. Received: "
+                f"{outputs[0].shape[-1]} output{'s' if outputs[0].shape[-1] > 1 else ''}, heads that end in {ends}."
+            )
+        probabilities = [
             # The logarithm of probabilities is as good as any logits.
-            needs_softmax = ends_in in ("linear", "log_softmax")
-            softmax = layers.Softmax(name=f"{model.name}_softmax")
-            probabilities.append(softmax(output) if needs_softmax else output)
-        return layers.Average(name="mean")(probabilities)
+            layers.Softmax(dtype="float32")(output) if end in ("linear", "log_softmax") else output
+            for end, output in zip(ends, outputs, strict=True)
+        ]
+        average = layers.Average(dtype="float32")(probabilities)
+        # A head that ends in softmax is recognised, by a Distiller and by another ensemble.
+        return layers.Softmax(dtype="float32")(keras.ops.log(average)) if any(exclusive) else average
 
     return _joined(models, "Models of an ensemble", mean, name)
 
@@ -262,10 +301,15 @@ def _joined(models: Any, what: str, head: Callable[[list[Any]], Any], name: str)
             "Copy the shared layers with keras.models.clone_model."
         )
     described = [
-        (_shapes(graph._inputs_struct), None if len(graph.outputs) > 1 else _shapes(graph.outputs[0]))
+        ([_sizes(part) for part in graph.inputs], [_sizes(part) for part in graph.outputs])
         for graph in graphs
     ]
-    if any(one != described[0] for one in described) or described[0][1] is None:
+    structures = [keras.tree.map_structure(lambda _: 0, graph._inputs_struct) for graph in graphs]
+    if (
+        any(one != described[0] for one in described)
+        or len(graphs[0].outputs) > 1
+        or (len(graphs[0].inputs) > 1 and any(one != structures[0] for one in structures))
+    ):
         raise ValueError(
             f"{what} take the same inputs and return one output of the same classes. Received: "
             + "; ".join(f"{name!r} from {i} to {o}" for name, (i, o) in zip(names, described, strict=True))
@@ -276,18 +320,32 @@ def _joined(models: Any, what: str, head: Callable[[list[Any]], Any], name: str)
             lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name),
             graphs[0]._inputs_struct,
         )
-        return keras.Model(inputs, head([model(inputs) for model in models]), name=name)
+        given = keras.tree.flatten(inputs)
+        outputs = [
+            keras.tree.flatten(model(keras.tree.pack_sequence_as(graph._inputs_struct, given)))[0]
+            for model, graph in zip(models, graphs, strict=True)
+        ]
+        joined = keras.Model(inputs, head(outputs), name=name)
+    # Keras decides by it whether the optimizer scales the loss.
+    joined.dtype_policy = models[0].dtype_policy
+    return joined
 
 
-def _shapes(tensors: Any) -> Any:
-    return keras.tree.map_structure(lambda tensor: f"{tensor.dtype} {tensor.shape}", tensors)
+def _sizes(tensor: keras.KerasTensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape)[1:]
 
 
 def _own(metric: Any) -> Any:
     """A metric of a network's own: those of others have a state of theirs."""
-    return (
-        type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
-    )
+    if not isinstance(metric, keras.metrics.Metric):
+        return metric
+    try:
+        return type(metric).from_config(metric.get_config())
+    except Exception as error:
+        raise ValueError(
+            f"A metric is made anew for each network, by its config. Received: {metric!r}, of which none can be made "
+            f"({error}). Give its class a get_config, register what it calls, or name the metric."
+        ) from error
 
 
 def _load(student: keras.Model, path: Path) -> None:
@@ -295,9 +353,10 @@ def _load(student: keras.Model, path: Path) -> None:
         with warnings.catch_warnings():
             # Keras goes on with initial weights where a file has none for a layer.
             warnings.simplefilter("error", UserWarning)
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
             student.load_weights(path)
     except (ValueError, OSError, UserWarning) as error:
         raise ValueError(
             f"A stage's file is of the network that its maker returns. Received: {path}, which {student.name!r} cannot "
-            f"load ({error}). Remove it, or give another folder."
+            f"load ({error}). Give another folder, or remove it: that stage and all after it are then trained again."
         ) from error

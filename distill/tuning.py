@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,14 @@ def largest_batch(
             f"Received: {model.name}, compiled={model.compiled}, built={model.built}, {replicas} replicas, backend "
             f"{backend}. Compile it, and give it a keras.Input or call it on a batch."
         )
-    if not sizes or min(sizes) < 1 or any(a >= b for a, b in itertools.pairwise(sizes)) or rounds < 1:
+    sizes = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
+    numbers = (*sizes, rounds, 1 if memory_limit is None else memory_limit)
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in numbers)
+    if not sizes or not whole or any(a >= b for a, b in itertools.pairwise(sizes)):
         raise ValueError(
-            "Batch sizes are ascending integers >= 1, timed in one round or more. "
-            f"Received: sizes={tuple(sizes)}, rounds={rounds}. Leave them out to try {SIZES[0]} to {SIZES[-1]}."
+            "Batch sizes are ascending integers >= 1, timed in one round or more, within a limit in bytes. Received: "
+            f"sizes={sizes}, rounds={rounds!r}, memory_limit={memory_limit!r}. Leave them out to try {SIZES[0]} to "
+            f"{SIZES[-1]} within what the machine has."
         )
     in_use = _peak_memory(reset=True)
     if memory_limit is not None and in_use is None:
@@ -123,7 +127,15 @@ def largest_batch(
         )
     if memory_limit is None and in_use is not None and not tf.config.list_logical_devices("GPU"):
         memory_limit = in_use + _bytes("/proc/meminfo", "MemAvailable") // 2
-    examples = data if isinstance(data, tf.data.Dataset) else tf.data.Dataset.from_tensor_slices(data)
+    if not isinstance(data, tf.data.Dataset):
+        try:
+            data = tf.data.Dataset.from_tensor_slices(tuple(data) if isinstance(data, list) else data)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "Examples are arrays with as many rows each, such as (x, y), or an unbatched tf.data.Dataset. "
+                f"Received: {type(data).__name__} ({error})."
+            ) from error
+    examples = data
     if not list(examples.take(1)):
         raise ValueError("Batches are filled by repeating examples. Received: no example. Give one or more.")
 

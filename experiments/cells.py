@@ -62,6 +62,8 @@ def fit_and_measure(
 ) -> dict[str, Any]:
     """Trains a compiled model and measures the network in it, after the last epoch and after the best one on dev.
 
+    The network is left as the last epoch left it.
+
     Args:
         model: what is fitted: the network itself, or a model that trains it.
         network: what is measured and saved.
@@ -106,8 +108,10 @@ def fit_and_measure(
         save(network, file)
         others = dict(also())
         measured = {"last": measure(network, teacher, dev, test)}
+        last = network.get_weights()
         network.set_weights(best.weights)
         measured["selected"] = measure(network, teacher, dev, test)
+        network.set_weights(last)
         result = {
             "epochs": epochs,
             "selected_epoch": best.epoch,

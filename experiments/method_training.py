@@ -14,7 +14,7 @@ from keras import layers
 import distill
 from distill import data, schemes
 from experiments import cells, runner
-from experiments.methods import ENSEMBLE, Learning
+from experiments.methods import ENSEMBLE, GENERATIONS, Learning
 from experiments.runner import Cell
 from experiments.settings import Network, Surroundings
 
@@ -244,12 +244,17 @@ def _mutual(task: _Task) -> dict[str, Any]:
 def _chain(task: _Task) -> dict[str, Any]:
     """Networks in turn: born-again ones, the first alone, or an assistant between teacher and student."""
     config, temperature = task.config, 1.0 if task.config.method == "born-again" else 4.0
-    kinds = [config.network] * 3 if config.method == "born-again" else [config.assistant, config.network]
+    kinds = (
+        [config.network] * GENERATIONS
+        if config.method == "born-again"
+        else [config.assistant, config.network]
+    )
     result: dict[str, Any] = {}
 
     def maker(stage: int) -> Callable[[], keras.Model]:
         def make() -> keras.Model:
-            keras.utils.set_random_seed(task.cell.seed + 10_000 * stage)
+            # The last one starts as the students of all other methods do.
+            keras.utils.set_random_seed(task.cell.seed + 10_000 * (len(kinds) - 1 - stage))
             return task.network(f"network{stage}", kinds[stage])
 
         return make
@@ -276,9 +281,9 @@ def _chain(task: _Task) -> dict[str, Any]:
 def _ensemble(task: _Task, stages: Path) -> dict[str, Any]:
     """The mean of the generations that another cell has trained; nothing is trained here."""
     members = []
-    for stage, file in enumerate(sorted(stages.iterdir())):
+    for stage in range(GENERATIONS):
         member = task.network(f"network{stage}")
-        member.load_weights(file)
+        member.load_weights(stages / f"{stage}.weights.h5")
         members.append(member)
     together = schemes.ensemble(members)
     file = task.directory / "student.keras"

@@ -26,7 +26,9 @@ from experiments.settings import Network, Surroundings
 from experiments.study import Arm, choose, command, conclude
 
 TUNING_SEEDS = (1000, 1001)  # never those of the comparison
+TUNING_TEACHERS = (*TUNING_SEEDS, 1002)  # as many as a method may learn from
 ENSEMBLE = "ensemble"
+GENERATIONS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,11 +175,22 @@ def _check(study: Methods) -> None:
         raise ValueError(f"Intervals are over two seeds or more. Received: --seeds {study.seeds}.")
     if not 1 <= study.trials <= 3:
         raise ValueError(f"Each method has three settings to try. Received: --trials {study.trials}.")
-    if study.epochs < 1:
-        raise ValueError(f"A study needs an epoch or more. Received: --epochs {study.epochs}.")
     names = [method.name for method in METHODS]
     if unknown := [name for name in study.methods if name not in names]:
         raise ValueError(f"No such method. Received: {unknown}. There are: {', '.join(names)}.")
+    needed = max(method.teachers for method in chosen_methods(study))
+    if study.seeds < needed:
+        raise ValueError(
+            f"A method of {needed} teachers borrows those of other seeds. Received: --seeds {study.seeds}. Take more, "
+            "or leave the method out by naming the others: --methods."
+        )
+    if study.batch_size < 1 or not study.learning_rate > 0:
+        raise ValueError(
+            "A step needs an example or more and a rate above 0. Received: "
+            f"--batch-size {study.batch_size}, --learning-rate {study.learning_rate:g}."
+        )
+    if study.epochs < 1:
+        raise ValueError(f"A study needs an epoch or more. Received: --epochs {study.epochs}.")
     if not study.datasets or len(set(study.datasets)) < len(study.datasets):
         raise ValueError(f"Each data set is named once. Received: --datasets {study.datasets}.")
 
@@ -195,12 +208,12 @@ def teacher_cell(study: Methods, dataset: str, seed: int) -> Cell:
 
 
 def student_cell(
-    study: Methods, dataset: str, method: Method, setting: float, seed: int, seeds: Sequence[int]
+    study: Methods, dataset: str, method: Method, setting: float, seed: int, lenders: Sequence[int]
 ) -> Cell:
-    """One student; methods of several teachers borrow those of the next seeds."""
-    first = seeds.index(seed)
-    lenders = [seeds[(first + i) % len(seeds)] for i in range(method.teachers)]
-    teachers = [teacher_cell(study, dataset, lender) for lender in dict.fromkeys(lenders)]
+    """One student; methods of several teachers borrow those of the next seeds among `lenders`."""
+    first = lenders.index(seed)
+    seeds = [lenders[(first + i) % len(lenders)] for i in range(method.teachers)]
+    teachers = [teacher_cell(study, dataset, lender) for lender in seeds]
     config = dataclasses.replace(
         teachers[0].config,
         network=study.student,
@@ -223,7 +236,7 @@ def _study(typed: str, study: Methods, runner: Runner) -> Sequence[RenderableTyp
     _run(study, runner, "teachers", [
         teacher_cell(study, dataset, seed)
         for dataset in study.datasets
-        for seed in (*(TUNING_SEEDS if study.trials > 1 else ()), *seeds)
+        for seed in (*(TUNING_TEACHERS if study.trials > 1 else ()), *seeds)
     ])  # fmt: skip
     tuning = _tune(study, runner)
     settings = {choice["arm"]: next(iter(choice["chosen"].values())) for choice in tuning}
@@ -296,7 +309,7 @@ def _tune(study: Methods, runner: Runner) -> list[dict[str, Any]]:
         ]
     trials = [
         (f"{dataset}-{method.name}", method.knob, setting, [
-            student_cell(study, dataset, method, setting, seed, TUNING_SEEDS) for seed in TUNING_SEEDS
+            student_cell(study, dataset, method, setting, seed, TUNING_TEACHERS) for seed in TUNING_SEEDS
         ])
         for dataset in study.datasets
         for method in chosen_methods(study)
@@ -325,11 +338,16 @@ def _arm(name: str, setting: float | None, dataset: str) -> Arm:
 
 
 def _notes(study: Methods) -> list[str]:
+    chosen = (
+        f"Each method's setting is the best of {study.trials} on dev, mean of seeds "
+        f"{', '.join(map(str, TUNING_SEEDS))}."
+        if study.trials > 1
+        else "Each method has its published or usual setting."
+    )
     return [
         f"All networks: {study.epochs} epochs of steps of {study.batch_size} examples, AdamW from "
         f"{study.learning_rate:g} to 0 along a cosine. Within a seed: the same starting weights, data order, teacher.",
-        f"Each method's setting is the best of {study.trials} on dev, mean of seeds "
-        f"{', '.join(map(str, TUNING_SEEDS))}. Weights are beside a label weight of 1, or of 0.1 where the paper has "
+        f"{chosen} Weights are beside a label weight of 1, or of 0.1 where the paper has "
         "that or none (kd, logit-mse, hard-labels, standardized-kd, jsd, reverse-kl, mlkd, ctkd, three-teachers, "
         "born-again, assistant).",
         "assistant, born-again and mutual train two, three and two networks, each for as long as the others' one. "

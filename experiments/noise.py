@@ -107,7 +107,12 @@ class NoiseScale(keras.callbacks.Callback):
             self._estimate(epoch + 1)
 
     def _estimate(self, epoch: int) -> None:
+        # Batch statistics, random generators, steps of schedules and metrics move along with a loss.
+        states = [*self.model.variables, *self.model.metrics_variables]
+        before = [variable.numpy() for variable in states]
         gradients = [self._gradient(self._x[rows], self._y[rows]).numpy() for rows in self._drawn]
+        for variable, value in zip(states, before, strict=True):
+            variable.assign(value)
         self.found.append(Noise(epoch, *estimate(gradients, self._batch_size)))
 
     def _gradient_of_loss(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -115,5 +120,5 @@ class NoiseScale(keras.callbacks.Callback):
         with tf.GradientTape() as tape:
             # Also what a Distiller reads of its student.
             loss = self.model.compute_loss(x=x, y=y, y_pred=self.model(x, training=True))
-        gradients = tape.gradient(loss, self.model.trainable_variables)
+        gradients = tape.gradient(loss, self.model.trainable_variables, unconnected_gradients="zero")
         return tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], axis=0)

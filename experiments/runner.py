@@ -54,7 +54,9 @@ class Cell:
     def name(self) -> str:
         """The name of its directory, another one for another config."""
         plain = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
-        return f"{self.arm}-seed{self.seed}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+        return (
+            f"{self.arm.replace('/', '_')}-seed{self.seed}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+        )
 
 
 # Does a cell's work in a directory, leaves its files there and returns what result.json is to hold.

@@ -69,7 +69,7 @@ def command(
         check(options)
         with locked(study_dir), workers(options.jobs, study_dir) as pool:
             shown = work(options, Runner(study_dir, pool, console))
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:

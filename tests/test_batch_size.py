@@ -84,7 +84,11 @@ def test_measuring_noise_leaves_training_as_it_is(batch):
     trained = []
     for watched in (False, True):
         keras.utils.set_random_seed(3)
-        model = distill.Distiller(dense_net(8), dense_net(4), distill.SoftTargets(4.0))
+        student = keras.Sequential(
+            [keras.Input((6,)), keras.layers.Dropout(0.3), *dense_net(4, batch_norm=True).layers[1:]]
+        )
+        cooling = keras.optimizers.schedules.CosineDecay(8.0, 6, alpha=0.25)
+        model = distill.Distiller(dense_net(8), student, distill.SoftTargets(cooling))
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         watch = [noise.NoiseScale(x, y, {1}, batch_size=4, batches=3)] if watched else []
         logs = model.fit(x, y, epochs=2, verbose=0, callbacks=watch).history

@@ -321,12 +321,16 @@ def test_mixup_keeps_the_structure_of_inputs():
 
 
 def test_mixup_refuses_what_it_cannot_mix():
-    with pytest.raises(ValueError, match="alpha above 0. Received alpha=0"):
+    with pytest.raises(ValueError, match="from 0.1 to 1000. Received alpha=0"):
         data.mixup(one_hot_batches(), seed=0, alpha=0)
     with pytest.raises(ValueError, match="means of floats"):
         data.mixup(tf.data.Dataset.range(4).batch(2), seed=0)
     with pytest.raises(ValueError, match="seed is an integer"):
         data.mixup(one_hot_batches(), seed=-1)
+    with pytest.raises(ValueError, match="Batch them first"):
+        data.mixup(tf.data.Dataset.from_tensor_slices((np.eye(4), np.arange(4))), seed=0)
+    with pytest.raises(ValueError, match="Received alpha=inf"):
+        data.mixup(one_hot_batches(), seed=0, alpha=float("inf"))
 
 
 @pytest.mark.parametrize("seed", [-1, 1.0, "1", 2**31 - 1])

@@ -75,7 +75,7 @@ ALLOWED = {
         "taps",
         "teacher",
     },
-    "schemes": {"distiller", "graphs", "losses.base", "losses.logits", "replicas", "teacher"},
+    "schemes": {"arguments", "distiller", "graphs", "losses.base", "losses.logits", "replicas", "teacher"},
     "cost": set(),
     "data": {"embedded"},
     "embedded": set(),

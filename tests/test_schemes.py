@@ -187,8 +187,16 @@ def test_what_is_for_one_network_is_given_once(batch):
         peers.compile("sgd", [CE, CE])
     with pytest.raises(ValueError, match="are for all networks"):
         peers.compile("sgd", CE, metrics=[["accuracy"], ["accuracy"]])
+    with pytest.raises(ValueError, match="are for all networks"):
+        peers.compile("sgd", CE, metrics="accuracy")
+    with pytest.raises(ValueError, match=r"loss_weights=\[1, 0\]"):
+        peers.compile("sgd", CE, loss_weights=[1, 0])
+    with pytest.raises(ValueError, match="made anew for each network"):
+        peers.compile("sgd", CE, metrics=[keras.metrics.MeanMetricWrapper(lambda y, p: p)])
     with pytest.raises(ValueError, match="needs the student's own loss"):
         peers.compile("sgd")
+    peers.compile("sgd", CE, weighted_metrics=["accuracy"])
+    assert "net0_accuracy" in peers.evaluate(*batch, verbose=0, return_dict=True)
 
 
 # Chains.
@@ -221,6 +229,16 @@ def test_each_network_of_a_chain_is_taught_by_the_one_before(batch, tmp_path):
     files = sorted(path.name for path in (tmp_path / "stages").iterdir())
     assert files == ["0.weights.h5", "1.weights.h5", "2.weights.h5"]
 
+    # Before the second: the third had another teacher, and is trained again too.
+    (tmp_path / "stages" / ".0.weights.h5").write_bytes(b"half a file")
+    (tmp_path / "stages" / "1.weights.h5").rename(tmp_path / "kept")
+    once_more = [None]
+    born_again(*batch, 3, tmp_path / "stages", once_more)
+    assert [stage for stage, _ in once_more[1:]] == [1, 2]
+    files = sorted(path.name for path in (tmp_path / "stages").glob("[0-9]*"))
+    assert files == ["0.weights.h5", "1.weights.h5", "2.weights.h5"]
+    (tmp_path / "kept").replace(tmp_path / "stages" / "1.weights.h5")
+
     # A stop after the second: what is there is loaded, what is missing is trained again to the same bits.
     (tmp_path / "stages" / "2.weights.h5").unlink()
     again_seen = [None, None]
@@ -229,6 +247,20 @@ def test_each_network_of_a_chain_is_taught_by_the_one_before(batch, tmp_path):
     for found, wanted in zip(again[:2], networks[:2], strict=True):
         assert all(map(np.array_equal, found.get_weights(), wanted.get_weights()))
     assert all(map(np.array_equal, again_seen[2][1], networks[1].get_weights()))
+
+
+def test_a_maker_may_compile(tmp_path, batch):
+    def make():
+        model = dense_net(4)
+        model.compile("adam", CE)
+        return model
+
+    def train(teacher, student, stage):
+        student.fit(*batch, verbose=0)
+
+    (first,) = chain([make], train, folder=tmp_path)
+    (again,) = chain([make], lambda *_: pytest.fail("trained again"), folder=tmp_path)
+    assert all(map(np.array_equal, first.get_weights(), again.get_weights()))
 
 
 def test_a_chain_begins_with_its_teacher_and_leaves_it_alone(teacher, batch):
@@ -275,23 +307,76 @@ def test_chains_refuse_what_is_no_new_network(teacher, tmp_path):
 # Ensembles.
 
 
-@pytest.mark.parametrize("activation", [None, "softmax", "log_softmax"])
+@pytest.mark.parametrize("activation", [None, "softmax", "log_softmax", "sigmoid"])
 def test_an_ensemble_is_the_mean_of_probabilities(activation, batch, tmp_path):
     x, _ = batch
     models = nets(5, 4, 3, activation=activation)
     outputs = [logits_of(model, x) for model in models]
     as_probabilities = {
-        None: lambda z: np.array([reference.softmax(row) for row in z]), "softmax": lambda p: p, "log_softmax": np.exp
+        None: lambda z: np.array([reference.softmax(row) for row in z]), "softmax": lambda p: p, "log_softmax": np.exp,
+        "sigmoid": lambda p: p,
     }[activation]  # fmt: skip
     wanted = np.mean([as_probabilities(z) for z in outputs], axis=0)
     together = ensemble(models)
     np.testing.assert_allclose(logits_of(together, x), wanted, rtol=1e-5)
-    np.testing.assert_allclose(logits_of(together, x).sum(axis=1), 1.0, rtol=1e-5)
     together.save(tmp_path / "ensemble.keras")
     np.testing.assert_array_equal(
         logits_of(keras.models.load_model(tmp_path / "ensemble.keras"), x), logits_of(together, x)
     )
     assert together.layers[1] is models[0]
+
+
+def test_an_ensemble_teaches_and_is_a_member_of_others(batch):
+    x, _ = batch
+    a, b, c = nets(5, 4, 3)
+    inner = ensemble([a, b], name="inner")
+    outer = ensemble([inner, c])
+    wanted = 0.5 * logits_of(inner, x) + 0.5 * np.array([reference.softmax(row) for row in logits_of(c, x)])
+    np.testing.assert_allclose(logits_of(outer, x), wanted, rtol=1e-5)
+    student = dense_net(4, activation=None, name="student")
+    taught = reference.soft_targets(np.log(wanted), logits_of(student, x), 2.0).mean()
+    distiller = Distiller(outer, student, SoftTargets(2.0), student_loss_weight=0)
+    distiller.compile("sgd")
+    np.testing.assert_allclose(distiller.train_on_batch(x), taught, rtol=1e-5)
+
+
+@only_on("tensorflow", reason="the formula is the same everywhere")
+def test_half_precision_members_are_averaged_in_float32():
+    def net(name, policy):
+        head = layers.Dense(3, use_bias=False, kernel_initializer="identity", dtype=policy)
+        return keras.Sequential([keras.Input((3,)), head], name=name)
+
+    x = np.array([[20.0, 0.0, 0.0]], "float32")
+    found = logits_of(ensemble([net("a", "mixed_float16"), net("b", "float32")]), x)
+    np.testing.assert_allclose(found[0], reference.softmax(x[0].astype("float64")), rtol=1e-5)
+    students = [dense_net(4, name=name) for name in "ab"]
+    students[1].dtype_policy = keras.DTypePolicy("mixed_float16")
+    with pytest.raises(ValueError, match="in one precision"):
+        MutualLearning(students)
+    for student in students:
+        student.dtype_policy = keras.DTypePolicy("mixed_float16")
+    peers = MutualLearning(students)
+    peers.compile("sgd", CE)
+    assert isinstance(peers.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def test_heads_that_have_no_common_mean_are_refused():
+    with pytest.raises(ValueError, match="1 output, heads that end in .'linear', 'linear'"):
+        ensemble(nets(4, 5, activation=None, classes=1))
+    with pytest.raises(ValueError, match="heads that end in .'sigmoid', 'linear'"):
+        ensemble([dense_net(4, activation="sigmoid", name="a"), dense_net(4, activation=None, name="b")])
+    with pytest.raises(ValueError, match=r"Received: from_logits=\(True, False\)"):
+        ensemble(nets(4, 5), from_logits=(True, False))
+
+
+def test_a_member_with_a_step_of_its_own_is_refused():
+    class Own(keras.Model):
+        def compute_loss(self, *args, **kwargs):
+            raise AssertionError
+
+    inputs = keras.Input((6,))
+    with pytest.raises(ValueError, match="its own compute_loss"):
+        MutualLearning([Own(inputs, layers.Dense(3)(inputs), name="own"), *nets(4)])
 
 
 def test_an_unknown_head_has_to_be_said(batch):
@@ -371,6 +456,11 @@ def test_a_virtual_teacher_trains_plain_models(batch):
 def test_impossible_virtual_teachers_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         VirtualTeacher(**arguments)
+
+
+def test_a_label_that_is_no_class_is_nan():
+    values = as_numpy(VirtualTeacher().call(np.array([-1, 0, 3]), keras.ops.ones((3, 3)) / 3))
+    assert np.isnan(values).tolist() == [True, False, True]
 
 
 def test_a_virtual_teacher_needs_labels_of_rows():

@@ -180,6 +180,9 @@ def test_the_peak_is_seen_after_memory_was_freed():
     [
         ({"sizes": ()}, "ascending integers >= 1"),
         ({"sizes": (0, 1)}, "ascending integers >= 1"),
+        ({"sizes": (4.0, 8.0)}, r"Received: sizes=\(4.0, 8.0\)"),
+        ({"sizes": 8, "rounds": 1.5}, r"Received: sizes=\(8,\), rounds=1.5"),
+        ({"memory_limit": "1GB"}, "memory_limit='1GB'"),
         ({"sizes": (8, 4)}, "Received: sizes=\\(8, 4\\)"),
         ({"rounds": 0}, "rounds=0"),
         ({"data": (np.zeros((0, FEATURES)), np.zeros(0))}, "no example"),

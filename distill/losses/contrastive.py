@@ -31,8 +31,8 @@ class ContrastiveRepresentation(Relation):
     makes the loss NaN.
 
     Memory: two banks of n · width floats, made once and updated in place; and for a step a few times
-    batch · (n + K) floats, since the batch is scored against the whole bank, which is faster and smaller than the
-    batch · K · width floats of gathered rows.
+    batch · (n + K) floats, since the batch is scored against the whole bank. That is smaller and faster than to gather
+    batch · K · width floats, unless n is above K · width.
 
     Args:
         labels: the class of each training example, integers (n,), in the order of the ids. For negatives among
@@ -42,7 +42,7 @@ class ContrastiveRepresentation(Relation):
         student_layer_name: likewise for the student. The widths may differ.
         negatives: K; reduced to n where there are fewer examples. Drawn with replacement; the reference code
             does so where a class has fewer negatives than K.
-        temperature: > 0.
+        temperature: >= 0.02.
         momentum: from 0 to 1, of the memory.
         width: of the embeddings.
         name: the key of this term in the training logs.
@@ -85,9 +85,8 @@ class ContrastiveRepresentation(Relation):
         self._labels = _checked_labels(labels)
         self._negatives = _positive("negatives", negatives)
         self._width = _positive("width", width)
-        self._temperature = require_number("temperature", temperature, 0.0)
-        if self._temperature == 0:
-            raise ValueError("A temperature is above 0. Received: temperature=0. The published one is 0.07.")
+        # Below, exp(1 / temperature) comes near the end of float32.
+        self._temperature = require_number("temperature", temperature, 0.02)
         self._momentum = require_number("momentum", momentum, 0.0, 1.0)
         # The banks hold the examples class by class, so that those of other classes are all but one stretch.
         order = np.argsort(self._labels, kind="stable")
@@ -99,6 +98,11 @@ class ContrastiveRepresentation(Relation):
 
     def build(self, teacher: Any, student: Any) -> None:
         """Makes the embeddings' layers and the memory."""
+        if any(size is None for side in (teacher, student) for size in side.shape[1:]):
+            raise ValueError(
+                "Embeddings are of features of a known size. Received teacher "
+                f"{tuple(teacher.shape)} and student {tuple(student.shape)}. Pool what varies first."
+            )
         self._embed_teacher, self._embed_student = (projectors.linear(self._width, 2) for _ in range(2))
         self._memory = _Memory(len(self._labels), self._width)
         self._embed_teacher.build((None, math.prod(teacher.shape[1:])))
@@ -114,6 +118,7 @@ class ContrastiveRepresentation(Relation):
                 "ids are the numbers of the examples in the training data, integers (batch,). Received: "
                 f"{keras.backend.standardize_dtype(ids.dtype)} of shape {tuple(ids.shape)}."
             )
+        ids = ops.cast(ids, "int32")
         known = ops.logical_and(ids >= 0, ids < len(self._labels))
         ids = ops.clip(ids, 0, len(self._labels) - 1)
         own = ops.expand_dims(ops.take(self._row_of.astype("int32"), ids), -1)

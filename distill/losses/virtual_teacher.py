@@ -32,7 +32,7 @@ class VirtualTeacher(keras.losses.Loss):
         y_pred: probabilities or logits (batch, ..., classes), classes >= 2.
 
     Returns:
-        `call`: (batch, ...), in nats, >= 0. Calling the object: their mean, a scalar.
+        `call`: (batch, ...), in nats, >= 0; NaN for a label that is no class. Calling the object: their mean, a scalar.
 
     Raises:
         ValueError: a number is out of range, there is one class, or labels and predictions do not fit.
@@ -69,17 +69,17 @@ class VirtualTeacher(keras.losses.Loss):
                 "A virtual teacher needs the label of each row of two classes or more. Received: labels of shape "
                 f"{tuple(labels.shape)}, predictions of shape {tuple(y_pred.shape)}. Give integer labels (batch,)."
             )
-        target = ops.one_hot(ops.cast(labels, "int32"), classes, dtype=y_pred.dtype)
+        labels = ops.cast(labels, "int32")
+        target = ops.one_hot(labels, classes, dtype=y_pred.dtype)
         other = (1.0 - self._correct) / (classes - 1)
         log_taught = ops.log_softmax((other + (self._correct - other) * target) / self._temperature)
         taught = ops.exp(log_taught)
         # Both parts are cross-entropies of one prediction, so they are one of the mean target, up to u's own entropy.
         mixed = (1.0 - self._weight) * target + self._weight * taught
         entropy = -ops.sum(taught * log_taught, axis=-1)
-        return (
-            ops.categorical_crossentropy(mixed, y_pred, from_logits=self._from_logits)
-            - self._weight * entropy
-        )
+        values = ops.categorical_crossentropy(mixed, y_pred, from_logits=self._from_logits)
+        known = ops.logical_and(labels >= 0, labels < classes)
+        return ops.where(known, values - self._weight * entropy, float("nan"))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
