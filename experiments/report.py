@@ -45,11 +45,12 @@ dt { font-weight: 600; } dd { margin: 0 0 .5rem; }
 """
 
 
-def html(study: Study) -> str:
+def html(study: Study, first: Sequence[str] = ()) -> str:
     """The study as one HTML page that needs nothing else: no script, font, image or style from elsewhere.
 
     Args:
         study: what `read` returned.
+        first: HTML that a study of its own kind shows before all else.
 
     Returns:
         The page.
@@ -59,6 +60,7 @@ def html(study: Study) -> str:
         f"<h1>{escaped(study.title)}</h1>",
         f'<p class="question">{escaped(study.question)}</p>',
         *(f'<p class="warning">{escaped(remark)}</p>' for remark in tables.remarks(study)),
+        *first,
         _answer(judged),
         grid(tables.scores(study)),
         f'<p class="protocol">{tables.PROTOCOL}</p>',
@@ -120,11 +122,12 @@ def repeat(study: Study) -> list[str]:
     ]
 
 
-def write(study_dir: str | Path) -> Path:
+def write(study_dir: str | Path, first: Sequence[str] = ()) -> Path:
     """Writes `report.html` into a study directory, whole or not at all.
 
     Args:
         study_dir: the directory that holds `study.json`.
+        first: see `html`.
 
     Returns:
         The page's path.
@@ -132,7 +135,7 @@ def write(study_dir: str | Path) -> Path:
     Raises:
         BrokenStudyError: as `read` does; an older report then stays as it is.
     """
-    return replace(Path(study_dir) / "report.html", html(read(study_dir)))
+    return replace(Path(study_dir) / "report.html", html(read(study_dir), first))
 
 
 def replace(path: Path, text: str) -> Path:
