@@ -77,6 +77,7 @@ ALLOWED = {
     },
     "schemes": {"arguments", "distiller", "graphs", "losses.base", "losses.logits", "replicas", "teacher"},
     "cost": set(),
+    "tuning": set(),
     "data": {"embedded"},
     "embedded": set(),
     "tracking": {"wandb_process"},
