@@ -8,7 +8,8 @@ A trained teacher, a smaller student, and the loss between them:
     distiller.save("student.keras")
 
 `distill.data`, `distill.tracking` and `distill.cost` are imported by name: they need the
-`experiments` extra. So is `distill.tuning`, which needs TensorFlow. `distill.multiworker` says how several processes train one student.
+`experiments` extra. So is `distill.tuning`, which needs TensorFlow. `distill.multiworker` says how several
+processes train one student.
 """
 
 from distill import losses, schemes
