@@ -6,14 +6,14 @@ import keras
 import numpy as np
 import pytest
 import reference
-from backend import as_numpy, as_tensor, only_on, value_and_gradients
+from backend import BACKEND, as_numpy, as_tensor, only_on, value_and_gradients
 from conftest import dense_net
-from keras import ops
+from test_contract import CLASSES as LABELS
+from test_contract import embedded, remembered
 
 from distill import ContrastiveRepresentation, Distiller, Identified, SoftTargets
 from distill.losses import contrastive
 
-LABELS = np.array([1, 0, 1, 2, 0, 2, 2, 1, 0, 1])
 IDS = np.array([6, 1, 9, 4], "int32")
 SMALL = {"negatives": 5, "width": 4}
 
@@ -29,25 +29,14 @@ def made(**kwargs):
     loss.ensure_built(*map(as_tensor, features()))
     drawn = np.random.default_rng(5).integers(0, len(LABELS), (len(IDS), loss._draw(IDS).shape[1]))
     loss._draw = lambda ids: as_tensor(drawn.astype("int32"))
-    return loss, drawn
+    return loss
 
 
-def weights(layer):
-    return [as_numpy(weight).astype("float64") for weight in layer.weights]
-
-
-def expected(loss, drawn, teacher, student, constants=None, tau=0.07):
+def expected(loss, teacher, student, constants=None, tau=0.07):
     """What the oracle says of a step: values, constants, and both memories after it."""
-    embeddings = []
-    for x, layer in ((teacher, loss._embed_teacher), (student, loss._embed_student)):
-        kernel, bias = weights(layer)
-        z = np.asarray(x, "float64").reshape(len(x), -1) @ kernel + bias
-        embeddings.append(z / np.linalg.norm(z, axis=-1, keepdims=True))
-    banks = [as_numpy(bank).astype("float64") for bank in (loss._memory.teacher, loss._memory.student)]
-    # Where each example lies in a bank whose rows are sorted by class.
-    own = np.array([list(np.argsort(LABELS, kind="stable")).index(i) for i in IDS])
-    rows = np.concatenate([own[:, None], drawn], axis=1)
-    of_teacher, of_student = (bank[rows] for bank in banks)
+    embeddings = embedded(loss, teacher, student)
+    banks, places = remembered(loss, IDS)
+    of_teacher, of_student = (bank[places] for bank in banks)
     n = len(LABELS)
     if constants is None:
         constants = (
@@ -56,7 +45,7 @@ def expected(loss, drawn, teacher, student, constants=None, tau=0.07):
         )
     values = reference.crd(*embeddings, of_teacher, of_student, *constants, n, tau)
     for bank, z in zip(banks, embeddings, strict=True):
-        bank[own] = reference.crd_update(bank[own], z)
+        bank[places[:, 0]] = reference.crd_update(bank[places[:, 0]], z)
     return values, constants, banks
 
 
@@ -66,12 +55,12 @@ def assert_close(actual, wanted, rtol=1e-5):
 
 @pytest.mark.parametrize("kwargs", [{}, {"negatives": 100}, {"width": 7}, {"temperature": 0.5}], ids=str)
 def test_values_constants_and_memories_follow_the_definition(kwargs):
-    loss, drawn = made(**kwargs)
+    loss = made(**kwargs)
     tau = kwargs.get("temperature", 0.07)
     constants = None
     for seed in range(3):
         teacher, student = features(seed=seed)
-        values, constants, banks = expected(loss, drawn, teacher, student, constants, tau)
+        values, constants, banks = expected(loss, teacher, student, constants, tau)
         assert_close(loss.call(as_tensor(teacher), as_tensor(student), as_tensor(IDS)), values)
         # Those of the first step, for ever.
         assert_close(loss._memory.student_scale, constants[0])
@@ -80,22 +69,8 @@ def test_values_constants_and_memories_follow_the_definition(kwargs):
         assert_close(loss._memory.student, banks[1])
 
 
-def test_the_gradient_follows_the_definition():
-    loss, drawn = made()
-    teacher, student = features()
-    _, constants, _ = expected(loss, drawn, teacher, student)
-    loss._memory.student_scale.assign(constants[0])
-    loss._memory.teacher_scale.assign(constants[1])
-    slope = reference.gradient(
-        lambda s: expected(loss, drawn, teacher, s, constants)[0].mean(), student.astype("float64")
-    )
-    _, (to_teacher, to_student) = value_and_gradients(lambda t, s: loss(t, s, ids=IDS), teacher, student)
-    assert to_teacher is None
-    np.testing.assert_allclose(to_student, slope, rtol=1e-3, atol=1e-5 * np.abs(slope).max())
-
-
 def test_what_is_trained_gets_a_gradient_and_what_remembers_does_not():
-    loss, _ = made()
+    loss = made()
     teacher, student = features()
     trained = [*loss._embed_teacher.weights, *loss._embed_student.weights]
     assert [v.path for layer in loss.layers for v in layer.trainable_variables] == [v.path for v in trained]
@@ -108,7 +83,7 @@ def test_negatives_are_of_other_classes_and_all_of_them_equally_often():
     loss.ensure_built(*map(as_tensor, features()))
     by_row = np.sort(LABELS)  # the class of each row
     counts = np.zeros((len(IDS), len(LABELS)))
-    steps = 400
+    steps = 150
     for _ in range(steps):
         drawn = as_numpy(loss._draw(as_tensor(IDS)))
         assert drawn.shape == (4, 10)
@@ -183,7 +158,8 @@ def test_a_student_trains_with_ids_and_its_state_goes_on(teacher, batch, tmp_pat
         keras.utils.set_random_seed(1)
         loss = ContrastiveRepresentation(y_of, "hidden", "hidden", negatives=16, width=8)
         made = Distiller(teacher, dense_net(4), loss, **loss.recipe)
-        made.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+        jit = BACKEND == "jax"  # XLA takes seconds for each; the next test is compiled by it
+        made.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", jit_compile=jit)
         return made
 
     whole, first, second = distiller(), distiller(), distiller()
@@ -236,7 +212,7 @@ def test_ids_are_needed_and_must_be_numbers_of_examples(teacher, student, batch)
 
 @pytest.mark.parametrize("wrong", [-1, 10])
 def test_an_example_without_a_label_makes_the_loss_nan(wrong):
-    loss, _ = made()
+    loss = made()
     values = loss.call(*map(as_tensor, features()), as_tensor(np.array([0, wrong, 1, 2], "int32")))
     assert np.isnan(as_numpy(values)).tolist() == [False, True, False, False]
 
@@ -255,7 +231,7 @@ def test_one_memory_serves_one_teacher(teacher, student, batch):
         ({"labels": [3, 3]}, r"shape \(2,\), all of one class"),
         ({"negatives": 0}, "negatives is a whole number of 1 or more. Received: negatives=0"),
         ({"width": 2.5}, "Received: width=2.5"),
-        ({"temperature": 0.0}, "above 0. Received: temperature=0"),
+        ({"temperature": 0.0}, r"temperature must be .*Received: temperature=0\.0"),
         ({"temperature": -1.0}, "temperature"),
         ({"momentum": 1.5}, "momentum"),
         ({"student_layer_name": ("a", "b")}, "one layer of each side"),
@@ -267,30 +243,23 @@ def test_wrong_arguments_are_refused(arguments, message):
         ContrastiveRepresentation(**{"labels": LABELS, **arguments})
 
 
-def test_config_round_trip():
+def test_config_holds_every_argument():
     loss = ContrastiveRepresentation(LABELS, "a", "b", 7, 0.1, 0.9, 16, "mine")
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
     again = keras.saving.deserialize_keras_object(config)
     assert again.get_config() == loss.get_config()
+    assert [config["config"][key] for key in ("negatives", "temperature", "momentum", "width")] == [
+        7,
+        0.1,
+        0.9,
+        16,
+    ]
 
 
-def test_extreme_features_have_finite_values_and_gradients():
-    for scale in (0.0, 1e-30, 1e4):
-        loss, _ = made()
+def test_embeddings_of_zero_have_finite_values_and_gradients():
+    for scale in (0.0, 1e-30):
+        loss = made()
         sides = [scale * x for x in features()]
         value, (_, gradient) = value_and_gradients(lambda t, s, loss=loss: loss(t, s, ids=IDS), *sides)
         assert np.isfinite(value)
         assert gradient is None or np.isfinite(gradient).all()  # None: zeros, to JAX
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_computes_in_float32_whatever_comes(dtype):
-    halves = [ops.cast(as_tensor(x), dtype) for x in features()]
-    same = [ops.cast(x, "float32") for x in halves]
-    values = []
-    for sides in (halves, same):
-        keras.utils.set_random_seed(3)
-        loss, _ = made()
-        values.append(as_numpy(loss(*sides, ids=IDS)))
-    assert values[0].dtype == "float32"
-    assert values[0] == values[1]

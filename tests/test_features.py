@@ -1,16 +1,22 @@
-"""Losses on layers against the float64 oracle, and the mutants it catches."""
+"""Losses on layers: what is theirs alone beside the contract of all losses, and the mutants that it catches."""
 
 import functools
 import json
 
-import hypothesis
 import keras
 import numpy as np
 import pytest
 import reference
-from backend import BACKEND, as_numpy, as_tensor, compiled, dtype_of, value_and_gradients
-from hypothesis import strategies as st
+from backend import as_numpy, as_tensor, value_and_gradients
 from keras import layers, ops
+from test_contract import (
+    CASES,
+    MARGINS,
+    follows,
+    ready,
+    weights_of,
+)
+from test_contract import sides as sides_of
 
 from distill.losses import features
 from distill.losses.features import (
@@ -22,293 +28,67 @@ from distill.losses.features import (
     batch_norm_margins,
 )
 
-MARGINS = [-0.3, -1.0, 0.0, -0.1]
 Overhaul = functools.partial(OverhaulDistillation, MARGINS)
-PaperAttention = functools.partial(AttentionTransfer, paper_form=True)
-
-
-# --- what the oracle needs of a projector: its arithmetic again, on its weights -----------------------
-
-
-def linear(values, kernel, bias=None):
-    kernel = np.asarray(kernel, "float64").reshape(values.shape[-1], -1)
-    return values @ kernel + (0.0 if bias is None else np.asarray(bias, "float64"))
-
-
-def batch_norm(values, gamma, beta):
-    axes = tuple(range(values.ndim - 1))
-    mean, variance = values.mean(axis=axes), values.var(axis=axes)
-    return gamma * (values - mean) / np.sqrt(variance + 1e-5) + beta
-
-
-def weights_of(loss):
-    """What the loss trains, in float64."""
-    trained = [variable for layer in loss.layers for variable in layer.trainable_variables]
-    return [as_numpy(variable).astype("float64") for variable in trained]
-
-
-def hint(loss, teacher, student, weights=None):
-    """The regressor between maps of one size, or the dense layer of vectors and tokens."""
-    kernel, bias, *norm = weights or weights_of(loss)
-    projected = linear(np.asarray(student, "float64"), kernel, bias)
-    return reference.hint(teacher, np.maximum(batch_norm(projected, *norm), 0) if norm else projected)
-
-
-def vid(loss, teacher, student, weights=None):
-    teacher, student = smaller(teacher, student)
-    first, second, third, a = weights or weights_of(loss)
-    mu = linear(np.maximum(linear(np.maximum(linear(student, first), 0), second), 0), third)
-    return reference.vid(teacher, mu, a)
-
-
-def ofd(loss, teacher, student, weights=None):
-    kernel, *norm = weights or weights_of(loss)
-    connected = batch_norm(linear(np.asarray(student, "float64"), kernel), *norm)
-    return reference.ofd([teacher], [connected], [MARGINS])
-
-
-def attention(loss, teacher, student):
-    return reference.attention_transfer(teacher, student, loss.p, paper=loss.paper_form)
-
-
-def nst(loss, teacher, student):
-    return reference.nst(teacher, student)
-
-
-def smaller(teacher, student):
-    if np.ndim(teacher) != 4:
-        return np.asarray(teacher, "float64"), np.asarray(student, "float64")
-    pairs = [reference.to_smaller(t, s) for t, s in zip(teacher, student, strict=True)]
-    return tuple(np.array(side) for side in zip(*pairs, strict=True))
-
-
-# (make a loss, its oracle)
-LOSSES = [
-    pytest.param(Hint, hint, id="Hint"),
-    pytest.param(AttentionTransfer, attention, id="AttentionTransfer"),
-    pytest.param(PaperAttention, attention, id="AttentionTransfer, paper"),
-    pytest.param(VariationalInformation, vid, id="VariationalInformation"),
-    pytest.param(NeuronSelectivity, nst, id="NeuronSelectivity"),
-    pytest.param(Overhaul, ofd, id="OverhaulDistillation"),
+POOLING = [
+    "AttentionTransfer",
+    "AttentionTransfer of the paper",
+    "VariationalInformation",
+    "NeuronSelectivity",
 ]
-every_loss = pytest.mark.parametrize(("make", "oracle"), LOSSES)
-POOLING = [LOSSES[i] for i in (1, 2, 3, 4)]
+LOSSES = [Hint, AttentionTransfer, VariationalInformation, NeuronSelectivity, Overhaul]
+every_loss = pytest.mark.parametrize("make", LOSSES)
 
 
-def maps(teacher=(3, 3, 2, 4), student=(3, 3, 2, 3), scale=1.0, seed=0):
+def maps(teacher=(3, 3, 2, 4), student=(3, 3, 2, 3), seed=0):
     rng = np.random.default_rng(seed)
-    return tuple((scale * rng.normal(size=shape)).astype("float32") for shape in (teacher, student))
+    return tuple(rng.normal(size=shape).astype("float32") for shape in (teacher, student))
 
 
-def built(make, teacher, student, **arguments):
-    """The loss, with weights and statistics of its layers that are not those of a fresh one."""
-    loss = make(**arguments)
-    loss.ensure_built(as_tensor(teacher), as_tensor(student))
-    rng = np.random.default_rng(1)
-    for variable in loss.variables:
-        if len(variable.shape) == 1:
-            variable.assign(rng.uniform(0.5, 1.5, size=variable.shape))
-    return loss
+@pytest.mark.parametrize("name", POOLING)
+@pytest.mark.parametrize("teacher", [(5, 4, 4), (2, 1, 4), (2, 5, 4)])
+def test_the_larger_map_is_pooled(name, teacher):
+    follows(CASES[name]._replace(teacher=teacher), batch=2)
 
 
-@every_loss
-def test_value_and_gradient_follow_the_definition(make, oracle):
-    follows(make, oracle)
-
-
-def follows(make, oracle, teacher=(3, 3, 2, 4), scale=1.0):
-    teacher, student = maps(teacher, scale=scale)
-    loss = built(make, teacher, student)
-    per_example = loss.call(as_tensor(teacher), as_tensor(student))
-    assert tuple(per_example.shape) == (3,)
-    assert dtype_of(per_example) == "float32"
-    expected = oracle(loss, teacher, student)
-    np.testing.assert_allclose(as_numpy(per_example), expected, rtol=1e-5, atol=1e-8)
-
-    value, (to_teacher, to_student) = value_and_gradients(loss, teacher, student)
-    np.testing.assert_allclose(value, expected.mean(), rtol=1e-5)
-    numeric = reference.gradient(lambda s: oracle(loss, teacher, s).mean(), student, step=1e-6 * scale)
-    size = np.abs(numeric).max()
-    np.testing.assert_allclose(to_student, numeric, rtol=1e-4, atol=2e-5 * size)
-    assert to_teacher is None
-
-
-@pytest.mark.parametrize(("make", "oracle"), POOLING)
-@pytest.mark.parametrize("teacher", [(3, 5, 4, 4), (3, 2, 1, 4), (3, 2, 5, 4)])
-def test_the_larger_map_is_pooled(make, oracle, teacher):
-    follows(make, oracle, teacher)
-
-
-@pytest.mark.parametrize(("make", "oracle"), [LOSSES[1], LOSSES[2]])
-def test_attention_of_norms_about_the_epsilon(make, oracle):
-    follows(make, oracle, scale=7e-7)
+@pytest.mark.parametrize("name", POOLING[:2])
+def test_attention_of_norms_about_the_epsilon(name):
+    follows(CASES[name], scale=7e-7)
 
 
 def test_neuron_selectivity_of_norms_about_the_epsilon():
-    follows(NeuronSelectivity, nst, scale=6e-13)
-
-
-@pytest.mark.parametrize(("make", "oracle"), [LOSSES[i] for i in (1, 2, 4)])
-@hypothesis.settings(max_examples=4 if BACKEND == "jax" else 25, deadline=None)
-@hypothesis.given(data=st.data())
-def test_value_over_random_shapes(make, oracle, data):
-    batch, *sizes = (data.draw(st.integers(1, 6)) for _ in range(7))
-    shapes = (batch, *sizes[:3]), (batch, *sizes[3:])
-    teacher, student = maps(*shapes, scale=data.draw(st.sampled_from([1e-2, 1.0, 1e4])))
-    loss = make()
-    values = as_numpy(loss.call(as_tensor(teacher), as_tensor(student)))
-    np.testing.assert_allclose(values, oracle(loss, teacher, student), rtol=1e-5, atol=1e-6)
+    follows(CASES["NeuronSelectivity"], scale=6e-13)
 
 
 @pytest.mark.parametrize("p", [1, 1.5, 3, 4])
 def test_the_power_of_attention(p):
-    make = functools.partial(AttentionTransfer, p=p)
-    follows(make, attention)
+    follows(CASES["AttentionTransfer"]._replace(make=functools.partial(AttentionTransfer, p=p)))
 
 
 @pytest.mark.parametrize("channels", [2, 9])
 def test_neuron_selectivity_is_one_number_by_either_gram_matrix(channels):
     """9 channels have more pairs than 6 positions, 2 have fewer."""
-    teacher = maps((3, 3, 2, channels), seed=4)[0]
-    follows(NeuronSelectivity, nst, teacher.shape)
+    follows(CASES["NeuronSelectivity"]._replace(teacher=(3, 2, channels)), seed=4)
 
 
-@pytest.mark.parametrize(("make", "oracle"), [LOSSES[0], LOSSES[3], LOSSES[5]])
-def test_vectors(make, oracle):
-    teacher, student = maps((5, 4), (5, 3))
-    loss = built(make, teacher, student)
-    value, (to_teacher, to_student) = value_and_gradients(loss, teacher, student)
-    np.testing.assert_allclose(value, oracle(loss, teacher, student).mean(), rtol=1e-5)
-    numeric = reference.gradient(lambda s: oracle(loss, teacher, s).mean(), student)
-    np.testing.assert_allclose(to_student, numeric, rtol=1e-4, atol=1e-6)
-    assert to_teacher is None
-
-
-@pytest.mark.parametrize(("make", "oracle"), [LOSSES[0], LOSSES[3]])
-def test_tokens_keep_their_own_values_and_masks_count(make, oracle):
-    teacher, student = maps((2, 5, 4), (2, 5, 3))
-    loss = built(make, teacher, student)
-    flat = oracle(loss, teacher.reshape(10, 4), student.reshape(10, 3))
-    values = as_numpy(loss.call(as_tensor(teacher), as_tensor(student)))
-    np.testing.assert_allclose(values, flat.reshape(2, 5), rtol=1e-5)
-    kept = np.arange(5) < np.array([[5], [2]])
-    masked = as_tensor(student)
-    keras.src.backend.set_keras_mask(masked, as_tensor(kept))
-    value = as_numpy(loss(as_tensor(teacher), masked))
-    np.testing.assert_allclose(value, values[kept].mean(), rtol=1e-5)
-
-
-@every_loss
-def test_blind_to_the_order_of_examples(make, oracle):
-    teacher, student = maps()
-    loss = built(make, teacher, student)
-    order = np.array([2, 0, 1])
-    in_order = as_numpy(loss.call(as_tensor(teacher), as_tensor(student)))
-    shuffled = as_numpy(loss.call(as_tensor(teacher[order]), as_tensor(student[order])))
-    np.testing.assert_allclose(shuffled, in_order[order], rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        functools.partial(Hint, projector=layers.Identity()),
-        AttentionTransfer,
-        PaperAttention,
-        NeuronSelectivity,
-        functools.partial(OverhaulDistillation, [-9.0] * 4, projector=layers.Identity()),
-    ],
-)
-def test_zero_at_equality(make):
-    teacher, _ = maps()
-    value, (_, gradient) = value_and_gradients(built(make, teacher, teacher), teacher, teacher)
-    np.testing.assert_allclose(value, 0.0, atol=1e-6)
-    if gradient is not None:
-        np.testing.assert_allclose(gradient, 0.0, atol=1e-5)
-
-
-@every_loss
-def test_computes_in_float32_whatever_comes(make, oracle):
-    for dtype in ("float16", "bfloat16"):
-        teacher, student = (ops.cast(side, dtype) for side in maps())
-        loss = built(make, teacher, student)
-        value = loss(teacher, student)
-        assert dtype_of(value) == "float32"
-        sides = (as_numpy(ops.cast(side, "float32")).astype("float64") for side in (teacher, student))
-        np.testing.assert_allclose(as_numpy(value), oracle(loss, *sides).mean(), rtol=1e-5)
-
-
-@every_loss
-def test_makes_its_layers_in_float32_under_any_policy(make, oracle):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        teacher, student = maps()
-        loss = built(make, teacher, student)
-        value = as_numpy(loss(teacher, student))
-    finally:
-        keras.config.set_dtype_policy(before)
-    np.testing.assert_allclose(value, oracle(loss, teacher, student).mean(), rtol=1e-5)
-
-
-@every_loss
-@pytest.mark.parametrize("batch", [1, 3])
-def test_finite_for_constant_features(make, oracle, batch):
-    loss = built(make, *maps((batch, 3, 2, 4), (batch, 3, 2, 3)))
-    for teacher, student in ((0, 0), (1, 0), (0, 1), (3, 3), (1e4, -1e4), (-1e4, 1e4)):
-        sides = np.full((batch, 3, 2, 4), teacher, "float32"), np.full((batch, 3, 2, 3), student, "float32")
-        value, (_, gradient) = value_and_gradients(loss, *sides)
-        normalizes = make in (Hint, Overhaul)
-        if normalizes and BACKEND == "torch" and abs(student) > 3:
-            continue  # Keras' variance of a large constant is E[x²] − E[x]² there, which may be negative: NaN
-        assert np.isfinite(value)
-        assert gradient is None or np.isfinite(gradient).all()
-        if not normalizes:  # which makes numbers of the rounding of a large constant
-            np.testing.assert_allclose(value, oracle(loss, *sides).mean(), rtol=1e-5, atol=1e-6)
-
-
-@every_loss
-def test_finite_for_huge_features_in_half_precision(make, oracle):
-    teacher, student = (side.astype("float16") for side in maps(scale=1e4))
-    loss = built(make, teacher, student)
-    value, (_, gradient) = value_and_gradients(loss, teacher, student)
-    np.testing.assert_allclose(value, oracle(loss, teacher, student).mean(), rtol=1e-5)
-    assert np.isfinite(gradient).all()
-
-
-@pytest.mark.parametrize(("make", "oracle"), [LOSSES[0], LOSSES[3], LOSSES[5]])
-def test_what_it_trains_gets_its_gradient(make, oracle):
-    teacher, student = maps()
-    loss = built(make, teacher, student)
+@pytest.mark.parametrize("name", ["Hint", "VariationalInformation", "OverhaulDistillation"])
+def test_what_it_trains_gets_its_gradient(name):
+    case = CASES[name]
+    teacher, student = sides_of(case)
+    loss = ready(case, teacher, student)
     trained = [variable for layer in loss.layers for variable in layer.trainable_variables]
     _, (_, *gradients) = value_and_gradients(functools.partial(loss, teacher), student, variables=trained)
     weights = weights_of(loss)
     for i, gradient in enumerate(gradients):
 
         def at(value, i=i):
-            return oracle(loss, teacher, student, [*weights[:i], value, *weights[i + 1 :]]).mean()
+            return case.oracle(
+                loss, teacher, student, weights=[*weights[:i], value, *weights[i + 1 :]]
+            ).mean()
 
         numeric = reference.gradient(at, weights[i])
         if gradient is None:  # how JAX's zeros come
             gradient = np.zeros_like(numeric)
         np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-6, err_msg=trained[i].path)
-
-
-@every_loss
-def test_sample_weight_multiplies_each_row(make, oracle):
-    teacher, student = maps()
-    loss = built(make, teacher, student)
-    weights = np.array([0.0, 2.0, 0.5], "float32")
-    expected = (weights * oracle(loss, teacher, student)).mean()
-    np.testing.assert_allclose(as_numpy(loss(teacher, student, sample_weight=weights)), expected, rtol=1e-5)
-
-
-@every_loss
-def test_gives_the_same_in_compiled_code(make, oracle):
-    teacher, student = maps()
-    loss = built(make, teacher, student)
-    step = compiled(loss.__call__, loss.variables)
-    value = as_numpy(step(as_tensor(teacher), as_tensor(student)))
-    np.testing.assert_allclose(value, oracle(loss, teacher, student).mean(), rtol=1e-5)
 
 
 # --- stages -------------------------------------------------------------------------------------------
@@ -317,20 +97,21 @@ NAMES = {"teacher_layer_name": ["t1", "t2"], "student_layer_name": ["s1", "s2"]}
 STAGES = maps(), maps((3, 2, 2, 4), (3, 2, 2, 5), seed=1)
 
 
-@pytest.mark.parametrize(("make", "oracle"), [LOSSES[i] for i in range(5)])
-def test_stages_are_summed(make, oracle):
-    sides = [[as_tensor(side) for side in stages] for stages in zip(*STAGES, strict=True)]
-    loss = make(**NAMES)
-    loss.ensure_built(*sides)
+@pytest.mark.parametrize("name", ["Hint", *POOLING])
+def test_stages_are_summed(name):
+    case = CASES[name]
+    teachers, students = (list(map(as_tensor, stages)) for stages in zip(*STAGES, strict=True))
+    loss = case.make(**NAMES)
+    loss.ensure_built(teachers, students)
     assert loss.teacher_layer_name == ("t1", "t2")
     expected = 0.0
     for i, (teacher, student) in enumerate(STAGES):
-        one = make()
+        one = case.make()
         one.ensure_built(teacher, student)
         if one.layers:
             one.layers[0].set_weights(loss.projectors[i].get_weights())
-        expected = expected + oracle(one, teacher, student)
-    np.testing.assert_allclose(as_numpy(loss.call(*sides)), expected, rtol=1e-5)
+        expected = expected + case.oracle(one, teacher, student)
+    np.testing.assert_allclose(as_numpy(loss.call(teachers, students)), expected, rtol=1e-5)
 
 
 def test_later_stages_of_overhaul_count_more():
@@ -412,15 +193,13 @@ CONFIGS = [
     Hint("a", "b", layers.Dense(3), name="mine"),
     Hint(("a", "c"), ("b", "d"), [None, layers.Dense(3)]),
     AttentionTransfer(("a", "c"), ("b", "d"), p=3, paper_form=True),
-    VariationalInformation("a", "b"),
-    NeuronSelectivity("a", "b"),
     OverhaulDistillation([-1.0, -0.5], "a", "b", layers.Dense(2)),
     OverhaulDistillation([[-1.0, -0.5], [-0.25]], ("a", "c"), ("b", "d")),
 ]
 
 
 @pytest.mark.parametrize("loss", CONFIGS, ids=lambda loss: loss.name)
-def test_config_round_trip(loss):
+def test_config_of_projectors_and_stages(loss):
     text = json.dumps(keras.saving.serialize_keras_object(loss))
     again = keras.saving.deserialize_keras_object(json.loads(text))
     assert type(again) is type(loss)
@@ -430,7 +209,7 @@ def test_config_round_trip(loss):
 
 
 @every_loss
-def test_recipe_and_defaults(make, oracle):
+def test_recipe_and_defaults(make):
     loss = make()
     published = {"hint": 100, "attention_transfer": 1000, "neuron_selectivity": 50}
     assert loss.recipe == {
@@ -441,7 +220,7 @@ def test_recipe_and_defaults(make, oracle):
 
 
 @every_loss
-def test_other_kinds_are_refused(make, oracle):
+def test_other_kinds_are_refused(make):
     for shapes in (((3, 3, 2, 4), (3, 4)), ((3,), (3,)), ((3, 2, 2, 2, 4), (3, 2, 2, 2, 4))):
         with pytest.raises(
             ValueError, match=r"the same on both sides\. Received teacher \(3.*Read layers of"
@@ -462,7 +241,7 @@ def test_numbers_of_tokens_are_never_broadcast(make):
 
 
 @every_loss
-def test_channels_must_be_known(make, oracle):
+def test_channels_must_be_known(make):
     sides = keras.KerasTensor((None, 4, 4, 4)), keras.KerasTensor((None, 4, 4, None))
     with pytest.raises(ValueError, match="must know the channels"):
         make().ensure_built(*sides)
@@ -491,7 +270,8 @@ def test_margins_must_fit_the_channels():
 
 
 def test_a_second_teacher_of_another_shape_is_refused():
-    loss = built(Hint, *maps((2, 4), (2, 3)))
+    loss = Hint()
+    loss.ensure_built(*maps((2, 4), (2, 3)))
     with pytest.raises(ValueError, match="projector returns the teacher's shape"):
         loss(*maps((2, 5), (2, 3)))
 
@@ -563,17 +343,13 @@ def in_inference(self, stage, teacher, student):
     return self.projectors[stage](student, training=False)
 
 
-def learning_teacher(self, teacher, student, sample_weight=None):
-    return keras.losses.Loss.__call__(self, teacher, student, sample_weight)
-
-
 def squared(self, teacher, student):
     return ops.square(student - teacher)
 
 
-ATTENTION, NST = (AttentionTransfer, attention), (NeuronSelectivity, nst)
-HINT, VID, OFD = (Hint, hint), (VariationalInformation, vid), (OverhaulDistillation, ofd)
-# name: (loss and oracle, what the mutant has of its own, scale of the features)
+ATTENTION, NST, HINT = "AttentionTransfer", "NeuronSelectivity", "Hint"
+VID, OFD = "VariationalInformation", "OverhaulDistillation"
+# name: (loss, what the mutant has of its own, scale of the features)
 MUTANTS = {
     "Hint: sum": (HINT, of_projected(lambda *a: all_of(ops.sum, squared(*a))), 1.0),
     "Hint: halved": (HINT, of_projected(lambda *a: all_of(ops.mean, squared(*a)) / 2), 1.0),
@@ -609,38 +385,32 @@ SAME = {
 }
 
 
-def mutated(loss, own):
+def mutated(name, own):
+    loss = getattr(features, name)
     mutant = type("Mutant", (loss,), dict(own))
-    return functools.partial(mutant, MARGINS) if loss is OverhaulDistillation else mutant
+    make = functools.partial(mutant, MARGINS) if loss is OverhaulDistillation else mutant
+    return CASES[name]._replace(make=make)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_oracle_catches_mutants(mutant):
-    (loss, oracle), own, scale = MUTANTS[mutant]
+    name, own, scale = MUTANTS[mutant]
     with pytest.raises(AssertionError):
-        follows(mutated(loss, own), oracle, scale=scale)
+        follows(mutated(name, own), scale=scale)
 
 
 @pytest.mark.parametrize("name", SAME)
 def test_the_unmutated_formulas_pass(name):
-    (loss, oracle), own, scale = SAME[name]
-    follows(mutated(loss, own), oracle, scale=scale)
+    loss, own, scale = SAME[name]
+    follows(mutated(loss, own), scale=scale)
 
 
-@pytest.mark.parametrize("pair", [ATTENTION, NST, HINT, VID, OFD], ids=lambda pair: pair[0].__name__)
-def test_the_oracle_catches_a_teacher_that_learns(pair):
-    loss, oracle = pair
-    with pytest.raises(AssertionError):
-        follows(mutated(loss, {"__call__": learning_teacher}), oracle)
-
-
-@pytest.mark.parametrize("pair", [ATTENTION, NST, VID], ids=lambda pair: pair[0].__name__)
-def test_the_oracle_catches_maximum_pooling(pair, monkeypatch):
-    loss, oracle = pair
+@pytest.mark.parametrize("name", POOLING[:1] + POOLING[2:])
+def test_the_oracle_catches_maximum_pooling(name, monkeypatch):
     pool = functools.partial(ops.adaptive_max_pool, data_format="channels_last")
     monkeypatch.setattr(features, "_pooled", lambda x, size: pool(x, size))
     with pytest.raises(AssertionError):
-        follows(loss, oracle, teacher=(3, 5, 4, 4))
+        follows(CASES[name]._replace(teacher=(5, 4, 4)))
 
 
 def test_the_oracle_catches_stages_that_count_the_same():

@@ -300,14 +300,6 @@ def test_a_projector_of_another_width_is_not_restored(tmp_path):
         distiller_of(net(4), student, Hint("half", "half")).load_weights(tmp_path / "a.weights.h5")
 
 
-def test_recipes_are_weights_of_a_distiller():
-    teacher = net(5)
-    for loss in all_losses(teacher):
-        distiller = Distiller(teacher, net(3), loss, **loss.recipe)
-        assert distiller.student_loss_weight == 1.0
-        assert distiller.distillation_weight == loss.recipe["distillation_weight"]
-
-
 def test_a_student_that_comes_unbuilt():
     teacher = net(5)
     student = keras.Sequential(
