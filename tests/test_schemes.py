@@ -133,14 +133,6 @@ def test_unlabelled_networks_learn_from_each_other(batch):
     assert history["loss"][-1] < history["loss"][0]
 
 
-def shared():
-    head = layers.Dense(3)
-    return [
-        keras.Sequential([keras.Input((6,)), layers.Dense(width), head], name=f"net{width}")
-        for width in (4, 4)
-    ]
-
-
 class Subclassed(keras.Model):
     def call(self, inputs):
         return inputs
@@ -160,9 +152,8 @@ class Subclassed(keras.Model):
             "the same inputs",
         ),
     ],
-    ids=str,
 )
-@pytest.mark.parametrize("scheme", [MutualLearning, ensemble])
+@pytest.mark.parametrize("scheme", [MutualLearning, ensemble], ids=["mutual", "ensemble"])
 def test_networks_that_do_not_fit_are_refused(scheme, make, message):
     with pytest.raises(ValueError, match=message):
         scheme(make())
