@@ -18,7 +18,7 @@ def test_the_smoke_run_ends_in_a_table_beside_the_papers_numbers(tmp_path, capsy
     for number in ("67", "146", "74", "206", "133", "109", "14"):
         assert number in shown.split()
     study_dir = tmp_path / "hinton_mnist-smoke"
-    assert (study_dir / "report.html").read_text().count("paper: 146") == 1
+    assert (study_dir / "report.html").read_text().count("<td>146</td>") == 1
     results = {
         result["arm"]: result
         for result in (json.loads(path.read_text()) for path in study_dir.glob("cells/*/result.json"))
