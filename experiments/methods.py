@@ -5,7 +5,8 @@ same teachers, starting weights, data order, optimizer and number of steps. What
 often the weight of its loss, is chosen on dev among three values of its own; for losses with a published weight
 these are a tenth of it, the weight itself and ten times it. The test split is read once.
 
-Command: scripts/study methods
+Command: scripts/study methods. 5 seeds, about 620 cells, of which none but the first have been run: by these, three
+    hours on two cores that nothing else uses.
 """
 
 import dataclasses

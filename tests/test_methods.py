@@ -227,3 +227,30 @@ def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch)
         assert (path.stat().st_mtime_ns == moment) == (path.name != "2.weights.h5")
     after = json.loads((generations / "result.json").read_text())
     assert {**before, "seconds": 0} == {**after, "seconds": 0}
+
+
+def test_methods_of_several_teachers_are_tuned_with_as_many():
+    tuned = methods.student_cell(
+        STUDY, "digits", BY_NAME["three-teachers"], 0.9, 1001, methods.TUNING_TEACHERS
+    )
+    assert len(set(tuned.config.teachers)) == 3
+    with pytest.raises(ValueError, match="3 teachers borrows.*--seeds 2"):
+        methods._check(dataclasses.replace(STUDY, seeds=2))
+
+
+@pytest.mark.parametrize("name", ["born-again", "assistant"])
+def test_the_network_that_is_measured_starts_as_all_students_of_its_seed(name, task, tmp_path, monkeypatch):
+    made = dataclasses.replace(task(name), directory=tmp_path)
+    made = dataclasses.replace(
+        made, config=dataclasses.replace(made.config, assistant=STUDY.assistant, dataset="digits")
+    )
+    makers = []
+    monkeypatch.setattr(
+        method_training.schemes, "chain", lambda listed, train, **kwargs: makers.extend(listed)
+    )
+    method_training._chain(made)
+    keras.utils.set_random_seed(made.cell.seed)
+    alone = made.network().get_weights()
+    last, before = makers[-1]().get_weights(), makers[0]().get_weights()
+    assert all(map(np.array_equal, last, alone))
+    assert not np.array_equal(before[0], alone[0])
