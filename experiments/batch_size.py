@@ -8,11 +8,11 @@ learning rate is the one that `scripts/compare` uses at 64.
 For Adam the rate grows with the square root of the size [1]: it divides the mean gradient by the root of the mean
 square, most of which is noise, and noise falls with the root of the size. --scaling linear is the rule for SGD.
 
-Command: scripts/study batch_size. 9 seeds, 279 cells, of which none but the first have been run: by these,
-    an hour on two cores that nothing else uses. Nine
-    seeds, since with five no paired difference can reach p < .05, and with fewer than nine none of eight adjusted ones.
-Expected, not yet seen: speed grows with the size up to some hundreds and then stays; at a constant rate the largest sizes are far
-    from trained after as many epochs, and the square root makes up for some of it, not all.
+Command: scripts/study batch_size. 9 seeds, 279 cells, of which none but the first have been run: by these, an hour on
+    two cores that nothing else uses. Nine seeds, since with five no paired difference can reach p < .05, and with
+    fewer than nine none of eight adjusted ones.
+Expected, not yet seen: speed grows with the size up to some hundreds and then stays; at a constant rate the largest
+    sizes are far from trained after as many epochs, and the square root makes up for some of it, not all.
 
 [1] Malladi, Lyu, Panigrahi, Arora 2022, arXiv:2205.10287.
 """

@@ -198,6 +198,20 @@ def test_ids_reach_a_data_set_and_no_model(teacher, student, batch):
     )
 
 
+def test_the_examples_that_ids_name_are_remembered(teacher, student, batch):
+    x, y = batch
+    ids = np.array([30, 2, 11, 7])
+    loss = ContrastiveRepresentation(y, **SMALL)
+    distiller = Distiller(teacher, student, [SoftTargets(2.0), loss])
+    distiller.compile("sgd", "sparse_categorical_crossentropy")
+    banks = loss._memory.teacher, loss._memory.student
+    before = [as_numpy(bank) for bank in banks]
+    distiller.train_on_batch(Identified(x[:4], ids), y[:4])
+    rows = np.argsort(np.argsort(y, kind="stable"))[ids]
+    for bank, old in zip(banks, before, strict=True):
+        assert sorted(np.flatnonzero(np.any(as_numpy(bank) != old, axis=1))) == sorted(rows)
+
+
 def test_ids_are_needed_and_must_be_numbers_of_examples(teacher, student, batch):
     x, y = batch
     distiller = Distiller(teacher, student, ContrastiveRepresentation(y, **SMALL), student_loss_weight=0)
