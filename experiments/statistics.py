@@ -167,8 +167,11 @@ def format_p(p: float) -> str:
 
 
 def _sign_flip_p(differences: NDArray[np.float64]) -> float:
+    scale = np.abs(differences).max() or 1.0
+
+    # Rounded, since flips that give the same mean would else differ in its last digits, and count or not by chance.
     def mean(sample: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        return sample.mean(axis=axis)
+        return np.round(sample.mean(axis=axis) / scale, 12)
 
     # A single sample with "samples" flips signs.
     test = stats.permutation_test(
