@@ -12,7 +12,7 @@ A trained teacher, a smaller student, and the loss between them:
 processes train one student.
 """
 
-from distill import losses, schemes
+from distill import losses, pruning, schemes
 from distill.distiller import Distiller
 from distill.identified import Identified
 from distill.losses import (
@@ -72,5 +72,6 @@ __all__ = [
     "VirtualTeacher",
     "batch_norm_margins",
     "losses",
+    "pruning",
     "schemes",
 ]

@@ -1,0 +1,232 @@
+"""Which weights of a model can be pruned: the kernels of its layers, by name, type or a rule of one's own."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import keras
+from keras import layers
+
+Selector = str | type[keras.Layer] | Callable[[keras.Layer], bool]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kernel:
+    """One weight that is multiplied with a layer's inputs.
+
+    Attributes:
+        name: path of the layer and name of the weight, such as "encoder/dense/kernel".
+        layer: that it belongs to.
+        variable: the weight.
+        input_axes: those that are summed over for one output; none in an embedding.
+        channel_axis: the innermost of them over the layer's input channels, or `None` where channels are not summed
+            over, as in depthwise convolutions and embeddings.
+    """
+
+    name: str
+    layer: keras.Layer
+    variable: keras.Variable
+    input_axes: tuple[int, ...]
+    channel_axis: int | None
+
+    @property
+    def output_axes(self) -> tuple[int, ...]:
+        """The other axes."""
+        rank = len(self.variable.shape)
+        return tuple(axis for axis in range(rank) if axis not in self.input_axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernels:
+    """What can be pruned of a model, and what cannot.
+
+    Attributes:
+        found: in the order of the layers, each once, however many layers share it.
+        skipped: name of a weight -> why it is left alone.
+    """
+
+    found: tuple[Kernel, ...]
+    skipped: dict[str, str]
+
+
+def find_kernels(
+    model: keras.Layer,
+    include: Selector | Sequence[Selector] | None = None,
+    exclude: Selector | Sequence[Selector] | None = None,
+) -> Kernels:
+    """Finds the kernels of a model's layers, nested ones included.
+
+    Known are Dense, EinsumDense (so MultiHeadAttention), convolutions of every kind, Embedding and recurrent cells;
+    biases and the weights of normalizations are never pruned. A layer of one's own says what can be pruned by a
+    method `get_prunable_weights()` that returns a list of variables, as for tfmot. Layers that are quantized or
+    have LoRA enabled are skipped: their effective kernel is another.
+
+    Args:
+        model: a built model or layer.
+        include: which layers; all if not given. A layer's path or name, shell wildcards allowed ("encoder/*"); a
+            type; a function of the layer that returns a bool; or a list of these. What holds for a layer holds for
+            the layers inside.
+        exclude: layers that are left alone, in the same way.
+
+    Returns:
+        The kernels, and what was skipped with the reason.
+
+    Raises:
+        ValueError: the model is not built; a selector fits no layer; there is nothing to prune.
+        TypeError: a selector is something else.
+    """
+    if not model.built:
+        raise ValueError(
+            f"Kernels exist once a model is built. Received: {model.name!r}, which is not. Give it a keras.Input, or "
+            "call it on a batch."
+        )
+    wanted, unwanted = _selectors("include", include), _selectors("exclude", exclude)
+    fitting: set[int] = set()  # positions of selectors that fit some layer
+
+    def fits(selectors: list[Selector], offset: int, path: str, layer: keras.Layer) -> bool:
+        hits = {offset + i for i, selector in enumerate(selectors) if _fits(selector, path, layer)}
+        fitting.update(hits)
+        return bool(hits)
+
+    found: list[Kernel] = []
+    skipped: dict[str, str] = {}
+    seen: set[int] = set()
+
+    def visit(path: str, layer: keras.Layer, taken: bool, left: bool) -> None:
+        taken = fits(wanted, 0, path, layer) or taken
+        left = fits(unwanted, len(wanted), path, layer) or left
+        for kernel, reason in _kernels_of(path, layer):
+            if id(kernel.variable) in seen:
+                continue
+            if reason:
+                skipped[kernel.name] = reason
+            elif left or not taken:
+                skipped[kernel.name] = "excluded" if left else "not included"
+                continue  # another layer that shares it may be included
+            else:
+                found.append(kernel)
+            seen.add(id(kernel.variable))
+        for name, child in _children(layer):
+            visit(f"{path}/{name}" if path else name, child, taken, left)
+
+    visit("", model, not wanted, False)
+    for kernel in found:
+        skipped.pop(kernel.name, None)
+    selectors = [*wanted, *unwanted]
+    if unfit := [selector for i, selector in enumerate(selectors) if i not in fitting]:
+        raise ValueError(
+            f"A selector fits at least one layer. Received: {unfit!r}, which fit none of {model.name!r}. Its layers: "
+            f"{', '.join(path for path, _ in _paths(model))}."
+        )
+    if not found:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "it has no kernels"
+        raise ValueError(
+            f"There is something to prune. Received: {model.name!r}, of which nothing is: {reasons}."
+        )
+    return Kernels(tuple(found), skipped)
+
+
+def _selectors(name: str, given: Selector | Sequence[Selector] | None) -> list[Selector]:
+    selectors: list[Any] = (
+        [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    )
+    for selector in selectors:
+        is_type = isinstance(selector, type) and issubclass(selector, keras.Layer)
+        if (
+            not is_type
+            and not isinstance(selector, str)
+            and (isinstance(selector, type) or not callable(selector))
+        ):
+            raise TypeError(
+                f"{name} takes names of layers, types of layers, functions of a layer, or a list of these. Received: "
+                f"{selector!r}."
+            )
+    return selectors
+
+
+def _fits(selector: Selector, path: str, layer: keras.Layer) -> bool:
+    if isinstance(selector, str):
+        return fnmatchcase(path, selector) or fnmatchcase(layer.name, selector)
+    if isinstance(selector, type):
+        return isinstance(layer, selector)
+    return bool(selector(layer))
+
+
+def _children(layer: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
+    for child in layer._flatten_layers(include_self=False, recursive=False):
+        if not isinstance(child, layers.InputLayer):
+            yield child.name, child
+
+
+def _paths(layer: keras.Layer, path: str = "") -> Iterator[tuple[str, keras.Layer]]:
+    for name, child in _children(layer):
+        own = f"{path}/{name}" if path else name
+        yield own, child
+        yield from _paths(child, own)
+
+
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+_SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+_CELLS = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
+_CONVOLUTIONAL_RNNS = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+
+
+def _kernels_of(path: str, layer: keras.Layer) -> Iterator[tuple[Kernel, str]]:
+    """The weights that are a layer's own, each with the reason to leave it alone or ""."""
+    if isinstance(layer, _CONVOLUTIONAL_RNNS):
+        layer = layer.cell  # Keras exports no name for its class
+    axes = _input_axes(layer)
+    known = {id(variable): input_axes for variable, input_axes in axes}
+    depthwise = isinstance(layer, (*_DEPTHWISE, *_SEPARABLE))
+    reason = ""
+    if getattr(layer, "quantization_mode", None) is not None:
+        reason = f"{type(layer).__name__} is quantized"
+    elif getattr(layer, "lora_enabled", False):
+        reason = f"{type(layer).__name__} has LoRA enabled"
+    others = [variable for variable in layer._trainable_variables if id(variable) not in known]
+    for variable in (*(variable for variable, _ in axes), *others):
+        name = f"{path}/{variable.name}" if path else variable.name
+        input_axes = known.get(id(variable), ())
+        summed = input_axes and not (depthwise and len(input_axes) == layer.rank)
+        kernel = Kernel(name, layer, variable, input_axes, input_axes[-1] if summed else None)
+        if id(variable) in known:
+            yield kernel, reason
+        elif len(variable.shape) > 1 and variable.name != "bias":
+            yield kernel, f"{type(layer).__name__} has no kernel that is known here"
+
+
+def _input_axes(layer: keras.Layer) -> list[tuple[keras.Variable, tuple[int, ...]]]:
+    """The kernels of a layer, each with the axes that are summed over with its inputs."""
+    prunable = getattr(layer, "get_prunable_weights", None)
+    if prunable is not None:
+        return [(variable, tuple(range(len(variable.shape) - 1))) for variable in prunable()]
+    if isinstance(layer, layers.Dense):
+        return [(layer._kernel, (0,))]
+    if isinstance(layer, layers.EinsumDense):
+        return [(layer._kernel, _contracted(layer.equation))]
+    if isinstance(layer, _CONVOLUTIONS):
+        return [(layer._kernel, tuple(range(layer.rank + 1)))]
+    if isinstance(layer, _TRANSPOSED):
+        return [(layer.kernel, (*range(layer.rank), layer.rank + 1))]
+    if isinstance(layer, _DEPTHWISE):
+        return [(layer.kernel, tuple(range(layer.rank)))]
+    if isinstance(layer, _SEPARABLE):
+        across = tuple(range(layer.rank))
+        return [(layer.depthwise_kernel, across), (layer.pointwise_kernel, (*across, layer.rank))]
+    if isinstance(layer, layers.Embedding):
+        return [(layer._embeddings, ())]
+    if isinstance(layer, _CELLS):
+        return [(layer.kernel, (0,)), (layer.recurrent_kernel, (0,))]
+    if type(layer).__name__ == "ConvLSTMCell":
+        axes = tuple(range(layer.rank + 1))
+        return [(layer.kernel, axes), (layer.recurrent_kernel, axes)]
+    return []
+
+
+def _contracted(equation: str) -> tuple[int, ...]:
+    sources, output = equation.split("->")
+    inputs, kernel = (part.replace("...", "") for part in sources.split(","))
+    return tuple(i for i, label in enumerate(kernel) if label in inputs and label not in output)
