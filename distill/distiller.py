@@ -303,8 +303,10 @@ class Distiller(MultiWorker):
             raise self._loss_missing()
         # A step that was traced without labels would go on without the student's loss.
         stale: bool = self._needs_labels and self._traced_without_labels
-        # One that was traced before the student was quantized, say, would go on with what it was.
-        variables = [id(variable) for variable in self.student.variables]
+        # One that was traced before the student was quantized or pruned, say, would go on with what it was.
+        variables = [
+            id(part) for variable in self.student.variables for part in (variable, variable.constraint)
+        ]
         stale = stale or variables != self._traced_variables
         self._traced_variables = variables
         if keras.backend.backend() == "jax":

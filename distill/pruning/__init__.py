@@ -10,7 +10,7 @@ or little by little:
 """
 
 from distill.pruning import criteria
-from distill.pruning.callbacks import GradualPruning
+from distill.pruning.callbacks import GradualPruning, KeepZeros
 from distill.pruning.kernels import find_kernels
 from distill.pruning.masks import keep_zeros, prune, strip_pruning
 from distill.pruning.patterns import Blocks, Elements, NofM
@@ -20,6 +20,7 @@ __all__ = [
     "Blocks",
     "Elements",
     "GradualPruning",
+    "KeepZeros",
     "KernelSparsity",
     "NofM",
     "Sparsity",

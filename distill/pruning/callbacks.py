@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from distill.pruning.criteria import Criterion, magnitude
+from distill.pruning.criteria import Criterion, magnitude, weights_of
 from distill.pruning.kernels import Kernels, Selector, find_kernels
 from distill.pruning.masks import (
     Mask,
@@ -18,6 +18,7 @@ from distill.pruning.masks import (
     fitting,
     forget_traces,
     kept_at,
+    mask_of,
     pruned_part,
     require_sparsity,
 )
@@ -114,6 +115,40 @@ class MaskCallback(keras.callbacks.Callback):
         self.updates.append(
             (step, {n: 1 - float(np.mean(kept)) for n, kept in zip(names, chosen, strict=True)})
         )
+
+
+class KeepZeros(MaskCallback):
+    """Keeps at zero what is pruned, or zero in kernels without a mask, when training starts.
+
+    `prune` and `keep_zeros` do so alone, but for an optimizer with `use_ema=True`: its averages are of weights before
+    constraints apply, and at the end of training they replace the weights, in pruned places too. This callback zeroes
+    them again. `GradualPruning` does so itself.
+
+    Args:
+        include: which layers; see `find_kernels`.
+        exclude: which not.
+        log_layers: also log each kernel's share of zeros, beside "sparsity" of all.
+    """
+
+    def __init__(
+        self,
+        *,
+        include: Selector | Sequence[Selector] | None = None,
+        exclude: Selector | Sequence[Selector] | None = None,
+        log_layers: bool = False,
+    ) -> None:
+        super().__init__(Elements(), include, exclude, log_layers)
+
+    def set_model(self, model: keras.Model) -> None:
+        """Finds the kernels, and gives those without a mask one of their zeros."""
+        part = pruned_part(model)
+        unmasked = [k for k in find_kernels(part, self._include, self._exclude).found if mask_of(k) is None]
+        super().set_model(model)
+        for kernel, mask in zip(unmasked, attach_masks(part, unmasked), strict=True):
+            mask.set(kernel.variable, weights_of(kernel) != 0)
+
+    def move(self, step: int) -> None:
+        """Does nothing: the masks stay."""
 
 
 class GradualPruning(MaskCallback):

@@ -87,6 +87,7 @@ def prune(
     goes first, so a larger sparsity cuts more of the same; what a lower one frees, training can change again. The
     exact number is cut also where scores are equal: the later ones in memory go.
 
+    Averages of weights (`use_ema=True`) are taken before constraints apply: train with the callback `KeepZeros()` then.
     A model that holds this one as a part and was trained before must be compiled again: only then it sees the masks.
     The zeros take as much room and time as other numbers, unless what runs the model knows better: files shrink when
     they are compressed, `distill.cost.compressed_bytes` says by how much.
@@ -201,8 +202,13 @@ def choose(
     """The masks that a criterion and a pattern choose; nothing is changed."""
     if scope not in ("layer", "global", "output"):
         raise ValueError(f"Weights compete by 'layer', 'global' or 'output'. Received: scope={scope!r}.")
-    scores = []
-    for kernel, given in zip(kernels, criterion(model, kernels), strict=True):
+    scores: list[np.ndarray] = []
+    found = list(criterion(model, kernels))
+    if len(found) != len(kernels):
+        raise ValueError(
+            f"A criterion returns as many arrays as there are kernels. Received: {len(found)} for {len(kernels)}."
+        )
+    for kernel, given in zip(kernels, found, strict=True):
         score = np.array(given)  # a copy: pruned weights are marked
         score = score if score.dtype.kind == "f" else score.astype(np.float64)
         if score.shape != tuple(kernel.variable.shape):
