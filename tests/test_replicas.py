@@ -17,6 +17,7 @@ import json, sys
 import keras, numpy as np, tensorflow as tf
 from keras import layers, ops
 from distill import BernoulliSoftTargets, DistillationLoss, Distiller, MutualLearning, OutputMSE, SoftTargets
+from distill.pruning import GradualPruning
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
@@ -62,6 +63,7 @@ CASES = {
         net(16), net(5), SoftTargets(COOLING), {"student_loss_weight": lambda step: 0.1 + 0.1 * step}, CE, X, Y),
     "masks": lambda: (tokens(16), tokens(5), SoftTargets(4.0), {}, CE, TOKENS, TOKENS % 3),
     "unlabelled": lambda: (net(16), net(5), SoftTargets(4.0), {"student_loss_weight": 0}, None, X, None),
+    "pruned": lambda: (net(16), net(5), SoftTargets(4.0), {}, CE, X, Y),
     "mutual": lambda: (None, [net(5), net(4), net(3)], SoftTargets(1.0), {}, CE, X, Y),
 }
 
@@ -80,9 +82,10 @@ def train(case, strategy, weighted):
     def note(batch, logs):
         rows.append([np.asarray(w, "float64").ravel().tolist() for w in distiller.student.get_weights()])
     note = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+    pruning = [GradualPruning(lambda step: (step in (2, 5), 0.1 * step))] if case == "pruned" else []
     data = (x,) if y is None else (x, y) if weight is None else (x, y, weight)
     data = tf.data.Dataset.from_tensor_slices(data).batch(7)
-    history = distiller.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[note]).history
+    history = distiller.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[*pruning, note]).history
     return [history, rows]
 """
 
@@ -109,6 +112,7 @@ CASES = [
     ("masks", False),
     ("unlabelled", False),
     ("mutual", True),
+    ("pruned", False),
 ]
 
 
@@ -140,3 +144,6 @@ def test_replicas_equal_one_device_with_uneven_and_empty_shards(count):
             for weight, other in zip(weights, expected, strict=True):
                 # A step of 0.5 times the gradient: equal weights after each batch are equal gradients.
                 np.testing.assert_allclose(weight, other, atol=1e-6, err_msg=f"{case}, batch {batch}")
+                np.testing.assert_array_equal(np.equal(weight, 0), np.equal(other, 0))
+    kernels = [mirrored["pruned False"][1][-1][i] for i in (0, 2, 4)]
+    assert [kernel.count(0) for kernel in kernels] == [15, 10, 6]  # half of 6 × 5, 5 × 4 and 4 × 3

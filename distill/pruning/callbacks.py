@@ -65,15 +65,14 @@ class MaskCallback(keras.callbacks.Callback):
                 f"Masks follow an optimizer's steps. Received: {model.name!r}, which is not compiled."
             )
         part = pruned_part(model)
-        steps = 0 if self._state is None else self.steps_done
+        steps, moved = (0, 0) if self._state is None else (self.steps_done, self._last_move)
         self._kernels = fitting(find_kernels(part, self._include, self._exclude), self._pattern)
         self._masks = attach_masks(part, self._kernels.found)
         if self._state is None or self._optimizer is not model.optimizer:
             self._optimizer = model.optimizer
             with scope_of(part):
-                self._state = _State(
-                    [mask.kept for mask in self._masks], _iterations(self._optimizer) - steps
-                )
+                began = _iterations(self._optimizer) - steps
+                self._state = _State([mask.kept for mask in self._masks], began, moved)
         self._name = _hold(self._optimizer, self._state)
         forget_traces(model)
 
@@ -81,6 +80,10 @@ class MaskCallback(keras.callbacks.Callback):
     def steps_done(self) -> int:
         """Updates of the weights since pruning began."""
         return _iterations(self._optimizer) - int(ops.convert_to_numpy(self._state.began))
+
+    @property
+    def _last_move(self) -> int:
+        return int(ops.convert_to_numpy(self._state.moved))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Moves the masks if this step, or one since the last look, is due."""
@@ -209,7 +212,7 @@ class GradualPruning(MaskCallback):
 
     def move(self, step: int) -> None:
         """Updates the masks if a step up to this one is due and has not been seen to."""
-        sparsity = self._timetable.due(int(ops.convert_to_numpy(self._state.moved)), step)
+        sparsity = self._timetable.due(self._last_move, step)
         if sparsity is None:
             return
         if isinstance(self._pattern, NofM) and not np.isclose(sparsity, self._pattern.sparsity):
@@ -294,11 +297,11 @@ class _Timetable:
 class _State(keras.Layer):
     """The masks and the steps, in a form that Keras saves along with the optimizer that holds it."""
 
-    def __init__(self, masks: list[keras.Variable], began: int) -> None:
+    def __init__(self, masks: list[keras.Variable], began: int, moved: int) -> None:
         super().__init__(name="pruning_state")
         self.masks = masks
         self.began = keras.Variable(began, dtype="int64", trainable=False, name="began")
-        self.moved = keras.Variable(0, dtype="int64", trainable=False, name="moved")
+        self.moved = keras.Variable(moved, dtype="int64", trainable=False, name="moved")
         self.built = True
 
 
