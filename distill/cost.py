@@ -5,6 +5,7 @@ compared on the same terms.
 """
 
 import dataclasses
+import gzip
 import math
 import tempfile
 import time
@@ -33,6 +34,25 @@ class Latency:
     low_ms: float
     high_ms: float
     runs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Bytes of a model as files; zeros make all but the plain ones smaller.
+
+    Attributes:
+        keras: the `.keras` file, see `file_bytes`.
+        keras_gzip: the same, compressed.
+        litert: the LiteRT file of float32 weights.
+        litert_gzip: the same, compressed.
+        litert_sparse: the LiteRT file that leaves zeros out; LiteRT runs it as it is.
+    """
+
+    keras: int
+    keras_gzip: int
+    litert: int
+    litert_gzip: int
+    litert_sparse: int
 
 
 def parameters(model: keras.Model) -> int:
@@ -115,6 +135,24 @@ def file_bytes(model: keras.Model) -> int:
     Returns:
         Size in bytes.
     """
+    return len(_keras_file(model))
+
+
+def sizes(model: keras.Model) -> Sizes:
+    """Sizes of the files that a model becomes, with and without their zeros.
+
+    Args:
+        model: a built model that Keras can save and LiteRT can run: with a known size of input, the batch's apart.
+
+    Returns:
+        Sizes in bytes.
+    """
+    file = _keras_file(model)
+    litert, sparse = (_litert_file(model, sparse=sparse) for sparse in (False, True))
+    return Sizes(len(file), len(gzip.compress(file)), len(litert), len(gzip.compress(litert)), len(sparse))
+
+
+def _keras_file(model: keras.Model) -> bytes:
     shipped = model
     if model.compiled:
         # Only training needs the optimizer, and `save` cannot leave it out; `clone_model` compiles its copy.
@@ -123,7 +161,19 @@ def file_bytes(model: keras.Model) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         shipped.save(path)
-        return path.stat().st_size
+        return path.read_bytes()
+
+
+def _litert_file(model: keras.Model, *, sparse: bool = False) -> bytes:
+    options = {}
+    if sparse:
+        import tensorflow as tf
+
+        options["optimizations"] = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        model.export(path, format="litert", verbose=False, **options)
+        return path.read_bytes()
 
 
 def latency(model: keras.Model, *, runs: int = 200) -> Latency:
@@ -180,10 +230,7 @@ def _invoker(model: keras.Model) -> Callable[[], None]:
         ) from error
     for tensor in _ends(model)[0]:
         _known(tensor.shape[1:], model.name)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.tflite"
-        model.export(path, format="litert", verbose=False)
-        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
+    interpreter = Interpreter(model_content=_litert_file(model), num_threads=1)
     interpreter.allocate_tensors()
     rng = np.random.default_rng(0)
     for details in interpreter.get_input_details():

@@ -272,3 +272,20 @@ def test_latency_refuses_what_it_cannot_time(monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(ImportError, match="pip install ai-edge-litert"):
         cost.latency(small_cnn())
+
+
+def test_zeros_make_files_smaller_that_leave_them_out():
+    model = sequential((64,), layers.Dense(256, use_bias=False))
+    kernel = np.random.default_rng(0).normal(size=(64, 256)).astype("float32")
+    model.set_weights([kernel])
+    dense = cost.sizes(model)
+    model.set_weights([np.where(np.abs(kernel) < np.quantile(np.abs(kernel), 0.9), 0, kernel)])
+    pruned = cost.sizes(model)
+    assert pruned.keras == dense.keras == cost.file_bytes(model)
+    assert pruned.litert == dense.litert > 4 * kernel.size
+    saved = 0.9 * 4 * kernel.size
+    # The positions of what is left take room too: half a byte or less for each weight there was.
+    for name in ("keras_gzip", "litert_gzip", "litert_sparse"):
+        less = getattr(dense, name) - getattr(pruned, name)
+        assert saved - kernel.size / 2 < less < saved, name
+    assert dense.litert_sparse == pytest.approx(dense.litert, abs=2000)

@@ -90,7 +90,7 @@ def prune(
     Averages of weights (`use_ema=True`) are taken before constraints apply: train with the callback `KeepZeros()` then.
     A model that holds this one as a part and was trained before must be compiled again: only then it sees the masks.
     The zeros take as much room and time as other numbers, unless what runs the model knows better: files shrink when
-    they are compressed, `distill.cost.compressed_bytes` says by how much.
+    they are compressed, `distill.cost.sizes` says by how much.
 
     Args:
         model: a built model, or a `distill.Distiller`, whose student is pruned.
