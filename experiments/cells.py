@@ -24,10 +24,12 @@ class BestOnDev(keras.callbacks.Callback):
     Args:
         network: whose weights.
         key: of the accuracy in the logs.
+        first: the first epoch that counts, from 0.
     """
 
-    def __init__(self, network: keras.Model, key: str = "val_accuracy") -> None:
+    def __init__(self, network: keras.Model, key: str = "val_accuracy", first: int = 0) -> None:
         super().__init__()
+        self._first = first
         self._network = network
         self._key = key
         self._accuracy = -1.0
@@ -37,7 +39,7 @@ class BestOnDev(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Compares one epoch with the best before."""
         accuracy = (logs or {})[self._key]
-        if accuracy > self._accuracy:
+        if epoch >= self._first and accuracy > self._accuracy:
             self._accuracy, self.epoch, self.weights = accuracy, epoch, self._network.get_weights()
 
 
@@ -58,6 +60,7 @@ def fit_and_measure(
     file: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     accuracy: str = "val_accuracy",
+    first_epoch: int = 0,
     also: Callable[[], Mapping[str, Any]] = dict,
 ) -> dict[str, Any]:
     """Trains a compiled model and measures the network in it, after the last epoch and after the best one on dev.
@@ -80,13 +83,14 @@ def fit_and_measure(
         file: where the network is saved; teacher.keras or student.keras in the directory by default.
         callbacks: others.
         accuracy: the key of the accuracy on dev in the logs.
+        first_epoch: the first epoch that may be the best one on dev, from 0.
         also: called after the last epoch; what it returns is added to the result.
 
     Returns:
         The content of result.json: measures on dev and test, after the last epoch and after the epoch
         that was best on dev, and what the network costs.
     """
-    best = BestOnDev(network, accuracy)
+    best = BestOnDev(network, accuracy, first_epoch)
     file = file or directory / ("teacher.keras" if teacher is None else "student.keras")
     with tracking.Tracker(
         directory,

@@ -79,17 +79,29 @@ ALLOWED = {
     "pruning.kernels": set(),
     "pruning.patterns": {"pruning.kernels"},
     "pruning.sparsity": {"pruning.kernels"},
-    "pruning.criteria": {"distiller", "pruning.kernels"},
+    "pruning.criteria.batches": set(),
+    "pruning.criteria.weights": {"pruning.kernels"},
+    "pruning.criteria.gradients": {"pruning.criteria.batches", "pruning.criteria.weights", "pruning.kernels"},
+    "pruning.criteria.activations": {
+        "pruning.criteria.batches",
+        "pruning.criteria.weights",
+        "pruning.kernels",
+    },
+    "pruning.criteria": {
+        "pruning.criteria.activations",
+        "pruning.criteria.gradients",
+        "pruning.criteria.weights",
+    },
     "pruning.masks": {
         "distiller",
-        "pruning.criteria",
+        "pruning.criteria.weights",
         "pruning.kernels",
         "pruning.patterns",
         "pruning.sparsity",
         "replicas",
     },
     "pruning.callbacks": {
-        "pruning.criteria",
+        "pruning.criteria.weights",
         "pruning.kernels",
         "pruning.masks",
         "pruning.patterns",
@@ -98,12 +110,18 @@ ALLOWED = {
     },
     "pruning.dynamic": {
         "pruning.callbacks",
-        "pruning.criteria",
+        "pruning.criteria.weights",
         "pruning.kernels",
         "pruning.masks",
         "pruning.patterns",
     },
-    "pruning.rewinding": {"pruning.criteria", "pruning.kernels", "pruning.masks", "pruning.patterns"},
+    "pruning.rewinding": {
+        "pruning.criteria.weights",
+        "pruning.kernels",
+        "pruning.masks",
+        "pruning.patterns",
+        "pruning.sparsity",
+    },
     "pruning.tfmot_names": {"pruning.callbacks", "pruning.kernels", "pruning.masks", "pruning.patterns"},
     "pruning": {
         "pruning",  # its module criteria

@@ -12,7 +12,7 @@ or little by little:
 from distill.pruning import criteria
 from distill.pruning.callbacks import GradualPruning, KeepZeros
 from distill.pruning.kernels import find_kernels
-from distill.pruning.masks import keep_zeros, prune, strip_pruning
+from distill.pruning.masks import keep_zeros, measure_sparsity, prune, strip_pruning
 from distill.pruning.patterns import Blocks, Elements, NofM
 from distill.pruning.sparsity import KernelSparsity, Sparsity
 
@@ -27,6 +27,7 @@ __all__ = [
     "criteria",
     "find_kernels",
     "keep_zeros",
+    "measure_sparsity",
     "prune",
     "strip_pruning",
 ]

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from distill.pruning.criteria import Criterion, magnitude, weights_of
+from distill.pruning.criteria.weights import Criterion, magnitude, weights_of
 from distill.pruning.kernels import Kernels, Selector, find_kernels
 from distill.pruning.masks import (
     Mask,

@@ -94,8 +94,9 @@ def find_kernels(
     seen: set[int] = set()
 
     def visit(path: str, layer: keras.Layer, taken: bool, left: bool) -> None:
-        taken = fits(wanted, 0, path, layer) or taken
-        left = fits(unwanted, len(wanted), path, layer) or left
+        if path or not isinstance(layer, keras.Model):  # the model itself is not one of its layers
+            taken = fits(wanted, 0, path, layer) or taken
+            left = fits(unwanted, len(wanted), path, layer) or left
         for kernel, reason in _kernels_of(path, layer):
             if id(kernel.variable) in seen:
                 continue

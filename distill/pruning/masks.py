@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from distill.distiller import Distiller
-from distill.pruning.criteria import Criterion, magnitude, weights_of
+from distill.pruning.criteria.weights import Criterion, magnitude, weights_of
 from distill.pruning.kernels import Kernel, Kernels, Selector, find_kernels
 from distill.pruning.patterns import Amount, Elements, NofM, Pattern, Scope, is_whole
 from distill.pruning.sparsity import Sparsity, sparsity_of
@@ -166,6 +166,28 @@ def strip_pruning(model: keras.Model) -> keras.Model:
             kernel.variable.constraint = mask.before
     forget_traces(model)
     return model
+
+
+def measure_sparsity(
+    model: keras.Model,
+    *,
+    include: Selector | Sequence[Selector] | None = None,
+    exclude: Selector | Sequence[Selector] | None = None,
+) -> Sparsity:
+    """Counts the zeros of a model's kernels, whoever made them.
+
+    Args:
+        model: a built model, or a `distill.Distiller`, whose student is meant.
+        include: which layers, see `find_kernels`; all if not given.
+        exclude: which not.
+
+    Returns:
+        The zeros of each kernel; `print` it.
+
+    Raises:
+        ValueError: see `find_kernels`.
+    """
+    return sparsity_of(find_kernels(pruned_part(model), include, exclude))
 
 
 def pruned_part(model: keras.Model) -> keras.Model:

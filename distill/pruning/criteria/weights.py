@@ -1,4 +1,4 @@
-"""How much each weight matters: scores that decide which weights stay."""
+"""Scores that need nothing but the weights."""
 
 from collections.abc import Callable, Sequence
 

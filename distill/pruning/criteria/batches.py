@@ -1,0 +1,97 @@
+"""Data for criteria, batch by batch; and a model that is put back as it was."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+_BATCH = 128  # examples of arrays that are looked at together
+
+
+def require_data(data: Any) -> None:
+    """Refuses what cannot be gone through again."""
+    if isinstance(data, Iterator) or not (
+        _are_arrays(data) or isinstance(data, (Iterable, keras.utils.PyDataset))
+    ):
+        raise ValueError(
+            "Data are gone through anew each time that scores are asked for. Received: an object of type "
+            f"{type(data).__name__}. Pass a tf.data.Dataset, a list of batches or a tuple of arrays."
+        )
+    if _are_arrays(data):
+        sizes = {len(array) for array in keras.tree.flatten(data) if array is not None}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"Arrays hold one row for each example. Received: arrays of {sorted(sizes)} rows. A tuple is taken as "
+                "(x, y); pass batches in a list."
+            )
+
+
+def require_finite(data: Any) -> None:
+    """Refuses also what has no end."""
+    require_data(data)
+    cardinality = getattr(data, "cardinality", None)
+    if cardinality is not None and int(cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
+        raise ValueError(
+            "A mean over data asks that they end. Received: a dataset that goes on forever. Leave repeat() out, or use "
+            "take()."
+        )
+
+
+def require_examples(examples: int) -> None:
+    """Refuses data without any."""
+    if not examples:
+        raise ValueError("Scores from data need examples. Received: data without any.")
+
+
+def _are_arrays(data: Any) -> bool:
+    return isinstance(data, (tuple, dict)) or hasattr(data, "shape")
+
+
+def batches(data: Any) -> Iterator[tuple[int, tuple[Any, Any, Any]]]:
+    """The number of examples and (x, y, sample_weight) as tensors, of every batch that has any."""
+    for batch in _cut(data):
+        batch = keras.tree.map_structure(_as_tensor, keras.utils.unpack_x_y_sample_weight(batch))
+        count = int(next(part for part in keras.tree.flatten(batch[0]) if part is not None).shape[0])
+        if count:
+            yield count, batch
+
+
+def _cut(data: Any) -> Iterator[Any]:
+    if isinstance(data, keras.utils.PyDataset):
+        for i in range(data.num_batches):
+            yield data[i]
+    elif _are_arrays(data):
+        size = next(len(array) for array in keras.tree.flatten(data) if array is not None)
+        for start in range(0, size, _BATCH):
+            part = slice(start, start + _BATCH)
+            yield keras.tree.map_structure(
+                lambda array, part=part: None if array is None else array[part], data
+            )
+    else:
+        yield from data
+
+
+def _as_tensor(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    # As `fit` does: numpy's default is no wish for float64.
+    return ops.convert_to_tensor(value.astype(keras.config.floatx()) if value.dtype == np.float64 else value)
+
+
+@contextlib.contextmanager
+def put_back(model: keras.Model, variables: Sequence[keras.Variable]) -> Iterator[None]:
+    """Restores variables, and those of metrics, which a loss of several outputs moves, to the bit."""
+    kept = {id(variable): variable for variable in [*variables, *model.metrics_variables]}
+    before = {key: np.array(ops.convert_to_numpy(variable)) for key, variable in kept.items()}
+    try:
+        yield
+    finally:
+        for key, variable in kept.items():
+            variable.assign(before[key])
+        for metric in model.metrics:
+            if any(id(variable) not in kept for variable in metric.variables):
+                metric.reset_state()  # the loss made it at its first call
+        model._clear_losses()  # what layers passed to `add_loss` in a graph that is gone
