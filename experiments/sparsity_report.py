@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 from rich.console import RenderableType
 from scipy import stats
 
@@ -94,10 +95,10 @@ def picture(study: Study) -> str:
             mean = statistics.spread(study.arm(name).values(ACCURACY) or []).mean
             axes.axhline(mean, color=plots.TEXT, linewidth=1, linestyle=dash, label=f"unpruned, {name}")
         levels = curves(study)[0].sparsities
+        axes.set_xlim(1.2 * (1 - levels[0]), (1 - levels[-1]) / 1.2)  # towards nothing
         axes.set(xscale="log", xlabel="zeros, % of each kernel", ylabel="test accuracy %, last epoch")
         axes.set_xticks([1 - s for s in levels], [f"{100 * s:g}" for s in levels])
         axes.minorticks_off()
-        axes.invert_xaxis()
         axes.legend(fontsize="small")
         return plots.svg(figure, "sparsity", "Test accuracy against sparsity: " + "; ".join(spoken))
 
@@ -143,6 +144,7 @@ def histogram(cells: dict[str, dict[str, Any]]) -> str:
             edges, counts = cell["histogram"]["edges"], cell["histogram"]["counts"]
             axes.stairs(counts, edges, color=plots.PALETTE[i], label=f"{label}: {sum(counts):,} weights")
         axes.set(xlabel="weight", ylabel="how many", yscale="log")
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.legend(fontsize="small")
         return plots.svg(figure, "histogram", "Weights that are not zero: " + ", ".join(cells))
 
@@ -199,8 +201,8 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         report.grid(grids[1]),
         f'<p class="protocol">{tables.PROTOCOL}</p>',
         "<h2>Files</h2>",
-        "<p>Zeros make a file smaller only where it is compressed or leaves them out. They make no network faster on "
-        "one CPU thread of LiteRT, which multiplies them as any other number.</p>",
+        "<p>Zeros make a file smaller only where it is compressed or leaves them out, and no network faster: "
+        "<code>scripts/bench_pruning</code> measures that.</p>",
         report.grid(grids[2]),
         "<h2>Layers</h2>",
         report.grid(kernels(shown[f"gradual, {level} %"])),
@@ -214,7 +216,6 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         ),
         "<h2>All scores</h2>",
         report.grid(tables.scores(study)),
-        report.grid(tables.costs(study)),
         "<h2>Notes</h2>",
         report.listed(study.notes),
         *report.repeat(study),

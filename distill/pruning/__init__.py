@@ -7,27 +7,47 @@ or little by little:
 
     schedule = pruning.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=1000)
     model.fit(x, y, epochs=10, callbacks=[pruning.GradualPruning(schedule)])
+
+`PolynomialDecay` and `ConstantSparsity` are tfmot's, which is imported when one of them is first asked for.
 """
+
+from typing import Any
 
 from distill.pruning import criteria
 from distill.pruning.callbacks import GradualPruning, KeepZeros
+from distill.pruning.dynamic import SET, RigL
 from distill.pruning.kernels import find_kernels
-from distill.pruning.masks import keep_zeros, measure_sparsity, prune, strip_pruning
+from distill.pruning.masks import keep_zeros, measure_sparsity, prune
 from distill.pruning.patterns import Blocks, Elements, NofM
+from distill.pruning.rewinding import iterative
 from distill.pruning.sparsity import KernelSparsity, Sparsity
+from distill.pruning.tfmot_names import UpdatePruningStep, prune_low_magnitude, strip_pruning, tfmot_schedule
 
 __all__ = [
+    "SET",
     "Blocks",
+    "ConstantSparsity",
     "Elements",
     "GradualPruning",
     "KeepZeros",
     "KernelSparsity",
     "NofM",
+    "PolynomialDecay",
+    "RigL",
     "Sparsity",
+    "UpdatePruningStep",
     "criteria",
     "find_kernels",
+    "iterative",
     "keep_zeros",
     "measure_sparsity",
     "prune",
+    "prune_low_magnitude",
     "strip_pruning",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("ConstantSparsity", "PolynomialDecay"):
+        return tfmot_schedule(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

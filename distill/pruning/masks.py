@@ -37,7 +37,7 @@ class Mask(keras.constraints.Constraint):
     def __call__(self, w: keras.Variable) -> object:
         """The weight, with zeros (and no -0 or NaN) where it is pruned."""
         value = ops.convert_to_tensor(w if self.before is None else self.before(w))
-        return ops.where(self.kept, value, ops.zeros_like(value))
+        return ops.where(self.kept, value, 0)  # a zero alone is faster than zeros_like
 
     def set(self, variable: keras.Variable, kept: np.ndarray) -> None:
         """Prunes the variable to where `kept` is true."""
@@ -47,7 +47,7 @@ class Mask(keras.constraints.Constraint):
     def apply(self, variable: keras.Variable) -> None:
         """Zeroes what something other than an optimizer has written where the variable is pruned."""
         value = ops.convert_to_tensor(variable)
-        variable.assign(ops.where(self.kept, value, ops.zeros_like(value)))
+        variable.assign(ops.where(self.kept, value, 0))
 
 
 def mask_of(kernel: Kernel) -> Mask | None:
@@ -149,7 +149,7 @@ def keep_zeros(
     return sparsity_of(kernels)
 
 
-def strip_pruning(model: keras.Model) -> keras.Model:
+def strip_masks(model: keras.Model) -> keras.Model:
     """Takes the masks off again: the zeros stay until something trains them.
 
     Files need it not: masks are never saved with a model.
@@ -231,7 +231,7 @@ def choose(
             f"A criterion returns as many arrays as there are kernels. Received: {len(found)} for {len(kernels)}."
         )
     for kernel, given in zip(kernels, found, strict=True):
-        score = np.array(given)  # a copy: pruned weights are marked
+        score = np.asarray(given)
         score = score if score.dtype.kind == "f" else score.astype(np.float64)
         if score.shape != tuple(kernel.variable.shape):
             raise ValueError(
@@ -240,7 +240,9 @@ def choose(
             )
         mask = mask_of(kernel)
         if mask is not None:
-            score[~np.asarray(ops.convert_to_numpy(mask.kept))] = -np.inf  # what is gone goes first
+            kept = np.asarray(ops.convert_to_numpy(mask.kept))
+            if not kept.all():
+                score = np.where(kept, score, -np.inf)  # what is gone goes first
         scores.append(score)
     return pattern.masks(kernels, scores, amount, scope)
 

@@ -1,0 +1,100 @@
+"""The study of sparsities: what its cells do, its tables, and a run from end to end."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from experiments import results, sparsity, sparsity_report
+
+STUDY = sparsity.Sparsities()
+ARGUMENTS = ["--smoke", "--sparsities", "0.9", "--jobs", "1", "--wandb", "disabled"]
+
+
+def test_pruned_networks_of_a_seed_share_all_but_what_their_names_say():
+    dense = sparsity.dense_cell(STUDY, 3)
+    one = dataclasses.asdict(sparsity.pruned_cell(STUDY, "one-shot", 0.9, 3).config)
+    assert one["dense"] == dense.name
+    for method in sparsity.METHODS:
+        other = dataclasses.asdict(sparsity.pruned_cell(STUDY, method, 0.9, 3).config)
+        changed = {key for key, value in other.items() if value != one[key]} - {"method"}
+        assert changed == ({"temperature", "student_loss_weight"} if method == "distilled" else set())
+    assert sparsity.arm_name("gradual", 0.98) == "gradual-98"
+    assert sparsity.arm_name("longer", 0.0) == "longer"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--seeds", "1"], "two seeds or more. Received: --seeds 1"),
+        (["--sparsities", "0.9", "0.5"], "ascending. Received: (0.9, 0.5)"),
+        (["--sparsities", "0.5", "1.0"], "between 0 and 1"),
+        (["--judged", "0.6"], "at one of the sparsities. Received: --judged 0.6"),
+        (["--epochs", "1"], "Rewinding needs two epochs"),
+        (["--further-rate", "0"], "a rate above 0"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_anything_is_trained(option, message, tmp_path, capsys):
+    assert sparsity.main(["--out", str(tmp_path), *option]) == 1
+    assert message in " ".join(capsys.readouterr().out.split())
+    assert not list(tmp_path.glob("*/cells"))
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    assert sparsity.main([*ARGUMENTS, "--out", str(out)]) == 0
+    return out / "sparsity-smoke"
+
+
+def test_each_network_has_the_zeros_of_its_arm(smoke):
+    study = json.loads((smoke / "study.json").read_text())
+    assert len(study["arms"]) == 2 + len(sparsity.METHODS)
+    for arm in study["arms"]:
+        _, _, percent = arm["name"].rpartition("-")
+        share = float(percent) / 100 if percent.isdigit() else 0.0
+        for folder in arm["cells"]:
+            found = json.loads((smoke / folder / "result.json").read_text())
+            for row in found["kernels"]:
+                assert row["zeros"] == round(np.prod(row["shape"]) * share), (arm["name"], row)
+
+
+def test_masks_move_once_an_epoch_and_early_epochs_are_not_selected(smoke):
+    for method in ("gradual", "distilled"):
+        (folder,) = smoke.glob(f"cells/{method}-90-seed0-*")
+        found = json.loads((folder / "result.json").read_text())
+        assert len(found["updates"]) == 2
+        assert found["updates"][-1][1]["dense/kernel"] == pytest.approx(0.9, abs=1e-3)
+        assert found["selected_epoch"] == 2
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [line["sparsity/dense/kernel"] for line in lines][2] == pytest.approx(0.9, abs=1e-3)
+    (folder,) = smoke.glob("cells/gradual-90-seed0-*")
+    model = keras.models.load_model(folder / "student.keras")
+    assert (np.array(model.layers[-1].kernel) == 0).mean() == pytest.approx(0.9, abs=1e-2)
+
+
+def test_the_report_has_its_tables_and_pictures(smoke):
+    study = results.read(smoke)
+    grid = sparsity_report.table(study)
+    assert [row[0] for row in grid.rows] == ["90 %"]
+    accuracies = [100 * cell.test["last"]["accuracy"] for cell in study.arm("gradual-90").cells]
+    assert grid.rows[0][2].startswith(f"{np.mean(accuracies):.2f} ± ")
+    page = (smoke / "report.html").read_text()
+    assert page.count("<svg") == 3
+    for text in (
+        "zeros, % of each kernel",
+        "Zeros by kernel",
+        "LiteRT,\nsparse",
+        "scripts/study sparsity --smoke",
+    ):
+        assert text in page or text.replace("\n", " ") in page or text.replace("\n", "<br>") in page, text
+
+
+def test_a_second_run_trains_nothing(smoke, capsys):
+    before = {path: path.stat().st_mtime_ns for path in smoke.glob("cells/*/result.json")}
+    arguments = [*ARGUMENTS, "--out", str(smoke.parent)]
+    assert sparsity.main(arguments) == 0
+    assert "cells are finished already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in smoke.glob("cells/*/result.json")} == before
