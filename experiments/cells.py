@@ -1,6 +1,7 @@
 """What the cells of all studies do alike: train with a tracker, keep the best epoch, measure, save."""
 
 import dataclasses
+import gzip
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,13 @@ def fit_and_measure(
 
 
 def costs(network: keras.Model, file: Path) -> dict[str, int]:
-    """Parameters, MACs of one example and bytes of the saved network."""
+    """Parameters, those that are not zero, MACs of one example, and bytes of the saved network, compressed too."""
     return {
         "parameters": cost.parameters(network),
+        "nonzero": sum(int(np.count_nonzero(weights)) for weights in network.get_weights()),
         "macs": cost.macs(network),
         "file_bytes": file.stat().st_size,
+        "gzip_bytes": len(gzip.compress(file.read_bytes())),
     }
 
 

@@ -61,7 +61,8 @@ class Cell:
         seconds: training time.
         test: "last" and "selected" to the scores on test, by `Measure.key`; agreement may be `None`.
         dev: the same on dev.
-        cost: "parameters", "macs" and "file_bytes"; `None` where unknown.
+        cost: "parameters", "macs", "file_bytes", "nonzero" and "gzip_bytes"; `None` where unknown, as the last two are
+            in results of before they were measured.
         history: what was logged at each epoch, in order.
     """
 
@@ -265,7 +266,10 @@ def _cell(folder: Path) -> Cell:
             seconds=float(raw["seconds"]),
             test={epoch: _scores(raw["test"][epoch]) for epoch in EPOCHS},
             dev={epoch: _scores(raw["dev"][epoch]) for epoch in EPOCHS},
-            cost={key: raw["cost"][key] for key in ("parameters", "macs", "file_bytes")},
+            cost={
+                **{key: raw["cost"][key] for key in ("parameters", "macs", "file_bytes")},
+                **{key: raw["cost"].get(key) for key in ("nonzero", "gzip_bytes")},
+            },
             history=history,
         )
 

@@ -225,8 +225,10 @@ _SCORES: _Columns = (
 )
 _COSTS: _Columns = (
     ("parameters", _cost("parameters", count)),
+    ("not zero", _cost("nonzero", count)),
     ("MACs", _cost("macs", count)),
     ("file", _cost("file_bytes", lambda number: f"{_three(number / 1000)} kB")),
+    ("gzip", _cost("gzip_bytes", lambda number: f"{_three(number / 1000)} kB")),
     ("latency (quartiles)", _latency),
 )
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 import distill
-from distill import data
+from distill import data, pruning
 from experiments import cells
 from experiments.runner import Cell
 from experiments.settings import Network, Surroundings, Training
@@ -39,6 +39,14 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     # From here on all arms of a seed draw the same numbers: the same start, the same order.
     keras.utils.set_random_seed(cell.seed)
     network = build(config.network, splits.input_shape, splits.num_classes)
+    callbacks = []
+    steps = math.ceil(len(train[0]) / config.batch_size)
+    ramp = config.epochs // 2
+    if config.sparsity:
+        network.set_weights(teacher.get_weights())
+        # Masks move once an epoch: that is how often Keras lets callbacks look.
+        schedule = pruning.PolynomialDecay(0.0, config.sparsity, 0, ramp * steps, frequency=steps)
+        callbacks.append(pruning.GradualPruning(schedule))
     model = network
     if config.temperature is not None:
         model = distill.Distiller(
@@ -47,10 +55,9 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
             distill.SoftTargets(config.temperature),
             student_loss_weight=config.student_loss_weight,
         )
-    steps = math.ceil(len(train[0]) / config.batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps * config.epochs)
+    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps * config.epochs)
     model.compile(
-        keras.optimizers.Adam(schedule),
+        keras.optimizers.Adam(rate),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         steps_per_execution=steps,
@@ -68,6 +75,8 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         dev=dev,
         test=test,
         teacher=teacher,
+        callbacks=callbacks,
+        first_epoch=ramp if config.sparsity else 0,
     )
 
 

@@ -17,7 +17,7 @@ from experiments import cells, compare, training
 from experiments.settings import Network, Training
 
 ROOT = Path(__file__).parents[1]
-SMOKE = ["--smoke", "--seeds", "1", "--epochs", "1"]
+SMOKE = ["--smoke", "--seeds", "1"]
 
 
 def start(*arguments, **kwargs):
@@ -51,15 +51,22 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     results = [json.loads(path.read_text()) for path in study_dir.glob("cells/*/result.json")]
     assert sorted(result["arm"] for result in results) == sorted(
-        ["teacher", "alone", "smoothing", "distilled", "few-alone", "few-hard", "few-soft"]
+        ["teacher", "alone", "smoothing", "distilled", "pruned", "few-alone", "few-hard", "few-soft"]
     )
     for result in results:
         assert 0 <= result["test"]["last"]["accuracy"] <= 1
         assert (result["test"]["last"]["agreement"] is None) == (result["arm"] == "teacher")
-    sizes = [result["cost"]["file_bytes"] for result in results if result["arm"] != "teacher"]
+    sizes = [result["cost"]["file_bytes"] for result in results if result["arm"] not in ("teacher", "pruned")]
     assert max(sizes) - min(sizes) < 300  # one network: only names differ, and no file holds an optimizer
     study = json.loads((study_dir / "study.json").read_text())
     assert set(study["latency_ms"]) == {result["arm"] for result in results}
+    (pruned,) = (result["cost"] for result in results if result["arm"] == "pruned")
+    (teacher,) = (result["cost"] for result in results if result["arm"] == "teacher")
+    assert pruned["parameters"] == teacher["parameters"]
+    kernels = 3 * 3 * 16, 3 * 3 * 16 * 32, 128 * 64, 64 * 10
+    biases = 16 + 32 + 64 + 10
+    assert pruned["nonzero"] == sum(size - round(0.95 * size) for size in kernels) + biases
+    assert pruned["gzip_bytes"] < 0.4 * teacher["gzip_bytes"]
     assert "Smoke run" in output
     assert str(study_dir / "report.html") in output.replace("\n", "")
     assert "<svg" in (study_dir / "report.html").read_text()
@@ -79,7 +86,8 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(capsys):
     ("arguments", "message"),
     [
         (["--seeds", "0"], "a seed or more"),
-        (["--epochs", "0"], "an epoch"),
+        (["--epochs", "1"], "two epochs or more"),
+        (["--sparsity", "1"], "a part is zero. Received: --sparsity 1"),
         (["--labels", "9"], "ten or more"),
     ],
 )
@@ -111,6 +119,9 @@ def test_arms_of_a_seed_share_all_but_what_is_compared():
     assert changed["distilled"] == {
         "temperature": study.temperature, "student_loss_weight": study.student_loss_weight
     }  # fmt: skip
+    pruned = changed["pruned"]
+    assert pruned.pop("network") == dataclasses.asdict(study.teacher)
+    assert pruned == {**changed["distilled"], "sparsity": study.sparsity}
     assert changed["few-alone"] == {"labels": 120}
     assert set(changed["few-hard"]) <= {"labels", "pseudo_labels", "label_smoothing"}
     assert changed["few-soft"] == {"labels": 120, "temperature": study.low_temperature}
@@ -184,3 +195,7 @@ def test_the_best_epoch_on_dev_is_kept_and_the_earliest_of_equals():
         best.on_epoch_end(epoch, {"val_accuracy": accuracy})
     assert best.epoch == 1
     np.testing.assert_array_equal(best.weights[0], [[1.0]])
+    late = cells.BestOnDev(network, first=2)
+    for epoch, accuracy in enumerate([0.75, 0.9, 0.5, 0.25]):
+        late.on_epoch_end(epoch, {"val_accuracy": accuracy})
+    assert late.epoch == 2

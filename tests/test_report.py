@@ -68,6 +68,8 @@ def write_study(folder, *, seeds=SEEDS, epochs=4, **changes):
                 "arm": name, "seed": seed, "selected_epoch": 2, "epochs": epochs, "seconds": 9.0, "test": test,
                 "dev": test, "cost": {"parameters": size, "macs": 37 * size, "file_bytes": 4 * size + 500},
             }  # fmt: skip
+            if name == "distilled":
+                result["cost"] |= {"nonzero": 6_910, "gzip_bytes": 7_000}
             (cell / "result.json").write_text(json.dumps(result))
         group = "120 labels" if name in list(LAST)[4:] else "full labels"
         arms.append(
@@ -166,7 +168,9 @@ def test_read_returns_what_was_written(study):
     assert study.arm("teacher").values(results.AGREEMENT) is None
     cell = arm.cells[3]
     assert (cell.selected_epoch, cell.epochs, cell.seconds) == (2, 4, 9.0)
-    assert cell.cost == {"parameters": 7402, "macs": 37 * 7402, "file_bytes": 30108}
+    assert cell.cost == {
+        "parameters": 7402, "macs": 37 * 7402, "file_bytes": 30108, "nonzero": 6910, "gzip_bytes": 7000
+    }  # fmt: skip
     assert [epoch["val_loss"] for epoch in cell.history] == [1, 1 / 2, 1 / 3, 1 / 4]
     assert study.tuning[0].choices[1] == ({"temperature": 4.0}, 0.962)
     assert study.latency_ms["distilled"] == {"median": 0.0124, "low": 0.0118, "high": 0.0131}
@@ -227,8 +231,16 @@ def test_tables_hold_the_numbers(study, rendered):
     assert agreement == "97.00 ± 0.00"
     assert row(text, "teacher")[-1] == "–"
     costs = text[text.index("latency") :]
-    assert row(costs, "teacher") == ["teacher", "216k", "7.99M", "864 kB", "1.23 ms (1.10–1.50)"]
-    assert row(costs, "distilled") == ["distilled", "7.40k", "274k", "30.1 kB", "12.4 µs (11.8–13.1)"]
+    assert row(costs, "teacher") == ["teacher", "216k", "–", "7.99M", "864 kB", "–", "1.23 ms (1.10–1.50)"]
+    assert row(costs, "distilled") == [
+        "distilled",
+        "7.40k",
+        "6.91k",
+        "274k",
+        "30.1 kB",
+        "7.00 kB",
+        "12.4 µs (11.8–13.1)",
+    ]
     assert row(costs, "alone")[-1] == "–"
     compared = text[text.index("verdict") :]
     first = results.judge(study)[0]
@@ -429,7 +441,7 @@ def test_one_seed_one_epoch_and_unknown_costs(tmp_path):
     assert not Page(report.html(study)).open
     assert row(terminal(study, 100), "alone")[1] == "95.30"
     assert tables.comparisons(study).rows[0][2:6] == ("–", "1.000", "1.000", "not shown")
-    assert tables.costs(study).rows[1] == ("teacher", "–", "–", "–", "1.23 ms (1.10–1.50)")
+    assert tables.costs(study).rows[1] == ("teacher", "–", "–", "–", "–", "–", "1.23 ms (1.10–1.50)")
 
 
 def test_write_replaces_the_report_at_once_with_the_same_page(study_dir, page):
