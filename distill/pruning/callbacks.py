@@ -16,7 +16,6 @@ from distill.pruning.masks import (
     attach_masks,
     choose,
     fitting,
-    forget_traces,
     kept_at,
     mask_of,
     pruned_part,
@@ -74,11 +73,13 @@ class MaskCallback(keras.callbacks.Callback):
                 began = _iterations(self._optimizer) - steps
                 self._state = _State([mask.kept for mask in self._masks], began, moved)
         self._name = _hold(self._optimizer, self._state)
-        forget_traces(model)
+        # One that was traced before knows nothing of the masks. Keras may have made it already, or not.
+        model.make_train_function(force=True)
 
     @property
     def steps_done(self) -> int:
         """Updates of the weights since pruning began."""
+        _ = self.model  # asked for by a callback, Keras brings variables up to date on JAX
         return _iterations(self._optimizer) - int(ops.convert_to_numpy(self._state.began))
 
     @property
@@ -113,6 +114,8 @@ class MaskCallback(keras.callbacks.Callback):
         """Sets all masks, and notes when."""
         for kernel, mask, kept in zip(self._kernels.found, self._masks, chosen, strict=True):
             mask.set(kernel.variable, kept)
+        if keras.backend.backend() == "jax":
+            self.model.make_train_function(force=True)  # there masks are constants of the compiled step
         self._state.moved.assign(step)
         names = [kernel.name for kernel in self._kernels.found]
         self.updates.append(
@@ -300,8 +303,8 @@ class _State(keras.Layer):
     def __init__(self, masks: list[keras.Variable], began: int, moved: int) -> None:
         super().__init__(name="pruning_state")
         self.masks = masks
-        self.began = keras.Variable(began, dtype="int64", trainable=False, name="began")
-        self.moved = keras.Variable(moved, dtype="int64", trainable=False, name="moved")
+        self.began = keras.Variable(began, dtype="int", trainable=False, name="began")
+        self.moved = keras.Variable(moved, dtype="int", trainable=False, name="moved")
         self.built = True
 
 

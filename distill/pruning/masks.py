@@ -37,7 +37,7 @@ class Mask(keras.constraints.Constraint):
     def __call__(self, w: keras.Variable) -> object:
         """The weight, with zeros (and no -0 or NaN) where it is pruned."""
         value = ops.convert_to_tensor(w if self.before is None else self.before(w))
-        return ops.where(self.kept, value, 0)  # a zero alone is faster than zeros_like
+        return ops.where(ops.convert_to_tensor(self.kept), value, 0)  # a zero alone is faster than zeros_like
 
     def set(self, variable: keras.Variable, kept: np.ndarray) -> None:
         """Prunes the variable to where `kept` is true."""
@@ -47,7 +47,7 @@ class Mask(keras.constraints.Constraint):
     def apply(self, variable: keras.Variable) -> None:
         """Zeroes what something other than an optimizer has written where the variable is pruned."""
         value = ops.convert_to_tensor(variable)
-        variable.assign(ops.where(self.kept, value, 0))
+        variable.assign(ops.where(ops.convert_to_tensor(self.kept), value, 0))
 
 
 def mask_of(kernel: Kernel) -> Mask | None:
