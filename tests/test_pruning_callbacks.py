@@ -323,3 +323,33 @@ def test_what_cannot_be_meant(schedule, arguments, message, batch):
 def test_masks_need_an_optimizer():
     with pytest.raises(ValueError, match="Masks follow an optimizer's steps"):
         GradualPruning(ramp).set_model(net())
+
+
+def test_each_kernels_zeros_reach_wandb_and_tensorboard(batch, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from wandb_reader import read_runs
+
+    from distill.tracking import EpochLogger, Tracker
+
+    model = compiled()
+    with Tracker(
+        tmp_path, study="pruning", arm="ramp", config={}, wandb="offline", tensorboard=True
+    ) as tracker:
+        callbacks = [GradualPruning(ramp, log_layers=True), EpochLogger(tracker)]
+        model.fit(*batch, batch_size=8, epochs=3, verbose=0, callbacks=callbacks)
+        tracker.finish({"sparsity": 0.75})
+    (run,) = read_runs(tmp_path)
+    assert [value for _, value in run.column("sparsity/hidden/kernel")] == [0.25, 0.5, 0.75]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"sparsity", "sparsity/hidden/kernel", "sparsity/head/kernel"} <= set(events.Tags()["tensors"])
+
+
+def test_keras_own_tensorboard_callback_has_them_too(batch, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    callbacks = [GradualPruning(ramp, log_layers=True), keras.callbacks.TensorBoard(tmp_path)]
+    compiled().fit(*batch, batch_size=8, epochs=3, verbose=0, callbacks=callbacks)
+    events = EventAccumulator(str(tmp_path / "train")).Reload()
+    assert {"epoch_sparsity", "epoch_sparsity/hidden/kernel"} <= set(events.Tags()["tensors"])
