@@ -51,7 +51,7 @@ class Compare:
         temperature: of the soft targets; chosen on dev.
         student_loss_weight: weight of the labels beside the soft targets; chosen on dev.
         smoothing: label smoothing of the rival without a teacher; chosen on dev.
-        sparsity: share of zeros in each kernel of the pruned teacher.
+        sparsity: share of zeros in the kernels of the pruned teacher.
         labels: how many training labels the low-label arms may see.
         low_temperature: of the soft targets that replace labels; chosen on dev.
         low_smoothing: label smoothing of the hard pseudo-labels; chosen on dev.

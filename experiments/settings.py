@@ -36,8 +36,8 @@ class Training:
         label_smoothing: share of each label spread evenly over all classes.
         labels: how many training labels may be seen, the same number of each class; `None` for all.
         pseudo_labels: train on the teacher's answers where labels may not be seen.
-        sparsity: above 0, the network starts as the teacher, and this share of each kernel is pruned by magnitude,
-            little by little in the first half of the training.
+        sparsity: above 0, the network starts as the teacher, and this share of its kernels' weights is pruned by
+            magnitude, over all kernels, little by little in the first half of the training.
     """
 
     dataset: str

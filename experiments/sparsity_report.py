@@ -23,7 +23,7 @@ from experiments.tables import Grid
 UNPRUNED = ("dense", "longer")
 PROTOCOL = (
     "Test accuracy after the last epoch, mean over seeds ± half its 95 % t interval; the test split was read once. "
-    "Sparsity is the share of zeros in every kernel."
+    "Sparsity is the share of zeros, see the notes."
 )
 
 
@@ -96,7 +96,7 @@ def picture(study: Study) -> str:
             axes.axhline(mean, color=plots.TEXT, linewidth=1, linestyle=dash, label=f"unpruned, {name}")
         levels = curves(study)[0].sparsities
         axes.set_xlim(1.2 * (1 - levels[0]), (1 - levels[-1]) / 1.2)  # towards nothing
-        axes.set(xscale="log", xlabel="zeros, % of each kernel", ylabel="test accuracy %, last epoch")
+        axes.set(xscale="log", xlabel="zeros, %", ylabel="test accuracy %, last epoch")
         axes.set_xticks([1 - s for s in levels], [f"{100 * s:g}" for s in levels])
         axes.minorticks_off()
         axes.legend(fontsize="small")

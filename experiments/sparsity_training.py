@@ -95,13 +95,13 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     compile(model, config.further_rate, config.further_epochs)
     if config.method in ("one-shot", "random"):
         chosen = criteria.random(cell.seed) if config.method == "random" else criteria.magnitude
-        pruning.prune(network, config.sparsity, criterion=chosen)
+        pruning.prune(network, config.sparsity, criterion=chosen, scope=config.scope)
     if config.method not in ("gradual", "distilled"):
         return finish(model, config.further_epochs)
     schedule = pruning.PolynomialDecay(
         0.0, config.sparsity, begin_step=0, end_step=steps * config.ramp_epochs, frequency=steps
     )
-    callback = pruning.GradualPruning(schedule, log_layers=True)
+    callback = pruning.GradualPruning(schedule, scope=config.scope, log_layers=True)
     updates = callback.updates
     return finish(model, config.further_epochs, [callback], first_epoch=config.ramp_epochs)
 
@@ -119,7 +119,7 @@ def _lottery(
             batches = data.batches(splits.train, config.batch_size, seed=seed)
             model.fit(batches, epochs=config.epochs, callbacks=callbacks, verbose=0, shuffle=False)
 
-    pruning.iterative(network, train, [config.sparsity], rewind="weights", to_step=steps)
+    pruning.iterative(network, train, [config.sparsity], rewind="weights", to_step=steps, scope=config.scope)
     return result
 
 

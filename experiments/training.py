@@ -46,7 +46,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         network.set_weights(teacher.get_weights())
         # Masks move once an epoch: that is how often Keras lets callbacks look.
         schedule = pruning.PolynomialDecay(0.0, config.sparsity, 0, ramp * steps, frequency=steps)
-        callbacks.append(pruning.GradualPruning(schedule))
+        callbacks.append(pruning.GradualPruning(schedule, scope="global"))
     model = network
     if config.temperature is not None:
         model = distill.Distiller(

@@ -94,6 +94,7 @@ ALLOWED = {
     },
     "pruning.masks": {
         "distiller",
+        "pruning.criteria",
         "pruning.criteria.weights",
         "pruning.kernels",
         "pruning.patterns",

@@ -253,8 +253,8 @@ def test_an_optimizer_holds_the_masks_only_while_training_runs(batch):
 
     model = compiled()
     callbacks = [GradualPruning(ramp, include="hidden"), GradualPruning(ramp, include="head"), Look()]
-    model.fit(*batch, verbose=0, callbacks=callbacks)
-    assert held == [["pruning_0", "pruning_1"]]
+    model.fit(*batch, batch_size=8, verbose=0, callbacks=callbacks)
+    assert [len(set(names)) for names in held] == [2]
     assert not [name for name in vars(model.optimizer) if name.startswith("pruning")]
 
 

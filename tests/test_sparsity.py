@@ -57,8 +57,8 @@ def test_each_network_has_the_zeros_of_its_arm(smoke):
         share = float(percent) / 100 if percent.isdigit() else 0.0
         for folder in arm["cells"]:
             found = json.loads((smoke / folder / "result.json").read_text())
-            for row in found["kernels"]:
-                assert row["zeros"] == round(np.prod(row["shape"]) * share), (arm["name"], row)
+            size = sum(np.prod(row["shape"]) for row in found["kernels"])
+            assert sum(row["zeros"] for row in found["kernels"]) == round(size * share), arm["name"]
 
 
 def test_masks_move_once_an_epoch_and_early_epochs_are_not_selected(smoke):
@@ -66,13 +66,15 @@ def test_masks_move_once_an_epoch_and_early_epochs_are_not_selected(smoke):
         (folder,) = smoke.glob(f"cells/{method}-90-seed0-*")
         found = json.loads((folder / "result.json").read_text())
         assert len(found["updates"]) == 2
-        assert found["updates"][-1][1]["dense/kernel"] == pytest.approx(0.9, abs=1e-3)
         assert found["selected_epoch"] == 2
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert [line["sparsity/dense/kernel"] for line in lines][2] == pytest.approx(0.9, abs=1e-3)
+        assert lines[2]["sparsity"] == pytest.approx(0.9, abs=1e-4)
+        for row in found["kernels"]:
+            assert lines[2][f"sparsity/{row['name']}"] == row["zeros"] / np.prod(row["shape"])
+            assert found["updates"][-1][1][row["name"]] == pytest.approx(row["zeros"] / np.prod(row["shape"]))
     (folder,) = smoke.glob("cells/gradual-90-seed0-*")
-    model = keras.models.load_model(folder / "student.keras")
-    assert (np.array(model.layers[-1].kernel) == 0).mean() == pytest.approx(0.9, abs=1e-2)
+    kernels = [w for w in keras.models.load_model(folder / "student.keras").get_weights() if w.ndim > 1]
+    assert sum((w == 0).sum() for w in kernels) == round(0.9 * sum(w.size for w in kernels))
 
 
 def test_the_report_has_its_tables_and_pictures(smoke):

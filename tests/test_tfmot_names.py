@@ -533,6 +533,7 @@ def test_layers_with_the_same_parameters_and_layers_that_are_shared_are_pruned_o
     assert [len(kernels) for _, kernels in callback.updates] == [2]
 
 
+@pytest.mark.filterwarnings("ignore:Nothing was pruned")
 def test_steps_count_on_with_another_callback():
     model = network(np.arange(1.0, 11.0)[:, None])
     prune_low_magnitude(model, lambda step: (step in (2, 4), step / 10))

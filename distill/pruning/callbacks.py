@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,16 +10,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from distill.pruning.criteria.weights import Criterion, magnitude, weights_of
+from distill.pruning.criteria.weights import Criterion, magnitude
 from distill.pruning.kernels import Kernels, Selector, find_kernels
 from distill.pruning.masks import (
     Mask,
     attach_masks,
     choose,
     fitting,
+    free_replaced,
+    keep_zeros_of,
     kept_at,
     mask_of,
     pruned_part,
+    require_choice,
     require_sparsity,
 )
 from distill.pruning.patterns import Elements, NofM, Pattern, Scope
@@ -63,16 +67,33 @@ class MaskCallback(keras.callbacks.Callback):
             raise ValueError(
                 f"Masks follow an optimizer's steps. Received: {model.name!r}, which is not compiled."
             )
+        if model.optimizer is None:
+            raise ValueError(f"Masks follow an optimizer's steps. Received: {model.name!r}, which has none.")
         part = pruned_part(model)
-        steps, moved = (0, 0) if self._state is None else (self.steps_done, self._last_move)
         self._kernels = fitting(find_kernels(part, self._include, self._exclude), self._pattern)
-        self._masks = attach_masks(part, self._kernels.found)
+        masks = attach_masks(part, self._kernels.found)
+        steps, moved = 0, 0
+        if masks == self._masks:  # another fit of the same weights: steps go on
+            steps, moved = self.steps_done, self._last_move
+        else:
+            self._state = None
+            self.updates.clear()
+            for kernel, mask in zip(self._kernels.found, masks, strict=True):
+                free_replaced(kernel, mask)
+        self._masks = masks
         if self._state is None or self._optimizer is not model.optimizer:
             self._optimizer = model.optimizer
             with scope_of(part):
                 began = _iterations(self._optimizer) - steps
-                self._state = _State([mask.kept for mask in self._masks], began, moved)
-        self._name = _hold(self._optimizer, self._state)
+                self._state = _State([mask.kept for mask in masks], began, moved)
+        self._looked = moved
+        self._seen = 0
+        for mask in masks:
+            mask.mover = self
+        # Found by Keras when it saves the optimizer, and named by what it is about: lists of callbacks may change.
+        names = ",".join(kernel.name for kernel in self._kernels.found)
+        self._name = f"pruning_{type(self).__name__}_{zlib.crc32(names.encode()):08x}"
+        setattr(self._optimizer, self._name, self._state)
         # One that was traced before knows nothing of the masks. Keras may have made it already, or not.
         model.make_train_function(force=True)
 
@@ -86,8 +107,21 @@ class MaskCallback(keras.callbacks.Callback):
     def _last_move(self) -> int:
         return int(ops.convert_to_numpy(self._state.moved))
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Refuses two that move the same masks."""
+        contested = [
+            kernel.name
+            for kernel, mask in zip(self._kernels.found, self._masks, strict=True)
+            if mask.mover is not self
+        ]
+        if contested:
+            raise ValueError(
+                f"A mask is moved by one callback. Received: two for {', '.join(contested)}. Use include= and exclude=."
+            )
+
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Moves the masks if this step, or one since the last look, is due."""
+        self._seen += 1
         self.move(self.steps_done + 1)
 
     def move(self, step: int) -> None:
@@ -108,7 +142,14 @@ class MaskCallback(keras.callbacks.Callback):
         self.move(self.steps_done)
         for kernel, mask in zip(self._kernels.found, self._masks, strict=True):
             mask.apply(kernel.variable)
-        delattr(self._optimizer, self._name)
+        if hasattr(self._optimizer, self._name):
+            delattr(self._optimizer, self._name)
+        if self._seen and _iterations(self._optimizer) == 0:
+            warnings.warn(
+                f"Masks follow the steps of {self.model.name!r}'s compiled optimizer, which made none: weights were "
+                "trained by another, and nothing was pruned. Compile the model with the one that trains it.",
+                stacklevel=2,
+            )
 
     def set_masks(self, step: int, chosen: Sequence[np.ndarray]) -> None:
         """Sets all masks, and notes when."""
@@ -124,7 +165,7 @@ class MaskCallback(keras.callbacks.Callback):
 
 
 class KeepZeros(MaskCallback):
-    """Keeps at zero what is pruned, or zero in kernels without a mask, when training starts.
+    """Keeps at zero what is pruned when training starts; of a model without masks, what is zero.
 
     `prune` and `keep_zeros` do so alone, but for an optimizer with `use_ema=True`: its averages are of weights before
     constraints apply, and at the end of training they replace the weights, in pruned places too. This callback zeroes
@@ -148,10 +189,10 @@ class KeepZeros(MaskCallback):
     def set_model(self, model: keras.Model) -> None:
         """Finds the kernels, and gives those without a mask one of their zeros."""
         part = pruned_part(model)
-        unmasked = [k for k in find_kernels(part, self._include, self._exclude).found if mask_of(k) is None]
+        kernels = find_kernels(part, self._include, self._exclude).found
+        if not any(mask_of(kernel) for kernel in kernels):
+            keep_zeros_of(part, kernels)
         super().set_model(model)
-        for kernel, mask in zip(unmasked, attach_masks(part, unmasked), strict=True):
-            mask.set(kernel.variable, weights_of(kernel) != 0)
 
     def move(self, step: int) -> None:
         """Does nothing: the masks stay."""
@@ -201,7 +242,10 @@ class GradualPruning(MaskCallback):
         log_layers: bool = False,
     ) -> None:
         super().__init__(pattern, include, exclude, log_layers)
+        require_choice(pattern, criterion, scope)
         self._timetable = _Timetable(schedule)
+        if isinstance(pattern, NofM):
+            self._require_sparsity_of(pattern, self._timetable.target)
         self._criterion = criterion
         self._scope = scope
         self._warned = False
@@ -215,18 +259,34 @@ class GradualPruning(MaskCallback):
 
     def move(self, step: int) -> None:
         """Updates the masks if a step up to this one is due and has not been seen to."""
-        sparsity = self._timetable.due(self._last_move, step)
+        # After a restart the state knows of later moves than this object; else it has looked further.
+        sparsity = self._timetable.due(max(self._last_move, self._looked), step)
+        self._looked = step
         if sparsity is None:
             return
-        if isinstance(self._pattern, NofM) and not np.isclose(sparsity, self._pattern.sparsity):
-            raise ValueError(
-                f"{self._pattern} says itself how much is cut, {self._pattern.sparsity:g}. Received: a schedule with "
-                f"sparsity {sparsity:g}. Use ConstantSparsity({self._pattern.sparsity:g}, …)."
-            )
+        if isinstance(self._pattern, NofM):
+            self._require_sparsity_of(self._pattern, sparsity)
         part = pruned_part(self.model)
         amount = kept_at(sparsity)
         chosen = choose(part, self._kernels.found, self._pattern, self._criterion, amount, self._scope)
         self.set_masks(step, chosen)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Sees to steps that were due and zeroes again what averaging or restoring wrote."""
+        super().on_train_end(logs)
+        if self._seen and self.steps_done and self._last_move == 0 and self._timetable.last is None:
+            warnings.warn(
+                f"Nothing was pruned: no step from 1 to {self.steps_done} was due by {self._timetable.schedule!r}.",
+                stacklevel=2,
+            )
+
+    @staticmethod
+    def _require_sparsity_of(pattern: NofM, sparsity: float | None) -> None:
+        if sparsity is not None and not np.isclose(sparsity, pattern.sparsity):
+            raise ValueError(
+                f"{pattern} says itself how much is cut, {pattern.sparsity:g}. Received: a schedule with sparsity "
+                f"{sparsity:g}. Use ConstantSparsity({pattern.sparsity:g}, …)."
+            )
 
     def _warn_if_too_short(self) -> None:
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
@@ -243,12 +303,16 @@ class _Timetable:
     """When masks move, and to which sparsity."""
 
     def __init__(self, schedule: Schedule) -> None:
-        self._schedule: Any = schedule
-        self._is_tfmot = any(
-            kind.__module__.startswith("tensorflow_model_optimization.") for kind in type(schedule).__mro__
-        )
+        if not callable(schedule):
+            raise TypeError(
+                f"A schedule is a function of the step. Received: {schedule!r}. For one sparsity, "
+                "ConstantSparsity(0.8, begin_step=…)."
+            )
+        self.schedule: Any = schedule
+        self._is_tfmot = type(schedule).__module__.startswith("tensorflow_model_optimization.")
         self._chunk: dict[int, tuple[bool, float]] = {}
-        self.last: int | None = None
+        self.last: int | None = None  # step of the last change of sparsity, where that is known
+        self.target: float | None = None  # and the sparsity from there on
         if self._is_tfmot:
             self._check_reachable(schedule)
 
@@ -265,26 +329,30 @@ class _Timetable:
             # A call costs TensorFlow 0.4 ms, for one step as for a thousand.
             if step not in self._chunk:
                 steps = np.arange(step // 1000 * 1000, step // 1000 * 1000 + 1000)
-                moves, sparsities = (np.broadcast_to(part, steps.shape) for part in self._schedule(steps))
-                # float32's .8 is .800000012
-                pairs = [(bool(m), round(float(s), 7)) for m, s in zip(moves, sparsities, strict=True)]
+                moves, sparsities = (np.broadcast_to(part, steps.shape) for part in self.schedule(steps))
+                pairs = [(bool(m), float(s)) for m, s in zip(moves, sparsities, strict=True)]
                 self._chunk = dict(zip(steps.tolist(), pairs, strict=True))
-            return self._chunk[step]
+            due, share = self._chunk[step]
+            # float32's .8 is .800000012
+            if self.target is not None and self.last is not None and step >= self.last:
+                share = self.target
+            return due, share
         try:
-            moves, sparsity = self._schedule(step)
+            moves, sparsity = self.schedule(step)
             return bool(moves), float(sparsity)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 "A schedule maps a step to (whether masks move, sparsity). Received: "
-                f"{self._schedule!r}, which at step {step} did not: {error}."
+                f"{self.schedule!r}, which at step {step} did not: {error}."
             ) from error
 
     def _check_reachable(self, schedule: Any) -> None:
         tfmot = sys.modules["tensorflow_model_optimization"].sparsity.keras
         if isinstance(schedule, tfmot.PolynomialDecay):
-            self.last = schedule.end_step
-            reached = schedule.end_step
+            self.target = float(schedule.final_sparsity)
+            self.last = reached = schedule.end_step
         elif isinstance(schedule, tfmot.ConstantSparsity):
+            self.target = float(schedule.target_sparsity)
             begin, every = schedule.begin_step, schedule.frequency
             self.last = reached = begin if begin > 0 else every
         else:
@@ -307,14 +375,14 @@ class _State(keras.Layer):
         self.moved = keras.Variable(moved, dtype="int", trainable=False, name="moved")
         self.built = True
 
-
-def _hold(optimizer: Any, state: _State) -> str:
-    """Attaches a state to an optimizer under a free name, which is returned."""
-    number = 0
-    while getattr(optimizer, f"pruning_{number}", state) is not state:
-        number += 1
-    setattr(optimizer, f"pruning_{number}", state)
-    return f"pruning_{number}"
+    def load_own_variables(self, store: Any) -> None:
+        """Restores masks and steps, all of it or nothing."""
+        if len(store.keys()) != len(self.variables):
+            raise ValueError(
+                "Masks are restored by a callback for the same kernels as when they were saved. Received: a file with "
+                f"{max(0, len(store.keys()) - 2)} masks of these {len(self.masks)}. Use the same callbacks."
+            )
+        super().load_own_variables(store)
 
 
 def _iterations(optimizer: Any) -> int:

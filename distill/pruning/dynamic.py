@@ -13,7 +13,7 @@ from keras import ops
 from distill.pruning.callbacks import MaskCallback
 from distill.pruning.criteria.weights import magnitude
 from distill.pruning.kernels import Kernel, Selector
-from distill.pruning.masks import Mask, kept_at, pruned_part, require_sparsity
+from distill.pruning.masks import Mask, kept_at, require_sparsity
 from distill.pruning.patterns import Elements, is_whole, keep_largest
 
 Distribution = Literal["uniform", "erdos-renyi"]
@@ -22,7 +22,8 @@ Distribution = Literal["uniform", "erdos-renyi"]
 class SET(MaskCallback):
     """Sparse evolutionary training: now and then the smallest weights go, and as many others come at random.
 
-    Before the first step of training each kernel keeps as many weights as it is to have, drawn at random. At steps
+    Before the first step of training each kernel keeps as many weights as it is to have, drawn at random; a model that
+    is pruned to these numbers already goes on with its own. At steps
     `frequency`, 2 · `frequency`, … below `end_step`, before they train, of each kernel
 
     - the smallest `drop_fraction` of its weights, by magnitude, is set to zero, rounded to the nearest number;
@@ -80,11 +81,6 @@ class SET(MaskCallback):
     ) -> None:
         super().__init__(Elements(), include, exclude, log_layers)
         self._plan = _Plan(sparsity, frequency, end_step, drop_fraction, distribution, seed)
-
-    def set_model(self, model: keras.Model) -> None:
-        """Finds the kernels and gives them masks; with another model all begins anew."""
-        _begin(self, model)
-        super().set_model(model)
 
     def move(self, step: int) -> None:
         """Draws the masks, or exchanges weights if a step up to this one is due and has not been seen to."""
@@ -169,13 +165,12 @@ class RigL(MaskCallback):
         self._gradients: Callable[..., Any] | None = None
 
     def set_model(self, model: keras.Model) -> None:
-        """Finds the kernels and gives them masks; with another model all begins anew."""
+        """Finds the kernels and gives them masks."""
         if (replicas := model.distribute_strategy.num_replicas_in_sync) > 1:
             raise ValueError(
                 f"RigL takes its gradients on one device. Received: a model on {replicas} replicas. Use SET, or train "
                 "on one device."
             )
-        _begin(self, model)
         super().set_model(model)
         self._gradients = _gradients_of(model, [kernel.variable for kernel in self._kernels.found])
 
@@ -237,10 +232,24 @@ class _Plan:
         # Read here and not when training begins: by then a backup has been restored.
         moved = int(ops.convert_to_numpy(callback._state.moved))
         if moved == 0:
-            callback.set_masks(step, self._draw(callback._kernels.found))
+            callback.set_masks(step, self._first(callback))
             return None
         latest = min(step, self.end_step - 1) // self.frequency * self.frequency
         return latest if latest > moved else None
+
+    def _first(self, callback: MaskCallback) -> list[np.ndarray]:
+        """The masks to begin with: those that are there, if they have the right numbers, or new ones."""
+        drawn, there = self._draw(callback._kernels.found), _kept(callback._masks)
+        if all(mask.all() for mask in there):
+            return drawn
+        wanted = [int(mask.sum()) for mask in drawn]
+        found = [int(mask.sum()) for mask in there]
+        if found != wanted:
+            raise ValueError(
+                "Sparse training begins dense, or goes on with a model of the same sparsity. Received: kernels "
+                f"that keep {found} weights, for {wanted}. Call strip_pruning(model) to begin anew."
+            )
+        return there
 
     def _draw(self, kernels: Sequence[Kernel]) -> list[np.ndarray]:
         shapes = [tuple(kernel.variable.shape) for kernel in kernels]
@@ -251,12 +260,6 @@ class _Plan:
         else:
             counts = _erdos_renyi(shapes, self.sparsity)
         return [keep_largest(score, count) for score, count in zip(scores, counts, strict=True)]
-
-
-def _begin(callback: MaskCallback, model: keras.Model) -> None:
-    """Forgets the masks of another model: this one has none yet."""
-    if callback.model is not None and pruned_part(callback.model) is not pruned_part(model):
-        callback._state = None
 
 
 def _erdos_renyi(shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[int]:

@@ -1,6 +1,8 @@
 """Which weights of a model can be pruned: the kernels of its layers, by name, type or a rule of one's own."""
 
+import collections
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -74,8 +76,10 @@ def find_kernels(
 
     Raises:
         ValueError: the model is not built; a selector fits no layer; there is nothing to prune.
-        TypeError: a selector is something else.
+        TypeError: a selector is something else, or the model is no Keras 3 model.
     """
+    if not isinstance(model, keras.Layer):
+        raise TypeError(f"Kernels are of a Keras 3 model or layer. Received: {type(model)}.")
     if not model.built:
         raise ValueError(
             f"Kernels exist once a model is built. Received: {model.name!r}, which is not. Give it a keras.Input, or "
@@ -89,31 +93,33 @@ def find_kernels(
         fitting.update(hits)
         return bool(hits)
 
-    found: list[Kernel] = []
-    skipped: dict[str, str] = {}
-    seen: set[int] = set()
+    found: dict[int, Kernel] = {}  # by id of the variable
+    skipped: dict[str, tuple[int, str]] = {}
+    names: collections.Counter[str] = collections.Counter()
 
     def visit(path: str, layer: keras.Layer, taken: bool, left: bool) -> None:
         if path or not isinstance(layer, keras.Model):  # the model itself is not one of its layers
             taken = fits(wanted, 0, path, layer) or taken
             left = fits(unwanted, len(wanted), path, layer) or left
-        for kernel, reason in _kernels_of(path, layer):
-            if id(kernel.variable) in seen:
+        if not layer.built and isinstance(layer, _KNOWN):
+            skipped[path] = (id(layer), f"{type(layer).__name__} is not built")
+        for kernel, reason in _kernels_of(path, layer) if layer.built else ():
+            if id(kernel.variable) in found:
                 continue
+            names[kernel.name] += 1
+            if names[kernel.name] > 1:  # layers of a subclassed model may share a name
+                kernel = dataclasses.replace(kernel, name=f"{kernel.name}:{names[kernel.name]}")
+            reason = reason or ("" if taken and not left else "excluded" if left else "not included")
             if reason:
-                skipped[kernel.name] = reason
-            elif left or not taken:
-                skipped[kernel.name] = "excluded" if left else "not included"
-                continue  # another layer that shares it may be included
+                # Another layer that shares it may be known, and included.
+                skipped[kernel.name] = (id(kernel.variable), reason)
             else:
-                found.append(kernel)
-            seen.add(id(kernel.variable))
+                found[id(kernel.variable)] = kernel
         for name, child in _children(layer):
             visit(f"{path}/{name}" if path else name, child, taken, left)
 
     visit("", model, not wanted, False)
-    for kernel in found:
-        skipped.pop(kernel.name, None)
+    reasons = {name: reason for name, (of, reason) in skipped.items() if of not in found}
     selectors = [*wanted, *unwanted]
     if unfit := [selector for i, selector in enumerate(selectors) if i not in fitting]:
         raise ValueError(
@@ -121,11 +127,11 @@ def find_kernels(
             f"{', '.join(path for path, _ in _paths(model))}."
         )
     if not found:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "it has no kernels"
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no kernels"
         raise ValueError(
-            f"There is something to prune. Received: {model.name!r}, of which nothing is: {reasons}."
+            f"There is something to prune. Received: {model.name!r}, of which nothing is: {why}."
         )
-    return Kernels(tuple(found), skipped)
+    return Kernels(tuple(found.values()), reasons)
 
 
 def _selectors(name: str, given: Selector | Sequence[Selector] | None) -> list[Selector]:
@@ -134,11 +140,8 @@ def _selectors(name: str, given: Selector | Sequence[Selector] | None) -> list[S
     )
     for selector in selectors:
         is_type = isinstance(selector, type) and issubclass(selector, keras.Layer)
-        if (
-            not is_type
-            and not isinstance(selector, str)
-            and (isinstance(selector, type) or not callable(selector))
-        ):
+        known = isinstance(selector, str) or is_type
+        if not known and (isinstance(selector, (type, keras.Layer)) or not callable(selector)):
             raise TypeError(
                 f"{name} takes names of layers, types of layers, functions of a layer, or a list of these. Received: "
                 f"{selector!r}."
@@ -173,6 +176,17 @@ _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 _CELLS = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
 _CONVOLUTIONAL_RNNS = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+_KNOWN = (
+    layers.Dense,
+    layers.EinsumDense,
+    layers.Embedding,
+    *_CONVOLUTIONS,
+    *_TRANSPOSED,
+    *_DEPTHWISE,
+    *_SEPARABLE,
+    *_CELLS,
+    *_CONVOLUTIONAL_RNNS,
+)
 
 
 def _kernels_of(path: str, layer: keras.Layer) -> Iterator[tuple[Kernel, str]]:
@@ -194,7 +208,7 @@ def _kernels_of(path: str, layer: keras.Layer) -> Iterator[tuple[Kernel, str]]:
         summed = input_axes and not (depthwise and len(input_axes) == layer.rank)
         kernel = Kernel(name, layer, variable, input_axes, input_axes[-1] if summed else None)
         if id(variable) in known:
-            yield kernel, reason
+            yield kernel, reason or ("" if math.prod(variable.shape) else "it is empty")
         elif len(variable.shape) > 1 and variable.name != "bias":
             yield kernel, f"{type(layer).__name__} has no kernel that is known here"
 

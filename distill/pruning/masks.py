@@ -5,19 +5,23 @@ the optimizer's update, so zeros stay zero under every optimizer, and a saved fi
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from distill.distiller import Distiller
+from distill.pruning.criteria import activations, gradients, weights
 from distill.pruning.criteria.weights import Criterion, magnitude, weights_of
 from distill.pruning.kernels import Kernel, Kernels, Selector, find_kernels
-from distill.pruning.patterns import Amount, Elements, NofM, Pattern, Scope, is_whole
+from distill.pruning.patterns import Amount, Blocks, Elements, NofM, Pattern, Scope, is_whole
 from distill.pruning.sparsity import Sparsity, sparsity_of
 from distill.replicas import scope_of
 
 Constraint = Callable[[keras.Variable], object]
+# Not criteria themselves: they make one.
+_FACTORIES = (weights.random, gradients.snip, gradients.taylor, gradients.movement, activations.wanda)
 
 
 class Mask(keras.constraints.Constraint):
@@ -33,6 +37,7 @@ class Mask(keras.constraints.Constraint):
             np.ones(variable.shape, bool), dtype="bool", trainable=False, name=f"{variable.name}_mask"
         )
         self.before = before
+        self.mover: object = None  # the callback that moves it, if one does
 
     def __call__(self, w: keras.Variable) -> object:
         """The weight, with zeros (and no -0 or NaN) where it is pruned."""
@@ -69,6 +74,22 @@ def attach_masks(model: keras.Model, kernels: Sequence[Kernel]) -> list[Mask]:
     return masks
 
 
+def pruned_places(kernel: Kernel) -> np.ndarray | None:
+    """Where a kernel is pruned, or `None` if nowhere; not where its weights have been replaced since."""
+    mask = mask_of(kernel)
+    if mask is None:
+        return None
+    kept = np.asarray(ops.convert_to_numpy(mask.kept))
+    gone: np.ndarray | None = None if kept.all() else ~kept & (weights_of(kernel) == 0)
+    return gone
+
+
+def free_replaced(kernel: Kernel, mask: Mask) -> None:
+    """Keeps again what was pruned and has other weights now, as after `set_weights` or `load_weights`."""
+    kept = np.asarray(ops.convert_to_numpy(mask.kept))
+    mask.kept.assign(kept | (weights_of(kernel) != 0))
+
+
 def prune(
     model: keras.Model,
     sparsity: float | None = None,
@@ -83,9 +104,9 @@ def prune(
 ) -> Sparsity:
     """Sets weights of a model to zero, in place, and keeps them there in every later training.
 
-    How much is cut is said in one of three ways, or by the pattern where that is `NofM`. What was pruned before
-    goes first, so a larger sparsity cuts more of the same; what a lower one frees, training can change again. The
-    exact number is cut also where scores are equal: the later ones in memory go.
+    How much is cut is said in one of three ways, or by the pattern where that is `NofM`. What was pruned before and is
+    still zero goes first, so a larger sparsity cuts more of the same; what a lower one frees, training can change
+    again. The exact number is cut also where scores are equal: the later ones in memory go.
 
     Averages of weights (`use_ema=True`) are taken before constraints apply: train with the callback `KeepZeros()` then.
     A model that holds this one as a part and was trained before must be compiled again: only then it sees the masks.
@@ -112,6 +133,7 @@ def prune(
         ValueError: not one way of saying how much, or a number out of range; a criterion's scores fit their kernels
             not; whatever `find_kernels` refuses. Nothing is changed.
     """
+    require_choice(pattern, criterion, scope)
     amount = _amount(pattern, sparsity, zeros, threshold)
     target = pruned_part(model)
     kernels = fitting(find_kernels(target, include, exclude), pattern)
@@ -139,14 +161,25 @@ def keep_zeros(
         The zeros of each kernel.
 
     Raises:
-        ValueError: see `find_kernels`.
+        ValueError: a kernel is all zero: nothing of it could ever train; see `find_kernels` for others.
     """
     target = pruned_part(model)
     kernels = find_kernels(target, include, exclude)
-    for kernel, mask in zip(kernels.found, attach_masks(target, kernels.found), strict=True):
-        mask.set(kernel.variable, weights_of(kernel) != 0)
+    keep_zeros_of(target, kernels.found)
     forget_traces(model)
     return sparsity_of(kernels)
+
+
+def keep_zeros_of(model: keras.Model, kernels: Sequence[Kernel]) -> None:
+    """Keeps at zero what is zero in these kernels."""
+    kept = [weights_of(kernel) != 0 for kernel in kernels]
+    if zero := [kernel.name for kernel, mask in zip(kernels, kept, strict=True) if not mask.any()]:
+        raise ValueError(
+            f"Zeros are kept where something else is left to train. Received: {', '.join(zero)}, all of whose weights "
+            "are zero. Exclude such layers."
+        )
+    for kernel, mask, mine in zip(kernels, attach_masks(model, kernels), kept, strict=True):
+        mask.set(kernel.variable, mine)
 
 
 def strip_masks(model: keras.Model) -> keras.Model:
@@ -160,10 +193,9 @@ def strip_masks(model: keras.Model) -> keras.Model:
     Returns:
         The same model.
     """
-    for kernel in find_kernels(pruned_part(model)).found:
-        mask = mask_of(kernel)
-        if mask is not None:
-            kernel.variable.constraint = mask.before
+    for variable in pruned_part(model).variables:  # also those of layers that have been quantized since, say
+        if isinstance(variable.constraint, Mask):
+            variable.constraint = variable.constraint.before
     forget_traces(model)
     return model
 
@@ -198,7 +230,8 @@ def pruned_part(model: keras.Model) -> keras.Model:
 def forget_traces(model: keras.Model) -> None:
     """Has the training step compiled anew: one that was traced before has the constraints of then."""
     for part in {id(m): m for m in (model, pruned_part(model))}.values():
-        part.train_function = None
+        if isinstance(part, keras.Model) and part.train_function is not None:
+            part.make_train_function(force=True)  # not None: `fit` may be running
 
 
 def fitting(kernels: Kernels, pattern: Pattern) -> Kernels:
@@ -222,8 +255,6 @@ def choose(
     scope: Scope,
 ) -> list[np.ndarray]:
     """The masks that a criterion and a pattern choose; nothing is changed."""
-    if scope not in ("layer", "global", "output"):
-        raise ValueError(f"Weights compete by 'layer', 'global' or 'output'. Received: scope={scope!r}.")
     scores: list[np.ndarray] = []
     found = list(criterion(model, kernels))
     if len(found) != len(kernels):
@@ -238,13 +269,28 @@ def choose(
                 f"A criterion gives each weight a score. Received: scores {score.shape} for {kernel.name} "
                 f"{tuple(kernel.variable.shape)}."
             )
-        mask = mask_of(kernel)
-        if mask is not None:
-            kept = np.asarray(ops.convert_to_numpy(mask.kept))
-            if not kept.all():
-                score = np.where(kept, score, -np.inf)  # what is gone goes first
+        gone = pruned_places(kernel)
+        if gone is not None:
+            score = np.where(gone, -np.inf, score)  # what is gone goes first
         scores.append(score)
     return pattern.masks(kernels, scores, amount, scope)
+
+
+def require_choice(pattern: Any, criterion: Any, scope: Any) -> None:
+    """Refuses what cannot choose weights, before any work."""
+    if scope not in ("layer", "global", "output"):
+        raise ValueError(f"Weights compete by 'layer', 'global' or 'output'. Received: scope={scope!r}.")
+    if isinstance(pattern, type) or not (hasattr(pattern, "masks") and hasattr(pattern, "unfit")):
+        raise TypeError(
+            f"A pattern is Elements(), Blocks(shape) or NofM(keep, of). Received: pattern={pattern!r}."
+        )
+    if isinstance(pattern, Blocks) and scope == "output":
+        raise ValueError("Blocks span several outputs. Received: scope='output'. Use 'layer' or 'global'.")
+    if not callable(criterion) or criterion in _FACTORIES:
+        raise TypeError(
+            "A criterion is a function of a model and kernels, such as criteria.magnitude or criteria.random(0). "
+            f"Received: criterion={criterion!r}."
+        )
 
 
 def kept_at(sparsity: float) -> Amount:
@@ -271,7 +317,8 @@ def _amount(pattern: Pattern, sparsity: float | None, zeros: int | None, thresho
         if not is_whole(zeros) or zeros < 0:
             raise ValueError(f"zeros is a number of units >= 0. Received: zeros={zeros!r}.")
         return lambda scores: _without(scores.size, zeros)
-    if not isinstance(threshold, (int, float, np.number)) or np.isnan(threshold):
+    number = isinstance(threshold, (int, float, np.number)) and not isinstance(threshold, bool)
+    if threshold is None or not number or not np.isfinite(threshold):
         raise ValueError(f"The threshold is a number. Received: threshold={threshold!r}.")
     return lambda scores: int(np.count_nonzero(scores >= threshold))
 

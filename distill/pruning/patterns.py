@@ -80,17 +80,25 @@ class Blocks:
                 "Blocks span several outputs. Received: scope='output'. Use 'layer' or 'global'."
             )
         masks = []
-        for part, mask in zip(
-            scores, _keep([self._pooled(part) for part in scores], amount, scope), strict=True
-        ):
+        kept = _keep([self._pooled(part) for part in scores], amount, scope)
+        for part, mask in zip(scores, kept, strict=True):
             for axis, size in zip((-2, -1), self.shape, strict=True):
                 mask = np.repeat(mask, size, axis=axis)
             masks.append(mask[..., : part.shape[-2], : part.shape[-1]])
         return masks
 
     def _pooled(self, scores: np.ndarray) -> np.ndarray:
+        # A block goes first only if all of it is gone; else what is gone counts as nothing.
+        gone = np.isneginf(scores)
+        if not gone.any():
+            return self._pool(scores, self.pooling)
+        _require_numbers(scores)
+        pooled = self._pool(np.where(gone, 0, scores), self.pooling)
+        return np.where(self._pool(gone.astype(np.float32), "mean") == 1, -np.inf, pooled)
+
+    def _pool(self, scores: np.ndarray, pooling: Literal["mean", "max"]) -> np.ndarray:
         rows, columns = self.shape
-        return _pool(_pool(scores, rows, -2, self.pooling), columns, -1, self.pooling)
+        return _pool(_pool(scores, rows, -2, pooling), columns, -1, pooling)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Pruning in rounds: train, prune, rewind weights or learning rate, train again."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
@@ -10,15 +11,17 @@ import numpy as np
 from keras import ops
 
 from distill.pruning.criteria.weights import Criterion, magnitude
-from distill.pruning.kernels import Selector, find_kernels
+from distill.pruning.kernels import Kernel, Selector, find_kernels
 from distill.pruning.masks import (
     choose,
     fitting,
     forget_traces,
+    free_replaced,
     kept_at,
     mask_of,
     prune,
     pruned_part,
+    require_choice,
     require_sparsity,
 )
 from distill.pruning.patterns import Elements, NofM, Pattern, Scope, is_whole
@@ -92,9 +95,11 @@ def iterative(
         [1] Frankle et al. 2020, arXiv:1912.05671. [2] Frankle, Carbin 2019, arXiv:1803.03635.
         [3] Renda, Frankle, Carbin 2020, arXiv:2003.02389.
     """
+    require_choice(pattern, criterion, scope)
     shares = _require(model, train, sparsities, rewind, to_step, pattern)
     part = pruned_part(model)
     kernels = fitting(find_kernels(part, include, exclude), pattern).found
+    _require_dense(kernels, shares[0])
     choose(
         part, kernels, pattern, magnitude, kept_at(shares[-1]), scope
     )  # refuses now what it would after training
@@ -169,6 +174,21 @@ def _require(
             f"to_step={to_step}, steps_per_execution={model.steps_per_execution}. Choose a multiple."
         )
     return shares
+
+
+def _require_dense(kernels: Sequence[Kernel], share: float) -> None:
+    """Refuses kernels that are pruned to more than the first round prunes; takes weights that were replaced as new."""
+    for kernel in kernels:
+        mask = mask_of(kernel)
+        if mask is None:
+            continue
+        free_replaced(kernel, mask)
+        gone = int((~np.asarray(ops.convert_to_numpy(mask.kept))).sum())
+        if gone > math.ceil(share * math.prod(kernel.variable.shape)):
+            raise ValueError(
+                f"The first training comes before the first round's pruning. Received: {kernel.name}, of which {gone} "
+                f"weights are pruned already, and a first sparsity of {share:g}. Call strip_pruning(model) first."
+            )
 
 
 def _run(model: keras.Model, train: Train, callback: keras.callbacks.Callback) -> int:
