@@ -1,12 +1,13 @@
 """How many weights of a CNN can go, and what decides it: when to prune, what to keep, or how to recover?
 
-A CNN learns 3,000 digits (mnist5k). From 50 to 98 % of its weights are then set to zero, by magnitude over all layers: at
-once, or little by little; recovering on the labels, or with the unpruned network as the teacher; going on from the
+A CNN learns 3,000 digits (mnist5k). From 50 to 98 % of its weights are then set to zero, by magnitude over all layers:
+at once, or little by little; recovering on the labels, or with the unpruned network as the teacher; going on from the
 trained weights, or from those after the first epoch (the lottery ticket, rewound). Zeros at random places are the
 baseline for where, and the unpruned network trained for as long is the one for how long. Test is read once.
 
-Command: scripts/study sparsity. 8 seeds, 256 cells, 42 minutes on two cores. Run with --scope layer so far: at 95 % zeros
-    in every kernel a network keeps 7 of the 144 weights of its first layer, and all methods fall below 73 %.
+Command: scripts/study sparsity. 8 seeds, 256 cells, 42 minutes on two cores. So far it was run with every kernel as
+    sparse as the others: at 95 % a network keeps 7 of the 144 weights of its first layer, and all methods fall
+    below 73 %.
 """
 
 import dataclasses
@@ -258,7 +259,8 @@ def _notes(study: Sparsities) -> list[str]:
         f"{study.learning_rate:g} to 0 along a cosine, then {study.further_epochs} from {study.further_rate:g} to 0. "
         f"Lottery tickets have {study.epochs - 1} epochs from the first one's end in place of the latter, which is "
         "more. Within a seed: the same unpruned network and data order.",
-        f"Sparsity is {'of all kernels together' if study.scope == 'global' else 'of each kernel'}; biases are left. Masks that move do so once an epoch, up to "
+        f"Sparsity is of {'all kernels together' if study.scope == 'global' else 'each kernel'}; biases are left. "
+        "Masks that move do so once an epoch, up to "
         f"{2 * study.further_epochs // 3} epochs after pruning began; epochs before are not selected on dev.",
         f"Distilled: T = {study.temperature:g}, label weight {study.student_loss_weight:g}. No setting was tuned.",
     ]
