@@ -205,7 +205,7 @@ class Three(keras.Model):
         return self.q(self.r(self.p(x)))
 
 
-@pytest.mark.filterwarnings("ignore:.build.. was called on layer")  # Keras, of the layer that is not used
+@pytest.mark.filterwarnings("ignore:.build... was called on layer")  # Keras, of the layer that is not used
 def test_layers_of_one_name_and_layers_that_are_not_built():
     model = Three()
     model(np.zeros((2, 8), "float32"))
