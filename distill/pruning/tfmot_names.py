@@ -160,6 +160,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
     step and `on_train_end`; the model must be compiled with the optimizer that trains it.
 
     At the end of an epoch the share of zeros of what is pruned is in the logs, as "sparsity".
+    Put it after `keras.callbacks.EarlyStopping(restore_best_weights=True)` in the list: older weights have fewer zeros.
 
     Raises:
         ValueError: at the start of training: nothing of the model is marked, or a pattern fits none of the layers
