@@ -52,7 +52,7 @@ class Compare:
         temperature: of the soft targets; chosen on dev.
         student_loss_weight: weight of the labels beside the soft targets; chosen on dev.
         smoothing: label smoothing of the rival without a teacher; chosen on dev.
-        sparsity: share of zeros in the kernels of the pruned teacher.
+        sparsity: share of zeros in the kernels of the pruned teacher; chosen by hand on dev.
         labels: how many training labels the low-label arms may see.
         low_temperature: of the soft targets that replace labels; chosen on dev.
         low_smoothing: label smoothing of the hard pseudo-labels; chosen on dev.
@@ -317,6 +317,8 @@ def _notes(study: Compare, tuned: bool) -> list[str]:
     return [
         f"All arms: {study.epochs} epochs' worth of steps of {study.batch_size} examples, Adam from "
         f"{study.learning_rate:g} to 0 along a cosine. Within a seed: the same starting weights, data order, teacher.",
+        "The pruned one starts from its trained teacher, so its weights have had twice the steps of the others. How "
+        "many are zero, and that they compete over all layers, was chosen by hand on dev (seeds 0 and 1).",
         chosen,
         f"With few labels, the student sees {study.labels}, drawn by seed, the same number of each class. Its teacher "
         "has learned from the labels of all training images.",

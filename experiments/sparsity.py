@@ -5,9 +5,9 @@ at once, or little by little; recovering on the labels, or with the unpruned net
 trained weights, or from those after the first epoch (the lottery ticket, rewound). Zeros at random places are the
 baseline for where, and the unpruned network trained for as long is the one for how long. Test is read once.
 
-Command: scripts/study sparsity. 8 seeds, 256 cells, 42 minutes on two cores. So far it was run with every kernel as
-    sparse as the others: at 95 % a network keeps 7 of the 144 weights of its first layer, and all methods fall
-    below 73 %.
+Command: scripts/study sparsity. 8 seeds, 256 cells, 42 minutes on two cores. So far it was run with --scope layer,
+    every kernel as sparse as the others: at 95 % a network keeps 7 of the 144 weights of its first layer, and all
+    methods fall below 73 %.
 """
 
 import dataclasses

@@ -321,8 +321,11 @@ def test_what_cannot_be_meant(schedule, arguments, message, batch):
 
 
 def test_masks_need_an_optimizer():
-    with pytest.raises(ValueError, match="Masks follow an optimizer's steps"):
-        GradualPruning(ramp).set_model(net())
+    for callback in (GradualPruning(ramp), pruning.KeepZeros()):
+        model = net()
+        with pytest.raises(ValueError, match="Masks follow an optimizer's steps"):
+            callback.set_model(model)
+        assert all(variable.constraint is None for variable in model.variables)
 
 
 def test_each_kernels_zeros_reach_wandb_and_tensorboard(batch, tmp_path):

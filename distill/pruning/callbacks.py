@@ -61,14 +61,12 @@ class MaskCallback(keras.callbacks.Callback):
         self.updates: list[tuple[int, dict[str, float]]] = []
 
     def set_model(self, model: keras.Model) -> None:
-        """Finds the kernels and gives them masks; Keras calls this before anything is compiled."""
+        """Finds the kernels and gives them masks; Keras calls this before the first step is traced."""
         super().set_model(model)
-        if not model.compiled:
+        if not model.compiled or model.optimizer is None:
             raise ValueError(
-                f"Masks follow an optimizer's steps. Received: {model.name!r}, which is not compiled."
+                f"Masks follow an optimizer's steps. Received: {model.name!r}, which has none. Compile it with one."
             )
-        if model.optimizer is None:
-            raise ValueError(f"Masks follow an optimizer's steps. Received: {model.name!r}, which has none.")
         part = pruned_part(model)
         self._kernels = fitting(find_kernels(part, self._include, self._exclude), self._pattern)
         masks = attach_masks(part, self._kernels.found)
@@ -189,10 +187,10 @@ class KeepZeros(MaskCallback):
     def set_model(self, model: keras.Model) -> None:
         """Finds the kernels, and gives those without a mask one of their zeros."""
         part = pruned_part(model)
-        kernels = find_kernels(part, self._include, self._exclude).found
-        if not any(mask_of(kernel) for kernel in kernels):
-            keep_zeros_of(part, kernels)
+        had_masks = any(mask_of(k) for k in find_kernels(part, self._include, self._exclude).found)
         super().set_model(model)
+        if not had_masks:
+            keep_zeros_of(part, self._kernels.found)
 
     def move(self, step: int) -> None:
         """Does nothing: the masks stay."""
