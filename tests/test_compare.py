@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from experiments import cells, compare, training
-from experiments.settings import Network, Training
+from experiments.runner import Cell
+from experiments.settings import Network, Surroundings, Training
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ["--smoke", "--seeds", "1"]
@@ -199,3 +200,31 @@ def test_the_best_epoch_on_dev_is_kept_and_the_earliest_of_equals():
     for epoch, accuracy in enumerate([0.75, 0.9, 0.5, 0.25]):
         late.on_epoch_end(epoch, {"val_accuracy": accuracy})
     assert late.epoch == 2
+
+
+def prepared(config, directory, monkeypatch):
+    """What a cell trains, just before it does: its network's weights, its teacher's, and how it is to be trained."""
+    teacher = training.build(config.network, (8, 8, 1), 10)
+    (directory / "teacher-cell").mkdir(parents=True)
+    teacher.save(directory / "teacher-cell" / "teacher.keras")
+    seen = {}
+
+    def fit_and_measure(model, network, batches, **kwargs):
+        seen.update(kwargs, weights=network.get_weights())
+        return {}
+
+    monkeypatch.setattr(training.cells, "fit_and_measure", fit_and_measure)
+    training.run(Surroundings(), Cell("compare", "arm", 5, config), directory / "own")
+    return seen, teacher.get_weights()
+
+
+def test_the_pruned_network_starts_as_its_teacher_and_is_selected_once_it_is_pruned(tmp_path, monkeypatch):
+    config = Training(
+        "digits", Network((4,), 4), 5, 16, 0.1, teacher="teacher-cell", temperature=4.0, sparsity=0.5
+    )
+    seen, weights = prepared(config, tmp_path / "pruned", monkeypatch)
+    assert all(map(np.array_equal, seen["weights"], weights))
+    assert (len(seen["callbacks"]), seen["first_epoch"]) == (1, 2)
+    seen, weights = prepared(dataclasses.replace(config, sparsity=0.0), tmp_path / "plain", monkeypatch)
+    assert not np.array_equal(seen["weights"][0], weights[0])
+    assert (len(seen["callbacks"]), seen["first_epoch"]) == (0, 0)

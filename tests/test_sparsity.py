@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from experiments import results, sparsity, sparsity_report
+from experiments import results, sparsity, sparsity_report, sparsity_training, training
+from experiments.settings import Network, Surroundings
 
 STUDY = sparsity.Sparsities()
 ARGUMENTS = ["--smoke", "--sparsities", "0.9", "--jobs", "1", "--wandb", "disabled"]
@@ -100,3 +101,29 @@ def test_a_second_run_trains_nothing(smoke, capsys):
     assert sparsity.main(arguments) == 0
     assert "cells are finished already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in smoke.glob("cells/*/result.json")} == before
+
+
+@pytest.mark.parametrize("method", ["longer", "one-shot", "random", "gradual", "distilled"])
+def test_networks_go_on_from_the_unpruned_one(method, tmp_path, monkeypatch):
+    study = dataclasses.replace(STUDY, dataset="digits", network=Network((4,), 4))
+    made = sparsity.pruned_cell(study, method, 0.0 if method == "longer" else 0.5, 5)
+    dense = training.build(made.config.network, (8, 8, 1), 10)
+    (tmp_path / made.config.dense).mkdir()
+    dense.save(tmp_path / made.config.dense / "teacher.keras")
+    seen = {}
+
+    def fit_and_measure(model, network, batches, **kwargs):
+        seen.update(kwargs, weights=network.get_weights())
+        return {}
+
+    monkeypatch.setattr(sparsity_training.cells, "fit_and_measure", fit_and_measure)
+    sparsity_training.run(Surroundings(), made, tmp_path / "own")
+    moves = method in ("gradual", "distilled")
+    assert (len(seen["callbacks"]), seen["first_epoch"]) == ((1, 10) if moves else (0, 0))
+    kernels = zip(seen["weights"][::2], dense.get_weights()[::2], strict=True)
+    zeros = 0
+    for weights, before in kernels:
+        np.testing.assert_array_equal(weights[weights != 0], before[weights != 0])
+        zeros += int((weights == 0).sum())
+    size = sum(w.size for w in seen["weights"][::2])
+    assert zeros == (round(size / 2) if method in ("one-shot", "random") else 0)
