@@ -58,6 +58,8 @@ class MaskCallback(keras.callbacks.Callback):
         self._masks: list[Mask] = []
         self._state: Any = None
         self._optimizer: Any = None
+        self._began = 0  # the optimizer's count when pruning began
+        self.last_move = 0  # the step of the last update of the masks; 0 before the first
         self.updates: list[tuple[int, dict[str, float]]] = []
 
     def set_model(self, model: keras.Model) -> None:
@@ -72,7 +74,7 @@ class MaskCallback(keras.callbacks.Callback):
         masks = attach_masks(part, self._kernels.found)
         steps, moved = 0, 0
         if masks == self._masks:  # another fit of the same weights: steps go on
-            steps, moved = self.steps_done, self._last_move
+            steps, moved = self.steps_done, self.last_move
         else:
             self._state = None
             self.updates.clear()
@@ -86,6 +88,7 @@ class MaskCallback(keras.callbacks.Callback):
                 self._state = _State([mask.kept for mask in masks], began, moved)
         self._looked = moved
         self._seen = 0
+        self._read_state()
         for mask in masks:
             mask.mover = self
         # Found by Keras when it saves the optimizer, and named by what it is about: lists of callbacks may change.
@@ -99,11 +102,12 @@ class MaskCallback(keras.callbacks.Callback):
     def steps_done(self) -> int:
         """Updates of the weights since pruning began."""
         _ = self.model  # asked for by a callback, Keras brings variables up to date on JAX
-        return _iterations(self._optimizer) - int(ops.convert_to_numpy(self._state.began))
+        return _iterations(self._optimizer) - self._began
 
-    @property
-    def _last_move(self) -> int:
-        return int(ops.convert_to_numpy(self._state.moved))
+    def _read_state(self) -> None:
+        # Kept as numbers: reading variables at every batch takes longer than a small step.
+        self._began = int(ops.convert_to_numpy(self._state.began))
+        self.last_move = int(ops.convert_to_numpy(self._state.moved))
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Refuses two that move the same masks."""
@@ -119,6 +123,8 @@ class MaskCallback(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Moves the masks if this step, or one since the last look, is due."""
+        if not self._seen:
+            self._read_state()  # a backup has been restored by now
         self._seen += 1
         self.move(self.steps_done + 1)
 
@@ -156,6 +162,7 @@ class MaskCallback(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             self.model.make_train_function(force=True)  # there masks are constants of the compiled step
         self._state.moved.assign(step)
+        self.last_move = step
         names = [kernel.name for kernel in self._kernels.found]
         self.updates.append(
             (step, {n: 1 - float(np.mean(kept)) for n, kept in zip(names, chosen, strict=True)})
@@ -250,15 +257,15 @@ class GradualPruning(MaskCallback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Updates the masks if this step, or one since the last look, is due."""
+        super().on_train_batch_begin(batch, logs)
         if not self._warned:
             self._warned = True
             self._warn_if_too_short()
-        super().on_train_batch_begin(batch, logs)
 
     def move(self, step: int) -> None:
         """Updates the masks if a step up to this one is due and has not been seen to."""
         # After a restart the state knows of later moves than this object; else it has looked further.
-        sparsity = self._timetable.due(max(self._last_move, self._looked), step)
+        sparsity = self._timetable.due(max(self.last_move, self._looked), step)
         self._looked = step
         if sparsity is None:
             return
@@ -272,7 +279,7 @@ class GradualPruning(MaskCallback):
     def on_train_end(self, logs: Any = None) -> None:
         """Sees to steps that were due and zeroes again what averaging or restoring wrote."""
         super().on_train_end(logs)
-        if self._seen and self.steps_done and self._last_move == 0 and self._timetable.last is None:
+        if self._seen and self.steps_done and self.last_move == 0 and self._timetable.last is None:
             warnings.warn(
                 f"Nothing was pruned: no step from 1 to {self.steps_done} was due by {self._timetable.schedule!r}.",
                 stacklevel=2,

@@ -230,7 +230,7 @@ class _Plan:
         if step <= callback.steps_done:
             return None  # training ends, and nothing would train what comes
         # Read here and not when training begins: by then a backup has been restored.
-        moved = int(ops.convert_to_numpy(callback._state.moved))
+        moved = callback.last_move
         if moved == 0:
             callback.set_masks(step, self._first(callback))
             return None
