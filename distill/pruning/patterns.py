@@ -217,9 +217,11 @@ def keep_largest(scores: np.ndarray, kept: int) -> np.ndarray:
     flat = scores.ravel()
     if kept in (0, flat.size):
         return np.full(scores.shape, kept > 0)
-    cut = flat.size - kept
-    # Only part of an order is made, in linear time; who stays at the threshold itself is decided by position.
-    threshold = np.partition(flat, cut)[cut]
+    # Only part of an order is made, in linear time; who stays at the threshold itself is decided by position. Among
+    # many equal ones numpy takes ten times as long, and the smallest are many: what is pruned already.
+    smallest = flat.min()
+    above = flat[flat > smallest]
+    threshold = np.partition(above, above.size - kept)[above.size - kept] if kept <= above.size else smallest
     mask = flat > threshold
     ties = np.flatnonzero(flat == threshold)
     mask[ties[: kept - np.count_nonzero(mask)]] = True
