@@ -1,4 +1,4 @@
-"""Pruning of single weights: masks that hold under any optimizer, in one shot or while a model trains.
+"""Pruning of single weights: masks that hold under any optimizer, in one shot or while a model trains; and of channels.
 
     print(pruning.prune(model, 0.8))
     model.fit(x, y)  # the zeros stay
@@ -7,6 +7,10 @@ or little by little:
 
     schedule = pruning.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=1000)
     model.fit(x, y, epochs=10, callbacks=[pruning.GradualPruning(schedule)])
+
+What is pruned so is as large as before; `prune_channels` takes whole channels out, and a smaller model comes out:
+
+    small = pruning.prune_channels(model, 0.5)
 
 `PolynomialDecay` and `ConstantSparsity` are tfmot's, which is imported when one of them is first asked for.
 """
@@ -21,11 +25,13 @@ from distill.pruning.masks import keep_zeros, measure_sparsity, prune
 from distill.pruning.patterns import Blocks, Elements, NofM
 from distill.pruning.rewinding import iterative
 from distill.pruning.sparsity import KernelSparsity, Sparsity
+from distill.pruning.structured import Channels, explain, importance, prune_channels
 from distill.pruning.tfmot_names import UpdatePruningStep, prune_low_magnitude, strip_pruning, tfmot_schedule
 
 __all__ = [
     "SET",
     "Blocks",
+    "Channels",
     "ConstantSparsity",
     "Elements",
     "GradualPruning",
@@ -37,11 +43,14 @@ __all__ = [
     "Sparsity",
     "UpdatePruningStep",
     "criteria",
+    "explain",
     "find_kernels",
+    "importance",
     "iterative",
     "keep_zeros",
     "measure_sparsity",
     "prune",
+    "prune_channels",
     "prune_low_magnitude",
     "strip_pruning",
 ]

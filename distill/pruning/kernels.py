@@ -88,8 +88,8 @@ def find_kernels(
     wanted, unwanted = _selectors("include", include), _selectors("exclude", exclude)
     fitting: set[int] = set()  # positions of selectors that fit some layer
 
-    def fits(selectors: list[Selector], offset: int, path: str, layer: keras.Layer) -> bool:
-        hits = {offset + i for i, selector in enumerate(selectors) if _fits(selector, path, layer)}
+    def any_fits(selectors: list[Selector], offset: int, path: str, layer: keras.Layer) -> bool:
+        hits = {offset + i for i, selector in enumerate(selectors) if fits(selector, path, layer)}
         fitting.update(hits)
         return bool(hits)
 
@@ -99,8 +99,8 @@ def find_kernels(
 
     def visit(path: str, layer: keras.Layer, taken: bool, left: bool) -> None:
         if path or not isinstance(layer, keras.Model):  # the model itself is not one of its layers
-            taken = fits(wanted, 0, path, layer) or taken
-            left = fits(unwanted, len(wanted), path, layer) or left
+            taken = any_fits(wanted, 0, path, layer) or taken
+            left = any_fits(unwanted, len(wanted), path, layer) or left
         if not layer.built and isinstance(layer, _KNOWN):
             skipped[path] = (id(layer), f"{type(layer).__name__} is not built")
         for kernel, reason in _kernels_of(path, layer) if layer.built else ():
@@ -149,7 +149,8 @@ def _selectors(name: str, given: Selector | Sequence[Selector] | None) -> list[S
     return selectors
 
 
-def _fits(selector: Selector, path: str, layer: keras.Layer) -> bool:
+def fits(selector: Selector, path: str, layer: keras.Layer) -> bool:
+    """Whether a selector means a layer."""
     if isinstance(selector, str):
         return fnmatchcase(path, selector) or fnmatchcase(layer.name, selector)
     if isinstance(selector, type):

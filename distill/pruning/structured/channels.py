@@ -1,0 +1,226 @@
+"""Takes channels, neurons and heads out of a model: a smaller model of the same kind comes out."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+
+from distill.pruning.kernels import Selector, fits
+from distill.pruning.structured.groups import Group, find_groups
+from distill.pruning.structured.importance import Importance, l2, score_atoms
+from distill.pruning.structured.layer_rules import LAYER_RULES
+from distill.pruning.structured.operation_rules import OPERATION_RULES
+from distill.pruning.structured.rebuild import keep_labels, rebuild
+from distill.pruning.structured.selection import Choice, Scope, macs_of, parameters_of
+from distill.pruning.structured.structure import Rule, Structure, read
+from distill.pruning.structured.verification import largest_error
+
+VERIFIED = 1e-6  # computed in float64, but rescaled weights are rounded to float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """What can be taken out of a model; `print` shows it as a table.
+
+    Attributes:
+        model: the model's name.
+        groups: channels that the same layers make, in the order of the graph.
+        unknown: path of a layer or operation that no rule is known for -> its type; what it touches stays.
+    """
+
+    model: str
+    groups: tuple[Group, ...]
+    unknown: dict[str, str]
+
+    def __str__(self) -> str:
+        rows = [("made by", "channels", "can go", "why others stay")]
+        for group in self.groups:
+            more = f" and {len(group.layers) - 1} more" if len(group.layers) > 1 else ""
+            free = group.atoms.size * group.multiple
+            rows.append((group.name + more, str(group.width), str(free), group.locked))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [
+            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip()
+            for row in rows
+        ]
+        if self.unknown:
+            kinds = collections.Counter(self.unknown.values())
+            lines.append(
+                "No rule is known for "
+                + ", ".join(
+                    f"{kind} ({'once' if count == 1 else f'{count} times'})" for kind, count in kinds.items()
+                )
+                + ": what it touches stays. Teach it by rules={type: function of the call}."
+            )
+        return "\n".join([f"Channels of {self.model!r}", *lines])
+
+
+def explain(model: keras.Model, *, exact: bool = True, rules: Mapping[type, Rule] | None = None) -> Channels:
+    """Says which channels of a model can be taken out, which go together, and why others stay.
+
+    Args:
+        model: as for `prune_channels`.
+        exact: as for `prune_channels`.
+        rules: as for `prune_channels`.
+
+    Returns:
+        The groups.
+
+    Raises:
+        ValueError: the model has no graph.
+    """
+    structure = read(model, _rules(rules), exact=exact)
+    return Channels(model.name, tuple(find_groups(structure)), structure.unknown)
+
+
+def prune_channels(
+    model: keras.Model,
+    ratio: float | None = None,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    importance: Importance = l2,
+    scope: Scope = "local",
+    round_to: int = 8,
+    keep: Selector | Sequence[Selector] = (),
+    ratios: Mapping[Selector, float] | None = None,
+    exact: bool = True,
+    rules: Mapping[type, Rule] | None = None,
+    verify: bool = False,
+) -> keras.Model:
+    """A smaller model without the least important channels of this one, which is left as it is.
+
+    Channels that an addition, a grouped convolution or anything else ties together go together. What stays computes
+    what it did when the others were zero. The new model is not trained: do so, with the old one as the teacher.
+
+    Args:
+        model: Functional or Sequential, possibly with such models nested, built.
+        ratio: share of the channels that goes, 0 < ratio < 1; of each group, or of all with scope "global".
+        macs: instead of it, the multiply-adds that stay: a share of them if < 1, else how many.
+        params: instead of it, the parameters that stay: a share of them if < 1, else how many.
+        importance: scores the axes of weights; see `importance`.
+        scope: "local": each group gives the same share; "global": the lowest scores go wherever they are.
+        round_to: numbers of channels that stay are multiples of it, for the hardware's sake, in groups of twice as many
+            or more.
+        keep: layers whose channels stay: names, types or functions, as for `find_kernels`.
+        ratios: selector of layers -> share of their channels that goes, whatever `ratio`, `macs` or `params` ask of
+            the others.
+        exact: whether what LayerNormalization and its like average over stays. Without, their statistics change.
+        rules: for types of layers and operations, by exact type, what ties their axes; they come before our own.
+        verify: whether every tensor of the new model is compared with the old one's, in float64 on random inputs.
+
+    Returns:
+        The new model with copied weights, Functional or Sequential as before, compiled if the old one was; the
+        optimizer starts afresh.
+
+    Raises:
+        ValueError: not one of ratio, macs and params is given, or one is out of range; a target cannot be met within
+            2 %; a selector fits no layer; nothing can be cut; the model has no graph.
+        RuntimeError: `verify` found a difference.
+    """
+    targets = {"ratio": ratio, "macs": macs, "params": params}
+    ((what, target),) = _only_one(targets)
+    if not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(
+            f"Channels that stay are rounded to a multiple of an integer >= 1. Received: {round_to=}."
+        )
+    if scope not in ("local", "global"):
+        raise ValueError(f"Channels compete by 'local' or 'global'. Received: scope={scope!r}.")
+    known = _rules(rules)
+    structure = read(model, known, exact=exact)
+    found = find_groups(structure)
+    cuttable = _without(structure, [group for group in found if group.atoms.size > 1], keep)
+    if not cuttable:
+        why = "; ".join(f"{group.name}: {group.locked or 'kept'}" for group in found[:8])
+        raise ValueError(
+            f"There is something to prune. Received: {model.name!r}, of which nothing is: {why}."
+        )
+    scores = score_atoms(structure, cuttable, importance)
+    choice = Choice(structure, cuttable, scores, scope, round_to, _own_ratios(structure, cuttable, ratios))
+    if what == "ratio":
+        if not 0 < target < 1:
+            raise ValueError(
+                f"The share of channels that goes lies between 0 and 1. Received: ratio={target!r}."
+            )
+        kept = choice.keep(choice.counts(target))
+    else:
+        cost = macs_of(structure) if what == "macs" else parameters_of(structure)
+        everything = cost(np.ones(structure.atoms.count, bool))
+        if not target > 0:
+            raise ValueError(f"A target is a share < 1 or a number > 1. Received: {what}={target!r}.")
+        kept = choice.reach(cost, target * everything if target < 1 else target, what)
+    _require_something_left(structure, kept)
+    new = rebuild(structure, kept)
+    if verify:
+        error, where = largest_error(structure, kept, new, known)
+        if not error <= VERIFIED:
+            raise RuntimeError(
+                f"Every tensor of a pruned model is the original's where the removed channels are zero. Received: a "
+                f"difference of {error:.1e} at {where!r}. Is exact=False, or a rule of your own wrong?"
+            )
+    if model.compiled:
+        new.compile_from_config(model.get_compile_config())
+    return new
+
+
+def _rules(own: Mapping[type, Rule] | None) -> dict[type, Rule]:
+    return {**LAYER_RULES, **OPERATION_RULES, **(own or {})}
+
+
+def _only_one(targets: Mapping[str, float | None]) -> list[tuple[str, float]]:
+    given = [(name, value) for name, value in targets.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"How much goes is said by one of {', '.join(targets)}. Received: {dict(given) or 'none of them'}."
+        )
+    ((name, value),) = given
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} is a number. Received: {value!r}.")
+    return given
+
+
+def _fitting(structure: Structure, groups: Sequence[Group], selector: Selector) -> list[int]:
+    layers = {slot.path: slot.layer for slot in structure.slots}
+    if not any(fits(selector, path, layer) for path, layer in layers.items()):
+        raise ValueError(
+            f"A selector fits at least one layer. Received: {selector!r}, which fits none of "
+            f"{structure.model.name!r}. Its layers: {', '.join(layers)}."
+        )
+    return [
+        i
+        for i, group in enumerate(groups)
+        if any(fits(selector, path, layers[path]) for path in group.layers)
+    ]
+
+
+def _without(structure: Structure, groups: list[Group], keep: Selector | Sequence[Selector]) -> list[Group]:
+    selectors: Sequence[Selector] = keep if isinstance(keep, (list, tuple)) else [keep]  # type: ignore[list-item]
+    left = {i for selector in selectors for i in _fitting(structure, groups, selector)}
+    return [group for i, group in enumerate(groups) if i not in left]
+
+
+def _own_ratios(
+    structure: Structure, groups: Sequence[Group], ratios: Mapping[Selector, float] | None
+) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for selector, ratio in (ratios or {}).items():
+        if not 0 <= ratio < 1:
+            raise ValueError(
+                f"The share of channels that goes is at least 0 and less than 1. Received: {ratio!r} for {selector!r}."
+            )
+        found.update(dict.fromkeys(_fitting(structure, groups, selector), ratio))
+    return found
+
+
+def _require_something_left(structure: Structure, kept: np.ndarray) -> None:
+    """Parts of what several layers make together may be gone where each layer still has some."""
+    labels = keep_labels(structure, kept)
+    for tensor in structure.tensors:
+        for axis in tensor.axes:
+            if axis is not None and axis.size and not labels[axis].any():
+                raise ValueError(
+                    f"Each layer keeps a channel. Received: a cut that leaves none of {tensor.key[0]!r}. Cut less, or "
+                    "use scope='local'."
+                )

@@ -1,0 +1,88 @@
+"""Labels: numbers on the positions of tensors and weights that say which of them can only go together."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+# The labels along one axis of a tensor or weight, int64 of its size; `None` where nothing can be cut.
+Axis = np.ndarray | None
+# One for each axis of a tensor, the batch's included.
+Axes = tuple[Axis, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Atoms:
+    """What can be removed on its own: sets of labels that go together.
+
+    Attributes:
+        of: (labels,) the atom of each label.
+        locked: (atoms,) true where it cannot be removed.
+        reasons: why, for each atom that is locked.
+    """
+
+    of: np.ndarray
+    locked: np.ndarray
+    reasons: dict[int, str]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.locked.size
+
+
+class Labels:
+    """Issues labels, and collects which of them go together or stay."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self._locks: list[tuple[np.ndarray, str]] = []
+
+    def fresh(self, size: int) -> np.ndarray:
+        """Labels that nothing else has."""
+        self._count += size
+        return np.arange(self._count - size, self._count)
+
+    def unite(self, one: Axis, other: Axis, reason: str) -> Axis:
+        """Positions of two axes that go together, pair by pair; where one cannot be cut, neither can the other."""
+        if one is None or other is None:
+            self.lock(other if one is None else one, reason)
+            return one if other is None else other
+        if one.size != other.size:
+            self.lock(one, reason)
+            self.lock(other, reason)
+        elif one is not other:
+            self._pairs.append((one.ravel(), other.ravel()))
+        return one
+
+    def lock(self, axis: Axis, reason: str) -> None:
+        """Positions that stay."""
+        if axis is not None:
+            self._locks.append((axis, reason))
+
+    def atoms(self) -> Atoms:
+        """The sets that go together, from all that was united."""
+        _, of = np.unique(_components(self._count, self._pairs), return_inverse=True)
+        locked = np.zeros(of.max() + 1 if of.size else 0, bool)
+        reasons: dict[int, str] = {}
+        for labels, reason in self._locks:
+            for atom in np.unique(of[labels]):
+                reasons.setdefault(int(atom), reason)
+        locked[list(reasons)] = True
+        return Atoms(of, locked, reasons)
+
+
+def _components(count: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """For each label the smallest one that it goes with."""
+    smallest = np.arange(count)
+    if not pairs:
+        return smallest
+    one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    while True:
+        here, there = smallest[one], smallest[other]
+        if (here == there).all():
+            return smallest
+        np.minimum.at(smallest, np.maximum(here, there), np.minimum(here, there))
+        while (smallest[smallest] != smallest).any():
+            smallest = smallest[smallest]

@@ -1,0 +1,629 @@
+"""How the layers of Keras tie the axes of their inputs, weights and outputs to each other."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+# Keras exports no names for the layers of its applications.
+from keras.src.applications import convnext, inception_resnet_v2
+
+from distill.pruning.structured.labels import Axes, Axis
+from distill.pruning.structured.structure import Call, Rule, Shape
+
+# These look at one number at a time; any other function may look at its neighbours.
+POSITIONWISE = frozenset(
+    {
+        keras.activations.celu,
+        keras.activations.elu,
+        keras.activations.exponential,
+        keras.activations.gelu,
+        keras.activations.hard_shrink,
+        keras.activations.hard_sigmoid,
+        keras.activations.hard_silu,
+        keras.activations.hard_tanh,
+        keras.activations.leaky_relu,
+        keras.activations.linear,
+        keras.activations.log_sigmoid,
+        keras.activations.mish,
+        keras.activations.relu,
+        keras.activations.relu6,
+        keras.activations.selu,
+        keras.activations.sigmoid,
+        keras.activations.silu,
+        keras.activations.soft_shrink,
+        keras.activations.softplus,
+        keras.activations.softsign,
+        keras.activations.sparse_plus,
+        keras.activations.sparse_sigmoid,
+        keras.activations.squareplus,
+        keras.activations.tanh,
+        keras.activations.tanh_shrink,
+        keras.activations.threshold,
+    }
+)
+
+
+def same(call: Call) -> Axes:
+    """Each number of the output depends on that of the input at its place."""
+    return call.inputs[0]
+
+
+def activate(call: Call, activation: Any, axes: Axes) -> Axes:
+    """The activation of a layer; one that is not known to be position-wise is taken to look at the whole last axis."""
+    if activation is None or activation in POSITIONWISE or type(activation) in _SAME:
+        return axes
+    name = getattr(activation, "__name__", type(activation).__name__)
+    call.lock(axes[-1], f"{name} looks at all channels")
+    return (*axes[:-1], None)
+
+
+def only(call: Call, axes: Axes, kept: Sequence[int], what: str) -> Axes:
+    """Locks what is cut along any other axis than those of `kept`."""
+    places = {axis % len(axes) for axis in kept}
+    for i, axis in enumerate(axes):
+        if i not in places:
+            call.lock(axis, f"{what} reaches across this axis")
+    return tuple(axis if i in places else None for i, axis in enumerate(axes))
+
+
+def elementwise(call: Call) -> Axes:
+    """Broadcasts like numpy; positions that meet go together."""
+    operands = call.operands()
+    rank = len(call.output_shapes[0])
+    found: list[Axis] = []
+    for i in range(rank):
+        axis: Axis = None
+        meeting = [
+            (axes[i - rank], shape[i - rank])
+            for axes, shape in operands
+            if len(axes) >= rank - i and shape[i - rank] != 1
+        ]
+        for j, (labels, _) in enumerate(meeting):
+            axis = labels if j == 0 else call.unite(axis, labels)
+        fixed = any(labels is None for labels, _ in meeting)
+        found.append(None if fixed else axis)
+    return tuple(found)
+
+
+def reshape(call: Call, axes: Axes, shape: Shape, target: Shape) -> Axes:
+    """Labels after a reshape of all axes but the batch's; runs of axes with equal products are taken apart."""
+    found: list[Axis] = [None]
+    i, j = 1, 1
+    while i < len(shape) or j < len(target):
+        one, other = i, j
+        i, j = min(one + 1, len(shape)), min(other + 1, len(target))
+        while (missing := _product(target[other:j]) - _product(shape[one:i])) and not math.isnan(missing):
+            i, j = (i + 1, j) if missing > 0 else (i, j + 1)
+        if math.isnan(missing) and shape[one:i] != target[other:j]:  # all that follows cannot be told apart
+            for axis in axes[one:]:
+                call.lock(axis, "the sizes of a reshape are unknown")
+            return (*found, *(None for _ in target[other:]))
+        found += _regroup(call, axes[one:i], shape[one:i], target[other:j])
+    return tuple(found)
+
+
+def _product(shape: Shape) -> float:
+    """NaN where a size is unknown."""
+    return math.prod(math.nan if size is None else size for size in shape)
+
+
+def _regroup(call: Call, axes: Axes, shape: Shape, target: Shape) -> list[Axis]:
+    """Labels of one run of axes that becomes another of the same product."""
+    labelled = [(i, axis) for i, axis in enumerate(axes) if axis is not None]
+    if shape == target or not labelled:
+        return list(axes) if shape == target else [None] * len(target)
+    if len(labelled) > 1:
+        for _, axis in labelled:
+            call.lock(axis, "a reshape runs axes together that are cut both")
+        return [None] * len(target)
+    ((at, axis),) = labelled
+    sizes, targets = ([size or 0 for size in side] for side in (shape, target))  # all are known here
+    along = axis.reshape([-1 if i == at else 1 for i in range(len(axes))])
+    labels = np.broadcast_to(along, sizes).reshape(targets)
+    # Axes that do not depend on the labels need no cut; of the others only one can have it, the last.
+    wide = [i for i, size in enumerate(targets) if size != 1] or [len(targets) - 1]
+    varying = [i for i in wide if (labels != np.take(labels, [0], i)).any()] or wide[-1:]
+    lines = np.moveaxis(labels, varying[-1], -1).reshape(-1, targets[varying[-1]])
+    for line in lines[1:] if len(varying) > 1 else ():
+        call.unite(lines[0], line)
+    return [lines[0].copy() if i == varying[-1] else None for i in range(len(targets))]
+
+
+def concatenate(call: Call, axis: int) -> Axes:
+    """One after another along an axis; along the others positions go together."""
+    operands = call.operands()
+    rank = len(call.output_shapes[0])
+    axis %= rank
+    found: list[Axis] = []
+    for i in range(rank):
+        parts = [axes[i] for axes, _ in operands]
+        if i != axis:
+            united = parts[0]
+            for part in parts[1:]:
+                united = call.unite(united, part)
+            found.append(None if any(part is None for part in parts) else united)
+        elif all(part is None for part in parts):
+            found.append(None)
+        else:
+            known = [
+                call.fixed(shape[i] or 0, "it cannot be cut") if part is None else part
+                for part, (_, shape) in zip(parts, operands, strict=True)
+            ]
+            found.append(np.concatenate(known))
+    return tuple(found)
+
+
+def _channel_axis(layer: Any, rank: int) -> int:
+    return 1 if layer.data_format == "channels_first" else rank - 1
+
+
+def _spatial(call: Call) -> Axes:
+    """Each channel on its own, but across positions."""
+    axes = call.inputs[0]
+    return only(call, axes, [_channel_axis(call.operation, len(axes))], "it")
+
+
+def _global_pool(call: Call) -> Axes:
+    axes = _spatial(call)
+    channel = _channel_axis(call.operation, len(axes))
+    return axes if call.operation.keepdims else (axes[0], axes[channel])
+
+
+def _bias(call: Call, labels: Axis) -> None:
+    bias = getattr(call.operation, "bias", None)
+    if bias is not None:
+        call.unite(call.weight(bias, scales=(0,))[0], labels)
+
+
+def _dense(call: Call) -> Axes:
+    layer, axes = call.operation, call.inputs[0]
+    if (quantized := _quantized(call)) is not None:
+        return quantized
+    into, out = call.weight(layer._kernel, inputs=(0,), outputs=(1,))
+    call.unite(axes[-1], into)
+    _bias(call, out)
+    call.edit("units", out)
+    call.multiplies(layer._kernel, call.shapes[0][1:-1])
+    return activate(call, layer.activation, (*axes[:-1], out))
+
+
+def _quantized(call: Call) -> Axes | None:
+    layer = call.operation
+    if getattr(layer, "quantization_mode", None) is None and not getattr(layer, "lora_enabled", False):
+        return None
+    return call.lock_all("it is quantized or has LoRA enabled")[0]
+
+
+def _einsum_dense(call: Call) -> Axes:
+    layer, axes = call.operation, call.inputs[0]
+    if (quantized := _quantized(call)) is not None:
+        return quantized
+    source, target = layer.equation.replace(" ", "").split("->")
+    source, kernel = source.split(",")
+    if "..." in layer.equation and not (source.startswith("...") and target.startswith("...")):
+        return call.lock_all("its equation is not understood")[0]
+    at_input = {letter: i for i, letter in enumerate(reversed(source.replace("...", "")), 1)}
+    at_output = {letter: i for i, letter in enumerate(reversed(target.replace("...", "")), 1)}
+    roles: dict[str, list[int]] = {"inputs": [], "outputs": [], "scales": []}
+    for i, letter in enumerate(kernel):
+        role = (
+            "scales"
+            if letter in at_input and letter in at_output
+            else "inputs"
+            if letter in at_input
+            else "outputs"
+        )
+        roles[role].append(i)
+    order = [i for places in roles.values() for i in places]
+    labels = dict(zip((kernel[i] for i in order), call.weight(layer._kernel, **roles), strict=True))
+    for letter, place in at_input.items():
+        if letter in labels:
+            call.unite(axes[-place], labels[letter])
+        elif letter not in at_output:
+            call.lock(axes[-place], "it is summed over")
+    rank = len(call.output_shapes[0])
+    found: list[Axis] = [None] * rank
+    for letter, place in at_output.items():
+        found[-place] = labels.get(letter, axes[-at_input[letter]] if letter in at_input else None)
+    if target.startswith("..."):
+        leading = rank - len(at_output)
+        found[:leading] = axes[:leading]
+    if layer.bias is not None:
+        for i, size in enumerate(layer.bias.shape):
+            if size > 1:
+                (scale,) = call.weight(layer.bias, scales=(i,))
+                call.unite(scale, found[rank - len(layer.bias.shape) + i])
+    partial = layer.partial_output_shape
+    cut = [
+        i
+        for i in range(len(partial))
+        if found[rank - len(partial) + i] is not None and partial[i] is not None
+    ]
+
+    def resized(*sizes: int) -> tuple[int | None, ...]:
+        changed = dict(zip(cut, sizes, strict=True))
+        return tuple(changed.get(i, size) for i, size in enumerate(partial))
+
+    call.edit("output_shape", *(found[rank - len(partial) + i] for i in cut), value=resized)
+    letter_at = {len(axes) - place: letter for letter, place in at_input.items()}
+    free = [i for i in range(1, len(axes)) if letter_at.get(i) not in labels]
+    call.multiplies(layer._kernel, [call.shapes[0][i] for i in free])
+    return activate(call, layer.activation, tuple(found))
+
+
+def _conv(call: Call) -> Axes:
+    layer = call.operation
+    if (quantized := _quantized(call)) is not None:
+        return quantized
+    rank, axes = layer.rank, _spatial(call)
+    channel = _channel_axis(layer, len(axes))
+    if layer.groups == 1:
+        into, out = call.weight(layer._kernel, inputs=(rank,), outputs=(rank + 1,))
+        call.unite(axes[channel], into)
+    else:
+        (out,) = call.weight(layer._kernel, outputs=(rank + 1,))
+        source = axes[channel]
+        call.groups(out, layer.groups)
+        if source is not None:
+            call.groups(source, layer.groups)
+            source = source.reshape(layer.groups, -1)[:, 0]
+        call.unite(source, out.reshape(layer.groups, -1)[:, 0])
+        width = out.size // layer.groups
+        call.edit("groups", out, value=lambda size: size // width)
+    _bias(call, out)
+    call.edit("filters", out)
+    call.multiplies(layer._kernel, _pixels(layer, call.output_shapes[0]))
+    return activate(call, layer.activation, (*axes[:channel], out, *axes[channel + 1 :]))
+
+
+def _pixels(layer: Any, shape: Shape) -> Shape:
+    return shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
+
+
+def _conv_transpose(call: Call) -> Axes:
+    layer = call.operation
+    rank, axes = layer.rank, _spatial(call)
+    channel = _channel_axis(layer, len(axes))
+    into, out = call.weight(layer.kernel, inputs=(rank + 1,), outputs=(rank,))
+    call.unite(axes[channel], into)
+    _bias(call, out)
+    call.edit("filters", out)
+    call.multiplies(layer.kernel, _pixels(layer, call.shapes[0]))
+    return activate(call, layer.activation, (*axes[:channel], out, *axes[channel + 1 :]))
+
+
+def _depthwise_kernel(call: Call, kernel: keras.Variable, labels: Axis) -> Axis:
+    """Labels of what a depthwise kernel makes of channels, several of each."""
+    layer = call.operation
+    (scale,) = call.weight(kernel, scales=(layer.rank,))
+    call.unite(scale, labels)
+    call.multiplies(kernel, _pixels(layer, call.output_shapes[0]))
+    return None if labels is None else np.repeat(scale, layer.depth_multiplier)
+
+
+def _depthwise(call: Call) -> Axes:
+    layer, axes = call.operation, _spatial(call)
+    channel = _channel_axis(layer, len(axes))
+    out = _depthwise_kernel(call, layer.kernel, axes[channel])
+    _bias(call, out)
+    return activate(call, layer.activation, (*axes[:channel], out, *axes[channel + 1 :]))
+
+
+def _separable(call: Call) -> Axes:
+    layer, axes = call.operation, _spatial(call)
+    channel = _channel_axis(layer, len(axes))
+    between = _depthwise_kernel(call, layer.depthwise_kernel, axes[channel])
+    into, out = call.weight(layer.pointwise_kernel, inputs=(layer.rank,), outputs=(layer.rank + 1,))
+    call.unite(between, into)
+    _bias(call, out)
+    call.edit("filters", out)
+    call.multiplies(layer.pointwise_kernel, _pixels(layer, call.output_shapes[0]))
+    return activate(call, layer.activation, (*axes[:channel], out, *axes[channel + 1 :]))
+
+
+def _embedding(call: Call) -> Axes:
+    layer = call.operation
+    if (quantized := _quantized(call)) is not None:
+        return quantized
+    (out,) = call.weight(layer._embeddings, outputs=(1,))
+    call.edit("output_dim", out)
+    return (*call.inputs[0], out)
+
+
+def _batch_normalization(call: Call) -> Axes:
+    layer, axes = call.operation, call.inputs[0]
+    for variable in layer.weights:
+        if len(variable.shape) == 1:
+            call.unite(call.weight(variable, scales=(0,))[0], axes[layer.axis])
+    return axes
+
+
+def _normalization(call: Call) -> Axes:
+    """Statistics over channels: cutting some changes what is left of the others."""
+    layer, axes = call.operation, call.inputs[0]
+    over = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    for i, axis in enumerate(over):
+        call.mix(axes[axis], f"{type(layer).__name__} averages over channels; cut them with exact=False")
+        for variable in layer.weights:
+            (scale,) = call.weight(variable, scales=(i,))
+            call.unite(scale, axes[axis])
+    return axes
+
+
+def _group_normalization(call: Call) -> Axes:
+    layer, axes = call.operation, call.inputs[0]
+    labels = axes[layer.axis]
+    if labels is not None and layer.groups == 1:
+        call.mix(labels, "GroupNormalization averages over channels; cut them with exact=False")
+    elif labels is not None:
+        call.groups(labels, layer.groups)
+        width = labels.size // layer.groups
+        call.edit("groups", labels, value=lambda size: size // width)
+    for variable in layer.weights:
+        call.unite(call.weight(variable, scales=(0,))[0], labels)
+    return only(call, axes, [layer.axis], "GroupNormalization")
+
+
+def _prelu(call: Call) -> Axes:
+    layer, axes = call.operation, call.inputs[0]
+    for i, axis in enumerate(axes[1:]):
+        if layer.alpha.shape[i] > 1 and axis is not None:
+            call.unite(call.weight(layer.alpha, scales=(i,))[0], axis)
+    return axes
+
+
+def _layer_scale(call: Call) -> Axes:
+    layer, axes = call.operation, call.inputs[0]
+    (scale,) = call.weight(layer.gamma, scales=(0,))
+    call.unite(scale, axes[-1])
+    call.edit("projection_dim", scale)
+    return axes
+
+
+def _rescaling(call: Call) -> Axes:
+    if np.ndim(call.operation.scale) or np.ndim(call.operation.offset):
+        return call.lock_all("it has numbers for each channel in its config")[0]
+    return call.inputs[0]
+
+
+def _activation(call: Call) -> Axes:
+    return activate(call, call.operation.activation, call.inputs[0])
+
+
+def softmax(call: Call) -> Axes:
+    """Axes that are summed over stay."""
+    axes, over = call.inputs[0], call.operation.axis
+    over = over if isinstance(over, (list, tuple)) else [over]
+    kept = [i for i in range(len(axes)) if i not in {axis % len(axes) for axis in over}]
+    return only(call, axes, kept, type(call.operation).__name__)
+
+
+def _merge(call: Call) -> Axes:
+    if len({len(shape) for shape in call.shapes}) > 1:
+        return call.lock_all("it merges tensors of several ranks")[0]
+    return elementwise(call)
+
+
+def _flatten(call: Call) -> Axes:
+    axes, shape = call.inputs[0], call.shapes[0]
+    if call.operation.data_format == "channels_first" and len(shape) > 2:  # it moves the channels to the end
+        axes, shape = (axes[0], *axes[2:], axes[1]), (shape[0], *shape[2:], shape[1])
+    return reshape(call, axes, shape, call.output_shapes[0])
+
+
+def _reshape(call: Call) -> Axes:
+    found = reshape(call, call.inputs[0], call.shapes[0], call.output_shapes[0])
+    edit_shape(call, "target_shape", call.operation.target_shape, found[1:])
+    return found
+
+
+def edit_shape(call: Call, key: str, shape: Shape, axes: Axes) -> None:
+    """A shape in a config follows the axes that are cut, -1 apart."""
+    cut = [
+        i
+        for i, (size, axis) in enumerate(zip(shape, axes, strict=True))
+        if axis is not None and size not in (-1, None)
+    ]
+
+    def resized(*sizes: int) -> tuple[int | None, ...]:
+        changed = dict(zip(cut, sizes, strict=True))
+        return tuple(changed.get(i, size) for i, size in enumerate(shape))
+
+    call.edit(key, *(axes[i] for i in cut), value=resized)
+
+
+def _permute(call: Call) -> Axes:
+    return (None, *(call.inputs[0][i] for i in call.operation.dims))
+
+
+def _repeat_vector(call: Call) -> Axes:
+    return (None, None, call.inputs[0][1])
+
+
+def _rnn(gates: int) -> Rule:
+    def rule(call: Call) -> list[Axes]:
+        layer, cell = call.operation, call.operation.cell
+        axes = only(call, call.inputs[0], [-1], type(layer).__name__)
+        functions = (cell.activation, getattr(cell, "recurrent_activation", None))
+        into, out = call.weight(cell.kernel, inputs=(0,), outputs=(1,))
+        units, again = call.weight(cell.recurrent_kernel, inputs=(0,), outputs=(1,))
+        call.unite(axes[-1], into)
+        call.unite(out, np.tile(units, gates))
+        call.unite(again, np.tile(units, gates))
+        if cell.bias is not None:
+            (bias,) = call.weight(cell.bias, scales=(len(cell.bias.shape) - 1,))
+            call.unite(bias, np.tile(units, gates))
+        for function in functions:
+            activate(call, function, (units,))
+        for state in call.inputs[1:]:
+            call.unite(state[-1], units)
+        call.edit("units", units)
+        for kernel in (cell.kernel, cell.recurrent_kernel):
+            call.multiplies(kernel, call.shapes[0][1:2])
+        return [(None,) * (len(shape) - 1) + (units,) for shape in call.output_shapes]
+
+    return rule
+
+
+def _bidirectional(call: Call) -> list[Axes]:
+    layer = call.operation
+    if len(call.inputs) > 1 or layer.return_state:
+        return call.lock_all("states of Bidirectional are not followed")
+    (forward,) = call.inner("layer", layer.forward_layer, call.shapes, call.inputs)
+    (backward,) = call.inner("backward_layer", layer.backward_layer, call.shapes, call.inputs)
+    call.unite(forward[-1], backward[-1])  # whatever it does with them, Keras takes them to be as wide
+    if layer.merge_mode is None:
+        return [forward, backward]
+    if layer.merge_mode == "concat":
+        return [(*forward[:-1], np.concatenate([forward[-1], backward[-1]]))]
+    return [forward]
+
+
+def _time_distributed(call: Call) -> list[Axes]:
+    layer, axes, shape = call.operation, call.inputs[0], call.shapes[0]
+    found = call.inner("layer", layer.layer, [(shape[0], *shape[2:])], [(axes[0], *axes[2:])])
+    return [(out[0], axes[1], *out[1:]) for out in found]
+
+
+def _projection(call: Call, dense: Any, labels: Axis, outputs: int) -> list[np.ndarray]:
+    """Labels of what an attention's projection makes of an input's last axis, and of its bias."""
+    rank = len(dense._kernel.shape)
+    into, *found = call.weight(dense._kernel, inputs=(0,), outputs=range(1, rank))
+    call.unite(labels, into)
+    _bias_of(call, dense, found)
+    call.multiplies(dense._kernel, call.shapes[0][1:-1])
+    return found[:outputs]
+
+
+def _bias_of(call: Call, dense: Any, outputs: list[np.ndarray]) -> None:
+    if dense.bias is not None:
+        scales = call.weight(dense.bias, scales=range(len(outputs)))
+        for scale, out in zip(scales, outputs, strict=True):
+            call.unite(scale, out)
+
+
+def _attention(call: Call) -> list[Axes]:
+    layer = call.operation
+    query, value = call.argument("query"), call.argument("value")
+    key = call.argument("key") or value
+    if getattr(layer, "_use_gate", False) or query is None or value is None or key is None:
+        return call.lock_all("it has a gate or inputs that are not followed")
+    query_heads, query_width = _projection(call, layer._query_dense, query[-1], 2)
+    key_heads, key_width = _projection(call, layer._key_dense, key[-1], 2)
+    value_heads, value_width = _projection(call, layer._value_dense, value[-1], 2)
+    out_dense = layer._output_dense
+    heads, width, *outs = call.weight(
+        out_dense._kernel, inputs=(0, 1), outputs=range(2, len(out_dense._kernel.shape))
+    )
+    _bias_of(call, out_dense, outs)
+    call.multiplies(out_dense._kernel, call.shapes[0][1:-1])
+    call.unite(query_width, key_width)
+    call.unite(value_width, width)
+    call.unite(query_heads, heads)
+    if isinstance(layer, layers.GroupQueryAttention):
+        repeats = layer.num_query_heads // layer.num_key_value_heads
+        call.unite(np.repeat(key_heads, repeats), query_heads)
+        call.unite(key_heads, value_heads)
+        call.unite(query_width, width)  # one setting for both
+        call.edit("num_query_heads", query_heads)
+        call.edit("num_key_value_heads", key_heads)
+        call.edit("head_dim", query_width)
+        call.unite(outs[0], query[-1])  # its output has the size of its query
+        found: Axes = (*query[:-1], outs[0])
+    else:
+        call.unite(key_heads, heads)
+        call.unite(value_heads, heads)
+        call.edit("num_heads", heads)
+        call.edit("key_dim", query_width)
+        call.edit("value_dim", width)
+        call.edit("output_shape", *outs, value=lambda *sizes: sizes)
+        found = (*query[:-1], *outs)
+    # The layer divides by the root of its width, which is another now.
+    for variable in (layer._query_dense._kernel, layer._query_dense.bias):
+        if variable is not None:
+            call.rescale(variable, query_width, lambda old, new: (new / old) ** 0.5)
+    for axes in (query, key, value):
+        only(call, axes, [-1], type(layer).__name__)
+    return [found, *((None,) * len(shape) for shape in call.output_shapes[1:])]
+
+
+_SAME = (
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
+    layers.Dropout,
+    layers.ELU,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.Identity,
+    layers.LeakyReLU,
+    layers.ReLU,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+)
+_DIMENSIONS = ("1D", "2D", "3D")
+
+
+def _of_each(*names: str) -> list[type]:
+    return [getattr(layers, name + size) for name, size in itertools.product(names, _DIMENSIONS)]
+
+
+# By exact type: a subclass may do something else.
+LAYER_RULES: dict[type, Rule] = {
+    **dict.fromkeys(_SAME, same),
+    **dict.fromkeys(
+        _of_each("AveragePooling", "MaxPooling", "Cropping", "ZeroPadding", "UpSampling"), _spatial
+    ),
+    **dict.fromkeys(_of_each("GlobalAveragePooling", "GlobalMaxPooling"), _global_pool),
+    **dict.fromkeys(_of_each("Conv"), _conv),
+    **dict.fromkeys(
+        [layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose], _conv_transpose
+    ),
+    **dict.fromkeys([layers.DepthwiseConv1D, layers.DepthwiseConv2D], _depthwise),
+    **dict.fromkeys([layers.SeparableConv1D, layers.SeparableConv2D], _separable),
+    **dict.fromkeys(
+        [
+            layers.Add,
+            layers.Average,
+            layers.Maximum,
+            layers.Minimum,
+            layers.Multiply,
+            layers.Subtract,
+        ],
+        _merge,
+    ),
+    **dict.fromkeys(
+        [layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization], _normalization
+    ),
+    layers.Activation: _activation,
+    layers.BatchNormalization: _batch_normalization,
+    layers.Bidirectional: _bidirectional,
+    layers.Concatenate: lambda call: concatenate(call, call.operation.axis),
+    layers.Dense: _dense,
+    layers.EinsumDense: _einsum_dense,
+    layers.Embedding: _embedding,
+    layers.Flatten: _flatten,
+    layers.GRU: _rnn(3),
+    layers.GroupNormalization: _group_normalization,
+    layers.GroupQueryAttention: _attention,
+    layers.LSTM: _rnn(4),
+    layers.MultiHeadAttention: _attention,
+    layers.Normalization: lambda call: call.lock_all("its statistics are of each channel"),
+    layers.PReLU: _prelu,
+    layers.Permute: _permute,
+    layers.RepeatVector: _repeat_vector,
+    layers.Rescaling: _rescaling,
+    layers.Reshape: _reshape,
+    layers.SimpleRNN: _rnn(1),
+    layers.Softmax: softmax,
+    layers.TimeDistributed: _time_distributed,
+    # Layers of `keras.applications`.
+    convnext.LayerScale: _layer_scale,
+    convnext.StochasticDepth: same,
+    inception_resnet_v2.CustomScaleLayer: elementwise,
+}

@@ -1,0 +1,153 @@
+"""How many channels of each group stay: by a ratio, or so that the model costs what it may."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from distill.pruning.structured.groups import Group
+from distill.pruning.structured.structure import Structure
+
+Scope = Literal["local", "global"]
+Cost = Callable[[np.ndarray], int]  # which atoms stay -> parameters or multiply-adds
+
+TOLERANCE = 0.02  # of a target
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How channels compete.
+
+    Attributes:
+        structure: of the model.
+        groups: that something is cut of.
+        scores: (atoms,) the higher, the longer an atom stays.
+        scope: "local": each group gives the same share; "global": the lowest scores of all groups go.
+        round_to: channels that stay are a multiple of it, in groups of twice as many or more.
+        ratios: for some groups, by position, the share that goes whatever the others do.
+    """
+
+    structure: Structure
+    groups: Sequence[Group]
+    scores: np.ndarray
+    scope: Scope
+    round_to: int
+    ratios: dict[int, float]
+
+    def keep(self, counts: Sequence[int]) -> np.ndarray:
+        """(atoms,) bool: of each group that many with the highest scores, of equal ones the first."""
+        kept = np.ones(self.structure.atoms.count, bool)
+        for order, count in zip(self._orders, counts, strict=True):
+            kept[order[count:]] = False
+        return kept
+
+    @functools.cached_property
+    def _orders(self) -> list[np.ndarray]:
+        return [group.atoms[np.argsort(-self.scores[group.atoms], kind="stable")] for group in self.groups]
+
+    def counts(self, ratio: float) -> list[int]:
+        """How many atoms of each group stay when a share of them goes."""
+        sizes = [group.atoms.size for group in self.groups]
+        if self.scope == "local":
+            wanted = [size * (1 - ratio) for size in sizes]
+        else:
+            free = [i for i in range(len(self.groups)) if i not in self.ratios]
+            scores = np.concatenate([self.scores[self.groups[i].atoms] for i in free] or [np.empty(0)])
+            of = np.repeat(free, [sizes[i] for i in free])
+            gone = np.argsort(scores, kind="stable")[: round(ratio * scores.size)]
+            lost = np.bincount(of[gone].astype(int), minlength=len(self.groups))
+            wanted = [size - float(less) for size, less in zip(sizes, lost, strict=True)]
+        for i, own in self.ratios.items():
+            wanted[i] = sizes[i] * (1 - own)
+        return [self._rounded(i, count) for i, count in enumerate(wanted)]
+
+    def step(self, i: int) -> int:
+        """How many atoms of a group go or stay at once."""
+        group = self.groups[i]
+        if group.width < 2 * self.round_to:
+            return 1
+        return self.round_to // math.gcd(self.round_to, group.multiple)
+
+    def _rounded(self, i: int, wanted: float) -> int:
+        size, step = self.groups[i].atoms.size, self.step(i)
+        if wanted >= size:
+            return size
+        return int(min(size, max(min(step, size), step * math.floor(wanted / step + 0.5))))
+
+    def reach(self, cost: Cost, target: float, what: str) -> np.ndarray:
+        """What stays so that the model costs as much as `target`, within 2 %.
+
+        Raises:
+            ValueError: it cannot be met; says what can.
+        """
+        least, most = cost(self.keep(self.counts(1.0))), cost(self.keep(self.counts(0.0)))
+        if not least * (1 - TOLERANCE) <= target <= most * (1 + TOLERANCE):
+            raise ValueError(
+                f"A target lies between what is left at least and what there is. Received: {what}={target:,.0f}, where "
+                f"{least:,} to {most:,} can be reached."
+            )
+        low, high = 0.0, 1.0
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (middle, high) if cost(self.keep(self.counts(middle))) > target else (low, middle)
+        ends = [self.counts(low), self.counts(high)]
+        counts = min(ends, key=lambda end: abs(cost(self.keep(end)) - target))
+        error = abs(cost(self.keep(counts)) - target)
+        while error > TOLERANCE * target:  # steps of single groups are smaller than those of all
+            tried = [
+                [*counts[:i], count, *counts[i + 1 :]]
+                for i in range(len(counts))
+                for count in (counts[i] - self.step(i), counts[i] + self.step(i))
+                if i not in self.ratios and 1 <= count <= self.groups[i].atoms.size
+            ]
+            found = min(tried, key=lambda one: abs(cost(self.keep(one)) - target), default=counts)
+            if abs(cost(self.keep(found)) - target) >= error:
+                raise ValueError(
+                    f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest is "
+                    f"{cost(self.keep(counts)):,}. Use a smaller round_to, or that."
+                )
+            counts, error = found, abs(cost(self.keep(found)) - target)
+        return self.keep(counts)
+
+
+def parameters_of(structure: Structure) -> Cost:
+    """Parameters, as `distill.cost.parameters` counts them, by what stays."""
+    return _cost(structure, [(variable, 1) for variable in structure.model.weights])
+
+
+def macs_of(structure: Structure) -> Cost:
+    """Multiply-adds of products with kernels, by what stays.
+
+    Raises:
+        ValueError: the model's inputs have unknown sizes.
+    """
+    products = []
+    for variable, positions in structure.products:
+        if positions is None:
+            raise ValueError(
+                "Multiply-adds are of one example, all of whose sizes must be known. Received: "
+                f"{structure.model.name!r}, where they are not. Rebuild the model with a fixed keras.Input shape."
+            )
+        products.append((variable, positions))
+    return _cost(structure, products)
+
+
+def _cost(structure: Structure, uses: Sequence[tuple]) -> Cost:
+    axes: dict[int, dict[int, np.ndarray]] = {}
+    for slot in structure.slots:
+        axes.setdefault(id(slot.variable), {})[slot.axis] = structure.atoms.of[slot.labels]
+
+    def cost(keep: np.ndarray) -> int:
+        total = 0
+        for variable, times in uses:
+            size = times
+            cut = axes.get(id(variable), {})
+            for i, whole in enumerate(variable.shape):
+                size *= int(np.count_nonzero(keep[cut[i]])) if i in cut else whole
+            total += size
+        return total
+
+    return cost

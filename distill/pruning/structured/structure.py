@@ -1,0 +1,354 @@
+"""What can be cut out of a model: its graph is walked once, and every axis of every tensor and weight is labelled."""
+
+import collections
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import keras
+import numpy as np
+from keras.src.models import Functional
+
+from distill.graphs import functional_of
+from distill.pruning.structured.labels import Atoms, Axes, Axis, Labels
+
+Role = Literal["input", "output", "scale"]
+Shape = tuple[int | None, ...]
+Count = Callable[[Axis], int]
+Rule = Callable[["Call"], Axes | list[Axes]]
+
+
+class Slot(NamedTuple):
+    """An axis of a weight that can be cut.
+
+    Attributes:
+        path: of the layer, such as "block/conv".
+        layer: that it belongs to.
+        variable: the weight.
+        axis: of the weight.
+        role: "output" where the axis makes channels, "input" where it reads them, "scale" where it changes each on
+            its own.
+        labels: along the axis.
+    """
+
+    path: str
+    layer: keras.Layer
+    variable: keras.Variable
+    axis: int
+    role: Role
+    labels: np.ndarray
+
+
+class Edit(NamedTuple):
+    """A change of a layer's or operation's config: what is at `path` becomes `value(size of each axis that stays)`.
+
+    Where an axis cannot be cut there is no change.
+    """
+
+    path: tuple[str, ...]
+    axes: tuple[Axis, ...]
+    value: Callable[..., Any]
+
+
+class Seen(NamedTuple):
+    """A tensor of the graph.
+
+    Attributes:
+        key: path of the layer or operation that made it, how many calls of it came before, which of its outputs.
+        axes: its labels.
+    """
+
+    key: tuple[str, int, int]
+    axes: Axes
+
+
+class Product(NamedTuple):
+    """A weight that a call multiplies with: `positions` times for one example, or `None` if that is not known."""
+
+    variable: keras.Variable
+    positions: int | None
+
+
+@dataclasses.dataclass
+class Structure:
+    """All that is known of what can be cut out of a model.
+
+    Attributes:
+        model: it was read of; nothing of it is changed.
+        atoms: what can be removed on its own.
+        slots: the axes of weights that can be cut.
+        edits: changes of configs, by the id of the layer or operation.
+        constants: axes of arrays in calls, by the ids of the graph's node and of the array.
+        inputs: axes of the inputs of nested models, by the id of the model.
+        rescaled: weights that are multiplied when an axis is cut: id of the variable -> axis and function of the old
+            and new size.
+        tensors: in the order of the walk.
+        products: for multiply-adds.
+        unknown: path -> type of what no rule is known for.
+    """
+
+    model: keras.Model
+    atoms: Atoms
+    slots: list[Slot]
+    edits: dict[int, list[Edit]]
+    constants: dict[tuple[int, int], Axes]
+    inputs: dict[int, list[Axes]]
+    rescaled: dict[int, tuple[np.ndarray, Callable[[int, int], float]]]
+    tensors: list[Seen]
+    products: list[Product]
+    unknown: dict[str, str]
+
+
+class Call:
+    """One call of a layer or operation, as its rule sees it.
+
+    A rule says how the call ties the axes of its inputs, weights and outputs to each other, and returns the labels of
+    its outputs: for each axis those of `inputs` or `weight`, or `None` where nothing can be cut.
+
+    Attributes:
+        operation: the layer or operation.
+        inputs: labels of the tensors that it is called on, in order.
+        shapes: their shapes.
+        output_shapes: those of its outputs.
+    """
+
+    def __init__(self, tracer: "_Tracer", node: Any, path: str, inputs: list[Axes]) -> None:
+        self._tracer = tracer
+        self._node = node
+        self._path = path
+        self._owner = node.operation
+        self._within: tuple[str, ...] = ()
+        self.operation: Any = node.operation
+        self.inputs = inputs
+        self.shapes: list[Shape] = [tuple(t.shape) for t in node.input_tensors]
+        self.output_shapes: list[Shape] = [tuple(t.shape) for t in node.outputs]
+
+    @property
+    def path(self) -> str:
+        """Of the layer or operation, such as "block/conv"."""
+        return self._path
+
+    def weight(
+        self,
+        variable: keras.Variable,
+        *,
+        inputs: Sequence[int] = (),
+        outputs: Sequence[int] = (),
+        scales: Sequence[int] = (),
+    ) -> list[np.ndarray]:
+        """Labels along axes of a weight, those of `inputs` first; the same ones in every call of the layer."""
+        roles: list[tuple[int, Role]] = [
+            *((axis, "input") for axis in inputs),
+            *((axis, "output") for axis in outputs),
+            *((axis, "scale") for axis in scales),
+        ]
+        return [self._tracer.slot(self._path, self.operation, variable, axis, role) for axis, role in roles]
+
+    def unite(self, one: Axis, other: Axis) -> Axis:
+        """Says that positions of two axes go together, pair by pair; `None` keeps all of the other."""
+        return self._tracer.labels.unite(one, other, f"{self._path} ties it to a size that stays")
+
+    def lock(self, axis: Axis, reason: str) -> None:
+        """Says that nothing of an axis can go."""
+        self._tracer.labels.lock(axis, f"{self._path}: {reason}")
+
+    def mix(self, axis: Axis, reason: str) -> None:
+        """Says that cutting the axis changes what stays; it is kept unless the user allows that."""
+        if self._tracer.exact:
+            self.lock(axis, reason)
+
+    def lock_all(self, reason: str) -> list[Axes]:
+        """Locks all inputs; returns outputs without labels."""
+        for axes in self.inputs:
+            for axis in axes:
+                self.lock(axis, reason)
+        return [(None,) * len(shape) for shape in self.output_shapes]
+
+    def fixed(self, size: int, reason: str) -> np.ndarray:
+        """Labels of positions that stay."""
+        labels = self._tracer.labels.fresh(size)
+        self.lock(labels, reason)
+        return labels
+
+    def groups(self, labels: np.ndarray, count: int) -> None:
+        """Says that `count` equal runs of an axis go each as a whole."""
+        runs = labels.reshape(count, -1)
+        self._tracer.labels.unite(runs[:, 1:].ravel(), np.repeat(runs[:, 0], runs.shape[1] - 1), "")
+
+    def edit(self, key: str, *axes: Axis, value: Callable[..., Any] | None = None) -> None:
+        """Says that the config's `key` becomes `value(sizes of the axes that stay)`, or that size itself."""
+        edits = self._tracer.edits[id(self._owner)]
+        path = (*self._within, key)
+        for edit in edits:
+            if edit.path == path:  # a layer that is called again has one config
+                for one, other in zip(edit.axes, axes, strict=True):
+                    self.unite(one, other)
+                return
+        edits.append(Edit(path, axes, value or (lambda size: size)))
+
+    def multiplies(self, variable: keras.Variable, sizes: Sequence[int | None]) -> None:
+        """Says that each number of a weight is used at as many positions as the product of `sizes`."""
+        known = [size for size in sizes if size is not None]
+        positions = int(np.prod(known, dtype=np.int64)) if len(known) == len(sizes) else None
+        self._tracer.products.append(Product(variable, positions))
+
+    def rescale(
+        self, variable: keras.Variable, axis: np.ndarray, factor: Callable[[int, int], float]
+    ) -> None:
+        """Says that a weight is multiplied by `factor(old size, new size)` of an axis."""
+        self._tracer.rescaled[id(variable)] = (axis, factor)
+
+    def operands(self) -> list[tuple[Axes, Shape]]:
+        """Labels and shapes of tensors and of arrays in the call, in order; single numbers are left out."""
+        found: list[tuple[Axes, Shape]] = []
+        tensors = iter(zip(self.inputs, self.shapes, strict=True))
+        args, kwargs = self._node.arguments.args, self._node.arguments.kwargs
+        for leaf in keras.tree.flatten((args, kwargs)):
+            if isinstance(leaf, keras.KerasTensor):
+                found.append(next(tensors))
+            elif isinstance(leaf, keras.Variable):
+                found.append(((None,) * len(leaf.shape), tuple(leaf.shape)))
+            elif getattr(leaf, "shape", ()):
+                axes = tuple(self._tracer.labels.fresh(size) if size > 1 else None for size in leaf.shape)
+                self._tracer.constants[id(self._node), id(leaf)] = axes
+                found.append((axes, tuple(leaf.shape)))
+        return found
+
+    def value(self, name: str) -> Any:
+        """What is passed as an argument of `call`; `None` if nothing is."""
+        given = inspect.signature(self.operation.call).bind_partial(
+            *self._node.arguments.args, **self._node.arguments.kwargs
+        )
+        return given.arguments.get(name)
+
+    def argument(self, name: str) -> Axes | None:
+        """Labels of the tensor that is passed as an argument of `call`; `None` if there is none."""
+        value = self.value(name)
+        found = (
+            axes
+            for tensor, axes in zip(self._node.input_tensors, self.inputs, strict=True)
+            if tensor is value
+        )
+        return next(found, None)
+
+    def inner(self, key: str, layer: keras.Layer, shapes: Sequence[Shape], axes: list[Axes]) -> list[Axes]:
+        """What the rule of a wrapped layer says; `key` is where the wrapper's config holds it."""
+        call = object.__new__(Call)
+        outputs = layer.compute_output_spec(*(keras.KerasTensor(shape) for shape in shapes))
+        call.__dict__.update(
+            self.__dict__,
+            operation=layer,
+            inputs=axes,
+            shapes=list(shapes),
+            output_shapes=[tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)],
+            _within=(*self._within, key, "config"),
+            _path=f"{self._path}/{layer.name}",
+        )
+        return self._tracer.ask(call)
+
+
+def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) -> Structure:
+    """Walks a model's graph and labels it.
+
+    Args:
+        model: Functional or Sequential, built.
+        rules: for types of layers and operations, exactly those.
+        exact: whether what mixes channels, as LayerNormalization does, keeps them all.
+
+    Raises:
+        ValueError: the model has no graph.
+    """
+    graph = functional_of(model)
+    if graph is None:
+        raise ValueError(
+            "Channels are found in the graph of a Functional model, or of a Sequential one that is built. Received: "
+            f"{getattr(model, 'name', model)!r}, a {type(model).__name__}. Build it from keras.Input, or wrap its call "
+            "in a Functional model."
+        )
+    tracer = _Tracer(rules, exact)
+    outputs = tracer.run(graph, [(None,) * len(t.shape) for t in graph.inputs], "")
+    for axes in outputs:
+        for axis in axes:
+            tracer.labels.lock(axis, "it is an output of the model")
+    return Structure(
+        model,
+        tracer.labels.atoms(),
+        list(tracer.slots.values()),
+        dict(tracer.edits),
+        tracer.constants,
+        tracer.inputs,
+        tracer.rescaled,
+        tracer.tensors,
+        tracer.products,
+        tracer.unknown,
+    )
+
+
+def nodes_of(graph: Functional) -> Iterator[Any]:
+    """The calls of a graph, inputs left out, each after those that it needs."""
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield node
+
+
+class _Tracer:
+    def __init__(self, rules: Mapping[type, Rule], exact: bool) -> None:
+        self.exact = exact
+        self.labels = Labels()
+        self.slots: dict[tuple[int, int], Slot] = {}
+        self.edits: dict[int, list[Edit]] = collections.defaultdict(list)
+        self.constants: dict[tuple[int, int], Axes] = {}
+        self.inputs: dict[int, list[Axes]] = {}
+        self.rescaled: dict[int, tuple[np.ndarray, Callable[[int, int], float]]] = {}
+        self.tensors: list[Seen] = []
+        self.products: list[Product] = []
+        self.unknown: dict[str, str] = {}
+        self._rules = rules
+        self._calls: collections.Counter[str] = collections.Counter()
+
+    def run(self, graph: Functional, inputs: list[Axes], path: str) -> list[Axes]:
+        found = {id(tensor): axes for tensor, axes in zip(graph.inputs, inputs, strict=True)}
+        for node in nodes_of(graph):
+            operation = node.operation
+            own = f"{path}/{operation.name}" if path else operation.name
+            arguments = [found[id(tensor)] for tensor in node.input_tensors]
+            nested = functional_of(operation)
+            if nested is not None:
+                outputs = self.run(nested, self._nested_inputs(operation, arguments, own), own)
+            else:
+                outputs = self.ask(Call(self, node, own, arguments))
+                for i, axes in enumerate(outputs):
+                    self.tensors.append(Seen((own, self._calls[own], i), axes))
+                self._calls[own] += 1
+            for tensor, axes in zip(node.outputs, outputs, strict=True):
+                found[id(tensor)] = axes
+        return [found[id(tensor)] for tensor in graph.outputs]
+
+    def ask(self, call: Call) -> list[Axes]:
+        """What the rule says of a call; where none is known, nothing can be cut."""
+        rule = self._rules.get(type(call.operation))
+        if rule is None:
+            kind = self.unknown[call.path] = type(call.operation).__name__
+            return call.lock_all(f"no rule is known for {kind}")
+        found = rule(call)
+        return found if isinstance(found, list) else [found]
+
+    def slot(
+        self, path: str, layer: keras.Layer, variable: keras.Variable, axis: int, role: Role
+    ) -> np.ndarray:
+        key = (id(variable), axis)
+        if key not in self.slots:
+            labels = self.labels.fresh(variable.shape[axis])
+            self.slots[key] = Slot(path, layer, variable, axis, role, labels)
+        return self.slots[key].labels
+
+    def _nested_inputs(self, model: Any, arguments: list[Axes], path: str) -> list[Axes]:
+        """A nested model is rebuilt once, so all its calls are on the same channels."""
+        first = self.inputs.setdefault(id(model), arguments)
+        reason = f"{path} is called on sizes that stay"
+        united = []
+        for one, other in zip(first, arguments, strict=True):
+            united.append(tuple(self.labels.unite(a, b, reason) for a, b in zip(one, other, strict=True)))
+        return united
