@@ -117,7 +117,7 @@ def _regroup(call: Call, axes: Axes, shape: Shape, target: Shape) -> list[Axis]:
     labelled = [(i, axis) for i, axis in enumerate(axes) if axis is not None]
     if shape == target or not labelled:
         return list(axes) if shape == target else [None] * len(target)
-    if len(labelled) > 1:
+    if len(labelled) > 1 or not target:  # without a target, of one position
         for _, axis in labelled:
             call.lock(axis, "a reshape runs axes together that are cut both")
         return [None] * len(target)
