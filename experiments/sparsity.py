@@ -5,9 +5,11 @@ at once, or little by little; recovering on the labels, or with the unpruned net
 trained weights, or from those after the first epoch (the lottery ticket, rewound). Zeros at random places are the
 baseline for where, and the unpruned network trained for as long is the one for how long. Test is read once.
 
-Command: scripts/study sparsity. 8 seeds, 256 cells, 42 minutes on two cores. So far it was run with --scope layer,
-    every kernel as sparse as the others: at 95 % a network keeps 7 of the 144 weights of its first layer, and all
-    methods fall below 73 %.
+Command: scripts/study sparsity. 8 seeds, 256 cells, 42 minutes on two cores.
+Expected, accuracy on test: 98.0 % unpruned; at 95 % zeros one-shot 97.1, gradual 97.1, lottery 97.4, distilled 96.7,
+    random 43; at 98 % 90.5, 93.2, 93.3, 92.3, 12. With --scope layer, where every kernel is as sparse as the others and
+    the first layer keeps 7 of its 144 weights, when and how matter more: at 95 % one-shot 53.6, gradual 71.9, distilled
+    72.8, lottery 58.4, random 30.2.
 """
 
 import dataclasses

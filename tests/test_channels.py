@@ -193,6 +193,16 @@ def test_normalizations_keep_what_they_average_over_unless_told():
         pruning.prune_channels(model, 0.5, exact=False, verify=True)
 
 
+def scoring(scores):
+    """An importance that gives one axis these scores, or each of its positions this one."""
+
+    def importance(structure):
+        slot = next(slot for slot in structure.slots if slot.path == "first" and slot.role == "output")
+        yield slot.labels, np.full(slot.labels.shape, scores) if np.ndim(scores) == 0 else scores
+
+    return importance
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -208,11 +218,9 @@ def test_normalizations_keep_what_they_average_over_unless_told():
         ({"ratio": 0.5, "keep": "frist"}, "fits none of 'convolutional'. Its layers: first, "),
         ({"ratio": 0.5, "ratios": {"first": 1.0}}, "at least 0 and less than 1"),
         ({"ratio": 0.5, "keep": layers.Layer}, "There is something to prune"),
-        ({"ratio": 0.5, "importance": lambda model, slots: []}, "for each axis. Received: 0 for"),
-        (
-            {"ratio": 0.5, "importance": lambda model, slots: [np.nan * slot.labels for slot in slots]},
-            "not finite for axis 2 of first/kernel",
-        ),
+        ({"ratio": 0.5, "importance": lambda structure: []}, "Each channel has a score"),
+        ({"ratio": 0.5, "importance": scoring(np.nan)}, "not finite for 32 positions of first/kernel"),
+        ({"ratio": 0.5, "importance": scoring([1.0])}, "for 32 positions of first/kernel"),
         (
             {"ratio": 0.5, "importance": importance.batch_norm_scale},
             "Each channel has a score. Received: none for 'second'",

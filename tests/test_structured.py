@@ -250,8 +250,8 @@ def some_of(structure, seed):
     """Cuts about half of what can go, and leaves something of every axis."""
     rng = np.random.default_rng(seed)
     keep = structure.atoms.locked | (rng.random(structure.atoms.count) < 0.5)
-    for tensor in structure.tensors:
-        for axis in tensor.axes:
+    for axes in structure.tensors.values():
+        for axis in axes:
             if axis is not None and not keep[of := structure.atoms.of[axis]].any():
                 keep[of[0]] = True
     for slot in structure.slots:

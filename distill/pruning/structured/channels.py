@@ -100,7 +100,7 @@ def prune_channels(
         ratio: share of the channels that goes, 0 < ratio < 1; of each group, or of all with scope "global".
         macs: instead of it, the multiply-adds that stay: a share of them if < 1, else how many.
         params: instead of it, the parameters that stay: a share of them if < 1, else how many.
-        importance: scores the axes of weights; see `importance`.
+        importance: says how much channels matter; see `importance`.
         scope: "local": each group gives the same share; "global": the lowest scores go wherever they are.
         round_to: numbers of channels that stay are multiples of it, for the hardware's sake, in groups of twice as many
             or more.
@@ -217,10 +217,10 @@ def _own_ratios(
 def _require_something_left(structure: Structure, kept: np.ndarray) -> None:
     """Parts of what several layers make together may be gone where each layer still has some."""
     labels = keep_labels(structure, kept)
-    for tensor in structure.tensors:
-        for axis in tensor.axes:
+    for (path, _, _), axes in structure.tensors.items():
+        for axis in axes:
             if axis is not None and axis.size and not labels[axis].any():
                 raise ValueError(
-                    f"Each layer keeps a channel. Received: a cut that leaves none of {tensor.key[0]!r}. Cut less, or "
+                    f"Each layer keeps a channel. Received: a cut that leaves none of {path!r}. Cut less, or "
                     "use scope='local'."
                 )

@@ -1,64 +1,78 @@
-"""How much a channel matters: scores for the axes of weights, and what they come to for what is removed as a whole."""
+"""How much a channel matters: scores along axes of weights and tensors, and what they come to for what goes as one."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from distill.pruning.criteria.batches import batches, require_examples, require_finite
+from distill.pruning.criteria.weights import Criterion
+from distill.pruning.kernels import find_kernels
 from distill.pruning.structured.groups import Group
-from distill.pruning.structured.structure import Slot, Structure
+from distill.pruning.structured.operation_rules import ACTIVATIONS
+from distill.pruning.structured.running import run
+from distill.pruning.structured.structure import Key, Slot, Structure
 
-# A model and the axes of its weights -> for each axis a score of every position, or `None` where it says nothing.
-Importance = Callable[[keras.Model, Sequence[Slot]], Sequence[np.ndarray | None]]
+
+class Scored(NamedTuple):
+    """Scores along an axis, such as a weight's.
+
+    Attributes:
+        labels: along the axis, of a slot or tensor of the structure.
+        scores: one for each of them; the higher, the longer the channel stays.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
 
 
-def l1(model: keras.Model, slots: Sequence[Slot]) -> list[np.ndarray | None]:
+# What is said of a model's channels: any number of scores for each, of which the mean counts.
+Importance = Callable[[Structure], Iterable[Scored]]
+
+
+def l1(structure: Structure) -> Iterator[Scored]:
     """Sums of absolute weights, of all kernels that make or read a channel (Li et al. 2017, arXiv:1608.08710)."""
-    return [_norm(value, slot.axis, 1) for slot, value in _kernels(slots)]
+    for slot, value in _kernels(structure):
+        yield Scored(slot.labels, _rows(value, slot).sum(1, dtype=np.float64))
 
 
-def l2(model: keras.Model, slots: Sequence[Slot]) -> list[np.ndarray | None]:
+def l2(structure: Structure) -> Iterator[Scored]:
     """Sums of squared weights, of all kernels that make or read a channel (Fang et al. 2023, arXiv:2301.12900)."""
-    return [_norm(value, slot.axis, 2) for slot, value in _kernels(slots)]
+    for slot, value in _kernels(structure):
+        yield Scored(slot.labels, (_rows(value, slot) ** 2).sum(1, dtype=np.float64))
 
 
-def batch_norm_scale(model: keras.Model, slots: Sequence[Slot]) -> list[np.ndarray | None]:
+def batch_norm_scale(structure: Structure) -> Iterator[Scored]:
     """Absolute scales of BatchNormalization (Network Slimming: Liu et al. 2017, arXiv:1708.06519)."""
-    return [
-        np.abs(_value(slot.variable))
-        if isinstance(slot.layer, layers.BatchNormalization) and slot.variable is slot.layer.gamma
-        else None
-        for slot in slots
-    ]
+    for slot in structure.slots:
+        if isinstance(slot.layer, layers.BatchNormalization) and slot.variable is slot.layer.gamma:
+            yield Scored(slot.labels, np.abs(_value(slot.variable)))
 
 
-def fpgm(model: keras.Model, slots: Sequence[Slot]) -> list[np.ndarray | None]:
-    """Sums of distances from the other filters: the one in the middle says least (He et al. 2019, arXiv:1811.00250)."""
-    scores: list[np.ndarray | None] = []
-    for slot, value in _kernels(slots):
-        if value is None or slot.role != "output":
-            scores.append(None)
-            continue
-        filters = np.moveaxis(value, slot.axis, 0).reshape(value.shape[slot.axis], -1).astype(np.float64)
-        squares = (filters**2).sum(1)
-        distances = squares[:, None] + squares[None] - 2 * filters @ filters.T
-        scores.append(np.sqrt(np.maximum(distances, 0)).sum(1))
-    return scores
+def fpgm(structure: Structure) -> Iterator[Scored]:
+    """Sums of distances from a layer's other filters: one amid them says least (He et al. 2019, arXiv:1811.00250)."""
+    for slot, value in _kernels(structure):
+        if slot.role == "output":
+            filters = np.moveaxis(value, slot.axis, 0).reshape(slot.labels.size, -1).astype(np.float64)
+            squares = (filters**2).sum(1)
+            distances = squares[:, None] + squares[None] - 2 * filters @ filters.T
+            yield Scored(slot.labels, np.sqrt(np.maximum(distances, 0)).sum(1))
 
 
-def lamp(model: keras.Model, slots: Sequence[Slot]) -> list[np.ndarray | None]:
-    """Squared norm over that of all filters that are as large or larger (Lee et al. 2021, arXiv:2010.07611)."""
-    scores: list[np.ndarray | None] = []
-    for slot, value in _kernels(slots):
-        squares = _norm(value, slot.axis, 2) if slot.role == "output" else None
-        if squares is not None:
+def lamp(structure: Structure) -> Iterator[Scored]:
+    """A filter's squared norm over the sum of its own and all larger ones of its layer (Lee et al. 2021, 2010.07611).
+
+    The paper's score, of whole filters in place of weights.
+    """
+    for slot, value in _kernels(structure):
+        if slot.role == "output":
+            squares = (_rows(value, slot) ** 2).sum(1, dtype=np.float64)
             order = np.argsort(-squares, kind="stable")
-            remaining = np.cumsum(squares[order])
-            squares[order] = squares[order] / np.where(remaining > 0, remaining, 1)
-        scores.append(squares)
-    return scores
+            left = np.cumsum(squares[order])
+            squares[order] = squares[order] / np.where(left > 0, left, 1)
+            yield Scored(slot.labels, squares)
 
 
 def random(seed: int) -> Importance:
@@ -69,8 +83,88 @@ def random(seed: int) -> Importance:
     """
     rng = np.random.default_rng(seed)
 
-    def scores(model: keras.Model, slots: Sequence[Slot]) -> list[np.ndarray | None]:
-        return [rng.random(slot.labels.size) for slot in slots]
+    def scores(structure: Structure) -> Iterator[Scored]:
+        for slot in structure.slots:
+            yield Scored(slot.labels, rng.random(slot.labels.size))
+
+    return scores
+
+
+def of_weights(criterion: Criterion) -> Importance:
+    """Sums of what a criterion says of single weights, over all that make or read a channel.
+
+    `of_weights(criteria.taylor(data, loss))` is the first-order change of the loss (Molchanov et al. 2019,
+    arXiv:1906.10771), `of_weights(criteria.wanda(data))` looks at what weights are multiplied with.
+
+    Args:
+        criterion: of `distill.pruning.criteria`, or any function like them.
+    """
+
+    def scores(structure: Structure) -> Iterator[Scored]:
+        cut = {id(slot.variable) for slot in structure.slots}
+        kernels = [one for one in find_kernels(structure.model).found if id(one.variable) in cut]
+        found = criterion(structure.model, kernels)
+        values = {id(one.variable): np.asarray(score) for one, score in zip(kernels, found, strict=True)}
+        for slot in structure.slots:
+            if id(slot.variable) in values:
+                yield Scored(
+                    slot.labels, _rows(values[id(slot.variable)], slot, signed=True).sum(1, dtype=np.float64)
+                )
+
+    return scores
+
+
+def activation_mean(data: Any) -> Importance:
+    """Mean absolute values of channels behind their activation, over data (Molchanov et al. 2017, arXiv:1611.06440).
+
+    Args:
+        data: a finite `tf.data.Dataset` of batches x, (x, y) or (x, y, sample_weight), of which x is used; or anything
+            else that `criteria.wanda` takes. The model runs in inference mode.
+
+    Raises:
+        ValueError: the data can be gone through only once, never end, or are arrays of several lengths.
+    """
+    return _of_activations(data, np.abs)
+
+
+def apoz(data: Any) -> Importance:
+    """Share of values behind an activation that are not zero: 1 − APoZ (Hu et al. 2016, arXiv:1607.03250).
+
+    Args:
+        data: as for `activation_mean`.
+
+    Raises:
+        ValueError: as for `activation_mean`.
+    """
+    return _of_activations(data, lambda value: value != 0)
+
+
+def _of_activations(data: Any, measure: Callable[[np.ndarray], np.ndarray]) -> Importance:
+    require_finite(data)
+
+    def scores(structure: Structure) -> Iterator[Scored]:
+        sums: dict[tuple[Key, int], np.ndarray] = {}
+        positions: dict[tuple[Key, int], int] = {}
+        active = {path for path, operation in structure.operations.items() if _activates(operation)}
+
+        def see(key: Key, value: Any) -> Any:
+            for axis, labels in enumerate(structure.tensors[key]) if key[0] in active else ():
+                if labels is not None:
+                    rows = np.moveaxis(measure(np.asarray(ops.convert_to_numpy(value))), axis, 0)
+                    rows = rows.reshape(labels.size, -1)
+                    sums[key, axis] = sums.get((key, axis), 0) + rows.sum(1, dtype=np.float64)
+                    positions[key, axis] = positions.get((key, axis), 0) + rows.shape[1]
+            return value
+
+        examples = 0
+        for count, (x, _, _) in batches(data):
+            examples += count
+            run(structure.model, x, see)
+        require_examples(examples)
+        for (key, axis), total in sums.items():
+            labels = structure.tensors[key][axis]
+            if labels is not None:
+                yield Scored(labels, total / positions[key, axis])
 
     return scores
 
@@ -81,12 +175,12 @@ def score_atoms(
     importance: Importance,
     normalize: Literal["mean", "max"] | None = "mean",
 ) -> np.ndarray:
-    """What an importance comes to for each atom: the mean over all axes of weights that it is on.
+    """What an importance comes to for each atom: the mean over all axes that it scores.
 
     Args:
         structure: of the model.
         groups: of it; within each, scores are divided by their mean or largest, so that groups can be compared.
-        importance: scores the axes.
+        importance: scores axes.
         normalize: by what; `None` leaves scores as they are.
 
     Returns:
@@ -95,24 +189,19 @@ def score_atoms(
     Raises:
         ValueError: scores are of another number than positions, or not finite; nothing is said of a group.
     """
-    found = list(importance(structure.model, structure.slots))
-    if len(found) != len(structure.slots):
-        raise ValueError(
-            "An importance gives scores, or None, for each axis. Received: "
-            f"{len(found)} for {len(structure.slots)} axes."
-        )
     total, count = np.zeros(structure.atoms.count), np.zeros(structure.atoms.count)
-    for slot, given in zip(structure.slots, found, strict=True):
-        if given is None:
-            continue
+    for labels, given in importance(structure):
         scores = np.asarray(given, np.float64)
-        if scores.shape != slot.labels.shape or not np.isfinite(scores).all():
+        if scores.shape != labels.shape or not np.isfinite(scores).all():
+            what = "numbers that are not finite" if scores.shape == labels.shape else scores.shape
+            where = next(
+                (f"{s.path}/{s.variable.name}" for s in structure.slots if s.labels is labels), "a tensor"
+            )
             raise ValueError(
                 "An importance gives each position of an axis a finite score. Received: "
-                f"{'numbers that are not finite' if scores.shape == slot.labels.shape else scores.shape} for axis "
-                f"{slot.axis} of {slot.path}/{slot.variable.name} with {slot.labels.size} positions."
+                f"{what} for {labels.size} positions of {where}."
             )
-        of = structure.atoms.of[slot.labels]
+        of = structure.atoms.of[labels]
         total += np.bincount(of, scores, structure.atoms.count)
         count += np.bincount(of, minlength=structure.atoms.count)
     for group in groups:
@@ -128,22 +217,28 @@ def score_atoms(
     return scores
 
 
-def _kernels(slots: Sequence[Slot]) -> list[tuple[Slot, np.ndarray | None]]:
-    """The values of what has more than one axis, read once each."""
+def _kernels(structure: Structure) -> Iterator[tuple[Slot, np.ndarray]]:
+    """The axes of what has more than one, with the values, which are read once each."""
     values: dict[int, np.ndarray] = {}
-    for slot in slots:
-        if len(slot.variable.shape) > 1 and id(slot.variable) not in values:
-            values[id(slot.variable)] = _value(slot.variable)
-    return [(slot, values.get(id(slot.variable))) for slot in slots]
+    for slot in structure.slots:
+        if len(slot.variable.shape) > 1 and slot.variable.name != "bias":
+            if id(slot.variable) not in values:
+                values[id(slot.variable)] = _value(slot.variable)
+            yield slot, values[id(slot.variable)]
 
 
 def _value(variable: keras.Variable) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(variable)).astype(np.float32)
 
 
-def _norm(value: np.ndarray | None, axis: int, power: int) -> np.ndarray | None:
-    """Sums of the powers of absolute values over all other axes."""
-    if value is None:
-        return None
-    rows = np.moveaxis(np.abs(value), axis, 0).reshape(value.shape[axis], -1)
-    return (rows**power).sum(1, dtype=np.float64)
+def _rows(value: np.ndarray, slot: Slot, *, signed: bool = False) -> np.ndarray:
+    """One row for each position of the axis, of absolute values."""
+    rows = np.moveaxis(value, slot.axis, 0).reshape(slot.labels.size, -1)
+    return rows if signed else np.abs(rows)
+
+
+def _activates(operation: Any) -> bool:
+    if isinstance(operation, (layers.ELU, layers.LeakyReLU, layers.PReLU, layers.ReLU, *ACTIVATIONS)):
+        return True
+    activation = getattr(operation, "activation", None)
+    return activation is not None and activation is not keras.activations.linear

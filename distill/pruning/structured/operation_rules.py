@@ -25,7 +25,7 @@ _ELEMENTWISE = (
     "Negative NotEqual OnesLike Power Reciprocal Round Sign Sin Sinh Sqrt Square Subtract Tan Tanh TrueDivide Trunc "
     "Where ZerosLike"
 )
-_ELEMENTWISE_NN = (
+_ACTIVATIONS = (
     "Celu Elu Gelu HardShrink HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid Relu Relu6 Selu Sigmoid Silu "
     "SoftShrink Softplus Softsign SparsePlus SparseSigmoid Squareplus TanhShrink Threshold"
 )
@@ -247,9 +247,11 @@ def _of(module: Any, names: str) -> list[type]:
     return [getattr(module, name) for name in names.split() if hasattr(module, name)]
 
 
+ACTIVATIONS = tuple(_of(nn, _ACTIVATIONS))
+
 OPERATION_RULES: dict[type, Rule] = {
     **dict.fromkeys(_of(numpy_ops, _ELEMENTWISE), elementwise),
-    **dict.fromkeys(_of(nn, _ELEMENTWISE_NN), elementwise),
+    **dict.fromkeys(ACTIVATIONS, elementwise),
     **dict.fromkeys([math_ops.Rsqrt, math_ops.Erf, core.Cast, core.StopGradient], elementwise),
     **dict.fromkeys(_of(numpy_ops, _REDUCING), _reduce),
     **dict.fromkeys([nn.Softmax, nn.LogSoftmax], softmax),

@@ -51,16 +51,8 @@ class Edit(NamedTuple):
     value: Callable[..., Any]
 
 
-class Seen(NamedTuple):
-    """A tensor of the graph.
-
-    Attributes:
-        key: path of the layer or operation that made it, how many calls of it came before, which of its outputs.
-        axes: its labels.
-    """
-
-    key: tuple[str, int, int]
-    axes: Axes
+# Of a tensor: path of the layer or operation that made it, how many calls of it came before, which of its outputs.
+Key = tuple[str, int, int]
 
 
 class Product(NamedTuple):
@@ -83,7 +75,8 @@ class Structure:
         inputs: axes of the inputs of nested models, by the id of the model.
         rescaled: weights that are multiplied when an axis is cut: id of the variable -> axis and function of the old
             and new size.
-        tensors: in the order of the walk.
+        tensors: labels of each, in the order of the walk.
+        operations: the layers and operations by path.
         products: for multiply-adds.
         unknown: path -> type of what no rule is known for.
     """
@@ -95,7 +88,8 @@ class Structure:
     constants: dict[tuple[int, int], Axes]
     inputs: dict[int, list[Axes]]
     rescaled: dict[int, tuple[np.ndarray, Callable[[int, int], float]]]
-    tensors: list[Seen]
+    tensors: dict[Key, Axes]
+    operations: dict[str, Any]
     products: list[Product]
     unknown: dict[str, str]
 
@@ -280,6 +274,7 @@ def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) 
         tracer.inputs,
         tracer.rescaled,
         tracer.tensors,
+        tracer.operations,
         tracer.products,
         tracer.unknown,
     )
@@ -302,7 +297,8 @@ class _Tracer:
         self.constants: dict[tuple[int, int], Axes] = {}
         self.inputs: dict[int, list[Axes]] = {}
         self.rescaled: dict[int, tuple[np.ndarray, Callable[[int, int], float]]] = {}
-        self.tensors: list[Seen] = []
+        self.tensors: dict[Key, Axes] = {}
+        self.operations: dict[str, Any] = {}
         self.products: list[Product] = []
         self.unknown: dict[str, str] = {}
         self._rules = rules
@@ -320,8 +316,9 @@ class _Tracer:
             else:
                 outputs = self.ask(Call(self, node, own, arguments))
                 for i, axes in enumerate(outputs):
-                    self.tensors.append(Seen((own, self._calls[own], i), axes))
+                    self.tensors[own, self._calls[own], i] = axes
                 self._calls[own] += 1
+                self.operations[own] = operation
             for tensor, axes in zip(node.outputs, outputs, strict=True):
                 found[id(tensor)] = axes
         return [found[id(tensor)] for tensor in graph.outputs]

@@ -1,6 +1,5 @@
 """Proof that a pruned model computes what the original does with the removed channels set to zero."""
 
-import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,8 @@ from keras import ops
 from distill.graphs import functional_of
 from distill.pruning.structured.labels import Axes
 from distill.pruning.structured.rebuild import keep_labels, rebuild
-from distill.pruning.structured.structure import Rule, Structure, nodes_of, read
-
-Key = tuple[str, int, int]  # path of the layer or operation, how many calls came before, which output
+from distill.pruning.structured.running import run
+from distill.pruning.structured.structure import Key, Rule, Structure, read
 
 
 def largest_error(
@@ -48,9 +46,9 @@ def largest_error(
     kept = keep_labels(structure, keep)
     _mask_weights(structure, kept, original)
     given = _examples(structure.model, seed) if inputs is None else inputs
-    axes = {tensor.key: tensor.axes for tensor in structure.tensors}
-    expected = _run(original, given, axes, kept)
-    found = _run(smaller, given, {}, kept)
+    axes = structure.tensors
+    expected = _tensors(original, given, axes, kept)
+    found = _tensors(smaller, given, {}, kept)
     if expected.keys() != found.keys():
         raise RuntimeError(
             f"A pruned model has the calls of the original. Received: {sorted(expected.keys() ^ found.keys())}."
@@ -91,30 +89,13 @@ def _mask_weights(structure: Structure, kept: np.ndarray, original: keras.Model)
         target.assign(ops.convert_to_numpy(target) * kept[slot.labels].reshape(shape))
 
 
-def _run(
+def _tensors(
     model: keras.Model, inputs: Any, axes: Mapping[Key, Axes], kept: np.ndarray
 ) -> dict[Key, np.ndarray]:
     """All tensors of a pass; those with labels are masked on the way."""
     found: dict[Key, np.ndarray] = {}
-    calls: collections.Counter[str] = collections.Counter()
 
-    def run(graph: Any, values: list[Any], path: str) -> list[Any]:
-        tensors = {id(tensor): value for tensor, value in zip(graph.inputs, values, strict=True)}
-        for node in nodes_of(graph):
-            own = f"{path}/{node.operation.name}" if path else node.operation.name
-            nested = functional_of(node.operation)
-            if nested is not None:
-                outputs = run(nested, [tensors[id(tensor)] for tensor in node.input_tensors], own)
-            else:
-                args, kwargs = node.arguments.fill_in(tensors)
-                outputs = keras.tree.flatten(node.operation(*args, **kwargs))
-                outputs = [mask(value, (own, calls[own], i)) for i, value in enumerate(outputs)]
-                calls[own] += 1
-            for tensor, value in zip(node.outputs, outputs, strict=True):
-                tensors[id(tensor)] = value
-        return [tensors[id(tensor)] for tensor in graph.outputs]
-
-    def mask(value: Any, key: Key) -> Any:
+    def mask(key: Key, value: Any) -> Any:
         for i, axis in enumerate(axes.get(key, ())):
             if axis is not None:
                 shape = [-1 if j == i else 1 for j in range(len(value.shape))]
@@ -122,6 +103,5 @@ def _run(
         found[key] = np.asarray(ops.convert_to_numpy(value), np.float64)
         return value
 
-    flat = [ops.convert_to_tensor(value) for value in keras.tree.flatten(inputs)]
-    run(functional_of(model), flat, "")
+    run(model, inputs, mask)
     return found
