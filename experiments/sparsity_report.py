@@ -88,19 +88,31 @@ def picture(study: Study) -> str:
             means = np.array([spread.mean for spread in spreads])
             half = np.array([_half(values) for values in curve.accuracies])
             color = plots.PALETTE[i % len(plots.PALETTE)]
-            axes.plot(kept, means, "o-", color=color, markersize=4, label=curve.method)
-            axes.fill_between(kept, means - half, means + half, color=color, alpha=0.2, linewidth=0)
+            axes.plot(kept, _missing(means), "o-", color=color, markersize=4, label=curve.method)
+            band = _missing(means - half), _missing(means + half)
+            axes.fill_between(kept, *band, color=color, alpha=0.2, linewidth=0)
             spoken.append(f"{curve.method} {means[-1]:.1f} % at {100 * curve.sparsities[-1]:g} % zeros")
         for name, dash in zip(UNPRUNED, ("-", ":"), strict=True):
             mean = statistics.spread(study.arm(name).values(ACCURACY) or []).mean
-            axes.axhline(mean, color=plots.TEXT, linewidth=1, linestyle=dash, label=f"unpruned, {name}")
+            label = f"unpruned, {name}"
+            axes.axhline(_missing(mean), color=plots.TEXT, linewidth=1, linestyle=dash, label=label)
         levels = curves(study)[0].sparsities
         axes.set_xlim(1.2 * (1 - levels[0]), (1 - levels[-1]) / 1.2)  # towards nothing
-        axes.set(xscale="log", xlabel="zeros, %", ylabel="test accuracy %, last epoch")
+        axes.set(xscale="log", xlabel="zeros, %", yscale="log", ylabel="test accuracy %, last epoch")
         axes.set_xticks([1 - s for s in levels], [f"{100 * s:g}" for s in levels])
+        # Errors on a logarithmic axis upside down: differences of a point show beside those of fifty.
+        axes.invert_yaxis()
+        low, high = sorted(axes.get_ylim())
+        shown = [error for error in (0.5, 1, 2, 3, 5, 10, 20, 30, 50, 90) if low <= error <= high]
+        axes.set_yticks(shown, [f"{100 - error:g}" for error in shown])
         axes.minorticks_off()
         axes.legend(fontsize="small")
         return plots.svg(figure, "sparsity", "Test accuracy against sparsity: " + "; ".join(spoken))
+
+
+def _missing(accuracy: Any) -> Any:
+    """How many percent are wrong; none at all is off a logarithmic axis."""
+    return np.maximum(100 - accuracy, 0.1)
 
 
 def movement(cell: dict[str, Any], title: str) -> str:
@@ -195,7 +207,10 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         f"<h1>{report.escaped(study.title)}</h1>",
         f'<p class="question">{report.escaped(study.question)}</p>',
         *(f'<p class="warning">{text}</p>' for text in warning),
-        report.figure(picture(study), "Line: mean over seeds. Band: 95 % t interval of the mean."),
+        report.figure(
+            picture(study),
+            "Line: mean over seeds. Band: 95 % t interval of the mean. Errors are on a logarithmic scale.",
+        ),
         report.grid(grids[0]),
         f'<p class="protocol">{report.escaped(PROTOCOL)}</p>',
         report.grid(grids[1]),

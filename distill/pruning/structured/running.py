@@ -1,0 +1,46 @@
+"""Runs a model's graph and shows every tensor on the way."""
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from distill.graphs import functional_of
+from distill.pruning.structured.structure import Key, nodes_of
+
+
+def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
+    """Runs a Functional or Sequential model in inference mode.
+
+    Args:
+        model: whose layers run one after the other.
+        inputs: arrays or tensors, as for the model.
+        see: is given every tensor by its key, and returns what the layers after it are given.
+
+    Returns:
+        The outputs, as a list.
+    """
+    calls: collections.Counter[str] = collections.Counter()
+
+    def walk(graph: Any, values: list[Any], path: str) -> list[Any]:
+        tensors = {id(tensor): value for tensor, value in zip(graph.inputs, values, strict=True)}
+        for node in nodes_of(graph):
+            operation = node.operation
+            own = f"{path}/{operation.name}" if path else operation.name
+            nested = functional_of(operation)
+            if nested is not None:
+                outputs = walk(nested, [tensors[id(tensor)] for tensor in node.input_tensors], own)
+            else:
+                args, kwargs = node.arguments.fill_in(tensors)
+                outputs = keras.tree.flatten(operation(*args, **kwargs))
+                outputs = [see((own, calls[own], i), value) for i, value in enumerate(outputs)]
+                calls[own] += 1
+            for tensor, value in zip(node.outputs, outputs, strict=True):
+                tensors[id(tensor)] = value
+        return [tensors[id(tensor)] for tensor in graph.outputs]
+
+    return walk(
+        functional_of(model), [ops.convert_to_tensor(value) for value in keras.tree.flatten(inputs)], ""
+    )
