@@ -119,7 +119,16 @@ ALLOWED = {
     "pruning.structured": {
         "pruning.structured",
         "pruning.structured.channels",
+        "pruning.structured.depth",
         "pruning.structured.importance",
+        "pruning.structured.structure",
+    },
+    "pruning.structured.depth": {
+        "graphs",
+        "pruning.criteria.batches",
+        "pruning.structured.layer_rules",
+        "pruning.structured.operation_rules",
+        "pruning.structured.rebuild",
         "pruning.structured.structure",
     },
     "pruning.patterns": {"pruning.kernels"},

@@ -25,7 +25,15 @@ from distill.pruning.masks import keep_zeros, measure_sparsity, prune
 from distill.pruning.patterns import Blocks, Elements, NofM
 from distill.pruning.rewinding import iterative
 from distill.pruning.sparsity import KernelSparsity, Sparsity
-from distill.pruning.structured import Channels, explain, importance, prune_channels
+from distill.pruning.structured import (
+    Channels,
+    explain,
+    importance,
+    output_change,
+    prune_channels,
+    prune_layers,
+    removable_layers,
+)
 from distill.pruning.tfmot_names import UpdatePruningStep, prune_low_magnitude, strip_pruning, tfmot_schedule
 
 __all__ = [
@@ -49,9 +57,12 @@ __all__ = [
     "iterative",
     "keep_zeros",
     "measure_sparsity",
+    "output_change",
     "prune",
     "prune_channels",
+    "prune_layers",
     "prune_low_magnitude",
+    "removable_layers",
     "strip_pruning",
 ]
 

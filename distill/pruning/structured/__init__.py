@@ -5,11 +5,22 @@
 Every axis of every tensor and weight of a model's graph is labelled (`structure`, by `layer_rules` and
 `operation_rules`); labels that a call ties together are one atom (`labels`), and atoms that the same weights make are a
 group (`groups`). Scores (`importance`) and a target say which stay (`selection`), the graph is built anew with slices
-of the weights (`rebuild`), and can be compared with the old one tensor by tensor (`verification`).
+of the weights (`rebuild`), and can be compared with the old one tensor by tensor (`verification`). Layers as a whole
+go by measured harm (`depth`).
 """
 
 from distill.pruning.structured import importance
 from distill.pruning.structured.channels import Channels, explain, prune_channels
+from distill.pruning.structured.depth import output_change, prune_layers, removable_layers
 from distill.pruning.structured.structure import Call
 
-__all__ = ["Call", "Channels", "explain", "importance", "prune_channels"]
+__all__ = [
+    "Call",
+    "Channels",
+    "explain",
+    "importance",
+    "output_change",
+    "prune_channels",
+    "prune_layers",
+    "removable_layers",
+]

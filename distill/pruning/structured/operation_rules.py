@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from keras import layers
 from keras.src.ops import core, image, nn
 from keras.src.ops import math as math_ops
 from keras.src.ops import numpy as numpy_ops
@@ -245,6 +246,11 @@ def _clip(call: Call) -> Axes:
 
 def _of(module: Any, names: str) -> list[type]:
     return [getattr(module, name) for name in names.split() if hasattr(module, name)]
+
+
+def is_addition(operation: Any) -> bool:
+    """Whether it adds its inputs, as at the end of a residual block."""
+    return type(operation) in (layers.Add, numpy_ops.Add)
 
 
 ACTIVATIONS = tuple(_of(nn, _ACTIVATIONS))

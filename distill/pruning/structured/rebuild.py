@@ -1,5 +1,6 @@
 """A smaller model from a structure and what is kept of it: the same graph of new layers, with slices of the weights."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -13,18 +14,26 @@ from distill.pruning.structured.labels import Axes
 from distill.pruning.structured.structure import Edit, Shape, Structure, nodes_of
 
 
-def rebuild(structure: Structure, keep: np.ndarray, *, dtype: str | None = None) -> keras.Model:
+def rebuild(
+    structure: Structure,
+    keep: np.ndarray,
+    *,
+    skipped: Mapping[int, int] | None = None,
+    dtype: str | None = None,
+) -> keras.Model:
     """A new model without what is not kept; the structure's own is left as it is.
 
     Args:
         structure: of the model.
         keep: (atoms,) bool.
+        skipped: calls that are left out, with all that only they need: id of a graph's node -> that of the tensor that
+            is passed on in place of its output.
         dtype: of all layers in place of their own.
 
     Returns:
         A Functional model, or a Sequential one where it was, of the same names; not compiled.
     """
-    builder = _Builder(structure, keep, dtype)
+    builder = _Builder(structure, keep, skipped or {}, dtype)
     new = builder.model(structure.model, None)
     builder.copy_weights()
     return new
@@ -37,10 +46,14 @@ def keep_labels(structure: Structure, keep: np.ndarray) -> np.ndarray:
 
 
 class _Builder:
-    def __init__(self, structure: Structure, keep: np.ndarray, dtype: str | None) -> None:
+    def __init__(
+        self, structure: Structure, keep: np.ndarray, skipped: Mapping[int, int], dtype: str | None
+    ) -> None:
         self._structure = structure
+        self._skipped = skipped
         self._kept = keep_labels(structure, keep)
         self._dtype = dtype
+        self._passed: dict[int, int] = {}  # id of a skipped call's output -> that of what takes its place
         self._built: dict[
             int, tuple[Any, Any]
         ] = {}  # by id of the old layer or operation: it and the new one
@@ -54,9 +67,8 @@ class _Builder:
         entries = [self._input(tensor, axes) for tensor, axes in zip(graph.inputs, inputs, strict=True)]
         if isinstance(old, keras.Sequential):
             (entry,) = entries
-            new = keras.Sequential(
-                [entry._keras_history.operation, *map(self._operation, old.layers)], name=old.name
-            )
+            kept = [self._operation(node.operation) for node in self._needed(graph)]
+            new = keras.Sequential([entry._keras_history.operation, *kept], name=old.name)
         else:
             new = self._functional(old, graph, entries)
         self._built[id(old)] = old, new
@@ -64,16 +76,31 @@ class _Builder:
 
     def _functional(self, old: Any, graph: Any, entries: list[Any]) -> Any:
         tensors = {id(tensor): entry for tensor, entry in zip(graph.inputs, entries, strict=True)}
-        for node in nodes_of(graph):
+        for node in self._needed(graph):
             args, kwargs = self._arguments(node, tensors)
             outputs = self._operation(node.operation)(*args, **kwargs)
             for symbolic, value in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
                 tensors[id(symbolic)] = value
         inputs, outputs = (
-            keras.tree.map_structure(lambda tensor: tensors[id(tensor)], ends)
+            keras.tree.map_structure(lambda tensor: tensors[self._passed.get(id(tensor), id(tensor))], ends)
             for ends in (graph._inputs_struct, graph._outputs_struct)
         )
         return keras.Model(inputs, outputs, name=old.name)
+
+    def _needed(self, graph: Any) -> list[Any]:
+        """The calls that the outputs depend on, without those that are skipped."""
+        nodes = list(nodes_of(graph))
+        for node in nodes:
+            if id(node) in self._skipped:
+                passed = self._skipped[id(node)]
+                self._passed[id(node.outputs[0])] = self._passed.get(passed, passed)
+        needed = {self._passed.get(id(tensor), id(tensor)) for tensor in graph.outputs}
+        found = []
+        for node in reversed(nodes):
+            if id(node) not in self._skipped and any(id(tensor) in needed for tensor in node.outputs):
+                found.append(node)
+                needed |= {self._passed.get(id(tensor), id(tensor)) for tensor in node.input_tensors}
+        return found[::-1]
 
     def _input(self, tensor: Any, axes: Axes) -> Any:
         return keras.Input(
@@ -112,7 +139,7 @@ class _Builder:
     def _arguments(self, node: Any, tensors: dict[int, Any]) -> tuple[Any, Any]:
         def new(leaf: Any) -> Any:
             if isinstance(leaf, keras.KerasTensor):
-                return tensors[id(leaf)]
+                return tensors[self._passed.get(id(leaf), id(leaf))]
             axes = self._structure.constants.get((id(node), id(leaf)))
             return leaf if axes is None else self._cut(np.asarray(keras.ops.convert_to_numpy(leaf)), axes)
 
