@@ -215,6 +215,8 @@ def scoring(scores):
         ({"params": 10**9}, "where .* can be reached"),
         ({"ratio": 0.5, "round_to": 0}, "integer >= 1"),
         ({"ratio": 0.5, "scope": "layer"}, "'local' or 'global'"),
+        ({"ratio": 0.5, "reduce": "min"}, "'mean', 'sum' or 'max'. Received: reduce='min'"),
+        ({"ratio": 0.5, "normalize": "sum"}, "'mean' or 'max'. Received: normalize='sum'"),
         ({"ratio": 0.5, "keep": "frist"}, "fits none of 'convolutional'. Its layers: first, "),
         ({"ratio": 0.5, "ratios": {"first": 1.0}}, "at least 0 and less than 1"),
         ({"ratio": 0.5, "keep": layers.Layer}, "There is something to prune"),

@@ -121,6 +121,16 @@ ALLOWED = {
         "pruning.structured.channels",
         "pruning.structured.depth",
         "pruning.structured.importance",
+        "pruning.structured.recovery",
+        "pruning.structured.structure",
+    },
+    "pruning.structured.recovery": {
+        "distiller",
+        "losses.logits",
+        "pruning.structured.channels",
+        "pruning.structured.importance",
+        "pruning.structured.rebuild",
+        "pruning.structured.selection",
         "pruning.structured.structure",
     },
     "pruning.structured.depth": {

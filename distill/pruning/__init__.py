@@ -33,6 +33,8 @@ from distill.pruning.structured import (
     prune_channels,
     prune_layers,
     removable_layers,
+    shrink,
+    slim,
 )
 from distill.pruning.tfmot_names import UpdatePruningStep, prune_low_magnitude, strip_pruning, tfmot_schedule
 
@@ -63,6 +65,8 @@ __all__ = [
     "prune_layers",
     "prune_low_magnitude",
     "removable_layers",
+    "shrink",
+    "slim",
     "strip_pruning",
 ]
 

@@ -6,12 +6,13 @@ Every axis of every tensor and weight of a model's graph is labelled (`structure
 `operation_rules`); labels that a call ties together are one atom (`labels`), and atoms that the same weights make are a
 group (`groups`). Scores (`importance`) and a target say which stay (`selection`), the graph is built anew with slices
 of the weights (`rebuild`), and can be compared with the old one tensor by tensor (`verification`). Layers as a whole
-go by measured harm (`depth`).
+go by measured harm (`depth`). Training in between is there too (`recovery`).
 """
 
 from distill.pruning.structured import importance
 from distill.pruning.structured.channels import Channels, explain, prune_channels
 from distill.pruning.structured.depth import output_change, prune_layers, removable_layers
+from distill.pruning.structured.recovery import shrink, slim
 from distill.pruning.structured.structure import Call
 
 __all__ = [
@@ -23,4 +24,6 @@ __all__ = [
     "prune_channels",
     "prune_layers",
     "removable_layers",
+    "shrink",
+    "slim",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from distill.pruning.kernels import Selector, fits
 from distill.pruning.structured.groups import Group, find_groups
-from distill.pruning.structured.importance import Importance, l2, score_atoms
+from distill.pruning.structured.importance import Importance, Normalization, Reduction, l2, score_atoms
 from distill.pruning.structured.layer_rules import LAYER_RULES
 from distill.pruning.structured.operation_rules import OPERATION_RULES
 from distill.pruning.structured.rebuild import keep_labels, rebuild
@@ -71,7 +71,7 @@ def explain(model: keras.Model, *, exact: bool = True, rules: Mapping[type, Rule
     Raises:
         ValueError: the model has no graph.
     """
-    structure = read(model, _rules(rules), exact=exact)
+    structure = read(model, rules_with(rules), exact=exact)
     return Channels(model.name, tuple(find_groups(structure)), structure.unknown)
 
 
@@ -82,6 +82,8 @@ def prune_channels(
     macs: float | None = None,
     params: float | None = None,
     importance: Importance = l2,
+    reduce: Reduction = "mean",
+    normalize: Normalization = "mean",
     scope: Scope = "local",
     round_to: int = 8,
     keep: Selector | Sequence[Selector] = (),
@@ -101,6 +103,9 @@ def prune_channels(
         macs: instead of it, the multiply-adds that stay: a share of them if < 1, else how many.
         params: instead of it, the parameters that stay: a share of them if < 1, else how many.
         importance: says how much channels matter; see `importance`.
+        reduce: what a channel's scores on all the weights that make or read it come to: their "mean", "sum" or "max".
+        normalize: what a group's scores are divided by before groups are compared, which is what scope "global" does:
+            their "mean" or "max"; `None` leaves them as they are.
         scope: "local": each group gives the same share; "global": the lowest scores go wherever they are.
         round_to: numbers of channels that stay are multiples of it, for the hardware's sake, in groups of twice as many
             or more.
@@ -128,7 +133,11 @@ def prune_channels(
         )
     if scope not in ("local", "global"):
         raise ValueError(f"Channels compete by 'local' or 'global'. Received: scope={scope!r}.")
-    known = _rules(rules)
+    if reduce not in ("mean", "sum", "max"):
+        raise ValueError(f"Scores are reduced to their 'mean', 'sum' or 'max'. Received: reduce={reduce!r}.")
+    if normalize not in ("mean", "max", None):
+        raise ValueError(f"Scores are divided by their 'mean' or 'max'. Received: normalize={normalize!r}.")
+    known = rules_with(rules)
     structure = read(model, known, exact=exact)
     found = find_groups(structure)
     cuttable = _without(structure, [group for group in found if group.atoms.size > 1], keep)
@@ -137,7 +146,7 @@ def prune_channels(
         raise ValueError(
             f"There is something to prune. Received: {model.name!r}, of which nothing is: {why}."
         )
-    scores = score_atoms(structure, cuttable, importance)
+    scores = score_atoms(structure, cuttable, importance, reduce, normalize)
     choice = Choice(structure, cuttable, scores, scope, round_to, _own_ratios(structure, cuttable, ratios))
     if what == "ratio":
         if not 0 < target < 1:
@@ -165,7 +174,8 @@ def prune_channels(
     return new
 
 
-def _rules(own: Mapping[type, Rule] | None) -> dict[type, Rule]:
+def rules_with(own: Mapping[type, Rule] | None) -> dict[type, Rule]:
+    """Our rules, and before them a user's."""
     return {**LAYER_RULES, **OPERATION_RULES, **(own or {})}
 
 

@@ -28,6 +28,9 @@ class Scored(NamedTuple):
     scores: np.ndarray
 
 
+Reduction = Literal["mean", "sum", "max"]
+Normalization = Literal["mean", "max"] | None
+
 # What is said of a model's channels: any number of scores for each, of which the mean counts.
 Importance = Callable[[Structure], Iterable[Scored]]
 
@@ -173,15 +176,18 @@ def score_atoms(
     structure: Structure,
     groups: Sequence[Group],
     importance: Importance,
-    normalize: Literal["mean", "max"] | None = "mean",
+    reduce: Reduction = "mean",
+    normalize: Normalization = "mean",
 ) -> np.ndarray:
-    """What an importance comes to for each atom: the mean over all axes that it scores.
+    """What an importance comes to for each atom.
 
     Args:
         structure: of the model.
-        groups: of it; within each, scores are divided by their mean or largest, so that groups can be compared.
+        groups: of it.
         importance: scores axes.
-        normalize: by what; `None` leaves scores as they are.
+        reduce: what the scores of an atom on several axes, or at several places of one, come to.
+        normalize: what the scores of each group are divided by, so that groups can be compared: their mean or their
+            largest. `None` leaves them as they are.
 
     Returns:
         (atoms,) float64; 0 where nothing is said of an atom.
@@ -190,6 +196,7 @@ def score_atoms(
         ValueError: scores are of another number than positions, or not finite; nothing is said of a group.
     """
     total, count = np.zeros(structure.atoms.count), np.zeros(structure.atoms.count)
+    largest = np.full(structure.atoms.count, -np.inf)
     for labels, given in importance(structure):
         scores = np.asarray(given, np.float64)
         if scores.shape != labels.shape or not np.isfinite(scores).all():
@@ -202,6 +209,7 @@ def score_atoms(
                 f"{what} for {labels.size} positions of {where}."
             )
         of = structure.atoms.of[labels]
+        np.maximum.at(largest, of, scores)
         total += np.bincount(of, scores, structure.atoms.count)
         count += np.bincount(of, minlength=structure.atoms.count)
     for group in groups:
@@ -209,7 +217,7 @@ def score_atoms(
             raise ValueError(
                 f"Each channel has a score. Received: none for {group.name!r}. Keep it, or use another importance."
             )
-    scores = total / np.maximum(count, 1)
+    scores = {"mean": total / np.maximum(count, 1), "sum": total, "max": largest}[reduce]
     for group in groups if normalize else ():
         own = scores[group.atoms]
         level = own.mean() if normalize == "mean" and own.size else own.max(initial=0)

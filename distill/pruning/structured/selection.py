@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -71,6 +72,13 @@ class Choice:
             return 1
         return self.round_to // math.gcd(self.round_to, group.multiple)
 
+    def _steps(self, counts: Sequence[int]) -> Iterator[list[int]]:
+        """One group more or less."""
+        for i, group in enumerate(self.groups):
+            for count in (counts[i] - self.step(i), counts[i] + self.step(i)):
+                if i not in self.ratios and 1 <= count <= group.atoms.size:
+                    yield [*counts[:i], count, *counts[i + 1 :]]
+
     def _rounded(self, i: int, wanted: float) -> int:
         size, step = self.groups[i].atoms.size, self.step(i)
         if wanted >= size:
@@ -96,14 +104,14 @@ class Choice:
         ends = [self.counts(low), self.counts(high)]
         counts = min(ends, key=lambda end: abs(cost(self.keep(end)) - target))
         error = abs(cost(self.keep(counts)) - target)
-        while error > TOLERANCE * target:  # steps of single groups are smaller than those of all
-            tried = [
-                [*counts[:i], count, *counts[i + 1 :]]
-                for i in range(len(counts))
-                for count in (counts[i] - self.step(i), counts[i] + self.step(i))
-                if i not in self.ratios and 1 <= count <= self.groups[i].atoms.size
-            ]
-            found = min(tried, key=lambda one: abs(cost(self.keep(one)) - target), default=counts)
+        while error > TOLERANCE * target:  # steps of one or two groups are smaller than those of all
+            steps = list(self._steps(counts))
+            pairs = (further for one in steps for further in self._steps(one))
+            found = min(
+                itertools.chain(steps, pairs),
+                key=lambda one: abs(cost(self.keep(one)) - target),
+                default=counts,
+            )
             if abs(cost(self.keep(found)) - target) >= error:
                 raise ValueError(
                     f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest is "

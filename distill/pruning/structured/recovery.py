@@ -1,0 +1,162 @@
+"""Channels go, and a model learns to do without them: in rounds, or after it was trained to have few that matter."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from distill.distiller import Distiller
+from distill.losses.logits import SoftTargets
+from distill.pruning.structured.channels import prune_channels, rules_with
+from distill.pruning.structured.importance import batch_norm_scale
+from distill.pruning.structured.rebuild import rebuild
+from distill.pruning.structured.selection import macs_of, parameters_of
+from distill.pruning.structured.structure import read
+
+
+def shrink(
+    model: keras.Model,
+    train: Callable[[Distiller], object],
+    ratio: float | None = None,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    rounds: int = 3,
+    losses: Any = None,
+    student_loss_weight: float = 0.1,
+    **options: Any,
+) -> keras.Model:
+    """Prunes channels in rounds; after each one what is left learns from the original.
+
+        def train(distiller):
+            distiller.compile("adam", "sparse_categorical_crossentropy")
+            distiller.fit(x, y, epochs=5)
+
+        small = pruning.shrink(model, train, macs=0.25)
+
+    Each round leaves the same share of what the one before left.
+
+    Args:
+        model: the trained original, as for `prune_channels`: the teacher of every round. It is left as it is.
+        train: compiles a Distiller and fits it; called once a round.
+        ratio: what goes by the end; see `prune_channels`.
+        macs: instead, what stays in the end; see `prune_channels`.
+        params: instead, what stays in the end; see `prune_channels`.
+        rounds: how many, >= 1.
+        losses: distillation losses, as for `Distiller`; `SoftTargets(4.0)` if not given.
+        student_loss_weight: of the labels' loss, as for `Distiller`.
+        options: more of `prune_channels`, such as importance, scope, round_to and keep.
+
+    Returns:
+        The small model, trained; compiled if the original was.
+
+    Raises:
+        ValueError: rounds is not an integer >= 1, `ratios` is given, or what `prune_channels` refuses.
+
+    References:
+        Molchanov et al. 2017, arXiv:1611.06440: pruning and training in turn.
+    """
+    if not isinstance(rounds, (int, np.integer)) or isinstance(rounds, bool) or rounds < 1:
+        raise ValueError(f"An integer >= 1 says how many rounds there are. Received: rounds={rounds!r}.")
+    if "ratios" in options:
+        raise ValueError(
+            "Shares of single layers would go in every round anew. Received: ratios. Use keep, or rounds of your own."
+        )
+    goals: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params}
+    prune_channels(model, **goals, **options)  # refuses now what it would after training
+    small = model
+    for goal in _goals(model, goals, int(rounds), options):
+        small = prune_channels(small, **goal, **options)
+        train(Distiller(model, small, losses or SoftTargets(4.0), student_loss_weight=student_loss_weight))
+    return small
+
+
+def _goals(
+    model: keras.Model, goals: dict[str, float | None], rounds: int, options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    ((what, value),) = ((what, value) for what, value in goals.items() if value is not None)
+    if what == "ratio":
+        yield from [{what: 1 - (1 - value) ** (1 / rounds)}] * rounds
+        return
+    structure = read(model, rules_with(options.get("rules")))
+    cost = macs_of(structure) if what == "macs" else parameters_of(structure)
+    whole = cost(np.ones(structure.atoms.count, bool))
+    share = value if value < 1 else value / whole
+    for i in range(1, rounds + 1):
+        yield {what: whole * share ** (i / rounds)}
+
+
+def slim(
+    model: keras.Model,
+    train: Callable[[keras.Model], object],
+    ratio: float | None = None,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    penalty: float = 1e-4,
+    **options: Any,
+) -> keras.Model:
+    """Network Slimming: trains with a penalty on the scales of BatchNormalization, prunes the smallest, trains again.
+
+        def train(model):
+            model.compile("adam", "sparse_categorical_crossentropy")
+            model.fit(x, y, epochs=10)
+
+        small = pruning.slim(model, train, 0.7)
+
+    Args:
+        model: where the first training begins, as for `prune_channels`. It is left as it is: a copy is trained.
+        train: compiles a model and fits it; called twice, the second time without the penalty.
+        ratio: what goes; see `prune_channels`.
+        macs: instead, what stays; see `prune_channels`.
+        params: instead, what stays; see `prune_channels`.
+        penalty: of Σ|γ| over all scales, > 0; the paper has 1e-4 on CIFAR, 1e-5 on ImageNet.
+        options: more of `prune_channels`. If they are not given, `scope` is "global" and `normalize` is `None`.
+
+    Returns:
+        The small model, trained; compiled as `train` left it.
+
+    Raises:
+        ValueError: penalty is not > 0; the model has no BatchNormalization with a scale, or one whose scale is
+            regularized already; what `prune_channels` refuses, as channels behind which there is none: `keep` them.
+
+    References:
+        Liu et al. 2017, arXiv:1708.06519.
+    """
+    if not isinstance(penalty, (int, float, np.number)) or not 0 < penalty < np.inf:
+        raise ValueError(f"A penalty is a number > 0. Received: penalty={penalty!r}.")
+    goals: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params}
+    # The paper compares the scales of all layers as they are.
+    pruned = {"importance": batch_norm_scale, "scope": "global", "normalize": None, **goals, **options}
+    prune_channels(model, **pruned)  # refuses now what it would after training
+    structure = read(model, rules_with(options.get("rules")))
+    copy = rebuild(structure, np.ones(structure.atoms.count, bool))
+    with _penalized(copy, float(penalty)):
+        train(copy)
+    small = prune_channels(copy, **pruned)
+    train(small)
+    return small
+
+
+@contextmanager
+def _penalized(model: keras.Model, penalty: float) -> Iterator[None]:
+    """L1 on the scales, as long as it lasts."""
+    scales = [
+        layer.gamma
+        for layer in model._flatten_layers()
+        if isinstance(layer, layers.BatchNormalization) and layer.gamma is not None
+    ]
+    if any(scale.regularizer is not None for scale in scales):
+        raise ValueError(
+            f"Scales have one penalty. Received: {model.name!r}, where a gamma_regularizer is given. Leave it out."
+        )
+    for scale in scales:
+        scale.regularizer = keras.regularizers.L1(penalty)
+    try:
+        yield
+    finally:
+        for scale in scales:
+            scale.regularizer = None
