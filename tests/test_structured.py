@@ -1,8 +1,10 @@
 """Every rule of structured pruning: what is left computes what the original does with the rest set to zero."""
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
+from hypothesis import strategies
 from keras import layers, ops
 
 from distill import cost
@@ -340,3 +342,76 @@ def test_a_wrong_slice_is_found(build, name, axis, mutate):
     kernel = small.get_layer(name).weights[0]
     kernel.assign(mutate(kernel.numpy(), axis))
     assert largest_error(structure, keep, small, RULES)[0] > 1e-3
+
+
+@pytest.mark.parametrize("build", [residual, depthwise, grouped, concatenated, attending, nested])
+def test_what_comes_out_runs_in_litert(build, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    structure = read(model_of(build), RULES)
+    small = rebuild(structure, some_of(structure, 3))
+    small.export(tmp_path / "small.tflite", format="litert", verbose=False)
+    interpreter = Interpreter(str(tmp_path / "small.tflite"), num_threads=1)
+    interpreter.allocate_tensors()
+    x = np.random.default_rng(0).normal(size=(1, *small.input_shape[1:])).astype("float32")
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(found, small(x), rtol=1e-3, atol=1e-3 * np.abs(small(x)).max())
+
+
+def grown(choices):
+    """A network of 6 × 6 images that random numbers describe: (what is added, two earlier tensors, a width)."""
+    inputs = keras.Input((6, 6, 4))
+    tensors = [layers.Conv2D(4, 1)(inputs)]
+    for what, one, other, width in choices:
+        a, b = tensors[one % len(tensors)], tensors[other % len(tensors)]
+        if what == "conv":
+            made = layers.Conv2D(width, 3, padding="same", activation="relu")(a)
+        elif what == "norm":
+            made = layers.BatchNormalization()(a)
+        elif what == "concatenate":
+            made = layers.Concatenate()([a, b])
+        elif what == "depthwise":
+            made = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=1 + width % 2)(a)
+        elif what == "groups":
+            made = layers.Conv2D(2 * width, 1, groups=2)(
+                a if a.shape[-1] % 2 == 0 else layers.Conv2D(4, 1)(a)
+            )
+        elif what == "split":
+            made = ops.split(a, [a.shape[-1] // 2], axis=-1)[width % 2] if a.shape[-1] > 1 else a
+        elif what == "squeeze":
+            made = a * layers.Dense(a.shape[-1], activation="sigmoid")(
+                ops.mean(a, axis=(1, 2), keepdims=True)
+            )
+        else:
+            made = a + (b if a.shape[-1] == b.shape[-1] else layers.Conv2D(a.shape[-1], 1)(b))
+        tensors.append(made)
+    outputs = dense_head(layers.Flatten()(layers.AveragePooling2D(3)(layers.Concatenate()(tensors[-2:]))))
+    return keras.Model(inputs, outputs)
+
+
+@hypothesis.given(
+    strategies.lists(
+        strategies.tuples(
+            strategies.sampled_from(
+                ["conv", "norm", "concatenate", "depthwise", "groups", "split", "squeeze", "add"]
+            ),
+            strategies.integers(0, 9),
+            strategies.integers(0, 9),
+            strategies.integers(1, 5),
+        ),
+        min_size=2,
+        max_size=8,
+    ),
+    strategies.integers(0, 3),
+)
+@hypothesis.settings(max_examples=15, deadline=None, derandomize=True)
+def test_random_networks(choices, seed):
+    model = grown(choices)
+    structure = read(model, RULES)
+    keep = some_of(structure, seed)
+    small = rebuild(structure, keep)
+    error, where = largest_error(structure, keep, small, RULES, seed=seed)
+    assert error < 1e-12, where
+    assert cost.macs(small) == macs_of(structure)(keep)
