@@ -92,6 +92,15 @@ def test_numbers_are_rounded_where_there_are_enough():
     assert widths(small) == [16, 24, 32, 5]  # the first two have less than 64
 
 
+def test_numbers_are_rounded_as_far_as_a_target_allows():
+    model = convolutional()
+    with pytest.raises(ValueError, match="met within 2%. .* smaller round_to if you gave one"):
+        pruning.prune_channels(model, macs=0.11, round_to=8)
+    small = pruning.prune_channels(model, macs=0.11)
+    assert abs(cost.macs(small) / cost.macs(model) - 0.11) <= 0.02 * 0.11
+    assert all(width % 2 == 0 for width in widths(small)[:-1])
+
+
 def test_what_is_kept_is_kept_and_ratios_go_before():
     small = pruning.prune_channels(convolutional(), 0.5, keep="first", ratios={layers.Dense: 0.25})
     assert widths(small) == [32, 24, 48, 5]

@@ -107,6 +107,7 @@ ALLOWED = {
     "pruning.structured.selection": {"pruning.structured.groups", "pruning.structured.structure"},
     "pruning.structured.channels": {
         "pruning.kernels",
+        "pruning.patterns",
         "pruning.structured.groups",
         "pruning.structured.importance",
         "pruning.structured.layer_rules",

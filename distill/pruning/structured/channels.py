@@ -8,12 +8,13 @@ import keras
 import numpy as np
 
 from distill.pruning.kernels import Selector, fits
+from distill.pruning.patterns import is_whole
 from distill.pruning.structured.groups import Group, find_groups
 from distill.pruning.structured.importance import Importance, Normalization, Reduction, l2, score_atoms
 from distill.pruning.structured.layer_rules import LAYER_RULES
 from distill.pruning.structured.operation_rules import OPERATION_RULES
 from distill.pruning.structured.rebuild import keep_labels, rebuild
-from distill.pruning.structured.selection import Choice, Scope, macs_of, parameters_of
+from distill.pruning.structured.selection import Choice, Scope, macs_of, parameters_of, reach
 from distill.pruning.structured.structure import Rule, Structure, read
 from distill.pruning.structured.verification import largest_error
 
@@ -85,7 +86,7 @@ def prune_channels(
     reduce: Reduction = "mean",
     normalize: Normalization = "mean",
     scope: Scope = "local",
-    round_to: int = 8,
+    round_to: int | None = None,
     keep: Selector | Sequence[Selector] = (),
     ratios: Mapping[Selector, float] | None = None,
     exact: bool = True,
@@ -108,7 +109,7 @@ def prune_channels(
             their "mean" or "max"; `None` leaves them as they are.
         scope: "local": each group gives the same share; "global": the lowest scores go wherever they are.
         round_to: numbers of channels that stay are multiples of it, for the hardware's sake, in groups of twice as many
-            or more.
+            or more. `None` is 8, or where a target of macs or params cannot be met so, 4, 2 or 1.
         keep: layers whose channels stay: names, types or functions, as for `find_kernels`.
         ratios: selector of layers -> share of their channels that goes, whatever `ratio`, `macs` or `params` ask of
             the others.
@@ -127,7 +128,7 @@ def prune_channels(
     """
     targets = {"ratio": ratio, "macs": macs, "params": params}
     ((what, target),) = _only_one(targets)
-    if not isinstance(round_to, int) or round_to < 1:
+    if round_to is not None and (not is_whole(round_to) or round_to < 1):
         raise ValueError(
             f"Channels that stay are rounded to a multiple of an integer >= 1. Received: {round_to=}."
         )
@@ -147,19 +148,23 @@ def prune_channels(
             f"There is something to prune. Received: {model.name!r}, of which nothing is: {why}."
         )
     scores = score_atoms(structure, cuttable, importance, reduce, normalize)
-    choice = Choice(structure, cuttable, scores, scope, round_to, _own_ratios(structure, cuttable, ratios))
+    own = _own_ratios(structure, cuttable, ratios)
+    choices = [
+        Choice(structure, cuttable, scores, scope, multiple, own)
+        for multiple in ((8, 4, 2, 1) if round_to is None else (round_to,))
+    ]
     if what == "ratio":
         if not 0 < target < 1:
             raise ValueError(
                 f"The share of channels that goes lies between 0 and 1. Received: ratio={target!r}."
             )
-        kept = choice.keep(choice.counts(target))
+        kept = choices[0].keep(choices[0].counts(target))
     else:
         cost = macs_of(structure) if what == "macs" else parameters_of(structure)
         everything = cost(np.ones(structure.atoms.count, bool))
         if not target > 0:
             raise ValueError(f"A target is a share < 1 or a number > 1. Received: {what}={target!r}.")
-        kept = choice.reach(cost, target * everything if target < 1 else target, what)
+        kept = reach(choices, cost, target * everything if target < 1 else target, what)
     _require_something_left(structure, kept)
     new = rebuild(structure, kept)
     if verify:

@@ -85,40 +85,51 @@ class Choice:
             return size
         return int(min(size, max(min(step, size), step * math.floor(wanted / step + 0.5))))
 
-    def reach(self, cost: Cost, target: float, what: str) -> np.ndarray:
-        """What stays so that the model costs as much as `target`, within 2 %.
-
-        Raises:
-            ValueError: it cannot be met; says what can.
-        """
-        least, most = cost(self.keep(self.counts(1.0))), cost(self.keep(self.counts(0.0)))
-        if not least * (1 - TOLERANCE) <= target <= most * (1 + TOLERANCE):
-            raise ValueError(
-                f"A target lies between what is left at least and what there is. Received: {what}={target:,.0f}, where "
-                f"{least:,} to {most:,} can be reached."
-            )
+    def nearest(self, cost: Cost, target: float) -> list[int]:
+        """How many atoms of each group stay so that the cost is near a target."""
         low, high = 0.0, 1.0
         for _ in range(30):
             middle = (low + high) / 2
             low, high = (middle, high) if cost(self.keep(self.counts(middle))) > target else (low, middle)
-        ends = [self.counts(low), self.counts(high)]
-        counts = min(ends, key=lambda end: abs(cost(self.keep(end)) - target))
-        error = abs(cost(self.keep(counts)) - target)
-        while error > TOLERANCE * target:  # steps of one or two groups are smaller than those of all
+
+        def distance(counts: Sequence[int]) -> float:
+            return abs(cost(self.keep(counts)) - target)
+
+        counts = min((self.counts(ratio) for ratio in (low, high)), key=distance)
+        while (
+            distance(counts) > TOLERANCE * target
+        ):  # steps of one or two groups are smaller than those of all
             steps = list(self._steps(counts))
             pairs = (further for one in steps for further in self._steps(one))
-            found = min(
-                itertools.chain(steps, pairs),
-                key=lambda one: abs(cost(self.keep(one)) - target),
-                default=counts,
-            )
-            if abs(cost(self.keep(found)) - target) >= error:
-                raise ValueError(
-                    f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest is "
-                    f"{cost(self.keep(counts)):,}. Use a smaller round_to, or that."
-                )
-            counts, error = found, abs(cost(self.keep(found)) - target)
-        return self.keep(counts)
+            found = min(itertools.chain(steps, pairs), key=distance, default=counts)
+            if distance(found) >= distance(counts):
+                break
+            counts = found
+        return counts
+
+
+def reach(choices: Sequence[Choice], cost: Cost, target: float, what: str) -> np.ndarray:
+    """What stays so that the model costs as much as `target`, within 2 %, by the first choice that can.
+
+    Raises:
+        ValueError: none can; says what they can.
+    """
+    least, most = (cost(choices[-1].keep(choices[-1].counts(ratio))) for ratio in (1.0, 0.0))
+    if not least * (1 - TOLERANCE) <= target <= most * (1 + TOLERANCE):
+        raise ValueError(
+            f"A target lies between what is left at least and what there is. Received: {what}={target:,.0f}, where "
+            f"{least:,} to {most:,} can be reached."
+        )
+    found = []
+    for choice in choices:
+        kept = choice.keep(choice.nearest(cost, target))
+        found.append(cost(kept))
+        if abs(found[-1] - target) <= TOLERANCE * target:
+            return kept
+    raise ValueError(
+        f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest is "
+        f"{min(found, key=lambda one: abs(one - target)):,}. Ask for that, or for a smaller round_to if you gave one."
+    )
 
 
 def parameters_of(structure: Structure) -> Cost:
