@@ -92,6 +92,25 @@ def test_numbers_are_rounded_where_there_are_enough():
     assert widths(small) == [16, 24, 32, 5]  # the first two have less than 64
 
 
+def test_a_latency_is_met_by_measuring(monkeypatch):
+    times = []
+
+    def latency(model):
+        times.append(cost.macs(model) / 1e6)
+        return cost.Latency(times[-1], times[-1], times[-1], runs=1)
+
+    monkeypatch.setattr("distill.pruning.structured.channels.latency", latency)
+    whole = cost.macs(convolutional()) / 1e6
+    small = pruning.prune_channels(convolutional(), latency_ms=0.4 * whole)
+    assert abs(cost.macs(small) / 1e6 - 0.4 * whole) <= 0.02 * 0.4 * whole
+    assert cost.macs(small) / 1e6 == times[-1]
+    assert len(times) < 30
+    with pytest.raises(ValueError, match=r"latency_ms=9, where [\d.]+ to [\d.]+ ms can be reached"):
+        pruning.prune_channels(convolutional(), latency_ms=9)
+    with pytest.raises(ValueError, match="again when the machine is quiet"):
+        pruning.prune_channels(convolutional(), latency_ms=0.11 * whole, round_to=8)
+
+
 def test_numbers_are_rounded_as_far_as_a_target_allows():
     model = convolutional()
     with pytest.raises(ValueError, match="met within 2%. .* smaller round_to if you gave one"):
@@ -215,11 +234,11 @@ def scoring(scores):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "one of ratio, macs, params. Received: none of them"),
+        ({}, "one of ratio, macs, params, latency_ms. Received: none of them"),
         ({"ratio": 0.5, "macs": 0.5}, "Received: {'ratio': 0.5, 'macs': 0.5}"),
         ({"ratio": 1.0}, "between 0 and 1. Received: ratio=1.0"),
         ({"ratio": 0}, "between 0 and 1"),
-        ({"macs": -1}, "a share < 1 or a number > 1"),
+        ({"macs": -1}, "more than 0. Received: macs=-1"),
         ({"macs": 10}, "where .* can be reached"),
         ({"params": 10**9}, "where .* can be reached"),
         ({"ratio": 0.5, "round_to": 0}, "integer >= 1"),

@@ -106,6 +106,7 @@ ALLOWED = {
     },
     "pruning.structured.selection": {"pruning.structured.groups", "pruning.structured.structure"},
     "pruning.structured.channels": {
+        "cost",
         "pruning.kernels",
         "pruning.patterns",
         "pruning.structured.groups",

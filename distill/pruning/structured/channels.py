@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
+from distill.cost import latency
 from distill.pruning.kernels import Selector, fits
 from distill.pruning.patterns import is_whole
 from distill.pruning.structured.groups import Group, find_groups
@@ -14,7 +15,7 @@ from distill.pruning.structured.importance import Importance, Normalization, Red
 from distill.pruning.structured.layer_rules import LAYER_RULES
 from distill.pruning.structured.operation_rules import OPERATION_RULES
 from distill.pruning.structured.rebuild import keep_labels, rebuild
-from distill.pruning.structured.selection import Choice, Scope, macs_of, parameters_of, reach
+from distill.pruning.structured.selection import Choice, Scope, macs_of, parameters_of, reach, reach_latency
 from distill.pruning.structured.structure import Rule, Structure, read
 from distill.pruning.structured.verification import largest_error
 
@@ -82,6 +83,7 @@ def prune_channels(
     *,
     macs: float | None = None,
     params: float | None = None,
+    latency_ms: float | None = None,
     importance: Importance = l2,
     reduce: Reduction = "mean",
     normalize: Normalization = "mean",
@@ -103,16 +105,17 @@ def prune_channels(
         ratio: share of the channels that goes, 0 < ratio < 1; of each group, or of all with scope "global".
         macs: instead of it, the multiply-adds that stay: a share of them if < 1, else how many.
         params: instead of it, the parameters that stay: a share of them if < 1, else how many.
+        latency_ms: instead of it, how long one example may take, in milliseconds, by `cost.latency`: LiteRT on one
+            thread of this machine. A dozen models are built, exported and timed to find it.
         importance: says how much channels matter; see `importance`.
         reduce: what a channel's scores on all the weights that make or read it come to: their "mean", "sum" or "max".
         normalize: what a group's scores are divided by before groups are compared, which is what scope "global" does:
             their "mean" or "max"; `None` leaves them as they are.
         scope: "local": each group gives the same share; "global": the lowest scores go wherever they are.
         round_to: numbers of channels that stay are multiples of it, for the hardware's sake, in groups of twice as many
-            or more. `None` is 8, or where a target of macs or params cannot be met so, 4, 2 or 1.
+            or more. `None` is 8, or where a target of macs, params or latency_ms cannot be met so, 4, 2 or 1.
         keep: layers whose channels stay: names, types or functions, as for `find_kernels`.
-        ratios: selector of layers -> share of their channels that goes, whatever `ratio`, `macs` or `params` ask of
-            the others.
+        ratios: selector of layers -> share of their channels that goes, whatever is asked of the others.
         exact: whether what LayerNormalization and its like average over stays. Without, their statistics change.
         rules: for types of layers and operations, by exact type, what ties their axes; they come before our own.
         verify: whether every tensor of the new model is compared with the old one's, in float64 on random inputs.
@@ -122,11 +125,11 @@ def prune_channels(
         optimizer starts afresh.
 
     Raises:
-        ValueError: not one of ratio, macs and params is given, or one is out of range; a target cannot be met within
-            2 %; a selector fits no layer; nothing can be cut; the model has no graph.
+        ValueError: not one of ratio, macs, params and latency_ms is given, or one is out of range; a target cannot be
+            met within 2 %; a selector fits no layer; nothing can be cut; the model has no graph.
         RuntimeError: `verify` found a difference.
     """
-    targets = {"ratio": ratio, "macs": macs, "params": params}
+    targets = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
     ((what, target),) = _only_one(targets)
     if round_to is not None and (not is_whole(round_to) or round_to < 1):
         raise ValueError(
@@ -159,12 +162,14 @@ def prune_channels(
                 f"The share of channels that goes lies between 0 and 1. Received: ratio={target!r}."
             )
         kept = choices[0].keep(choices[0].counts(target))
+    elif not target > 0:
+        raise ValueError(f"What stays of a model is more than 0. Received: {what}={target!r}.")
+    elif what == "latency_ms":
+        kept = reach_latency(choices, lambda keep: latency(rebuild(structure, keep)).median_ms, target)
     else:
-        cost = macs_of(structure) if what == "macs" else parameters_of(structure)
-        everything = cost(np.ones(structure.atoms.count, bool))
-        if not target > 0:
-            raise ValueError(f"A target is a share < 1 or a number > 1. Received: {what}={target!r}.")
-        kept = reach(choices, cost, target * everything if target < 1 else target, what)
+        count = macs_of(structure) if what == "macs" else parameters_of(structure)
+        whole = count(np.ones(structure.atoms.count, bool))
+        kept = reach(choices, count, target * whole if target < 1 else target, what)
     _require_something_left(structure, kept)
     new = rebuild(structure, kept)
     if verify:

@@ -132,6 +132,41 @@ def reach(choices: Sequence[Choice], cost: Cost, target: float, what: str) -> np
     )
 
 
+def reach_latency(
+    choices: Sequence[Choice], measure: Callable[[np.ndarray], float], target: float
+) -> np.ndarray:
+    """What stays so that a measured time is `target` ms within 2 %; every measurement costs, and none is exact.
+
+    Raises:
+        ValueError: no ratio's time is; says which are.
+    """
+    fastest, slowest = (measure(choices[-1].keep(choices[-1].counts(ratio))) for ratio in (1.0, 0.0))
+    if not fastest * (1 - TOLERANCE) <= target <= slowest * (1 + TOLERANCE):
+        raise ValueError(
+            "A target lies between what is left at least and what there is. Received: "
+            f"latency_ms={target:g}, where {fastest:.3g} to {slowest:.3g} ms can be reached."
+        )
+    nearest = fastest
+    for choice in choices:
+        low, high, seen = 0.0, 1.0, set[tuple[int, ...]]()
+        for _ in range(12):
+            middle = (low + high) / 2
+            counts = tuple(choice.counts(middle))
+            if counts in seen:
+                break
+            seen.add(counts)
+            kept = choice.keep(counts)
+            found = measure(kept)
+            if abs(found - target) <= TOLERANCE * target:
+                return kept
+            nearest = min(nearest, found, key=lambda one: abs(one - target))
+            low, high = (middle, high) if found > target else (low, middle)
+    raise ValueError(
+        f"A target is met within {TOLERANCE:.0%}. Received: latency_ms={target:g}; the nearest was {nearest:.3g} ms. "
+        "Ask for that, for a smaller round_to if you gave one, or again when the machine is quiet."
+    )
+
+
 def parameters_of(structure: Structure) -> Cost:
     """Parameters, as `distill.cost.parameters` counts them, by what stays."""
     return _cost(structure, [(variable, 1) for variable in structure.model.weights])
