@@ -85,7 +85,7 @@ def find_kernels(
             f"Kernels exist once a model is built. Received: {model.name!r}, which is not. Give it a keras.Input, or "
             "call it on a batch."
         )
-    wanted, unwanted = _selectors("include", include), _selectors("exclude", exclude)
+    wanted, unwanted = as_selectors("include", include), as_selectors("exclude", exclude)
     fitting: set[int] = set()  # positions of selectors that fit some layer
 
     def any_fits(selectors: list[Selector], offset: int, path: str, layer: keras.Layer) -> bool:
@@ -134,7 +134,8 @@ def find_kernels(
     return Kernels(tuple(found.values()), reasons)
 
 
-def _selectors(name: str, given: Selector | Sequence[Selector] | None) -> list[Selector]:
+def as_selectors(name: str, given: Selector | Sequence[Selector] | None) -> list[Selector]:
+    """What was given as argument `name`, as a list."""
     selectors: list[Any] = (
         [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
     )

@@ -8,15 +8,15 @@ import keras
 import numpy as np
 
 from distill.cost import latency
-from distill.pruning.kernels import Selector, fits
+from distill.pruning.kernels import Selector, as_selectors, fits
 from distill.pruning.patterns import is_whole
 from distill.pruning.structured.groups import Group, find_groups
 from distill.pruning.structured.importance import Importance, Normalization, Reduction, l2, score_atoms
 from distill.pruning.structured.layer_rules import LAYER_RULES
 from distill.pruning.structured.operation_rules import OPERATION_RULES
-from distill.pruning.structured.rebuild import keep_labels, rebuild
+from distill.pruning.structured.rebuild import compile_as, rebuild
 from distill.pruning.structured.selection import Choice, Scope, macs_of, parameters_of, reach, reach_latency
-from distill.pruning.structured.structure import Rule, Structure, read
+from distill.pruning.structured.structure import Rule, Slot, Structure, read
 from distill.pruning.structured.verification import largest_error
 
 VERIFIED = 1e-6  # computed in float64, but rescaled weights are rounded to float32
@@ -100,6 +100,9 @@ def prune_channels(
     Channels that an addition, a grouped convolution or anything else ties together go together. What stays computes
     what it did when the others were zero. The new model is not trained: do so, with the old one as the teacher.
 
+    Left behind are masks of `prune` (`keep_zeros(new)` takes their zeros again), and what a subclass of a Functional or
+    Sequential model adds to it.
+
     Args:
         model: Functional or Sequential, possibly with such models nested, built.
         ratio: share of the channels that goes, 0 < ratio < 1; of each group, or of all with scope "global".
@@ -170,18 +173,21 @@ def prune_channels(
         count = macs_of(structure) if what == "macs" else parameters_of(structure)
         whole = count(np.ones(structure.atoms.count, bool))
         kept = reach(choices, count, target * whole if target < 1 else target, what)
-    _require_something_left(structure, kept)
     new = rebuild(structure, kept)
     if verify:
         error, where = largest_error(structure, kept, new, known)
-        if not error <= VERIFIED:
+        if not error <= (max(map(_rounding, structure.slots)) if structure.rescaled else VERIFIED):
             raise RuntimeError(
                 f"Every tensor of a pruned model is the original's where the removed channels are zero. Received: a "
                 f"difference of {error:.1e} at {where!r}. Is exact=False, or a rule of your own wrong?"
             )
-    if model.compiled:
-        new.compile_from_config(model.get_compile_config())
+    compile_as(model, new)
     return new
+
+
+def _rounding(slot: Slot) -> float:
+    """Weights that are rescaled are rounded anew, in their own type."""
+    return {"float16": 1e-2, "bfloat16": 1e-1}.get(slot.variable.dtype, VERIFIED)
 
 
 def rules_with(own: Mapping[type, Rule] | None) -> dict[type, Rule]:
@@ -202,22 +208,24 @@ def _only_one(targets: Mapping[str, float | None]) -> list[tuple[str, float]]:
 
 
 def _fitting(structure: Structure, groups: Sequence[Group], selector: Selector) -> list[int]:
-    layers = {slot.path: slot.layer for slot in structure.slots}
-    if not any(fits(selector, path, layer) for path, layer in layers.items()):
+    """Positions of the groups that layers which a selector means make or scale channels of."""
+    meant = [path for path, layer in structure.operations.items() if fits(selector, path, layer)]
+    if not meant:
         raise ValueError(
             f"A selector fits at least one layer. Received: {selector!r}, which fits none of "
-            f"{structure.model.name!r}. Its layers: {', '.join(layers)}."
+            f"{structure.model.name!r}. Its layers: {', '.join(structure.operations)}."
         )
-    return [
-        i
-        for i, group in enumerate(groups)
-        if any(fits(selector, path, layers[path]) for path in group.layers)
-    ]
+    own = np.zeros(structure.atoms.count, bool)
+    for slot in structure.slots:
+        # What holds for a layer holds for those inside.
+        inside = any(slot.path == path or slot.path.startswith(f"{path}/") for path in meant)
+        if inside and slot.role != "input":
+            own[structure.atoms.of[slot.labels]] = True
+    return [i for i, group in enumerate(groups) if own[group.atoms].any()]
 
 
 def _without(structure: Structure, groups: list[Group], keep: Selector | Sequence[Selector]) -> list[Group]:
-    selectors: Sequence[Selector] = keep if isinstance(keep, (list, tuple)) else [keep]  # type: ignore[list-item]
-    left = {i for selector in selectors for i in _fitting(structure, groups, selector)}
+    left = {i for selector in as_selectors("keep", keep) for i in _fitting(structure, groups, selector)}
     return [group for i, group in enumerate(groups) if i not in left]
 
 
@@ -226,21 +234,10 @@ def _own_ratios(
 ) -> dict[int, float]:
     found: dict[int, float] = {}
     for selector, ratio in (ratios or {}).items():
-        if not 0 <= ratio < 1:
+        if not isinstance(ratio, (int, float, np.number)) or not 0 <= ratio < 1:
             raise ValueError(
                 f"The share of channels that goes is at least 0 and less than 1. Received: {ratio!r} for {selector!r}."
             )
-        found.update(dict.fromkeys(_fitting(structure, groups, selector), ratio))
+        (checked,) = as_selectors("ratios", selector)
+        found.update(dict.fromkeys(_fitting(structure, groups, checked), float(ratio)))
     return found
-
-
-def _require_something_left(structure: Structure, kept: np.ndarray) -> None:
-    """Parts of what several layers make together may be gone where each layer still has some."""
-    labels = keep_labels(structure, kept)
-    for (path, _, _), axes in structure.tensors.items():
-        for axis in axes:
-            if axis is not None and axis.size and not labels[axis].any():
-                raise ValueError(
-                    f"Each layer keeps a channel. Received: a cut that leaves none of {path!r}. Cut less, or "
-                    "use scope='local'."
-                )

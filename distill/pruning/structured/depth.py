@@ -11,7 +11,7 @@ from distill.graphs import functional_of
 from distill.pruning.criteria.batches import batches, require_examples, require_finite
 from distill.pruning.structured.layer_rules import LAYER_RULES
 from distill.pruning.structured.operation_rules import OPERATION_RULES, is_addition
-from distill.pruning.structured.rebuild import rebuild
+from distill.pruning.structured.rebuild import compile_as, rebuild
 from distill.pruning.structured.structure import nodes_of, read
 
 Harm = Callable[[keras.Model], float]
@@ -125,8 +125,7 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
             )
         _, chosen, shortest = min(tried, key=lambda one: one[0])
         skipped[id(chosen.node)] = id(chosen.passed)
-    if model.compiled:
-        shortest.compile_from_config(model.get_compile_config())
+    compile_as(model, shortest)
     return shortest
 
 

@@ -16,13 +16,15 @@ class Group:
         axis: of the first one's weight, to tell apart the heads and the widths of one attention.
         width: how many channels the first one makes.
         atoms: what can be removed on its own, in order; none where all are locked.
-        locked: why the others stay; "" if none do.
+        fixed: how many atoms more stay.
+        locked: why they do; "" if there are none.
     """
 
     layers: tuple[str, ...]
     axis: int
     width: int
     atoms: np.ndarray
+    fixed: int
     locked: str
 
     @property
@@ -33,7 +35,7 @@ class Group:
     @property
     def multiple(self) -> int:
         """How many channels of the first layer go with one atom."""
-        return max(1, self.width // self.atoms.size) if self.atoms.size else 1
+        return self.width // (self.atoms.size + self.fixed)
 
 
 def find_groups(structure: Structure) -> list[Group]:
@@ -56,10 +58,11 @@ def find_groups(structure: Structure) -> list[Group]:
                 continue
             free = own[~atoms.locked[own]]
             reasons = [atoms.reasons[int(atom)] for atom in own[atoms.locked[own]][:1]]
-            width = int(np.isin(atoms.of[slot.labels], own).sum())
+            width = int(np.isin(atoms.of[slot.labels], own).sum()) // slot.repeats
             # In the order of the channels, which scores that are equal are decided by.
             order = atoms.of[slot.labels][np.isin(atoms.of[slot.labels], free)]
             free = order[np.sort(np.unique(order, return_index=True)[1])]
             free = free if own.size > 1 else free[:0]
-            found[mark] = Group((slot.path,), slot.axis, width, free, "".join(reasons))
+            fixed = own.size - free.size
+            found[mark] = Group((slot.path,), slot.axis, width, free, fixed, "".join(reasons))
     return list(found.values())

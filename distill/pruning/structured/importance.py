@@ -84,9 +84,9 @@ def random(seed: int) -> Importance:
     Args:
         seed: of numpy's generator.
     """
-    rng = np.random.default_rng(seed)
 
     def scores(structure: Structure) -> Iterator[Scored]:
+        rng = np.random.default_rng(seed)
         for slot in structure.slots:
             yield Scored(slot.labels, rng.random(slot.labels.size))
 
@@ -225,11 +225,16 @@ def score_atoms(
     return scores
 
 
+# Their weights change each channel on its own, whatever their rank.
+_SCALING = (layers.LayerNormalization, layers.PReLU, layers.RMSNormalization)
+
+
 def _kernels(structure: Structure) -> Iterator[tuple[Slot, np.ndarray]]:
     """The axes of what has more than one, with the values, which are read once each."""
     values: dict[int, np.ndarray] = {}
     for slot in structure.slots:
-        if len(slot.variable.shape) > 1 and slot.variable.name != "bias":
+        is_scale = isinstance(slot.layer, _SCALING) or slot.variable.name == "bias"
+        if len(slot.variable.shape) > 1 and not is_scale:
             if id(slot.variable) not in values:
                 values[id(slot.variable)] = _value(slot.variable)
             yield slot, values[id(slot.variable)]

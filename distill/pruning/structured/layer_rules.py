@@ -93,6 +93,10 @@ def elementwise(call: Call) -> Axes:
 def reshape(call: Call, axes: Axes, shape: Shape, target: Shape) -> Axes:
     """Labels after a reshape of all axes but the batch's; runs of axes with equal products are taken apart."""
     found: list[Axis] = [None]
+    if _known(shape[1:]) != _known(target[1:]):  # sizes that are unknown differ, maybe that of the batch
+        for axis in axes:
+            call.lock(axis, "the sizes of a reshape are unknown")
+        return (None,) * len(target)
     i, j = 1, 1
     while i < len(shape) or j < len(target):
         one, other = i, j
@@ -105,6 +109,12 @@ def reshape(call: Call, axes: Axes, shape: Shape, target: Shape) -> Axes:
             return (*found, *(None for _ in target[other:]))
         found += _regroup(call, axes[one:i], shape[one:i], target[other:j])
     return tuple(found)
+
+
+def _known(shape: Shape) -> tuple[int, int]:
+    """The product of the sizes that are known, and how many are not."""
+    sizes = [size for size in shape if size is not None]
+    return math.prod(sizes), len(shape) - len(sizes)
 
 
 def _product(shape: Shape) -> float:
@@ -159,7 +169,8 @@ def concatenate(call: Call, axis: int) -> Axes:
 
 
 def _channel_axis(layer: Any, rank: int) -> int:
-    return 1 if layer.data_format == "channels_first" else rank - 1
+    # Some layers of one dimension know channels last only.
+    return 1 if getattr(layer, "data_format", "channels_last") == "channels_first" else rank - 1
 
 
 def _spatial(call: Call) -> Axes:
@@ -192,11 +203,12 @@ def _dense(call: Call) -> Axes:
     return activate(call, layer.activation, (*axes[:-1], out))
 
 
+def _is_quantized(layer: Any) -> bool:
+    return getattr(layer, "quantization_mode", None) is not None or getattr(layer, "lora_enabled", False)
+
+
 def _quantized(call: Call) -> Axes | None:
-    layer = call.operation
-    if getattr(layer, "quantization_mode", None) is None and not getattr(layer, "lora_enabled", False):
-        return None
-    return call.lock_all("it is quantized or has LoRA enabled")[0]
+    return call.lock_all("it is quantized or has LoRA enabled")[0] if _is_quantized(call.operation) else None
 
 
 def _einsum_dense(call: Call) -> Axes:
@@ -209,7 +221,7 @@ def _einsum_dense(call: Call) -> Axes:
         return call.lock_all("its equation is not understood")[0]
     at_input = {letter: i for i, letter in enumerate(reversed(source.replace("...", "")), 1)}
     at_output = {letter: i for i, letter in enumerate(reversed(target.replace("...", "")), 1)}
-    roles: dict[str, list[int]] = {"inputs": [], "outputs": [], "scales": []}
+    roles: dict[str, Any] = {"inputs": [], "outputs": [], "scales": []}
     for i, letter in enumerate(kernel):
         role = (
             "scales"
@@ -239,17 +251,7 @@ def _einsum_dense(call: Call) -> Axes:
                 (scale,) = call.weight(layer.bias, scales=(i,))
                 call.unite(scale, found[rank - len(layer.bias.shape) + i])
     partial = layer.partial_output_shape
-    cut = [
-        i
-        for i in range(len(partial))
-        if found[rank - len(partial) + i] is not None and partial[i] is not None
-    ]
-
-    def resized(*sizes: int) -> tuple[int | None, ...]:
-        changed = dict(zip(cut, sizes, strict=True))
-        return tuple(changed.get(i, size) for i, size in enumerate(partial))
-
-    call.edit("output_shape", *(found[rank - len(partial) + i] for i in cut), value=resized)
+    edit_shape(call, "output_shape", partial, tuple(found[rank - len(partial) :]))
     letter_at = {len(axes) - place: letter for letter, place in at_input.items()}
     free = [i for i in range(1, len(axes)) if letter_at.get(i) not in labels]
     call.multiplies(layer._kernel, [call.shapes[0][i] for i in free])
@@ -372,7 +374,7 @@ def _group_normalization(call: Call) -> Axes:
 def _prelu(call: Call) -> Axes:
     layer, axes = call.operation, call.inputs[0]
     for i, axis in enumerate(axes[1:]):
-        if layer.alpha.shape[i] > 1 and axis is not None:
+        if layer.alpha.shape[i] > 1:
             call.unite(call.weight(layer.alpha, scales=(i,))[0], axis)
     return axes
 
@@ -383,6 +385,12 @@ def _layer_scale(call: Call) -> Axes:
     call.unite(scale, axes[-1])
     call.edit("projection_dim", scale)
     return axes
+
+
+def _dropout(call: Call) -> Axes:
+    if call.operation.noise_shape is not None:
+        edit_shape(call, "noise_shape", tuple(call.operation.noise_shape), call.inputs[0])
+    return call.inputs[0]
 
 
 def _rescaling(call: Call) -> Axes:
@@ -398,7 +406,7 @@ def _activation(call: Call) -> Axes:
 def softmax(call: Call) -> Axes:
     """Axes that are summed over stay."""
     axes, over = call.inputs[0], call.operation.axis
-    over = over if isinstance(over, (list, tuple)) else [over]
+    over = range(len(axes)) if over is None else over if isinstance(over, (list, tuple)) else [over]
     kept = [i for i in range(len(axes)) if i not in {axis % len(axes) for axis in over}]
     return only(call, axes, kept, type(call.operation).__name__)
 
@@ -423,18 +431,14 @@ def _reshape(call: Call) -> Axes:
 
 
 def edit_shape(call: Call, key: str, shape: Shape, axes: Axes) -> None:
-    """A shape in a config follows the axes that are cut, -1 apart."""
-    cut = [
-        i
-        for i, (size, axis) in enumerate(zip(shape, axes, strict=True))
-        if axis is not None and size not in (-1, None)
-    ]
+    """A shape in a config follows the axes that are cut, where it gives their sizes."""
 
-    def resized(*sizes: int) -> tuple[int | None, ...]:
-        changed = dict(zip(cut, sizes, strict=True))
-        return tuple(changed.get(i, size) for i, size in enumerate(shape))
+    def resized(*sizes: int | None) -> tuple[int | None, ...]:
+        return tuple(
+            old if new is None or old in (-1, None, 1) else new for old, new in zip(shape, sizes, strict=True)
+        )
 
-    call.edit(key, *(axes[i] for i in cut), value=resized)
+    call.edit(key, *axes, value=resized)
 
 
 def _permute(call: Call) -> Axes:
@@ -450,8 +454,8 @@ def _rnn(gates: int) -> Rule:
         layer, cell = call.operation, call.operation.cell
         axes = only(call, call.inputs[0], [-1], type(layer).__name__)
         functions = (cell.activation, getattr(cell, "recurrent_activation", None))
-        into, out = call.weight(cell.kernel, inputs=(0,), outputs=(1,))
-        units, again = call.weight(cell.recurrent_kernel, inputs=(0,), outputs=(1,))
+        into, out = call.weight(cell.kernel, inputs=(0,), outputs=(1,), repeats=gates)
+        units, again = call.weight(cell.recurrent_kernel, inputs=(0,), outputs=(1,), repeats=gates)
         call.unite(axes[-1], into)
         call.unite(out, np.tile(units, gates))
         call.unite(again, np.tile(units, gates))
@@ -460,7 +464,7 @@ def _rnn(gates: int) -> Rule:
             call.unite(bias, np.tile(units, gates))
         for function in functions:
             activate(call, function, (units,))
-        for state in call.inputs[1:]:
+        for state, _ in call.arguments("initial_state"):
             call.unite(state[-1], units)
         call.edit("units", units)
         for kernel in (cell.kernel, cell.recurrent_kernel):
@@ -472,11 +476,14 @@ def _rnn(gates: int) -> Rule:
 
 def _bidirectional(call: Call) -> list[Axes]:
     layer = call.operation
-    if len(call.inputs) > 1 or layer.return_state:
+    if call.arguments("initial_state") or layer.return_state:
         return call.lock_all("states of Bidirectional are not followed")
-    (forward,) = call.inner("layer", layer.forward_layer, call.shapes, call.inputs)
-    (backward,) = call.inner("backward_layer", layer.backward_layer, call.shapes, call.inputs)
+    given = call.shapes[:1], call.inputs[:1]
+    (forward,) = call.inner("layer", layer.forward_layer, *given)
+    (backward,) = call.inner("backward_layer", layer.backward_layer, *given)
     call.unite(forward[-1], backward[-1])  # whatever it does with them, Keras takes them to be as wide
+    if forward[-1] is None or backward[-1] is None:
+        return [(None,) * len(shape) for shape in call.output_shapes]
     if layer.merge_mode is None:
         return [forward, backward]
     if layer.merge_mode == "concat":
@@ -486,18 +493,19 @@ def _bidirectional(call: Call) -> list[Axes]:
 
 def _time_distributed(call: Call) -> list[Axes]:
     layer, axes, shape = call.operation, call.inputs[0], call.shapes[0]
-    found = call.inner("layer", layer.layer, [(shape[0], *shape[2:])], [(axes[0], *axes[2:])])
+    each = [(shape[0], *shape[2:])], [(axes[0], *axes[2:])]
+    found = call.inner("layer", layer.layer, *each, times=shape[1:2])
     return [(out[0], axes[1], *out[1:]) for out in found]
 
 
-def _projection(call: Call, dense: Any, labels: Axis, outputs: int) -> list[np.ndarray]:
-    """Labels of what an attention's projection makes of an input's last axis, and of its bias."""
-    rank = len(dense._kernel.shape)
-    into, *found = call.weight(dense._kernel, inputs=(0,), outputs=range(1, rank))
-    call.unite(labels, into)
+def _projection(call: Call, dense: Any, given: tuple[Axes, Shape]) -> list[np.ndarray]:
+    """Labels of what an attention's projection makes of an input's last axis: heads, width."""
+    axes, shape = given
+    into, *found = call.weight(dense._kernel, inputs=(0,), outputs=(1, 2))
+    call.unite(axes[-1], into)
     _bias_of(call, dense, found)
-    call.multiplies(dense._kernel, call.shapes[0][1:-1])
-    return found[:outputs]
+    call.multiplies(dense._kernel, shape[1:-1])
+    return found
 
 
 def _bias_of(call: Call, dense: Any, outputs: list[np.ndarray]) -> None:
@@ -509,53 +517,60 @@ def _bias_of(call: Call, dense: Any, outputs: list[np.ndarray]) -> None:
 
 def _attention(call: Call) -> list[Axes]:
     layer = call.operation
-    query, value = call.argument("query"), call.argument("value")
-    key = call.argument("key") or value
-    if getattr(layer, "_use_gate", False) or query is None or value is None or key is None:
-        return call.lock_all("it has a gate or inputs that are not followed")
-    query_heads, query_width = _projection(call, layer._query_dense, query[-1], 2)
-    key_heads, key_width = _projection(call, layer._key_dense, key[-1], 2)
-    value_heads, value_width = _projection(call, layer._value_dense, value[-1], 2)
-    out_dense = layer._output_dense
+    given = [call.arguments(name) for name in ("query", "value", "key")]
+    projections = [layer._query_dense, layer._value_dense, layer._key_dense, layer._output_dense]
+    if layer._use_gate if isinstance(layer, layers.MultiHeadAttention) else layer.use_gate:
+        return call.lock_all("its gate is not followed")
+    if any(_is_quantized(dense) for dense in projections):
+        return call.lock_all("it is quantized or has LoRA enabled")
+    if not (len(given[0]) == len(given[1]) == 1):
+        return call.lock_all("its query and value are not tensors of the graph")
+    (query,), (value,) = given[:2]
+    (key,) = given[2] or [value]
+    query_heads, query_width = _projection(call, layer._query_dense, query)
+    key_heads, key_width = _projection(call, layer._key_dense, key)
+    value_heads, value_width = _projection(call, layer._value_dense, value)
+    dense = layer._output_dense
     heads, width, *outs = call.weight(
-        out_dense._kernel, inputs=(0, 1), outputs=range(2, len(out_dense._kernel.shape))
+        dense._kernel, inputs=(0, 1), outputs=range(2, len(dense._kernel.shape))
     )
-    _bias_of(call, out_dense, outs)
-    call.multiplies(out_dense._kernel, call.shapes[0][1:-1])
+    _bias_of(call, dense, outs)
+    call.multiplies(dense._kernel, query[1][1:-1])
     call.unite(query_width, key_width)
     call.unite(value_width, width)
     call.unite(query_heads, heads)
+    stream = query[0][-1]
     if isinstance(layer, layers.GroupQueryAttention):
-        repeats = layer.num_query_heads // layer.num_key_value_heads
-        call.unite(np.repeat(key_heads, repeats), query_heads)
+        call.unite(np.repeat(key_heads, layer.num_query_heads // layer.num_key_value_heads), query_heads)
         call.unite(key_heads, value_heads)
         call.unite(query_width, width)  # one setting for both
         call.edit("num_query_heads", query_heads)
         call.edit("num_key_value_heads", key_heads)
         call.edit("head_dim", query_width)
-        call.unite(outs[0], query[-1])  # its output has the size of its query
-        found: Axes = (*query[:-1], outs[0])
+        call.unite(outs[0], stream)  # its output has the size of its query
     else:
         call.unite(key_heads, heads)
         call.unite(value_heads, heads)
         call.edit("num_heads", heads)
         call.edit("key_dim", query_width)
         call.edit("value_dim", width)
-        call.edit("output_shape", *outs, value=lambda *sizes: sizes)
-        found = (*query[:-1], *outs)
+        # Not given it is the size of the query, which may be cut where the output is not.
+        call.edit("output_shape", *outs, stream, value=lambda *sizes: sizes[: len(outs)])
     # The layer divides by the root of its width, which is another now.
     for variable in (layer._query_dense._kernel, layer._query_dense.bias):
         if variable is not None:
             call.rescale(variable, query_width, lambda old, new: (new / old) ** 0.5)
-    for axes in (query, key, value):
+    for axes, _ in (query, key, value):
         only(call, axes, [-1], type(layer).__name__)
-    return [found, *((None,) * len(shape) for shape in call.output_shapes[1:])]
+    for _, shape in call.arguments("attention_mask"):
+        if len(shape) > 3 and shape[1] not in (1, None):
+            call.lock(heads, "its attention_mask is of each head")
+    scores = [(None, heads, *[None] * (len(shape) - 2)) for shape in call.output_shapes[1:]]
+    return [(*query[0][:-1], *outs), *scores]
 
 
 _SAME = (
     layers.ActivityRegularization,
-    layers.AlphaDropout,
-    layers.Dropout,
     layers.ELU,
     layers.GaussianDropout,
     layers.GaussianNoise,
@@ -604,7 +619,9 @@ LAYER_RULES: dict[type, Rule] = {
     layers.BatchNormalization: _batch_normalization,
     layers.Bidirectional: _bidirectional,
     layers.Concatenate: lambda call: concatenate(call, call.operation.axis),
+    layers.AlphaDropout: _dropout,
     layers.Dense: _dense,
+    layers.Dropout: _dropout,
     layers.EinsumDense: _einsum_dense,
     layers.Embedding: _embedding,
     layers.Flatten: _flatten,

@@ -41,7 +41,7 @@ def _reduced(call: Call, mixing: bool) -> Axes:
     if mixing:
         kept = [i for i in range(len(axes)) if i not in gone]
         only(call, axes, kept, type(operation).__name__)
-    if operation.keepdims:
+    if getattr(operation, "keepdims", False):
         return tuple(None if i in gone else axis for i, axis in enumerate(axes))
     return tuple(axis for i, axis in enumerate(axes) if i not in gone)
 
@@ -148,12 +148,13 @@ def _pad(call: Call) -> Axes:
 
 
 def _stack(call: Call) -> Axes:
-    united = list(call.inputs[0])
-    for axes in call.inputs[1:]:
-        united = [call.unite(one, other) for one, other in zip(united, axes, strict=True)]
-    for i, meeting in enumerate(zip(*call.inputs, strict=True)):
-        if any(axis is None for axis in meeting):
-            united[i] = None
+    operands = [axes for axes, _ in call.operands()]
+    united: list[Axis] = []
+    for meeting in zip(*operands, strict=True):
+        axis = meeting[0]
+        for other in meeting[1:]:
+            axis = call.unite(axis, other)
+        united.append(None if any(one is None for one in meeting) else axis)
     united.insert(call.operation.axis % (len(united) + 1), None)
     return tuple(united)
 

@@ -1,5 +1,8 @@
 """A smaller model from a structure and what is kept of it: the same graph of new layers, with slices of the weights."""
 
+import tempfile
+import types
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,20 +119,40 @@ class _Builder:
             return self._built[id(old)][1]
         if functional_of(old) is not None:
             return self.model(old, self._structure.inputs[id(old)])
-        config = _unbuilt(old.get_config())
-        for edit in self._structure.edits.get(id(old), ()):
-            self._apply(edit, config)
-        with SafeModeScope(False):
-            new = type(old).from_config(config if self._dtype is None else _in_dtype(config, self._dtype))
+        new = self._from_config(old)
         new.name = old.name
         self._built[id(old)] = old, new
         return new
 
+    def _from_config(self, old: Any) -> Any:
+        """A layer or operation of the same config, but for the edits; functions in it are passed on as they are."""
+        known: dict[str, Any] = {
+            type(one).__name__: type(one) for one in vars(old).values() if _is_foreign(one)
+        }
+        functions = {name: one for name, one in vars(old).items() if isinstance(one, types.FunctionType)}
+        known.update({one.__name__: one for one in functions.values()})
+        try:
+            with SafeModeScope(False), keras.saving.CustomObjectScope(known), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+                config = _unbuilt(old.get_config())
+                if not isinstance(old, keras.layers.Lambda):  # which makes a function of its config itself
+                    config.update({name: one for name, one in functions.items() if name in config})
+                for edit in self._structure.edits.get(id(old), ()):
+                    self._apply(edit, config)
+                new = type(old).from_config(config if self._dtype is None else _in_dtype(config, self._dtype))
+        except (NotImplementedError, TypeError) as error:
+            raise ValueError(
+                "A model is built anew from the configs of its layers. Received: "
+                f"{old.name!r}, a {type(old).__name__}, whose config does not make another. Write its get_config and "
+                f"from_config. Keras said: {error}"
+            ) from error
+        if isinstance(old, keras.layers.Lambda):
+            new.function = old.function  # a lambda that comes out of a config has lost what it refers to
+        return new
+
     def _apply(self, edit: Edit, config: Any) -> None:
-        if not edit.axes or any(axis is None for axis in edit.axes):
-            return
-        sizes = [int(np.count_nonzero(self._kept[axis])) for axis in edit.axes]
-        if sizes == [axis.size for axis in edit.axes if axis is not None]:
+        sizes = [None if axis is None else int(np.count_nonzero(self._kept[axis])) for axis in edit.axes]
+        if sizes == [None if axis is None else axis.size for axis in edit.axes]:
             return
         *parents, key = edit.path
         for parent in parents:
@@ -147,7 +170,7 @@ class _Builder:
         return found
 
     def copy_weights(self) -> None:
-        """Gives the new layers what is kept of the old ones' weights, and what can be trained of them."""
+        """Gives the new layers what is kept of the old ones' weights, all other state, and what can be trained."""
         axes: dict[int, list[Any]] = {}
         for slot in self._structure.slots:
             axes.setdefault(id(slot.variable), [None] * len(slot.variable.shape))[slot.axis] = slot.labels
@@ -155,9 +178,9 @@ class _Builder:
         for old, new in reversed(self._built.values()):
             if not isinstance(old, keras.Layer):
                 continue
-            if new.trainable != old.trainable:
-                new.trainable = old.trainable
             if functional_of(old) is not None:
+                if new.trainable != old.trainable:
+                    new.trainable = old.trainable
                 continue
             for source, target in zip(old.variables, new.variables, strict=True):
                 value = keras.ops.convert_to_numpy(source)
@@ -168,6 +191,14 @@ class _Builder:
                     size = int(np.count_nonzero(self._kept[labels]))
                     value = value if size == labels.size else value * factor(labels.size, size)
                 target.assign(value)
+            for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+                if other.trainable != one.trainable:
+                    other.trainable = one.trainable
+                if not any(id(variable) in axes for variable in one.variables):
+                    _copy_state(one, other)
+            for source, target in zip(old.variables, new.variables, strict=True):
+                if target.trainable != source.trainable:
+                    target.trainable = source.trainable
 
     def _cut(self, value: np.ndarray, axes: Axes) -> np.ndarray:
         for i, axis in enumerate(axes):
@@ -180,6 +211,42 @@ class _Builder:
             size if axis is None else int(np.count_nonzero(self._kept[axis]))
             for axis, size in zip(axes, shape, strict=True)
         )
+
+
+def compile_as(old: keras.Model, new: keras.Model) -> None:
+    """Compiles a model as another one was: the same losses, and an optimizer and metrics that start afresh."""
+    if not old.compiled:
+        return
+    settings = dict(old._compile_config.config)
+    settings["optimizer"] = _afresh(old.optimizer)
+    for name in ("metrics", "weighted_metrics"):
+        settings[name] = keras.tree.map_structure(
+            lambda metric: _afresh(metric) if isinstance(metric, keras.Metric) else metric, settings.get(name)
+        )
+    new.compile(**settings)
+    if new.optimizer is not None:
+        new.optimizer.build(new.trainable_variables)  # as Keras does, so that a file of it can be loaded
+
+
+def _afresh(one: Any) -> Any:
+    return type(one).from_config(one.get_config())
+
+
+def _is_foreign(value: Any) -> bool:
+    """Whether it is of a class of the user's own."""
+    return not type(value).__module__.startswith(("keras.", "builtins", "numpy", "tensorflow"))
+
+
+def _copy_state(one: keras.Layer, other: keras.Layer) -> None:
+    """What a layer that nothing is cut of keeps beside its variables, as the vocabulary of a lookup."""
+    if type(one).load_own_variables is not keras.Layer.load_own_variables:
+        store: dict[str, Any] = {}
+        one.save_own_variables(store)
+        other.load_own_variables(store)
+    if (save := getattr(one, "save_assets", None)) is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            save(folder)
+            other.load_assets(folder)
 
 
 def _unbuilt(config: Any) -> Any:

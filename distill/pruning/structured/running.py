@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import ops
 
 from distill.graphs import functional_of
-from distill.pruning.structured.structure import Key, nodes_of
+from distill.pruning.structured.structure import Key, arguments_of, nodes_of
 
 
 def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
@@ -31,7 +30,8 @@ def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
             own = f"{path}/{operation.name}" if path else operation.name
             nested = functional_of(operation)
             if nested is not None:
-                outputs = walk(nested, [tensors[id(tensor)] for tensor in node.input_tensors], own)
+                given = [tensors[id(tensor)] for tensor in arguments_of(nested, node)]
+                outputs = walk(nested, given, own)
             else:
                 args, kwargs = node.arguments.fill_in(tensors)
                 outputs = keras.tree.flatten(operation(*args, **kwargs))
@@ -41,6 +41,5 @@ def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
                 tensors[id(tensor)] = value
         return [tensors[id(tensor)] for tensor in graph.outputs]
 
-    return walk(
-        functional_of(model), [ops.convert_to_tensor(value) for value in keras.tree.flatten(inputs)], ""
-    )
+    graph: Any = functional_of(model)
+    return walk(graph, graph._standardize_inputs(inputs), "")  # as Keras' own call does

@@ -43,7 +43,29 @@ class Choice:
         kept = np.ones(self.structure.atoms.count, bool)
         for order, count in zip(self._orders, counts, strict=True):
             kept[order[count:]] = False
+        for axis in self._parts:
+            if not kept[axis].any():  # the best of what nothing else would be left of
+                kept[axis[np.argmax(self.scores[axis])]] = True
         return kept
+
+    @functools.cached_property
+    def _parts(self) -> list[np.ndarray]:
+        """The atoms of axes that hold some of a group alone, as behind a split; each keeps one."""
+        cut = np.zeros(self.structure.atoms.count, bool)
+        whole = np.full(self.structure.atoms.count, -1)
+        for i, group in enumerate(self.groups):
+            cut[group.atoms] = True
+            whole[group.atoms] = i
+        found: dict[bytes, np.ndarray] = {}
+        axes = [axis for tensor in self.structure.tensors.values() for axis in tensor if axis is not None]
+        for labels in [*axes, *(slot.labels for slot in self.structure.slots)]:
+            atoms = np.unique(self.structure.atoms.of[labels])
+            if not cut[atoms].all():
+                continue  # something stays anyway
+            sizes = np.bincount(whole[atoms], minlength=len(self.groups))
+            if not any(size == group.atoms.size for size, group in zip(sizes, self.groups, strict=True)):
+                found[atoms.tobytes()] = atoms
+        return list(found.values())
 
     @functools.cached_property
     def _orders(self) -> list[np.ndarray]:
@@ -76,14 +98,17 @@ class Choice:
         """One group more or less."""
         for i, group in enumerate(self.groups):
             for count in (counts[i] - self.step(i), counts[i] + self.step(i)):
-                if i not in self.ratios and 1 <= count <= group.atoms.size:
+                if i not in self.ratios and (0 if group.fixed else 1) <= count <= group.atoms.size:
                     yield [*counts[:i], count, *counts[i + 1 :]]
 
     def _rounded(self, i: int, wanted: float) -> int:
-        size, step = self.groups[i].atoms.size, self.step(i)
+        group, step = self.groups[i], self.step(i)
+        size, fixed = group.atoms.size, group.fixed
         if wanted >= size:
             return size
-        return int(min(size, max(min(step, size), step * math.floor(wanted / step + 0.5))))
+        rounded = step * math.floor((wanted + fixed) / step + 0.5) - fixed
+        least = 0 if fixed else 1
+        return int(min(size, max(rounded, step - fixed, least)))
 
     def nearest(self, cost: Cost, target: float) -> list[int]:
         """How many atoms of each group stay so that the cost is near a target."""

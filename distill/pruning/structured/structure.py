@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +31,7 @@ class Slot(NamedTuple):
         role: "output" where the axis makes channels, "input" where it reads them, "scale" where it changes each on
             its own.
         labels: along the axis.
+        repeats: how many positions in a row of runs make one channel, as the gates of recurrent cells do.
     """
 
     path: str
@@ -38,12 +40,13 @@ class Slot(NamedTuple):
     axis: int
     role: Role
     labels: np.ndarray
+    repeats: int
 
 
 class Edit(NamedTuple):
     """A change of a layer's or operation's config: what is at `path` becomes `value(size of each axis that stays)`.
 
-    Where an axis cannot be cut there is no change.
+    The size of an axis that cannot be cut is `None`; where no size changes, neither does the config.
     """
 
     path: tuple[str, ...]
@@ -76,7 +79,7 @@ class Structure:
         rescaled: weights that are multiplied when an axis is cut: id of the variable -> axis and function of the old
             and new size.
         tensors: labels of each, in the order of the walk.
-        operations: the layers and operations by path.
+        operations: the layers and operations by path, wrapped ones and nested models too.
         products: for multiply-adds.
         unknown: path -> type of what no rule is known for.
     """
@@ -113,6 +116,7 @@ class Call:
         self._path = path
         self._owner = node.operation
         self._within: tuple[str, ...] = ()
+        self._times: Shape = ()
         self.operation: Any = node.operation
         self.inputs = inputs
         self.shapes: list[Shape] = [tuple(t.shape) for t in node.input_tensors]
@@ -130,14 +134,26 @@ class Call:
         inputs: Sequence[int] = (),
         outputs: Sequence[int] = (),
         scales: Sequence[int] = (),
+        repeats: int = 1,
     ) -> list[np.ndarray]:
-        """Labels along axes of a weight, those of `inputs` first; the same ones in every call of the layer."""
+        """Labels along axes of a weight, those of `inputs` first; the same ones in every call of the layer.
+
+        Args:
+            variable: a weight of the layer.
+            inputs: axes that read channels.
+            outputs: axes that make channels.
+            scales: axes that change each channel on its own.
+            repeats: how many positions of `outputs` make one channel together, as the gates of recurrent cells do.
+        """
         roles: list[tuple[int, Role]] = [
             *((axis, "input") for axis in inputs),
             *((axis, "output") for axis in outputs),
             *((axis, "scale") for axis in scales),
         ]
-        return [self._tracer.slot(self._path, self.operation, variable, axis, role) for axis, role in roles]
+        return [
+            self._tracer.slot(self._path, self.operation, variable, axis, role, repeats)
+            for axis, role in roles
+        ]
 
     def unite(self, one: Axis, other: Axis) -> Axis:
         """Says that positions of two axes go together, pair by pair; `None` keeps all of the other."""
@@ -171,7 +187,10 @@ class Call:
         self._tracer.labels.unite(runs[:, 1:].ravel(), np.repeat(runs[:, 0], runs.shape[1] - 1), "")
 
     def edit(self, key: str, *axes: Axis, value: Callable[..., Any] | None = None) -> None:
-        """Says that the config's `key` becomes `value(sizes of the axes that stay)`, or that size itself."""
+        """Says that the config's `key` becomes `value(sizes of the axes that stay)`, or that size itself.
+
+        The size of an axis that cannot be cut is `None`; where no size changes, neither does the config.
+        """
         edits = self._tracer.edits[id(self._owner)]
         path = (*self._within, key)
         for edit in edits:
@@ -183,8 +202,9 @@ class Call:
 
     def multiplies(self, variable: keras.Variable, sizes: Sequence[int | None]) -> None:
         """Says that each number of a weight is used at as many positions as the product of `sizes`."""
+        sizes = (*self._times, *sizes)
         known = [size for size in sizes if size is not None]
-        positions = int(np.prod(known, dtype=np.int64)) if len(known) == len(sizes) else None
+        positions = math.prod(known) if len(known) == len(sizes) else None
         self._tracer.products.append(Product(variable, positions))
 
     def rescale(
@@ -205,7 +225,8 @@ class Call:
                 found.append(((None,) * len(leaf.shape), tuple(leaf.shape)))
             elif getattr(leaf, "shape", ()):
                 axes = tuple(self._tracer.labels.fresh(size) if size > 1 else None for size in leaf.shape)
-                self._tracer.constants[id(self._node), id(leaf)] = axes
+                # The same ones in every call of a nested model.
+                axes = self._tracer.constants.setdefault((id(self._node), id(leaf)), axes)
                 found.append((axes, tuple(leaf.shape)))
         return found
 
@@ -216,27 +237,38 @@ class Call:
         )
         return given.arguments.get(name)
 
-    def argument(self, name: str) -> Axes | None:
-        """Labels of the tensor that is passed as an argument of `call`; `None` if there is none."""
-        value = self.value(name)
-        found = (
-            axes
-            for tensor, axes in zip(self._node.input_tensors, self.inputs, strict=True)
-            if tensor is value
-        )
-        return next(found, None)
+    def arguments(self, name: str) -> list[tuple[Axes, Shape]]:
+        """Labels and shapes of the tensors that are passed as an argument of `call`, in order."""
+        if self._node is None:
+            return []
+        wanted = keras.tree.flatten(self.value(name))
+        tensors = zip(self._node.input_tensors, self.inputs, self.shapes, strict=True)
+        known = {id(tensor): (axes, shape) for tensor, axes, shape in tensors}
+        return [known[id(tensor)] for tensor in wanted if id(tensor) in known]
 
-    def inner(self, key: str, layer: keras.Layer, shapes: Sequence[Shape], axes: list[Axes]) -> list[Axes]:
-        """What the rule of a wrapped layer says; `key` is where the wrapper's config holds it."""
+    def inner(
+        self, key: str, layer: keras.Layer, shapes: Sequence[Shape], axes: list[Axes], times: Shape = ()
+    ) -> list[Axes]:
+        """What the rule of a wrapped layer says.
+
+        Args:
+            key: where the wrapper's config holds the layer.
+            layer: the wrapped one.
+            shapes: of what it is called on.
+            axes: their labels.
+            times: how often it is called for one example.
+        """
         call = object.__new__(Call)
         outputs = layer.compute_output_spec(*(keras.KerasTensor(shape) for shape in shapes))
         call.__dict__.update(
             self.__dict__,
+            _node=None,  # what it is called with besides is the wrapper's affair
             operation=layer,
             inputs=axes,
             shapes=list(shapes),
             output_shapes=[tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)],
             _within=(*self._within, key, "config"),
+            _times=(*self._times, *times),
             _path=f"{self._path}/{layer.name}",
         )
         return self._tracer.ask(call)
@@ -288,6 +320,15 @@ def nodes_of(graph: Functional) -> Iterator[Any]:
                 yield node
 
 
+def arguments_of(graph: Functional, node: Any) -> list[keras.KerasTensor]:
+    """What a call of a nested model gives it, in the order of the model's inputs."""
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    given = args[0] if args else kwargs["inputs"]
+    if isinstance(given, dict) and not isinstance(graph._inputs_struct, dict):
+        return [given[tensor.name] for tensor in graph.inputs]
+    return keras.tree.flatten(given)
+
+
 class _Tracer:
     def __init__(self, rules: Mapping[type, Rule], exact: bool) -> None:
         self.exact = exact
@@ -309,22 +350,25 @@ class _Tracer:
         for node in nodes_of(graph):
             operation = node.operation
             own = f"{path}/{operation.name}" if path else operation.name
-            arguments = [found[id(tensor)] for tensor in node.input_tensors]
+            self.operations[own] = operation
             nested = functional_of(operation)
             if nested is not None:
-                outputs = self.run(nested, self._nested_inputs(operation, arguments, own), own)
+                given = [found[id(tensor)] for tensor in arguments_of(nested, node)]
+                outputs = self.run(nested, self._nested_inputs(operation, given, own), own)
             else:
-                outputs = self.ask(Call(self, node, own, arguments))
+                outputs = self.ask(
+                    Call(self, node, own, [found[id(tensor)] for tensor in node.input_tensors])
+                )
                 for i, axes in enumerate(outputs):
                     self.tensors[own, self._calls[own], i] = axes
                 self._calls[own] += 1
-                self.operations[own] = operation
             for tensor, axes in zip(node.outputs, outputs, strict=True):
                 found[id(tensor)] = axes
         return [found[id(tensor)] for tensor in graph.outputs]
 
     def ask(self, call: Call) -> list[Axes]:
         """What the rule says of a call; where none is known, nothing can be cut."""
+        self.operations[call.path] = call.operation
         rule = self._rules.get(type(call.operation))
         if rule is None:
             kind = self.unknown[call.path] = type(call.operation).__name__
@@ -333,12 +377,12 @@ class _Tracer:
         return found if isinstance(found, list) else [found]
 
     def slot(
-        self, path: str, layer: keras.Layer, variable: keras.Variable, axis: int, role: Role
+        self, path: str, layer: keras.Layer, variable: keras.Variable, axis: int, role: Role, repeats: int
     ) -> np.ndarray:
         key = (id(variable), axis)
         if key not in self.slots:
             labels = self.labels.fresh(variable.shape[axis])
-            self.slots[key] = Slot(path, layer, variable, axis, role, labels)
+            self.slots[key] = Slot(path, layer, variable, axis, role, labels, repeats)
         return self.slots[key].labels
 
     def _nested_inputs(self, model: Any, arguments: list[Axes], path: str) -> list[Axes]:

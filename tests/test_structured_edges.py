@@ -1,0 +1,376 @@
+"""What structured pruning got wrong once, each the smallest model that showed it."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from distill import cost, pruning
+from distill.pruning import importance
+from distill.pruning.structured.channels import rules_with
+from distill.pruning.structured.rebuild import rebuild
+from distill.pruning.structured.selection import macs_of
+from distill.pruning.structured.structure import read
+
+Dense = layers.Dense
+
+
+def net(build, *shapes, dtype="float32"):
+    inputs = [keras.Input(shape, dtype=dtype) for shape in shapes]
+    return keras.Model(inputs[0] if len(inputs) == 1 else inputs, build(*inputs))
+
+
+def half(model, **options):
+    return pruning.prune_channels(model, 0.5, verify=True, **{"round_to": 1, **options})
+
+
+def free(model, name):
+    return sum(group.atoms.size for group in pruning.explain(model).groups if group.name == name)
+
+
+def test_what_a_layer_has_adapted_to_is_kept():
+    x = np.random.default_rng(0).normal(5, 3, (100, 6)).astype("float32")
+    adapted = layers.Normalization()
+    adapted.adapt(x)
+    model = keras.Sequential([keras.Input((6,)), adapted, Dense(16), Dense(3)])
+    np.testing.assert_array_equal(half(model).layers[0](x), adapted(x))
+    words = layers.StringLookup(name="words")
+    words.set_vocabulary(["c", "d", "e"])
+    inputs = keras.Input((2,), dtype="string")
+    model = keras.Model(inputs, Dense(3)(layers.Flatten()(layers.Embedding(5, 8)(words(inputs)))))
+    small = pruning.prune_channels(model, 0.5)
+    assert small.get_layer("words").get_vocabulary() == words.get_vocabulary()
+    with pytest.raises(ValueError, match="Random examples are numbers"):
+        half(model)
+
+
+def test_what_a_layer_was_told_later_is_missed_by_the_proof():
+    @keras.saving.register_keras_serializable("test_structured_edges")
+    class Shifted(layers.Layer):
+        shift = 0.0
+
+        def call(self, x):
+            return x + self.shift
+
+    shifted = Shifted()
+    shifted.shift = 5.0
+    model = keras.Sequential([keras.Input((6,)), shifted, Dense(16), Dense(3)])
+    with pytest.raises(RuntimeError, match="Every tensor of a pruned model"):
+        half(model)
+
+
+def test_a_nested_model_takes_its_inputs_by_name():
+    a, b = keras.Input((8,), name="a"), keras.Input((8,), name="b")
+    inner = keras.Model([b, a], layers.Add()([Dense(3, name="ia")(a), Dense(3, name="ib")(b)]), name="inner")
+    x, y = keras.Input((5,)), keras.Input((5,))
+    made = Dense(8, name="da"), Dense(8, name="db")
+    model = keras.Model([x, y], inner({"a": made[0](x), "b": made[1](y)}))
+    for dense, reader, alive in zip(made, ("ia", "ib"), (np.arange(8) > 3, np.arange(8) < 4), strict=True):
+        dense.kernel.assign(dense.kernel * alive)
+        inner.get_layer(reader).kernel.assign(inner.get_layer(reader).kernel * alive[:, None])
+    examples = [np.ones((1, 5), "float32")] * 2
+    np.testing.assert_allclose(half(model)(examples), model(examples), rtol=1e-6)
+
+
+def test_data_are_given_to_inputs_by_name():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    made = [Dense(6, "relu", name=name)(tensor) for name, tensor in (("da", a), ("db", b))]
+    model = keras.Model([b, a], Dense(2)(layers.Concatenate()(made)))
+    rng = np.random.default_rng(0)
+    data = {"a": rng.normal(size=(8, 4)).astype("float32"), "b": rng.normal(2, 3, (8, 4)).astype("float32")}
+    structure = read(model, rules_with(None))
+    scores = {id(labels): values for labels, values in importance.activation_mean(data)(structure)}
+    for name in ("da", "db"):
+        (labels,) = (slot.labels for slot in structure.slots if slot.path == name and slot.role == "output")
+        found = np.concatenate([scores[key] for key in scores if key == id(labels)])
+        expected = np.abs(model.get_layer(name)(data[name[1]])).mean(0)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+class Turned(layers.Layer):
+    def call(self, x):
+        return x[..., ::-1]
+
+
+def masked_attention(x, wrong):
+    weights = ops.softmax(ops.where(np.tril(np.ones((5, 5), bool)), wrong, -np.inf))
+    return Dense(3)(ops.matmul(weights, x))
+
+
+def test_infinities_hide_no_error():
+    model = net(lambda x: masked_attention(x, Dense(5)(Turned()(Dense(8)(x))) * 0.0), (5, 6))
+    with pytest.raises(RuntimeError, match="Every tensor of a pruned model"):
+        half(model, importance=importance.random(0), rules={Turned: lambda call: call.inputs[0]})
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x: masked_attention(x, Dense(5)(Dense(8)(x))),
+        lambda x: Dense(3)(ops.log(Dense(8, activation="softplus")(x))),
+        lambda x: Dense(3)(Dense(8)(x) / ops.max(ops.abs(Dense(8)(x)), axis=1, keepdims=True)),
+        lambda x: Dense(3)(Dense(8)(ops.log(x))),
+    ],
+)
+def test_infinities_are_no_error(build):
+    half(net(build, (5, 6)))
+
+
+@pytest.mark.parametrize("name", ["MultiHeadAttention", "GroupQueryAttention"])
+def test_scores_of_attention_keep_the_heads_that_are_put_out(name):
+    attention = layers.MultiHeadAttention(16, 4) if name[0] == "M" else layers.GroupQueryAttention(4, 16, 8)
+    model = net(lambda x: list(attention(x, x, return_attention_scores=True)), (5, 6))
+    assert half(model).output_shape == [(None, 5, 6), (None, 16, 5, 5)]
+    attention = layers.MultiHeadAttention(4, 4)
+    model = net(lambda x, mask: attention(x, x, attention_mask=mask), (5, 6), (4, 5, 5))
+    assert half(model)([np.ones((2, 5, 6)), np.ones((2, 4, 5, 5))]).shape == (2, 5, 6)
+    model = net(
+        lambda x: Dense(3)(layers.MultiHeadAttention(4, 4)(x, x, return_attention_scores=True)[1]), (5, 6)
+    )
+    half(model)
+
+
+def test_attention_puts_out_what_it_did_where_its_query_is_cut():
+    def build(x):
+        stream = Dense(8, name="stream")(x)
+        return Dense(3)(layers.LayerNormalization()(layers.MultiHeadAttention(2, 4)(stream, stream)))
+
+    small = half(net(build, (5, 6)))
+    assert small.get_layer("stream").units == 4
+
+
+def test_products_of_attention_count_the_length_of_what_they_read():
+    model = net(lambda x, y: layers.MultiHeadAttention(2, 3)(x, y), (5, 4), (9, 4))
+    structure = read(model, rules_with(None))
+    assert macs_of(structure)(np.ones(structure.atoms.count, bool)) == 4 * 6 * (5 + 9 + 9) + 6 * 4 * 5
+    model = net(layers.TimeDistributed(Dense(3)), (7, 4))
+    structure = read(model, rules_with(None))
+    assert macs_of(structure)(np.ones(structure.atoms.count, bool)) == 7 * 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda x: Dense(3)(layers.Reshape((-1, 4))(Dense(8)(x))), (None, 8)),
+        (lambda x: Dense(3)(layers.Reshape((-1, 8))(layers.Conv2D(8, 1)(x))), (None, 4, 3)),
+        (lambda x: Dense(3)(ops.reshape(Dense(8)(ops.reshape(x, (-1, 6))), (-1, 5, 8))), (5, 6)),
+    ],
+)
+def test_reshapes_of_unknown_sizes_end(build, shape):
+    assert {group.name: group.locked for group in pruning.explain(net(build, shape)).groups}
+
+
+@pytest.mark.parametrize("layer", [layers.Cropping1D(1), layers.UpSampling1D(), layers.ZeroPadding1D()])
+def test_layers_that_know_channels_last_only(layer):
+    half(net(lambda x: Dense(3)(layer(Dense(8)(x))), (6, 4)))
+
+
+def mean_error(y_true, y_pred):
+    return ops.mean(ops.abs(y_true - y_pred), axis=-1)
+
+
+@keras.saving.register_keras_serializable("test_structured_edges")
+class Own(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return mean_error(y_true, y_pred)
+
+
+@pytest.mark.parametrize("loss", [mean_error, lambda y, p: ops.mean((y - p) ** 2), Own(), "mse"])
+def test_losses_and_metrics_of_ones_own_are_carried_over(loss):
+    model = keras.Sequential([keras.Input((4,)), Dense(8), Dense(2)])
+    metric = keras.metrics.MeanSquaredError(name="m")
+    model.compile(keras.optimizers.Adam(0.123), loss, metrics=[metric, mean_error])
+    small = half(model)
+    x, y = np.ones((4, 4)), np.zeros((4, 2))
+    assert set(small.evaluate(x, y, verbose=0, return_dict=True)) == {"loss", "m", "mean_error"}
+    assert float(small.optimizer.learning_rate) == pytest.approx(0.123)
+    assert metric.total == 0  # the copy has its own
+
+
+def test_functions_in_layers_are_passed_on():
+    scale = 3.0
+
+    def stretched(x):
+        return x * scale
+
+    def penalty(kernel):
+        return 0.1 * ops.sum(kernel**2)
+
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            Dense(8, activation=stretched),
+            layers.Activation(lambda x: ops.tanh(x) * scale),
+            layers.Lambda(lambda x: x + scale),
+            Dense(8, kernel_regularizer=penalty, name="cut"),
+            Dense(3),
+        ]
+    )
+    small = half(model)
+    assert small.get_layer("cut").units == 4
+    assert len(small.losses) == 1
+
+
+def test_a_layer_without_a_config_is_named():
+    class Made(layers.Layer):
+        def __init__(self, function):
+            super().__init__(name="made")
+            self.function = function
+
+        def call(self, x):
+            return self.function(x)
+
+    model = keras.Sequential([keras.Input((4,)), Dense(8), Dense(8), Made(ops.tanh)])
+    with pytest.raises(ValueError, match="'made', a Made, whose config does not make another"):
+        half(model)
+
+
+def test_implicit_masks_are_no_states():
+    model = net(
+        lambda x: Dense(3)(
+            layers.LSTM(8, name="lstm")(
+                layers.Bidirectional(layers.GRU(4, return_sequences=True))(
+                    layers.Embedding(5, 8, mask_zero=True)(x)
+                )
+            )
+        ),
+        (7,),
+        dtype="int32",
+    )
+    small = half(model)
+    assert small.get_layer("lstm").units == 4
+    assert small.get_layer("bidirectional").forward_layer.units == 2
+
+
+def test_layers_that_are_called_at_two_widths_have_one_config():
+    shape = layers.Reshape((2, 4))
+    half(
+        net(lambda x: Dense(3)(layers.Flatten()(shape(x) + shape(Dense(8)(x)))) + Dense(3)(Dense(6)(x)), (8,))
+    )
+    norm = layers.GroupNormalization(4, scale=False, center=False)
+    half(net(lambda x: Dense(3)(norm(x) + norm(Dense(8)(x))) + Dense(3)(Dense(6)(x)), (8,)))
+    slope = layers.PReLU()
+    half(net(lambda x: Dense(3)(slope(x) + slope(Dense(8)(x))) + Dense(3)(Dense(6)(x)), (8,)))
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda x: layers.Bidirectional(layers.RNN(layers.LSTMCell(4)))(Dense(8)(x)), (5, 3)),
+        (lambda x: ops.cast(ops.count_nonzero(Dense(8)(x), axis=1), "float32"), (5, 3)),
+        (lambda x: ops.softmax(Dense(8)(x), axis=None), (5, 3)),
+    ],
+)
+def test_what_is_not_followed_is_locked(build, shape):
+    half(net(lambda x: [build(x), Dense(3)(Dense(8)(x))], shape))
+
+
+def test_dropout_follows_the_channels_that_it_names():
+    model = net(lambda x: Dense(3)(layers.Dropout(0.5, noise_shape=(None, 1, 8))(Dense(8)(x))), (5, 4))
+    small = half(model)
+    assert small(np.ones((2, 5, 4)), training=True).shape == (2, 5, 3)
+
+
+def test_constants_of_nested_models_are_those_of_all_calls():
+    inputs = keras.Input((8,))
+    inner = keras.Model(inputs, ops.matmul(inputs, np.ones((8, 8), "float32")), name="inner")
+
+    def build(x):
+        return Dense(3)(inner(inner(Dense(8)(x))) + Dense(8)(x))
+
+    half(net(build, (4,)))
+
+
+def test_stacked_arrays_are_cut():
+    inputs = keras.Input(batch_shape=(2, 4))
+    x = ops.stack([Dense(8)(inputs), np.ones((2, 8), "float32")], 1)
+    assert half(keras.Model(inputs, Dense(3)(x))).output_shape == (2, 2, 3)
+
+
+def backbone():
+    inner = keras.Sequential([keras.Input((8, 8, 6)), layers.Conv2D(8, 1, name="in_conv")], name="inner")
+
+    def build(x):
+        x = layers.Conv2D(6, 1, name="conv")(x)
+        x = layers.BatchNormalization(name="bn")(layers.DepthwiseConv2D(3, padding="same", name="dw")(x))
+        return Dense(3)(layers.GlobalAveragePooling2D()(inner(x)))
+
+    return net(build, (8, 8, 3))
+
+
+@pytest.mark.parametrize("keep", ["dw", "bn", layers.DepthwiseConv2D, lambda layer: layer.name == "bn"])
+def test_layers_that_scale_channels_can_be_kept(keep):
+    small = half(backbone(), keep=keep)
+    assert small.get_layer("conv").filters == 6
+    assert small.get_layer("inner").get_layer("in_conv").filters == 4
+
+
+@pytest.mark.parametrize("keep", ["inner", keras.Sequential, "inner/*"])
+def test_what_holds_for_a_model_holds_for_its_layers(keep):
+    small = half(backbone(), keep=keep)
+    assert small.get_layer("conv").filters == 3
+    assert small.get_layer("inner").get_layer("in_conv").filters == 8
+
+
+@pytest.mark.parametrize("keep", [{"conv"}, layers.Conv2D(3, 1), 3])
+def test_a_selector_is_a_name_a_type_or_a_function(keep):
+    with pytest.raises(TypeError, match="keep takes names of layers"):
+        half(backbone(), keep=keep)
+
+
+def test_recurrent_units_count_once_for_all_gates():
+    model = net(lambda x: Dense(3)(layers.LSTM(32, name="lstm")(x)), (5, 4))
+    (group, _) = pruning.explain(model).groups
+    assert (group.width, group.multiple) == (32, 1)
+    assert pruning.prune_channels(model, 0.3).get_layer("lstm").units == 24
+
+
+def test_channels_that_stay_count_in_the_rounding():
+    def build(x):
+        stays, other = ops.split(Dense(24, name="made")(x), [8], -1)
+        return [stays, Dense(3)(other)]
+
+    model = net(build, (4,))
+    assert free(model, "made") == 16
+    assert pruning.prune_channels(model, 0.4).get_layer("made").units == 8 + 8
+
+
+def test_each_part_of_a_split_keeps_a_channel():
+    model = net(lambda x: [Dense(3)(part) for part in ops.split(Dense(16, name="made")(x), [2], -1)], (4,))
+
+    def first_least(structure):
+        slot = next(slot for slot in structure.slots if slot.path == "made" and slot.role == "output")
+        yield slot.labels, np.arange(16) + 1.0
+
+    assert half(model, importance=first_least).get_layer("made").units == 9
+
+
+def test_flags_of_single_weights_are_kept():
+    model = keras.Sequential([keras.Input((4,)), Dense(8, name="one"), Dense(3)])
+    model.get_layer("one").kernel.trainable = False
+    assert len(half(model).trainable_variables) == len(model.trainable_variables) == 3
+    attention = layers.MultiHeadAttention(4, 4, name="attention")
+    model = net(lambda x: Dense(3)(attention(x, x)), (5, 6))
+    attention._query_dense.trainable = False
+    assert len(half(model).trainable_variables) == len(model.trainable_variables)
+
+
+def test_slopes_are_no_kernels():
+    model = net(lambda x: Dense(3)(layers.PReLU()(Dense(8, name="made")(x))), (5, 4))
+    structure = read(model, rules_with(None))
+    assert len(list(importance.l1(structure))) == 2 * 2  # two axes of two kernels
+
+
+def test_half_precision_is_verified_to_its_own_rounding():
+    attention = layers.MultiHeadAttention(2, 8, dtype="bfloat16")
+    half(net(lambda x: Dense(3, dtype="bfloat16")(attention(x, x)), (5, 6), dtype="bfloat16"))
+
+
+def test_the_original_is_left_alone():
+    model = backbone()
+    nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
+    half(model)
+    pruning.explain(model)
+    rebuild(read(model, rules_with(None)), np.ones(read(model, rules_with(None)).atoms.count, bool))
+    assert [len(layer._inbound_nodes) for layer in model._flatten_layers()] == nodes
+    assert cost.parameters(model) == sum(int(np.prod(weight.shape)) for weight in model.weights)
