@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.pruning import importance
-from distill.pruning.structured.channels import rules_with
 from distill.pruning.structured.groups import find_groups
 from distill.pruning.structured.importance import score_atoms
 from distill.pruning.structured.rebuild import rebuild
+from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import Choice
 from distill.pruning.structured.structure import read
 from distill.pruning.structured.verification import largest_error
@@ -81,7 +81,7 @@ def check(name, options):
     shape = (options.size, options.size, 3)
     model = getattr(applications, name)(weights=None, input_shape=shape, classes=10)
     start = time.perf_counter()
-    rules = rules_with(None)
+    rules = rules_with()
     structure = read(model, rules)
     groups = find_groups(structure)
     free = [group for group in groups if group.atoms.size > 1]

@@ -163,6 +163,9 @@ def test_explain_says_what_can_go_and_why_the_rest_stays():
     assert found.groups[1].locked == "own: no rule is known for Own"
     assert found.groups[2].locked == "it is an output of the model"
     assert found.unknown == {"own": "Own"}
+    (axes,) = found.plot().axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["free", "tied", "head"]
+    assert [bar.get_width() for bar in axes.patches] == [8, 0, 0, 0, 8, 3]
     assert str(found).splitlines() == [
         "Channels of 'mine'",
         "made by  channels  can go  why others stay",

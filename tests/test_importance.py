@@ -8,7 +8,7 @@ from keras import layers
 from distill.pruning import criteria, find_kernels, importance
 from distill.pruning.structured.groups import find_groups
 from distill.pruning.structured.importance import score_atoms
-from distill.pruning.structured.layer_rules import LAYER_RULES
+from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.structure import read
 
 
@@ -27,7 +27,7 @@ def model():
 
 
 def scores_of(model, scored, **options):
-    structure = read(model, LAYER_RULES)
+    structure = read(model, rules_with())
     (group,) = (group for group in find_groups(structure) if group.atoms.size > 1)
     return score_atoms(structure, [group], scored, **options)[group.atoms]
 

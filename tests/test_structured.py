@@ -9,14 +9,13 @@ from keras import layers, ops
 
 from distill import cost
 from distill.pruning.structured.groups import find_groups
-from distill.pruning.structured.layer_rules import LAYER_RULES
-from distill.pruning.structured.operation_rules import OPERATION_RULES
 from distill.pruning.structured.rebuild import rebuild
+from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import macs_of, parameters_of
 from distill.pruning.structured.structure import read
 from distill.pruning.structured.verification import largest_error
 
-RULES = {**LAYER_RULES, **OPERATION_RULES}
+RULES = rules_with()
 
 
 def dense_head(x):

@@ -7,8 +7,8 @@ from keras import layers, ops
 
 from distill import cost, pruning
 from distill.pruning import importance
-from distill.pruning.structured.channels import rules_with
 from distill.pruning.structured.rebuild import rebuild
+from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import macs_of
 from distill.pruning.structured.structure import read
 
@@ -78,7 +78,7 @@ def test_data_are_given_to_inputs_by_name():
     model = keras.Model([b, a], Dense(2)(layers.Concatenate()(made)))
     rng = np.random.default_rng(0)
     data = {"a": rng.normal(size=(8, 4)).astype("float32"), "b": rng.normal(2, 3, (8, 4)).astype("float32")}
-    structure = read(model, rules_with(None))
+    structure = read(model, rules_with())
     scores = {id(labels): values for labels, values in importance.activation_mean(data)(structure)}
     for name in ("da", "db"):
         (labels,) = (slot.labels for slot in structure.slots if slot.path == name and slot.role == "output")
@@ -141,10 +141,10 @@ def test_attention_puts_out_what_it_did_where_its_query_is_cut():
 
 def test_products_of_attention_count_the_length_of_what_they_read():
     model = net(lambda x, y: layers.MultiHeadAttention(2, 3)(x, y), (5, 4), (9, 4))
-    structure = read(model, rules_with(None))
+    structure = read(model, rules_with())
     assert macs_of(structure)(np.ones(structure.atoms.count, bool)) == 4 * 6 * (5 + 9 + 9) + 6 * 4 * 5
     model = net(layers.TimeDistributed(Dense(3)), (7, 4))
-    structure = read(model, rules_with(None))
+    structure = read(model, rules_with())
     assert macs_of(structure)(np.ones(structure.atoms.count, bool)) == 7 * 4 * 3
 
 
@@ -357,7 +357,7 @@ def test_flags_of_single_weights_are_kept():
 
 def test_slopes_are_no_kernels():
     model = net(lambda x: Dense(3)(layers.PReLU()(Dense(8, name="made")(x))), (5, 4))
-    structure = read(model, rules_with(None))
+    structure = read(model, rules_with())
     assert len(list(importance.l1(structure))) == 2 * 2  # two axes of two kernels
 
 
@@ -371,6 +371,6 @@ def test_the_original_is_left_alone():
     nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
     half(model)
     pruning.explain(model)
-    rebuild(read(model, rules_with(None)), np.ones(read(model, rules_with(None)).atoms.count, bool))
+    rebuild(read(model, rules_with()), np.ones(read(model, rules_with()).atoms.count, bool))
     assert [len(layer._inbound_nodes) for layer in model._flatten_layers()] == nodes
     assert cost.parameters(model) == sum(int(np.prod(weight.shape)) for weight in model.weights)

@@ -10,8 +10,9 @@ go by measured harm (`depth`). Training in between is there too (`recovery`).
 """
 
 from distill.pruning.structured import importance
-from distill.pruning.structured.channels import Channels, explain, prune_channels
+from distill.pruning.structured.channels import prune_channels
 from distill.pruning.structured.depth import output_change, prune_layers, removable_layers
+from distill.pruning.structured.explanation import Channels, explain
 from distill.pruning.structured.recovery import shrink, slim
 from distill.pruning.structured.structure import Call
 

@@ -1,7 +1,5 @@
 """Takes channels, neurons and heads out of a model: a smaller model of the same kind comes out."""
 
-import collections
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -12,69 +10,13 @@ from distill.pruning.kernels import Selector, as_selectors, fits
 from distill.pruning.patterns import is_whole
 from distill.pruning.structured.groups import Group, find_groups
 from distill.pruning.structured.importance import Importance, Normalization, Reduction, l2, score_atoms
-from distill.pruning.structured.layer_rules import LAYER_RULES
-from distill.pruning.structured.operation_rules import OPERATION_RULES
 from distill.pruning.structured.rebuild import compile_as, rebuild
+from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import Choice, Scope, macs_of, parameters_of, reach, reach_latency
 from distill.pruning.structured.structure import Rule, Slot, Structure, read
 from distill.pruning.structured.verification import largest_error
 
 VERIFIED = 1e-6  # computed in float64, but rescaled weights are rounded to float32
-
-
-@dataclasses.dataclass(frozen=True)
-class Channels:
-    """What can be taken out of a model; `print` shows it as a table.
-
-    Attributes:
-        model: the model's name.
-        groups: channels that the same layers make, in the order of the graph.
-        unknown: path of a layer or operation that no rule is known for -> its type; what it touches stays.
-    """
-
-    model: str
-    groups: tuple[Group, ...]
-    unknown: dict[str, str]
-
-    def __str__(self) -> str:
-        rows = [("made by", "channels", "can go", "why others stay")]
-        for group in self.groups:
-            more = f" and {len(group.layers) - 1} more" if len(group.layers) > 1 else ""
-            free = group.atoms.size * group.multiple
-            rows.append((group.name + more, str(group.width), str(free), group.locked))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [
-            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip()
-            for row in rows
-        ]
-        if self.unknown:
-            kinds = collections.Counter(self.unknown.values())
-            lines.append(
-                "No rule is known for "
-                + ", ".join(
-                    f"{kind} ({'once' if count == 1 else f'{count} times'})" for kind, count in kinds.items()
-                )
-                + ": what it touches stays. Teach it by rules={type: function of the call}."
-            )
-        return "\n".join([f"Channels of {self.model!r}", *lines])
-
-
-def explain(model: keras.Model, *, exact: bool = True, rules: Mapping[type, Rule] | None = None) -> Channels:
-    """Says which channels of a model can be taken out, which go together, and why others stay.
-
-    Args:
-        model: as for `prune_channels`.
-        exact: as for `prune_channels`.
-        rules: as for `prune_channels`.
-
-    Returns:
-        The groups.
-
-    Raises:
-        ValueError: the model has no graph.
-    """
-    structure = read(model, rules_with(rules), exact=exact)
-    return Channels(model.name, tuple(find_groups(structure)), structure.unknown)
 
 
 def prune_channels(
@@ -188,11 +130,6 @@ def prune_channels(
 def _rounding(slot: Slot) -> float:
     """Weights that are rescaled are rounded anew, in their own type."""
     return {"float16": 1e-2, "bfloat16": 1e-1}.get(slot.variable.dtype, VERIFIED)
-
-
-def rules_with(own: Mapping[type, Rule] | None) -> dict[type, Rule]:
-    """Our rules, and before them a user's."""
-    return {**LAYER_RULES, **OPERATION_RULES, **(own or {})}
 
 
 def _only_one(targets: Mapping[str, float | None]) -> list[tuple[str, float]]:

@@ -9,9 +9,9 @@ from keras import layers, ops
 
 from distill.graphs import functional_of
 from distill.pruning.criteria.batches import batches, require_examples, require_finite
-from distill.pruning.structured.layer_rules import LAYER_RULES
-from distill.pruning.structured.operation_rules import OPERATION_RULES, is_addition
+from distill.pruning.structured.operation_rules import is_addition
 from distill.pruning.structured.rebuild import compile_as, rebuild
+from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.structure import nodes_of, read
 
 Harm = Callable[[keras.Model], float]
@@ -101,7 +101,7 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
     if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 1:
         raise ValueError(f"An integer >= 1 says how many layers go. Received: number={number!r}.")
     graph = _graph(model)
-    structure = read(model, {**LAYER_RULES, **OPERATION_RULES})
+    structure = read(model, rules_with())
     everything = np.ones(structure.atoms.count, bool)
     candidates = list(_removable(graph, ""))
     skipped: dict[int, int] = {}

@@ -10,9 +10,10 @@ from keras import layers
 
 from distill.distiller import Distiller
 from distill.losses.logits import SoftTargets
-from distill.pruning.structured.channels import prune_channels, rules_with
+from distill.pruning.structured.channels import prune_channels
 from distill.pruning.structured.importance import batch_norm_scale
 from distill.pruning.structured.rebuild import rebuild
+from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import macs_of, parameters_of
 from distill.pruning.structured.structure import read
 
