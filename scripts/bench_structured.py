@@ -1,0 +1,219 @@
+"""What it takes to cut channels, against Torch-Pruning, and what it brings.
+
+Networks are those of keras.applications and their twins in torchvision, with random weights at 224 × 224; half of
+every group of channels goes, by L2 norms. What is compared is timed in turn; every round gives one ratio.
+
+- "cut": reading the graph, scoring and choosing, against all that Torch-Pruning does, which cuts in place. Goal: it
+  takes as long or longer.
+- "build": building the smaller network, against `keras.models.clone_model` and copying weights. Goal: at most 1.5.
+- "run": one example through LiteRT on one thread before and after, against the same in torch. Goal: a larger gain.
+  ConvNeXt is cut with exact=False, so that as much of it goes as of its twin.
+
+Command: scripts/bench_structured. About 20 minutes; --names and --only choose some of it, --rounds how often.
+Needs pip's index once, for torch, torchvision and torch-pruning, which go into a venv of their own.
+Exit status 1 if a goal is surely missed: the whole 95 % interval lies beyond it.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import keras
+import numpy as np
+import rich.box
+import tyro
+from keras import applications
+from rich.console import Console
+from rich.table import Table
+
+from distill import cost
+from distill.pruning.structured.groups import find_groups
+from distill.pruning.structured.importance import l2, score_atoms
+from distill.pruning.structured.rebuild import rebuild
+from distill.pruning.structured.rules import rules_with
+from distill.pruning.structured.selection import Choice
+from distill.pruning.structured.structure import read
+
+RATIO = 0.5
+TWINS = {
+    "ResNet50": "resnet50",
+    "MobileNetV2": "mobilenet_v2",
+    "EfficientNetB0": "efficientnet_b0",
+    "DenseNet121": "densenet121",
+    "ConvNeXtTiny": "convnext_tiny",
+    "VGG16": "vgg16",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Times structured pruning.
+
+    Attributes:
+        names: networks, of ResNet50, MobileNetV2, EfficientNetB0, DenseNet121, ConvNeXtTiny, VGG16.
+        only: one of the parts; all by default.
+        rounds: how often each is timed.
+    """
+
+    names: tuple[str, ...] = tuple(TWINS)
+    only: Literal["all", "cut", "build", "run"] = "all"
+    rounds: int = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One ratio.
+
+    Attributes:
+        name: of the network.
+        part: cut, build or run.
+        over: what is divided by what.
+        ratios: of the rounds.
+        goal: the least, of "build" the most.
+        note: more.
+    """
+
+    name: str
+    part: str
+    over: str
+    ratios: np.ndarray
+    goal: float
+    note: str = ""
+
+    @property
+    def interval(self):
+        """The 95 % bootstrap interval of the median."""
+        rng = np.random.default_rng(0)
+        medians = np.median(rng.choice(self.ratios, size=(2000, len(self.ratios))), axis=1)
+        return tuple(float(q) for q in np.percentile(medians, [2.5, 97.5]))
+
+    @property
+    def missed(self):
+        """Whether the goal surely is."""
+        low, high = self.interval
+        return low > self.goal if self.part == "build" else high < self.goal
+
+
+class Twins:
+    """The process of the torchvision networks."""
+
+    def __init__(self):
+        script = Path(__file__).with_name("bench_structured_twins.py")
+        self._process = subprocess.Popen(
+            [os.environ["TWINS"], str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, do, name):
+        """Its answer to an order."""
+        self._process.stdin.write(json.dumps({"do": do, "name": TWINS[name], "ratio": RATIO}) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def timed(function):
+    """What a function returns, and its seconds."""
+    start = time.perf_counter()
+    found = function()
+    return found, time.perf_counter() - start
+
+
+def chosen(model):
+    """The structure and what stays of it: all but the building."""
+    structure = read(model, rules_with(), exact=not model.name.startswith("convnext"))
+    groups = [group for group in find_groups(structure) if group.atoms.size > 1]
+    choice = Choice(structure, groups, score_atoms(structure, groups, l2), "local", 8, {})
+    return structure, choice.keep(choice.counts(RATIO))
+
+
+def cloned(model):
+    """What Keras has for a copy."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def lines(options, twins):
+    """All lines, network by network."""
+    for name in options.names:
+        keras.utils.set_random_seed(0)
+        model = getattr(applications, name)(weights=None)
+        structure, keep = chosen(model)
+        if options.only in ("all", "cut"):
+            twins.ask("prune", name)
+            ratios = [
+                twins.ask("prune", name)["seconds"] / timed(lambda m=model: chosen(m))[1]
+                for _ in range(options.rounds)
+            ]
+            yield Line(name, "cut", "Torch-Pruning / distill", np.array(ratios), 1.0)
+        if options.only in ("all", "build"):
+            ratios = []
+            for _ in range(max(3, options.rounds // 3)):
+                ours = timed(lambda s=structure, k=keep: rebuild(s, k))[1]
+                ratios.append(ours / timed(lambda m=model: cloned(m))[1])
+            yield Line(name, "build", "distill / clone_model", np.array(ratios), 1.5)
+        if options.only in ("all", "run"):
+            yield gain(name, model, rebuild(structure, keep), options.rounds, twins)
+        keras.backend.clear_session()
+
+
+def gain(name, model, small, rounds, twins):
+    """How much faster a network became, over how much its twin did."""
+    models = {"whole": model, "small": small}
+    ours, theirs = [], []
+    twins.ask("run", name)
+    for _ in range(rounds):
+        found = cost.latencies(models, runs=10)
+        ours.append(found["whole"].median_ms / found["small"].median_ms)
+        answers = [twins.ask("run", name) for _ in range(10)]
+        whole, less = np.median([answer["seconds"] for answer in answers], axis=0)
+        theirs.append(whole / less)
+    macs = answers[0]["macs"]
+    note = (
+        f"{np.median(ours):.2f} times as fast, torch {np.median(theirs):.2f}; "
+        f"MACs {cost.macs(model) / cost.macs(small):.2f}, torch {macs[0] / macs[1]:.2f}"
+    )
+    return Line(name, "run", "gain / torch's", np.array(ours) / np.array(theirs), 1.0, note)
+
+
+def main(options):
+    """Prints the table; returns the exit status."""
+    if options.rounds < 1 or not set(options.names) <= set(TWINS):
+        raise SystemExit(f"Networks are {', '.join(TWINS)}, rounds >= 1. Received: {options}.")
+    table = Table("network", "what", "ratio of", "ratio", "95 %", "goal", "", box=rich.box.SIMPLE)
+    missed = 0
+    with Twins() as twins:
+        for one in lines(options, twins):
+            low, high = one.interval
+            sign = "<=" if one.part == "build" else ">="
+            missed += one.missed
+            table.add_row(
+                one.name,
+                one.part,
+                one.over,
+                f"{np.median(one.ratios):.2f}",
+                f"{low:.2f} to {high:.2f}",
+                f"{sign} {one.goal:g}" + (" missed" if one.missed else ""),
+                one.note,
+                style="red" if one.missed else None,
+            )
+            print(
+                f"{one.name}, {one.part}: {np.median(one.ratios):.2f} {one.note}", file=sys.stderr, flush=True
+            )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Bench)))

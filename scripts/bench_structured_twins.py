@@ -1,0 +1,72 @@
+"""The torchvision twins for bench_structured.py, in a process of their own: one order a line, one answer a line.
+
+An order is JSON: {"do": "prune" or "run", "name": of a torchvision network, "ratio": share of channels that goes}. The
+answer to "prune" is the seconds that Torch-Pruning takes for a network that is there already; to "run" those of one
+forward pass before and after, and the multiply-adds of both.
+"""
+
+import copy
+import json
+import sys
+import time
+
+import torch
+import torch_pruning
+import torchvision
+
+torch.set_num_threads(1)
+EXAMPLE = torch.randn(1, 3, 224, 224)
+_networks = {}
+
+
+def network(name):
+    """A network with random weights, made once."""
+    if name not in _networks:
+        _networks[name] = getattr(torchvision.models, name)(weights=None).eval()
+    return copy.deepcopy(_networks[name])
+
+
+def prune(model, ratio):
+    """Torch-Pruning's own recipe: L2 norms of groups, the same share of each, the classes stay."""
+    classes = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1000]
+    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    pruner = torch_pruning.pruner.BasePruner(
+        model, EXAMPLE, importance=importance, pruning_ratio=ratio, ignored_layers=classes
+    )
+    pruner.step()
+
+
+def seconds(model):
+    """Of one forward pass on one thread."""
+    start = time.perf_counter()
+    with torch.inference_mode():
+        model(EXAMPLE)
+    return time.perf_counter() - start
+
+
+def answer(order, pairs):
+    """What an order comes to."""
+    name, ratio = order["name"], order["ratio"]
+    if order["do"] == "prune":
+        model = network(name)
+        start = time.perf_counter()
+        prune(model, ratio)
+        return {"seconds": time.perf_counter() - start}
+    if name not in pairs:
+        small = network(name)
+        prune(small, ratio)
+        macs = [torch_pruning.utils.count_ops_and_params(m, EXAMPLE)[0] for m in (network(name), small)]
+        pairs[name] = network(name), small, macs
+    whole, small, macs = pairs[name]
+    return {"seconds": [seconds(whole), seconds(small)], "macs": macs}
+
+
+def main():
+    """Answers until there are no more orders."""
+    pairs = {}
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line), pairs)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
