@@ -11,8 +11,15 @@ import sys
 import time
 
 import torch
-import torch_pruning
-import torchvision
+
+# torchvision made for CUDA beside torch made for the CPU has no operators of its own, which networks do not need, and
+# fails to register these two.
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+for _name in ("nms", "qnms"):
+    _LIBRARY.define(f"{_name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+
+import torch_pruning  # noqa: E402
+import torchvision  # noqa: E402
 
 torch.set_num_threads(1)
 EXAMPLE = torch.randn(1, 3, 224, 224)
