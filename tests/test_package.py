@@ -105,7 +105,13 @@ ALLOWED = {
         "pruning.structured.structure",
     },
     "pruning.structured.selection": {"pruning.structured.groups", "pruning.structured.structure"},
+    "pruning.structured.hub_rules": {
+        "pruning.structured.labels",
+        "pruning.structured.layer_rules",
+        "pruning.structured.structure",
+    },
     "pruning.structured.rules": {
+        "pruning.structured.hub_rules",
         "pruning.structured.layer_rules",
         "pruning.structured.operation_rules",
         "pruning.structured.structure",

@@ -1,5 +1,6 @@
 """A smaller model from a structure and what is kept of it: the same graph of new layers, with slices of the weights."""
 
+import inspect
 import tempfile
 import types
 import warnings
@@ -134,7 +135,7 @@ class _Builder:
         try:
             with SafeModeScope(False), keras.saving.CustomObjectScope(known), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
-                config = _unbuilt(old.get_config())
+                config = _config_of(old)
                 if not isinstance(old, keras.layers.Lambda):  # which makes a function of its config itself
                     config.update({name: one for name, one in functions.items() if name in config})
                 for edit in self._structure.edits.get(id(old), ()):
@@ -247,6 +248,15 @@ def _copy_state(one: keras.Layer, other: keras.Layer) -> None:
         with tempfile.TemporaryDirectory() as folder:
             save(folder)
             other.load_assets(folder)
+
+
+def _config_of(old: Any) -> Any:
+    if not type(old).__module__.startswith("keras_hub."):
+        return _unbuilt(old.get_config())
+    # Configs of some of its layers lack arguments, or have more than there are; attributes have their names.
+    names = [name for name in inspect.signature(type(old).__init__).parameters if name in vars(old)]
+    base = keras.Layer.get_config(old)
+    return {**base, **{name: getattr(old, name) for name in names}}
 
 
 def _unbuilt(config: Any) -> Any:

@@ -1,7 +1,8 @@
-"""All rules: of layers, of raw operations, and a user's."""
+"""All rules: of layers, of raw operations, of keras_hub, and a user's."""
 
 from collections.abc import Mapping
 
+from distill.pruning.structured.hub_rules import hub_rules
 from distill.pruning.structured.layer_rules import LAYER_RULES
 from distill.pruning.structured.operation_rules import OPERATION_RULES
 from distill.pruning.structured.structure import Rule
@@ -9,4 +10,4 @@ from distill.pruning.structured.structure import Rule
 
 def rules_with(own: Mapping[type, Rule] | None = None) -> dict[type, Rule]:
     """Our rules, and before them a user's."""
-    return {**LAYER_RULES, **OPERATION_RULES, **(own or {})}
+    return {**LAYER_RULES, **OPERATION_RULES, **hub_rules(), **(own or {})}
