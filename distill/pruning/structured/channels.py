@@ -1,6 +1,7 @@
 """Takes channels, neurons and heads out of a model: a smaller model of the same kind comes out."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,7 +36,7 @@ def prune_channels(
     ratios: Mapping[Selector, float] | None = None,
     exact: bool = True,
     rules: Mapping[type, Rule] | None = None,
-    verify: bool = False,
+    verify: Any = False,
 ) -> keras.Model:
     """A smaller model without the least important channels of this one, which is left as it is.
 
@@ -63,7 +64,8 @@ def prune_channels(
         ratios: selector of layers -> share of their channels that goes, whatever is asked of the others.
         exact: whether what LayerNormalization and its like average over stays. Without, their statistics change.
         rules: for types of layers and operations, by exact type, what ties their axes; they come before our own.
-        verify: whether every tensor of the new model is compared with the old one's, in float64 on random inputs.
+        verify: whether every tensor of the new model is compared with the old one's, in float64: `True` on random
+            examples, or on these, given as to the model.
 
     Returns:
         The new model with copied weights, Functional or Sequential as before, compiled if the old one was; the
@@ -116,8 +118,8 @@ def prune_channels(
         whole = count(np.ones(structure.atoms.count, bool))
         kept = reach(choices, count, target * whole if target < 1 else target, what)
     new = rebuild(structure, kept)
-    if verify:
-        error, where = largest_error(structure, kept, new, known)
+    if verify is not False:
+        error, where = largest_error(structure, kept, new, known, None if verify is True else verify)
         if not error <= (max(map(_rounding, structure.slots)) if structure.rescaled else VERIFIED):
             raise RuntimeError(
                 f"Every tensor of a pruned model is the original's where the removed channels are zero. Received: a "

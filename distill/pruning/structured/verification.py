@@ -92,7 +92,9 @@ def _examples(model: keras.Model, seed: int) -> Any:
     def example(tensor: keras.KerasTensor) -> np.ndarray:
         shape = [tensor.shape[0] or 2, *(64 if size is None else size for size in tensor.shape[1:])]
         if tensor.dtype == "string":
-            raise ValueError(f"Random examples are numbers. Received: an input {tensor.name!r} of strings.")
+            raise ValueError(
+                f"Random examples are numbers. Received: an input {tensor.name!r} of strings. Give verify examples."
+            )
         if "float" in tensor.dtype:
             return rng.normal(size=shape)
         return rng.integers(0, 2, shape).astype(tensor.dtype)
