@@ -1,7 +1,6 @@
 """Channels go, and a model learns to do without them: in rounds, or after it was trained to have few that matter."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -135,16 +134,15 @@ def slim(
     prune_channels(model, **pruned)  # refuses now what it would after training
     structure = read(model, rules_with(options.get("rules")))
     copy = rebuild(structure, np.ones(structure.atoms.count, bool))
-    with _penalized(copy, float(penalty)):
-        train(copy)
+    _penalize(copy, float(penalty))
+    train(copy)
     small = prune_channels(copy, **pruned)
     train(small)
     return small
 
 
-@contextmanager
-def _penalized(model: keras.Model, penalty: float) -> Iterator[None]:
-    """L1 on the scales, as long as it lasts."""
+def _penalize(model: keras.Model, penalty: float) -> None:
+    """L1 on the scales, which is in no config: what is built anew from the model has none."""
     scales = [
         layer.gamma
         for layer in model._flatten_layers()
@@ -156,8 +154,3 @@ def _penalized(model: keras.Model, penalty: float) -> Iterator[None]:
         )
     for scale in scales:
         scale.regularizer = keras.regularizers.L1(penalty)
-    try:
-        yield
-    finally:
-        for scale in scales:
-            scale.regularizer = None
