@@ -9,6 +9,7 @@ import copy
 import json
 import sys
 import time
+import warnings
 
 import torch
 
@@ -21,6 +22,7 @@ for _name in ("nms", "qnms"):
 import torch_pruning  # noqa: E402
 import torchvision  # noqa: E402
 
+warnings.filterwarnings("ignore", "Unwrapped parameters detected")  # they are pruned as they should be
 torch.set_num_threads(1)
 EXAMPLE = torch.randn(1, 3, 224, 224)
 _networks = {}
