@@ -145,6 +145,7 @@ ALLOWED = {
     "pruning.structured.recovery": {
         "distiller",
         "losses.logits",
+        "pruning.patterns",
         "pruning.structured.channels",
         "pruning.structured.importance",
         "pruning.structured.rebuild",
@@ -155,6 +156,7 @@ ALLOWED = {
     "pruning.structured.depth": {
         "graphs",
         "pruning.criteria.batches",
+        "pruning.patterns",
         "pruning.structured.operation_rules",
         "pruning.structured.rebuild",
         "pruning.structured.rules",

@@ -187,6 +187,14 @@ def test_losses_and_metrics_of_ones_own_are_carried_over(loss):
     assert metric.total == 0  # the copy has its own
 
 
+def test_a_model_without_an_optimizer_stays_so():
+    model = keras.Sequential([keras.Input((4,)), Dense(8), Dense(2)])
+    model.compile(optimizer=None, loss="mse")
+    small = half(model)
+    assert small.optimizer is None
+    assert small.evaluate(np.ones((4, 4)), np.zeros((4, 2)), verbose=0) >= 0
+
+
 def test_functions_in_layers_are_passed_on():
     scale = 3.0
 

@@ -9,6 +9,7 @@ from keras import layers, ops
 
 from distill.graphs import functional_of
 from distill.pruning.criteria.batches import batches, require_examples, require_finite
+from distill.pruning.patterns import is_whole
 from distill.pruning.structured.operation_rules import is_addition
 from distill.pruning.structured.rebuild import compile_as, rebuild
 from distill.pruning.structured.rules import rules_with
@@ -98,7 +99,7 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
     Raises:
         ValueError: number is not an integer >= 1, or more than what can go; a harm is NaN; the model has no graph.
     """
-    if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 1:
+    if not is_whole(number) or number < 1:
         raise ValueError(f"An integer >= 1 says how many layers go. Received: number={number!r}.")
     graph = _graph(model)
     structure = read(model, rules_with())

@@ -219,7 +219,7 @@ def compile_as(old: keras.Model, new: keras.Model) -> None:
     if not old.compiled:
         return
     settings = dict(old._compile_config.config)
-    settings["optimizer"] = _afresh(old.optimizer)
+    settings["optimizer"] = None if old.optimizer is None else _afresh(old.optimizer)
     for name in ("metrics", "weighted_metrics"):
         settings[name] = keras.tree.map_structure(
             lambda metric: _afresh(metric) if isinstance(metric, keras.Metric) else metric, settings.get(name)

@@ -9,6 +9,7 @@ from keras import layers
 
 from distill.distiller import Distiller
 from distill.losses.logits import SoftTargets
+from distill.pruning.patterns import is_whole
 from distill.pruning.structured.channels import prune_channels
 from distill.pruning.structured.importance import batch_norm_scale
 from distill.pruning.structured.rebuild import rebuild
@@ -59,7 +60,7 @@ def shrink(
     References:
         Molchanov et al. 2017, arXiv:1611.06440: pruning and training in turn.
     """
-    if not isinstance(rounds, (int, np.integer)) or isinstance(rounds, bool) or rounds < 1:
+    if not is_whole(rounds) or rounds < 1:
         raise ValueError(f"An integer >= 1 says how many rounds there are. Received: rounds={rounds!r}.")
     if "ratios" in options:
         raise ValueError(
