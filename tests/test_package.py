@@ -79,11 +79,16 @@ ALLOWED = {
     "pruning.kernels": set(),
     "pruning.structured.labels": set(),
     "pruning.structured.structure": {"graphs", "pruning.structured.labels"},
-    "pruning.structured.layer_rules": {"pruning.structured.labels", "pruning.structured.structure"},
+    "pruning.structured.tying": {"pruning.structured.labels", "pruning.structured.structure"},
+    "pruning.structured.layer_rules": {
+        "pruning.structured.labels",
+        "pruning.structured.structure",
+        "pruning.structured.tying",
+    },
     "pruning.structured.operation_rules": {
         "pruning.structured.labels",
-        "pruning.structured.layer_rules",
         "pruning.structured.structure",
+        "pruning.structured.tying",
     },
     "pruning.structured.rebuild": {"graphs", "pruning.structured.labels", "pruning.structured.structure"},
     "pruning.structured.verification": {
@@ -107,8 +112,8 @@ ALLOWED = {
     "pruning.structured.selection": {"pruning.structured.groups", "pruning.structured.structure"},
     "pruning.structured.hub_rules": {
         "pruning.structured.labels",
-        "pruning.structured.layer_rules",
         "pruning.structured.structure",
+        "pruning.structured.tying",
     },
     "pruning.structured.rules": {
         "pruning.structured.hub_rules",

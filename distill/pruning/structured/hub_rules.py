@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill.pruning.structured.labels import Axes
-from distill.pruning.structured.layer_rules import activate
 from distill.pruning.structured.structure import Call, Rule
+from distill.pruning.structured.tying import activate
 
 
 def hub_rules() -> dict[type, Rule]:

@@ -9,7 +9,8 @@ from keras.src.ops import math as math_ops
 from keras.src.ops import numpy as numpy_ops
 
 from distill.pruning.structured.labels import Axes, Axis
-from distill.pruning.structured.layer_rules import (
+from distill.pruning.structured.structure import Call, Rule
+from distill.pruning.structured.tying import (
     concatenate,
     edit_shape,
     elementwise,
@@ -17,7 +18,6 @@ from distill.pruning.structured.layer_rules import (
     reshape,
     softmax,
 )
-from distill.pruning.structured.structure import Call, Rule
 
 _ELEMENTWISE = (
     "Abs Absolute Add Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh Cbrt Ceil Copy Cos Cosh Divide "
