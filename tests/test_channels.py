@@ -111,6 +111,58 @@ def test_a_latency_is_met_by_measuring(monkeypatch):
         pruning.prune_channels(convolutional(), latency_ms=0.11 * whole, round_to=8)
 
 
+def test_channels_of_a_slow_layer_go_first(monkeypatch):
+    """Equal scores: what decides is what a channel of the group costs."""
+
+    def latency(model):
+        wide = model.get_layer("second").filters
+        return cost.Latency(1 + 0.1 * wide, 0, 0, runs=1)
+
+    def equal(structure):
+        for slot in structure.slots:
+            yield slot.labels, np.ones(slot.labels.size)
+
+    monkeypatch.setattr("distill.pruning.structured.channels.latency", latency)
+    options = {"importance": equal, "round_to": 1, "latency_ms": 1 + 0.1 * 12}
+    small = pruning.prune_channels(convolutional(), scope="global", **options)
+    assert widths(small) == [32, 12, 64, 5]
+    assert widths(pruning.prune_channels(convolutional(), **options))[0] < 32
+
+
+def test_a_target_is_reached_in_steps_and_importance_found_anew():
+    asked = []
+
+    def counting(structure):
+        asked.append(structure.model.get_layer("first").filters)
+        return importance.l2(structure)
+
+    model = convolutional()
+    small = pruning.prune_channels(model, 0.75, steps=2, importance=counting, round_to=1, verify=True)
+    assert asked == [32, 16]
+    assert widths(small) == [8, 12, 16, 5]
+    asked.clear()
+    small = pruning.prune_channels(model, macs=0.25, steps=3, importance=counting, verify=True)
+    assert len(asked) == 3
+    assert abs(cost.macs(small) / cost.macs(model) - 0.25) <= 0.02 * 0.25
+    assert widths(model) == [32, 48, 64, 5]
+
+
+def test_steps_do_not_round_small_groups_back_to_where_they_were():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(16), layers.Dense(1)])
+    assert pruning.prune_channels(model, 0.5, steps=3).layers[0].units == 8
+
+
+def test_a_latency_is_reached_in_steps(monkeypatch):
+    def latency(model):
+        return cost.Latency(cost.macs(model) / 1e6, 0, 0, runs=1)
+
+    monkeypatch.setattr("distill.pruning.structured.channels.latency", latency)
+    model = convolutional()
+    target = 0.4 * cost.macs(model) / 1e6
+    small = pruning.prune_channels(model, latency_ms=target, steps=2)
+    assert abs(cost.macs(small) / 1e6 - target) <= 0.02 * target
+
+
 def test_numbers_are_rounded_as_far_as_a_target_allows():
     model = convolutional()
     with pytest.raises(ValueError, match="met within 2%. .* smaller round_to if you gave one"):
@@ -248,6 +300,11 @@ def scoring(scores):
         ({"ratio": 0.5, "scope": "layer"}, "'local' or 'global'"),
         ({"ratio": 0.5, "reduce": "min"}, "'mean', 'sum' or 'max'. Received: reduce='min'"),
         ({"ratio": 0.5, "normalize": "sum"}, "'mean' or 'max'. Received: normalize='sum'"),
+        ({"ratio": 0.5, "steps": 0}, "An integer >= 1 says how many steps there are"),
+        (
+            {"ratio": 0.5, "steps": 2, "ratios": {"first": 0.2}},
+            "in every step anew. Received: ratios and steps=2",
+        ),
         ({"ratio": 0.5, "keep": "frist"}, "fits none of 'convolutional'. Its layers: first, "),
         ({"ratio": 0.5, "ratios": {"first": 1.0}}, "at least 0 and less than 1"),
         ({"ratio": 0.5, "keep": layers.Layer}, "There is something to prune"),

@@ -17,6 +17,7 @@ GRADIENT_CRITERIA = {
     "snip": criteria.snip,
     "taylor": criteria.taylor,
     "movement": lambda data, loss=None: criteria.movement(data, loss, learning_rate=0.1, steps=3),
+    "obd": criteria.obd,
 }
 
 
@@ -253,6 +254,12 @@ def test_gradients_are_of_inference_except_that_movement_trains(name):
         expected = np.abs(w * gradient(w, x, y))
     elif name == "taylor":
         expected = np.mean([(w * gradient(w, *batch)) ** 2 for batch in in_batches(4, x, y)], axis=0)
+    elif name == "obd":
+        rng, expected = np.random.default_rng(0), 0.0
+        for rows, targets in in_batches(4, x, y):
+            signs = rng.choice((-1.0, 1.0), w.shape)
+            product = 2 * rows.T.astype("float64") @ (rows @ signs) / targets.size
+            expected = expected + len(rows) / len(x) * w**2 * signs * product / 2
     else:
         expected = 0.0
         for batch in in_batches(4, x, y):
@@ -436,7 +443,7 @@ def test_data_that_will_not_do(make, data, message):
 
 
 @only_on("tensorflow", reason="a dataset that goes on forever")
-@pytest.mark.parametrize("make", [criteria.snip, criteria.taylor, criteria.wanda])
+@pytest.mark.parametrize("make", [criteria.snip, criteria.taylor, criteria.obd, criteria.wanda])
 def test_a_mean_has_an_end(make):
     with pytest.raises(ValueError, match="goes on forever"):
         make(as_dataset(in_batches(4, *examples(4))).repeat())
@@ -450,6 +457,49 @@ def test_a_mean_has_an_end(make):
 def test_movement_refuses_numbers_out_of_range(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         criteria.movement(examples(4), **({"learning_rate": 0.1, "steps": 1} | arguments))
+
+
+@on_gradients
+def test_obd_is_half_the_curvature_times_the_squared_weight():
+    """Of a linear model the Hessian is known; with orthogonal inputs it is diagonal, and one vector is exact."""
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, use_bias=False, name="one")])
+    y = np.zeros((4, 2), "float32")
+    ((w,),) = (weights_of(model),)
+    x = np.diag([1.0, 2, 3, 4]).astype("float32")
+    diagonal = 2 * (x.astype("float64") ** 2).sum(0)[:, None] / y.size
+    found = score(criteria.obd((x, y), "mse"), model)
+    assert_close(found, {"one/kernel": diagonal * w**2 / 2})
+    x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
+    diagonal = 2 * (x.astype("float64") ** 2).sum(0)[:, None] / y.size
+    found = score(criteria.obd((x, y), "mse", probes=2000), model)["one/kernel"]
+    np.testing.assert_allclose(found, diagonal * w**2 / 2, rtol=0.1)
+
+
+@on_gradients
+def test_obd_foretells_what_a_weight_is_worth_at_the_minimum_of_a_curved_loss():
+    x, y = examples(64)
+    model = keras.Sequential([keras.Input((FEATURES,)), layers.Dense(3, use_bias=False, name="one")])
+    w = weights_of(model)[0]
+
+    def loss(w):
+        logits = x.astype("float64") @ w
+        return np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(64), y])
+
+    step, diagonal = 1e-3, np.empty(w.shape)
+    for i in np.ndindex(*w.shape):
+        moved = [w.copy(), w.copy()]
+        moved[0][i] += step
+        moved[1][i] -= step
+        diagonal[i] = (loss(moved[0]) + loss(moved[1]) - 2 * loss(w)) / step**2
+    from_logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    found = score(criteria.obd((x, y), from_logits, probes=2000), model)["one/kernel"]
+    np.testing.assert_allclose(found, diagonal * w**2 / 2, rtol=0.15, atol=1e-4)
+
+
+@pytest.mark.parametrize("probes", [0, 1.5, True])
+def test_obd_needs_vectors(probes):
+    with pytest.raises(ValueError, match="an integer >= 1 of vectors"):
+        criteria.obd(examples(4), probes=probes)
 
 
 # Wanda.

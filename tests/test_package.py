@@ -171,7 +171,20 @@ ALLOWED = {
     "pruning.sparsity": {"pruning.kernels"},
     "pruning.criteria.batches": set(),
     "pruning.criteria.weights": {"pruning.kernels"},
-    "pruning.criteria.gradients": {"pruning.criteria.batches", "pruning.criteria.weights", "pruning.kernels"},
+    "pruning.criteria.differentiation": {"pruning.criteria.batches", "pruning.kernels"},
+    "pruning.criteria.gradients": {
+        "pruning.criteria.batches",
+        "pruning.criteria.differentiation",
+        "pruning.criteria.weights",
+        "pruning.kernels",
+    },
+    "pruning.criteria.curvature": {
+        "pruning.criteria.batches",
+        "pruning.criteria.differentiation",
+        "pruning.criteria.weights",
+        "pruning.kernels",
+        "pruning.patterns",
+    },
     "pruning.criteria.activations": {
         "pruning.criteria.batches",
         "pruning.criteria.weights",
@@ -179,6 +192,7 @@ ALLOWED = {
     },
     "pruning.criteria": {
         "pruning.criteria.activations",
+        "pruning.criteria.curvature",
         "pruning.criteria.gradients",
         "pruning.criteria.weights",
     },

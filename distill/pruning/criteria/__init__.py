@@ -1,7 +1,7 @@
 """How much each weight matters: scores that decide which weights stay.
 
 `magnitude` and `random` look at the weights alone. `snip`, `taylor` and `movement` look at gradients of a loss on data,
-`wanda` at what layers receive on data:
+`obd` at its curvature, `wanda` at what layers receive on data:
 
     pruning.prune(model, 0.8, criterion=criteria.snip((x, y)))
 
@@ -9,7 +9,8 @@ Any function of a model and its kernels that returns an array of scores for each
 """
 
 from distill.pruning.criteria.activations import wanda
+from distill.pruning.criteria.curvature import obd
 from distill.pruning.criteria.gradients import movement, snip, taylor
 from distill.pruning.criteria.weights import Criterion, magnitude, random
 
-__all__ = ["Criterion", "magnitude", "movement", "random", "snip", "taylor", "wanda"]
+__all__ = ["Criterion", "magnitude", "movement", "obd", "random", "snip", "taylor", "wanda"]

@@ -1,13 +1,20 @@
 """Scores from gradients of a loss on data."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from distill.pruning.criteria.batches import batches, put_back, require_data, require_examples, require_finite
+from distill.pruning.criteria.batches import put_back, require_data, require_finite
+from distill.pruning.criteria.differentiation import (
+    as_loss,
+    compiled,
+    differentiated,
+    require_gradients,
+    with_labels,
+)
 from distill.pruning.criteria.weights import Criterion, weights_of
 from distill.pruning.kernels import Kernel
 
@@ -39,7 +46,7 @@ def snip(data: Any, loss: Any = None) -> Criterion:
         Lee, Ajanthan, Torr 2019, arXiv:1810.02340.
     """
     require_finite(data)
-    loss = _as_loss(loss)
+    loss = as_loss(loss)
 
     def scores(model: keras.Model, kernels: Sequence[Kernel]) -> list[np.ndarray]:
         examples = 0
@@ -77,7 +84,7 @@ def taylor(data: Any, loss: Any = None) -> Criterion:
         Molchanov et al. 2019, arXiv:1906.10771: equation 8, for single weights.
     """
     require_finite(data)
-    loss = _as_loss(loss)
+    loss = as_loss(loss)
 
     def scores(model: keras.Model, kernels: Sequence[Kernel]) -> list[np.ndarray]:
         seen = 0
@@ -124,7 +131,7 @@ def movement(data: Any, loss: Any = None, *, learning_rate: float, steps: int) -
     if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"Movement is seen over steps, an integer >= 1. Received: steps={steps!r}.")
     require_data(data)
-    loss = _as_loss(loss)
+    loss = as_loss(loss)
 
     def scores(model: keras.Model, kernels: Sequence[Kernel]) -> list[np.ndarray]:
         moved = [np.zeros(kernel.variable.shape) for kernel in kernels]
@@ -137,116 +144,15 @@ def movement(data: Any, loss: Any = None, *, learning_rate: float, steps: int) -
     return scores
 
 
-def _as_loss(loss: Any) -> Any:
-    loss = None if loss is None else keras.losses.get(loss)
-    if getattr(loss, "reduction", None) == "sum":
-        raise ValueError(
-            "A loss is a mean over examples or gives one value for each. Received: a loss with reduction='sum'. Use "
-            "reduction='sum_over_batch_size'."
-        )
-    return loss
-
-
-def _require_gradients(model: keras.Model, loss: Any) -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Criteria on gradients run on Keras' TensorFlow backend. Received: the backend "
-            f"{keras.backend.backend()!r}. Use magnitude or wanda."
-        )
-    if loss is None and not model.compiled:
-        raise ValueError(
-            f"Gradients are of a loss. Received: loss=None and {model.name!r}, which is not compiled. Pass loss=, or "
-            "compile the model (of a Distiller: its student) with one."
-        )
-
-
-def _loss_of(model: keras.Model, loss: Any, batch: tuple[Any, Any, Any], training: bool) -> Any:
-    """A batch's loss; differentiable."""
-    x, y, sample_weight = batch
-    y_pred = model(x, training=training)
-    if loss is None:
-        # Not `compute_loss`: that of a model written for older versions of Keras knows no `training`.
-        return model._compute_loss(x, y, y_pred, sample_weight, training=training)
-    if isinstance(loss, keras.losses.Loss):
-        return ops.mean(loss(y, y_pred, sample_weight=sample_weight))
-    values = ops.convert_to_tensor(loss(y, y_pred))
-    if sample_weight is not None:
-        if not len(values.shape):
-            raise ValueError(
-                "sample_weight needs a loss with a value for each example. Received: a function that returned a "
-                "scalar, and sample_weight. Let it return one value for each, or leave the weights out."
-            )
-        weight = ops.cast(sample_weight, values.dtype)
-        values *= ops.reshape(weight, (*ops.shape(weight), *[1] * (len(values.shape) - len(weight.shape))))
-    return ops.mean(values)
-
-
-def _differentiated(
-    model: keras.Model,
-    kernels: Sequence[Kernel],
-    others: Sequence[keras.Variable],
-    loss: Any,
-    batch: Any,
-    training: bool,
-) -> list[Any]:
-    """The loss' gradients to kernels, then to other variables, of which those without one have `None`."""
-    import tensorflow as tf
-
-    sources = [kernel.variable.value for kernel in kernels] + [variable.value for variable in others]
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(sources)  # frozen ones too
-        value = _loss_of(model, loss, batch, training)
-    gradients = tape.gradient(value, sources)
-    missing = [
-        kernel.name
-        for kernel, gradient in zip(kernels, gradients[: len(kernels)], strict=True)
-        if gradient is None
-    ]
-    if missing:
-        raise ValueError(
-            f"The loss depends on every kernel that is scored. Received: {model.name!r}, whose loss does not depend on "
-            f"{', '.join(missing)}. Exclude the layers."
-        )
-    # An embedding's gradient comes as the rows that were looked up.
-    return [gradient if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
-
-
-def _compiled(step: Callable[..., Any], batch: Any) -> Callable[..., Any]:
-    """The step as a graph, traced once for all batch sizes."""
-    import tensorflow as tf
-
-    function = tf.function(step, autograph=False, reduce_retracing=True)
-    if all(part is None or isinstance(part, tf.Tensor) for part in keras.tree.flatten(batch)):
-        function.get_concrete_function(
-            *keras.tree.map_structure(
-                lambda part: None if part is None else tf.TensorSpec([None, *part.shape[1:]], part.dtype),
-                batch,
-            )
-        )
-    return function
-
-
-def _with_labels(data: Any) -> Iterator[tuple[int, tuple[Any, Any, Any]]]:
-    examples = 0
-    for count, batch in batches(data):
-        if batch[1] is None:
-            raise ValueError(
-                "Gradients of a loss need labels. Received: a batch without. Pass batches (x, y), or arrays (x, y)."
-            )
-        examples += count
-        yield count, batch
-    require_examples(examples)
-
-
 def _gradients(
     model: keras.Model, kernels: Sequence[Kernel], data: Any, loss: Any
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     """The number of examples and the kernels' gradients of every batch."""
-    _require_gradients(model, loss)
+    require_gradients(model, loss)
     step = None
-    for count, batch in _with_labels(data):
+    for count, batch in with_labels(data):
         if step is None:
-            step = _compiled(lambda *batch: _differentiated(model, kernels, [], loss, batch, False), batch)
+            step = compiled(lambda *batch: differentiated(model, kernels, [], loss, batch, False), batch)
         yield count, [np.asarray(ops.convert_to_numpy(gradient)) for gradient in step(*batch)]
 
 
@@ -254,11 +160,11 @@ def _descent(
     model: keras.Model, kernels: Sequence[Kernel], data: Any, loss: Any, learning_rate: float, steps: int
 ) -> Iterator[list[np.ndarray]]:
     """Trains by plain SGD; of every step the products of the kernels' weights and gradients."""
-    _require_gradients(model, loss)
+    require_gradients(model, loss)
     trained = model.trainable_variables
 
     def descend(*batch: Any) -> list[Any]:
-        gradients = _differentiated(model, kernels, trained, loss, batch, True)
+        gradients = differentiated(model, kernels, trained, loss, batch, True)
         own, others = gradients[: len(kernels)], gradients[len(kernels) :]
         products = [
             ops.cast(kernel.variable, "float64") * ops.cast(gradient, "float64")
@@ -274,8 +180,8 @@ def _descent(
 
     step, done = None, 0
     while True:
-        for _, batch in _with_labels(data):
-            step = step or _compiled(descend, batch)
+        for _, batch in with_labels(data):
+            step = step or compiled(descend, batch)
             yield [np.asarray(ops.convert_to_numpy(product)) for product in step(*batch)]
             done += 1
             if done == steps:

@@ -1,6 +1,7 @@
 """Takes channels, neurons and heads out of a model: a smaller model of the same kind comes out."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +14,15 @@ from distill.pruning.structured.groups import Group, find_groups
 from distill.pruning.structured.importance import Importance, Normalization, Reduction, l2, score_atoms
 from distill.pruning.structured.rebuild import compile_as, rebuild
 from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.selection import Choice, Scope, macs_of, parameters_of, reach, reach_latency
+from distill.pruning.structured.selection import (
+    Choice,
+    Scope,
+    macs_of,
+    parameters_of,
+    reach,
+    reach_latency,
+    score_per_ms,
+)
 from distill.pruning.structured.structure import Rule, Slot, Structure, read
 from distill.pruning.structured.verification import largest_error
 
@@ -34,6 +43,7 @@ def prune_channels(
     round_to: int | None = None,
     keep: Selector | Sequence[Selector] = (),
     ratios: Mapping[Selector, float] | None = None,
+    steps: int = 1,
     exact: bool = True,
     rules: Mapping[type, Rule] | None = None,
     verify: Any = False,
@@ -52,7 +62,8 @@ def prune_channels(
         macs: instead of it, the multiply-adds that stay: a share of them if < 1, else how many.
         params: instead of it, the parameters that stay: a share of them if < 1, else how many.
         latency_ms: instead of it, how long one example may take, in milliseconds, by `cost.latency`: LiteRT on one
-            thread of this machine. A dozen models are built, exported and timed to find it.
+            thread of this machine. A dozen models are built, exported and timed to find it; with scope "global" one
+            more for each group, and channels compete by their score per millisecond that they cost.
         importance: says how much channels matter; see `importance`.
         reduce: what a channel's scores on all the weights that make or read it come to: their "mean", "sum" or "max".
         normalize: what a group's scores are divided by before groups are compared, which is what scope "global" does:
@@ -62,6 +73,8 @@ def prune_channels(
             or more. `None` is 8, or where a target of macs, params or latency_ms cannot be met so, 4, 2 or 1.
         keep: layers whose channels stay: names, types or functions, as for `find_kernels`.
         ratios: selector of layers -> share of their channels that goes, whatever is asked of the others.
+        steps: in how many steps, each by the same factor, the target is reached; before each, importance is found anew
+            for what is left.
         exact: whether what LayerNormalization and its like average over stays. Without, their statistics change.
         rules: for types of layers and operations, by exact type, what ties their axes; they come before our own.
         verify: whether every tensor of the new model is compared with the old one's, in float64: `True` on random
@@ -73,7 +86,8 @@ def prune_channels(
 
     Raises:
         ValueError: not one of ratio, macs, params and latency_ms is given, or one is out of range; a target cannot be
-            met within 2 %; a selector fits no layer; nothing can be cut; the model has no graph.
+            met within 2 %; a selector fits no layer; nothing can be cut; the model has no graph; both ratios and
+            steps are given.
         RuntimeError: `verify` found a difference.
     """
     targets = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
@@ -88,6 +102,22 @@ def prune_channels(
         raise ValueError(f"Scores are reduced to their 'mean', 'sum' or 'max'. Received: reduce={reduce!r}.")
     if normalize not in ("mean", "max", None):
         raise ValueError(f"Scores are divided by their 'mean' or 'max'. Received: normalize={normalize!r}.")
+    if not is_whole(steps) or steps < 1:
+        raise ValueError(f"An integer >= 1 says how many steps there are. Received: steps={steps!r}.")
+    if what == "ratio" and not 0 < target < 1:
+        raise ValueError(f"The share of channels that goes lies between 0 and 1. Received: ratio={target!r}.")
+    if not target > 0:
+        raise ValueError(f"What stays of a model is more than 0. Received: {what}={target!r}.")
+    if steps > 1:
+        if ratios:
+            raise ValueError(
+                f"Shares of single layers would go in every step anew. Received: ratios and {steps=}. Leave one out."
+            )
+        choosing = {"importance": importance, "reduce": reduce, "normalize": normalize, "scope": scope}
+        shared = {**choosing, "keep": keep, "exact": exact, "rules": rules, "verify": verify}
+        for goal in stages(model, what, target, int(steps), round_to=round_to, rules=rules):
+            model = prune_channels(model, **goal, **shared)
+        return model
     known = rules_with(rules)
     structure = read(model, known, exact=exact)
     found = find_groups(structure)
@@ -104,15 +134,16 @@ def prune_channels(
         for multiple in ((8, 4, 2, 1) if round_to is None else (round_to,))
     ]
     if what == "ratio":
-        if not 0 < target < 1:
-            raise ValueError(
-                f"The share of channels that goes lies between 0 and 1. Received: ratio={target!r}."
-            )
         kept = choices[0].keep(choices[0].counts(target))
-    elif not target > 0:
-        raise ValueError(f"What stays of a model is more than 0. Received: {what}={target!r}.")
     elif what == "latency_ms":
-        kept = reach_latency(choices, lambda keep: latency(rebuild(structure, keep)).median_ms, target)
+
+        def measure(keep: np.ndarray) -> float:
+            return latency(rebuild(structure, keep)).median_ms
+
+        if scope == "global":
+            per_ms = score_per_ms(choices[-1], measure)
+            choices = [dataclasses.replace(choice, scores=per_ms) for choice in choices]
+        kept = reach_latency(choices, measure, target)
     else:
         count = macs_of(structure) if what == "macs" else parameters_of(structure)
         whole = count(np.ones(structure.atoms.count, bool))
@@ -127,6 +158,46 @@ def prune_channels(
             )
     compile_as(model, new)
     return new
+
+
+def stages(
+    model: keras.Model,
+    what: str,
+    target: float,
+    steps: int,
+    *,
+    round_to: int | None = None,
+    rules: Mapping[type, Rule] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """What `prune_channels` is asked for so that it comes to a target in steps, each by the same factor.
+
+    Args:
+        model: the whole one.
+        what: "ratio", "macs", "params" or "latency_ms".
+        target: of the last step.
+        steps: how many, >= 1.
+        round_to: of the last step.
+        rules: as for `prune_channels`.
+
+    Yields:
+        Its target and round_to.
+    """
+    if what == "ratio":
+        # Rounded in every step, small groups would come back to where they were.
+        step = {what: 1 - (1 - target) ** (1 / steps)}
+        yield from [{**step, "round_to": 1}] * (steps - 1)
+        yield {**step, "round_to": round_to}
+        return
+    if what == "latency_ms":
+        whole = latency(model).median_ms
+        share = target / whole
+    else:
+        structure = read(model, rules_with(rules))
+        count = macs_of(structure) if what == "macs" else parameters_of(structure)
+        whole = count(np.ones(structure.atoms.count, bool))
+        share = target if target < 1 else target / whole
+    for i in range(1, steps + 1):
+        yield {what: whole * share ** (i / steps), "round_to": round_to}
 
 
 def _rounding(slot: Slot) -> float:

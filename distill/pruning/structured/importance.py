@@ -97,7 +97,8 @@ def of_weights(criterion: Criterion) -> Importance:
     """Sums of what a criterion says of single weights, over all that make or read a channel.
 
     `of_weights(criteria.taylor(data, loss))` is the first-order change of the loss (Molchanov et al. 2019,
-    arXiv:1906.10771), `of_weights(criteria.wanda(data))` looks at what weights are multiplied with.
+    arXiv:1906.10771), `of_weights(criteria.obd(data, loss))` the second-order one by the Hessian's diagonal,
+    `of_weights(criteria.wanda(data))` looks at what weights are multiplied with.
 
     Args:
         criterion: of `distill.pruning.criteria`, or any function like them.

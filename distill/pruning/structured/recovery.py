@@ -1,6 +1,6 @@
 """Channels go, and a model learns to do without them: in rounds, or after it was trained to have few that matter."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,11 +10,10 @@ from keras import layers
 from distill.distiller import Distiller
 from distill.losses.logits import SoftTargets
 from distill.pruning.patterns import is_whole
-from distill.pruning.structured.channels import prune_channels
+from distill.pruning.structured.channels import prune_channels, stages
 from distill.pruning.structured.importance import batch_norm_scale
 from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.selection import macs_of, parameters_of
 from distill.pruning.structured.structure import read
 
 
@@ -69,25 +68,12 @@ def shrink(
     goals: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params}
     prune_channels(model, **goals, **options)  # refuses now what it would after training
     small = model
-    for goal in _goals(model, goals, int(rounds), options):
-        small = prune_channels(small, **goal, **options)
+    ((what, value),) = ((what, value) for what, value in goals.items() if value is not None)
+    rounding = {name: options.get(name) for name in ("round_to", "rules")}
+    for goal in stages(model, what, value, int(rounds), **rounding):
+        small = prune_channels(small, **{**options, **goal})
         train(Distiller(model, small, losses or SoftTargets(4.0), student_loss_weight=student_loss_weight))
     return small
-
-
-def _goals(
-    model: keras.Model, goals: dict[str, float | None], rounds: int, options: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    ((what, value),) = ((what, value) for what, value in goals.items() if value is not None)
-    if what == "ratio":
-        yield from [{what: 1 - (1 - value) ** (1 / rounds)}] * rounds
-        return
-    structure = read(model, rules_with(options.get("rules")))
-    cost = macs_of(structure) if what == "macs" else parameters_of(structure)
-    whole = cost(np.ones(structure.atoms.count, bool))
-    share = value if value < 1 else value / whole
-    for i in range(1, rounds + 1):
-        yield {what: whole * share ** (i / rounds)}
 
 
 def slim(

@@ -16,6 +16,7 @@ Scope = Literal["local", "global"]
 Cost = Callable[[np.ndarray], int]  # which atoms stay -> parameters or multiply-adds
 
 TOLERANCE = 0.02  # of a target
+_LEAST_SAVED = 1e-3  # of the whole time, below which no measurement sees anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +191,23 @@ def reach_latency(
         f"A target is met within {TOLERANCE:.0%}. Received: latency_ms={target:g}; the nearest was {nearest:.3g} ms. "
         "Ask for that, for a smaller round_to if you gave one, or again when the machine is quiet."
     )
+
+
+def score_per_ms(choice: Choice, measure: Callable[[np.ndarray], float]) -> np.ndarray:
+    """(atoms,) scores, each over the milliseconds that one channel of its group costs.
+
+    What a group's channels cost is measured with half of them gone: the best that can be had for a given time is then
+    near what has the highest score per time.
+    """
+    scores = choice.scores.copy()
+    whole = measure(np.ones(choice.structure.atoms.count, bool))
+    sizes = [group.atoms.size for group in choice.groups]
+    for i, group in enumerate(choice.groups):
+        half = group.atoms.size // 2
+        saved = whole - measure(choice.keep([*sizes[:i], half or 1, *sizes[i + 1 :]]))
+        # A time that noise has made longer is no cost below zero.
+        scores[group.atoms] /= max(saved, whole * _LEAST_SAVED) / max(group.atoms.size - half, 1)
+    return scores
 
 
 def parameters_of(structure: Structure) -> Cost:
