@@ -140,6 +140,15 @@ def costs(network: keras.Model, file: Path) -> dict[str, int]:
     }
 
 
+def latencies(files: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """Times of one example through each saved network, as `study.json` has them; the networks take turns."""
+    networks = {name: keras.models.load_model(file) for name, file in files.items()}
+    return {
+        name: {"median": timed.median_ms, "low": timed.low_ms, "high": timed.high_ms, "runs": timed.runs}
+        for name, timed in cost.latencies(networks).items()
+    }
+
+
 def measure(
     network: keras.Model, teacher: keras.Model | None, dev: Examples, test: Examples
 ) -> dict[str, dict[str, float | None]]:

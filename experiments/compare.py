@@ -275,8 +275,11 @@ def _finish(study: Compare, runner: Runner, typed: str, tuning: list[dict[str, A
     for cell, folder in zip(cells, folders, strict=True):
         cells_of.setdefault(cell.arm, []).append(folder)
     runner.console.print("timing one example on one thread, all networks in turn")
-    first_cells = {name: runner.study_dir / folders[0] for name, folders in cells_of.items()}
-    latency_ms = runner.pool.submit(_latencies, first_cells).result()
+    files = {
+        name: runner.study_dir / folders[0] / ("teacher.keras" if name == "teacher" else "student.keras")
+        for name, folders in cells_of.items()
+    }
+    latency_ms = runner.pool.submit(_latencies, files).result()
     conclude(
         runner.study_dir,
         [(arm, cells_of[arm.name]) for arm in (teacher, *students)],
@@ -292,19 +295,10 @@ def _finish(study: Compare, runner: Runner, typed: str, tuning: list[dict[str, A
     )
 
 
-def _latencies(folders: dict[str, Path]) -> dict[str, dict[str, float]]:
-    import keras  # as in `_work`
+def _latencies(files: dict[str, Path]) -> dict[str, dict[str, float]]:
+    from experiments import cells  # as in `_work`
 
-    from distill import cost
-
-    networks = {}
-    for name, folder in folders.items():
-        file = folder / ("teacher.keras" if name == "teacher" else "student.keras")
-        networks[name] = keras.models.load_model(file)
-    return {
-        name: {"median": timed.median_ms, "low": timed.low_ms, "high": timed.high_ms, "runs": timed.runs}
-        for name, timed in cost.latencies(networks).items()
-    }
+    return cells.latencies(files)
 
 
 def _notes(study: Compare, tuned: bool) -> list[str]:

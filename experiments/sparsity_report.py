@@ -3,7 +3,6 @@
 python -c "from experiments import sparsity_report; sparsity_report.write('runs/sparsity')"
 """
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,9 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from rich.console import RenderableType
-from scipy import stats
 
-from experiments import plots, report, results, statistics, tables
+from experiments import levels, plots, report, results, tables
 from experiments.results import ACCURACY, Study
 from experiments.tables import Grid
 
@@ -27,40 +25,15 @@ PROTOCOL = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """One method at all sparsities.
-
-    Attributes:
-        method: its name.
-        sparsities: ascending.
-        accuracies: of each, the test accuracy in percent of every seed.
-    """
-
-    method: str
-    sparsities: tuple[float, ...]
-    accuracies: tuple[tuple[float, ...], ...]
-
-
-def curves(study: Study) -> list[Curve]:
-    """The methods, in the order of the study's arms."""
-    points: dict[str, dict[float, tuple[float, ...]]] = {}
-    for arm in study.arms:
-        if arm.name not in UNPRUNED:
-            method, _, percent = arm.name.rpartition("-")
-            points.setdefault(method, {})[float(percent) / 100] = tuple(arm.values(ACCURACY) or ())
-    return [Curve(method, tuple(found), tuple(found.values())) for method, found in points.items()]
-
-
 def table(study: Study) -> Grid:
     """Accuracy of each method at each sparsity."""
-    found = curves(study)
+    found = levels.curves(study.arms)
     lines = [
-        (f"{100 * s:g} %", *(_mean(curve.accuracies[i]) for curve in found))
-        for i, s in enumerate(found[0].sparsities)
+        (f"{level:g} %", *(levels.mean(curve.accuracies[i]) for curve in found))
+        for i, level in enumerate(found[0].levels)
     ]
     seeds = len(found[0].accuracies[0])
-    unpruned = ", ".join(f"{name} {_mean(study.arm(name).values(ACCURACY) or ())}" for name in UNPRUNED)
+    unpruned = ", ".join(f"{name} {levels.mean(study.arm(name).values(ACCURACY))}" for name in UNPRUNED)
     return Grid(
         f"Test accuracy %, {seeds} seeds; unpruned: {unpruned}",
         ("zeros", *(curve.method for curve in found)),
@@ -80,39 +53,21 @@ def picture(study: Study) -> str:
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(8.5, 4.6), layout="constrained")
         axes = figure.subplots()
+        found = levels.curves(study.arms)
+        # The share that is kept, on a logarithmic axis that runs towards nothing.
+        kept = [1 - level / 100 for level in found[0].levels]
         spoken = []
-        for i, curve in enumerate(curves(study)):
-            spreads = [statistics.spread(list(values)) for values in curve.accuracies]
-            # The share that is kept, on a logarithmic axis that runs towards nothing.
-            kept = [1 - sparsity for sparsity in curve.sparsities]
-            means = np.array([spread.mean for spread in spreads])
-            half = np.array([_half(values) for values in curve.accuracies])
-            color = plots.PALETTE[i % len(plots.PALETTE)]
-            axes.plot(kept, _missing(means), "o-", color=color, markersize=4, label=curve.method)
-            band = _missing(means - half), _missing(means + half)
-            axes.fill_between(kept, *band, color=color, alpha=0.2, linewidth=0)
-            spoken.append(f"{curve.method} {means[-1]:.1f} % at {100 * curve.sparsities[-1]:g} % zeros")
+        for curve, color in zip(found, plots.PALETTE, strict=False):
+            last = levels.draw(axes, curve, kept, color, curve.method)
+            spoken.append(f"{curve.method} {last:.1f} % at {curve.levels[-1]:g} % zeros")
         for name, dash in zip(UNPRUNED, ("-", ":"), strict=True):
-            mean = statistics.spread(study.arm(name).values(ACCURACY) or []).mean
-            label = f"unpruned, {name}"
-            axes.axhline(_missing(mean), color=plots.TEXT, linewidth=1, linestyle=dash, label=label)
-        levels = curves(study)[0].sparsities
-        axes.set_xlim(1.2 * (1 - levels[0]), (1 - levels[-1]) / 1.2)  # towards nothing
-        axes.set(xscale="log", xlabel="zeros, %", yscale="log", ylabel="test accuracy %, last epoch")
-        axes.set_xticks([1 - s for s in levels], [f"{100 * s:g}" for s in levels])
-        # Errors on a logarithmic axis upside down: differences of a point show beside those of fifty.
-        axes.invert_yaxis()
-        low, high = sorted(axes.get_ylim())
-        shown = [error for error in (0.5, 1, 2, 3, 5, 10, 20, 30, 50, 90) if low <= error <= high]
-        axes.set_yticks(shown, [f"{100 - error:g}" for error in shown])
-        axes.minorticks_off()
+            levels.draw_line(axes, study.arm(name), f"unpruned, {name}", dash)
+        axes.set_xlim(1.2 * kept[0], kept[-1] / 1.2)
+        axes.set(xscale="log", xlabel="zeros, %")
+        axes.set_xticks(kept, [f"{level:g}" for level in found[0].levels])
+        levels.error_axis(axes)
         axes.legend(fontsize="small")
         return plots.svg(figure, "sparsity", "Test accuracy against sparsity: " + "; ".join(spoken))
-
-
-def _missing(accuracy: Any) -> Any:
-    """How many percent are wrong; none at all is off a logarithmic axis."""
-    return np.maximum(100 - accuracy, 0.1)
 
 
 def movement(cell: dict[str, Any], title: str) -> str:
@@ -245,17 +200,3 @@ def _seed_0(study_dir: str | Path, arm: str) -> dict[str, Any]:
     arms = json.loads((Path(study_dir) / "study.json").read_text())["arms"]
     folder = next(entry["cells"][0] for entry in arms if entry["name"] == arm)
     return json.loads((Path(study_dir) / folder / "result.json").read_text())
-
-
-def _mean(values: tuple[float, ...] | list[float]) -> str:
-    return f"{statistics.spread(list(values)).mean:.2f} ± {_half(values):.2f}"
-
-
-def _half(values: tuple[float, ...] | list[float]) -> float:
-    """Half the 95 % t interval of a mean."""
-    found = statistics.spread(list(values))
-    return (
-        float(stats.t.ppf(0.975, found.n - 1) * found.deviation / math.sqrt(found.n))
-        if found.n > 1
-        else math.nan
-    )

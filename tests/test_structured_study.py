@@ -1,0 +1,103 @@
+"""The study of channels: what its cells do, its tables, and a run from end to end."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from distill import cost
+from experiments import method_training, results, structured, structured_report, structured_training
+from experiments.settings import Network, Surroundings
+
+STUDY = structured.Structured(datasets=("digits",), network=Network((4, 8), 16))
+
+
+def test_small_networks_of_a_seed_share_all_but_what_their_names_say():
+    whole = structured.whole_cell(STUDY, "digits", 3)
+    one = dataclasses.asdict(structured.small_cell(STUDY, "digits", "distilled", 0.8, 3).config)
+    assert one["whole"] == whole.name
+    for method in structured.METHODS:
+        other = dataclasses.asdict(structured.small_cell(STUDY, "digits", method, 0.8, 3).config)
+        changed = {key for key, value in other.items() if value != one[key]} - {"method"}
+        labels = {"temperature", "student_loss_weight"} if method in ("fine-tuned", "scratch") else set()
+        assert changed == labels | ({"learning_rate"} if method.startswith("scratch") else set())
+    assert structured.arm_name("mnist1d", "random", 0.3) == "mnist1d-random-30"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--seeds", "1"], "two seeds or more. Received: --seeds 1"),
+        (["--removed", "0.9", "0.5"], "ascending. Received: --removed (0.9, 0.5)"),
+        (["--removed", "0.5", "1.0"], "between 0 and 1"),
+        (["--judged", "0.7"], "at one of the shares. Received: --judged 0.7"),
+        (["--datasets", "digits", "digits"], "named once"),
+        (["--epochs", "0"], "an epoch or more"),
+        (["--further-rate", "0"], "a rate above 0"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_anything_is_trained(option, message, tmp_path, capsys):
+    assert structured.main(["--out", str(tmp_path), *option]) == 1
+    assert message in " ".join(capsys.readouterr().out.split())
+    assert not list(tmp_path.glob("*/cells"))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return method_training.build(STUDY.network, (8, 8, 1), 10, "whole")
+
+
+@pytest.mark.parametrize("method", structured.METHODS)
+def test_a_network_starts_small_from_the_weights_that_its_method_says(method, whole, tmp_path, monkeypatch):
+    cell = structured.small_cell(STUDY, "digits", method, 0.6, 5)
+    (tmp_path / cell.config.whole).mkdir()
+    whole.save(tmp_path / cell.config.whole / "teacher.keras")
+    seen = {}
+
+    def fit_and_measure(model, network, batches, **kwargs):
+        seen.update(kwargs, model=model, network=network)
+        return dict(kwargs["also"]())
+
+    monkeypatch.setattr(structured_training.cells, "fit_and_measure", fit_and_measure)
+    found = structured_training.run(Surroundings(), cell, tmp_path / "own")
+    network = seen["network"]
+    assert abs(cost.macs(network) / cost.macs(whole) - 0.4) <= 0.02 * 0.4
+    assert found["widths"] == {"conv0": 2, "conv1": 5, "embedding": 14, "logits": 10}  # of every method
+    assert (seen["model"] is network) == (method in ("fine-tuned", "scratch"))
+    first, own = (np.moveaxis(np.asarray(m.get_layer("conv0").kernel), -1, 0) for m in (whole, network))
+    taken = [any(np.array_equal(row, old) for old in first) for row in own]
+    assert taken == [not method.startswith("scratch")] * 2
+    assert 0 <= found["untrained"] <= 1
+    assert seen["model"].optimizer.learning_rate.numpy() == np.float32(cell.config.learning_rate)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        kept = ("distilled", "fine-tuned", "scratch-distilled", "random")
+        patch.setattr(structured, "METHODS", {name: structured.METHODS[name] for name in kept})
+        arguments = ["--smoke", "--removed", "0.8", "--jobs", "1", "--wandb", "disabled", "--out", str(out)]
+        assert structured.main(arguments) == 0
+    return out / "structured-smoke"
+
+
+def test_the_report_has_its_tables_and_pictures(smoke):
+    study = results.read(smoke)
+    grid = structured_report.table(study)
+    assert [row[0] for row in grid.rows[1:]] == ["distilled", "fine-tuned", "scratch-distilled", "random"]
+    accuracies = [100 * cell.test["last"]["accuracy"] for cell in study.arm("digits-fine-tuned-80").cells]
+    assert grid.rows[2][1].startswith(f"{np.mean(accuracies):.2f} ± ")
+    whole, small = (study.arm(f"digits-{name}").cells[0].cost["macs"] for name in ("whole", "distilled-80"))
+    assert structured_report.costs(study).rows[2][2] == f"{whole / small:.2f}"
+    (folder,) = smoke.glob("cells/digits-random-80-seed0-*")
+    (other,) = smoke.glob("cells/digits-random-80-seed1-*")
+    before = [json.loads((one / "result.json").read_text())["untrained"] for one in (folder, other)]
+    assert structured_report.untrained(smoke, study).rows[1][2] == f"{100 * np.mean(before):.1f}"
+    page = (smoke / "report.html").read_text()
+    assert page.count("<svg") == 2
+    for text in ("Test accuracy against cost: digits distilled", "scripts/study structured --smoke"):
+        assert text in page, text
+    assert keras.models.load_model(folder / "student.keras").output_shape == (None, 10)
