@@ -53,6 +53,9 @@ class Compare:
         student_loss_weight: weight of the labels beside the soft targets; chosen on dev.
         smoothing: label smoothing of the rival without a teacher; chosen on dev.
         sparsity: share of zeros in the kernels of the pruned teacher; chosen by hand on dev.
+        channels: share of its multiply-adds that the teacher keeps when channels are taken out of it; by default those
+            of the student.
+        layers: how many of its residual blocks are left out of the teacher.
         labels: how many training labels the low-label arms may see.
         low_temperature: of the soft targets that replace labels; chosen on dev.
         low_smoothing: label smoothing of the hard pseudo-labels; chosen on dev.
@@ -74,15 +77,17 @@ class Compare:
     student_loss_weight: float = 0.1
     smoothing: float = 0.2
     sparsity: float = 0.95
+    channels: float = 0.0312
+    layers: int = 2
     labels: int = 120
     low_temperature: float = 4.0
     low_smoothing: float = 0.2
-    teacher: Network = Network(filters=(16, 32), units=64, dropout=0.4)
+    teacher: Network = Network(filters=(16, 32), units=64, dropout=0.4, blocks=2)
     student: Network = Network(filters=(4, 8), units=16)
     surroundings: tyro.conf.OmitArgPrefixes[Surroundings] = Surroundings()
 
 
-SMOKE = Compare(smoke=True, seeds=2, dataset="digits", epochs=2, labels=40)
+SMOKE = Compare(smoke=True, seeds=2, dataset="digits", epochs=2, labels=40, channels=0.1)
 
 
 # What --tune tries on dev: changes to the options above, four for every arm that has something to choose.
@@ -98,6 +103,7 @@ COMPARISONS = [
     ("alone", "distilled"),
     ("smoothing", "distilled"),
     ("distilled", "pruned"),
+    ("distilled", "channels"),
     ("few-alone", "few-soft"),
     ("few-hard", "few-soft"),
 ]
@@ -106,6 +112,8 @@ COMPARISONS = [
 def student_arms(study: Compare) -> list[Arm]:
     """The students that a study compares, with the settings that its options give them."""
     few = {"labels": study.labels}
+    soft = {"temperature": study.temperature, "student_loss_weight": study.student_loss_weight}
+    learns = f"T = {study.temperature:g}, label weight {study.student_loss_weight:g}"
     return [
         Arm("alone", FULL, "alone", "The student on the labels.", {}),
         Arm(
@@ -118,22 +126,30 @@ def student_arms(study: Compare) -> list[Arm]:
         Arm(
             "distilled",
             FULL,
-            f"distilled, T = {study.temperature:g}, label weight {study.student_loss_weight:g}",
+            f"distilled, {learns}",
             "The student on the labels and the teacher's soft targets.",
-            {"temperature": study.temperature, "student_loss_weight": study.student_loss_weight},
+            soft,
         ),
         Arm(
             "pruned",
             FULL,
-            f"teacher with {100 * study.sparsity:g} % zeros, T = {study.temperature:g}, label weight "
-            f"{study.student_loss_weight:g}",
+            f"teacher with {100 * study.sparsity:g} % zeros, {learns}",
             "The teacher itself, most of whose weights are pruned while it learns from what it was.",
-            {
-                "network": study.teacher,
-                "temperature": study.temperature,
-                "student_loss_weight": study.student_loss_weight,
-                "sparsity": study.sparsity,
-            },
+            {**soft, "network": study.teacher, "sparsity": study.sparsity},
+        ),
+        Arm(
+            "channels",
+            FULL,
+            f"teacher with channels for {100 * study.channels:g} % of its MACs, {learns}",
+            "The teacher itself without most of its channels; what is left learns from what it was.",
+            {**soft, "network": study.teacher, "macs": study.channels},
+        ),
+        Arm(
+            "layers",
+            FULL,
+            f"teacher without {study.layers} residual blocks, {learns}",
+            "The teacher itself without the blocks that it misses least; what is left learns from what it was.",
+            {**soft, "network": study.teacher, "layers": study.layers},
         ),
         Arm(
             "few-alone",
@@ -212,6 +228,15 @@ def _check(study: Compare) -> None:
         )
     if not 0 < study.sparsity < 1:
         raise ValueError(f"Of the pruned teacher a part is zero. Received: --sparsity {study.sparsity:g}.")
+    if not 0 < study.channels < 1:
+        raise ValueError(
+            f"Of the teacher's multiply-adds a part is left. Received: --channels {study.channels:g}."
+        )
+    if not 1 <= study.layers <= study.teacher.blocks:
+        raise ValueError(
+            "Of the teacher's residual blocks one or more are left out. Received: "
+            f"--layers {study.layers} of {study.teacher.blocks}."
+        )
     if study.labels < 10:
         raise ValueError(
             f"The few labels are ten or more, one of each class. Received: --labels {study.labels}."
@@ -311,8 +336,9 @@ def _notes(study: Compare, tuned: bool) -> list[str]:
     return [
         f"All arms: {study.epochs} epochs' worth of steps of {study.batch_size} examples, Adam from "
         f"{study.learning_rate:g} to 0 along a cosine. Within a seed: the same starting weights, data order, teacher.",
-        "The pruned one starts from its trained teacher, so its weights have had twice the steps of the others. How "
-        "many are zero, and that they compete over all layers, was chosen by hand on dev (seeds 0 and 1).",
+        "pruned, channels and layers start from their trained teacher, so their weights have had twice the steps of "
+        "the others. How many weights of pruned are zero, and that they compete over all layers, was chosen by hand "
+        "on dev (seeds 0 and 1) for a teacher without residual blocks.",
         chosen,
         f"With few labels, the student sees {study.labels}, drawn by seed, the same number of each class. Its teacher "
         "has learned from the labels of all training images.",

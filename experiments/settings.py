@@ -11,6 +11,7 @@ class Network:
 
     Attributes:
         filters: output channels of each 3×3 convolution; a 2×2 max pooling follows each.
+        blocks: residual blocks after them, of two 3×3 convolutions each.
         units: width of the dense layer after them.
         dropout: share of values dropped before and after that layer, in training only.
     """
@@ -18,6 +19,7 @@ class Network:
     filters: tuple[int, ...]
     units: int
     dropout: float = 0.0
+    blocks: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Training:
         pseudo_labels: train on the teacher's answers where labels may not be seen.
         sparsity: above 0, the network starts as the teacher, and this share of its kernels' weights is pruned by
             magnitude, over all kernels, little by little in the first half of the training.
+        macs: below 1, the network starts as the teacher without channels, and this share of its multiply-adds is left.
+        layers: how many residual blocks of the teacher are left out, above 0 in a network that starts as the teacher.
     """
 
     dataset: str
@@ -52,6 +56,8 @@ class Training:
     labels: int | None = None
     pseudo_labels: bool = False
     sparsity: float = 0.0
+    macs: float = 1.0
+    layers: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,12 +38,11 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     keras.backend.clear_session()
     # From here on all arms of a seed draw the same numbers: the same start, the same order.
     keras.utils.set_random_seed(cell.seed)
-    network = build(config.network, splits.input_shape, splits.num_classes)
+    network = _start(config, teacher, splits, train[0])
     callbacks = []
     steps = math.ceil(len(train[0]) / config.batch_size)
     ramp = config.epochs // 2
     if config.sparsity:
-        network.set_weights(teacher.get_weights())
         # Masks move once an epoch: that is how often Keras lets callbacks look.
         schedule = pruning.PolynomialDecay(0.0, config.sparsity, 0, ramp * steps, frequency=steps)
         callbacks.append(pruning.GradualPruning(schedule, scope="global"))
@@ -80,21 +79,38 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     )
 
 
+def _start(
+    config: Training, teacher: keras.Model | None, splits: data.Splits, images: NDArray[np.float32]
+) -> keras.Model:
+    """The network before its training: a new one, or what is left of the teacher."""
+    if config.macs < 1:
+        return pruning.prune_channels(teacher, macs=config.macs)
+    if config.layers:
+        return pruning.prune_layers(teacher, config.layers, pruning.output_change(teacher, images[:500]))
+    network = build(config.network, splits.input_shape, splits.num_classes)
+    if config.sparsity:
+        network.set_weights(teacher.get_weights())
+    return network
+
+
 def build(network: Network, input_shape: tuple[int | None, ...], classes: int) -> keras.Model:
     """The CNN that `Network` describes; returns logits."""
     layers = keras.layers
-    model = keras.Sequential([keras.Input(input_shape)])
+    inputs = x = keras.Input(input_shape)
     for filters in network.filters:
-        model.add(layers.Conv2D(filters, 3, padding="same", activation="relu"))
-        model.add(layers.MaxPooling2D())
-    model.add(layers.Flatten())
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D()(x)
+    for _ in range(network.blocks):
+        branch = layers.Conv2D(x.shape[-1], 3, padding="same", activation="relu")(x)
+        branch = layers.Conv2D(x.shape[-1], 3, padding="same")(branch)
+        x = layers.ReLU()(layers.Add()([x, branch]))
+    x = layers.Flatten()(x)
     if network.dropout:
-        model.add(layers.Dropout(network.dropout))
-    model.add(layers.Dense(network.units, activation="relu"))
+        x = layers.Dropout(network.dropout)(x)
+    x = layers.Dense(network.units, activation="relu")(x)
     if network.dropout:
-        model.add(layers.Dropout(network.dropout))
-    model.add(layers.Dense(classes))
-    return model
+        x = layers.Dropout(network.dropout)(x)
+    return keras.Model(inputs, layers.Dense(classes)(x))
 
 
 def _training_batches(

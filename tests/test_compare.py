@@ -19,6 +19,7 @@ from experiments.settings import Network, Surroundings, Training
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ["--smoke", "--seeds", "1"]
+SAME_SIZE = ("alone", "smoothing", "distilled", "few-alone", "few-hard", "few-soft")
 
 
 def start(*arguments, **kwargs):
@@ -52,22 +53,28 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     results = [json.loads(path.read_text()) for path in study_dir.glob("cells/*/result.json")]
     assert sorted(result["arm"] for result in results) == sorted(
-        ["teacher", "alone", "smoothing", "distilled", "pruned", "few-alone", "few-hard", "few-soft"]
+        [
+            *("teacher", "alone", "smoothing", "distilled", "pruned", "channels", "layers"),
+            *("few-alone", "few-hard", "few-soft"),
+        ]
     )
     for result in results:
         assert 0 <= result["test"]["last"]["accuracy"] <= 1
         assert (result["test"]["last"]["agreement"] is None) == (result["arm"] == "teacher")
-    sizes = [result["cost"]["file_bytes"] for result in results if result["arm"] not in ("teacher", "pruned")]
+    sizes = [result["cost"]["file_bytes"] for result in results if result["arm"] in SAME_SIZE]
     assert max(sizes) - min(sizes) < 300  # one network: only names differ, and no file holds an optimizer
     study = json.loads((study_dir / "study.json").read_text())
     assert set(study["latency_ms"]) == {result["arm"] for result in results}
     (pruned,) = (result["cost"] for result in results if result["arm"] == "pruned")
     (teacher,) = (result["cost"] for result in results if result["arm"] == "teacher")
     assert pruned["parameters"] == teacher["parameters"]
-    kernels = 3 * 3 * 16, 3 * 3 * 16 * 32, 128 * 64, 64 * 10
-    biases = 16 + 32 + 64 + 10
+    kernels = 3 * 3 * 16, 3 * 3 * 16 * 32, 4 * 3 * 3 * 32 * 32, 128 * 64, 64 * 10
+    biases = 16 + 32 + 4 * 32 + 64 + 10
     assert pruned["nonzero"] == sum(kernels) - round(0.95 * sum(kernels)) + biases
     assert pruned["gzip_bytes"] < 0.4 * teacher["gzip_bytes"]
+    for name, share in (("channels", 0.1), ("layers", 1 - 4 * 4 * 9 * 32 * 32 / teacher["macs"])):
+        (found,) = (result["cost"] for result in results if result["arm"] == name)
+        assert abs(found["macs"] / teacher["macs"] - share) <= 0.02 * share
     assert "Smoke run" in output
     assert str(study_dir / "report.html") in output.replace("\n", "")
     assert "<svg" in (study_dir / "report.html").read_text()
@@ -89,6 +96,8 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(capsys):
         (["--seeds", "0"], "a seed or more"),
         (["--epochs", "1"], "two epochs or more"),
         (["--sparsity", "1"], "a part is zero. Received: --sparsity 1"),
+        (["--channels", "0"], "a part is left. Received: --channels 0"),
+        (["--layers", "3"], "one or more are left out. Received: --layers 3 of 2"),
         (["--labels", "9"], "ten or more"),
     ],
 )
@@ -123,6 +132,12 @@ def test_arms_of_a_seed_share_all_but_what_is_compared():
     pruned = changed["pruned"]
     assert pruned.pop("network") == dataclasses.asdict(study.teacher)
     assert pruned == {**changed["distilled"], "sparsity": study.sparsity}
+    for arm, change in {"channels": {"macs": study.channels}, "layers": {"layers": study.layers}}.items():
+        assert changed[arm] == {
+            **changed["distilled"],
+            "network": dataclasses.asdict(study.teacher),
+            **change,
+        }
     assert changed["few-alone"] == {"labels": 120}
     assert set(changed["few-hard"]) <= {"labels", "pseudo_labels", "label_smoothing"}
     assert changed["few-soft"] == {"labels": 120, "temperature": study.low_temperature}
@@ -227,4 +242,21 @@ def test_the_pruned_network_starts_as_its_teacher_and_is_selected_once_it_is_pru
     assert (len(seen["callbacks"]), seen["first_epoch"]) == (1, 2)
     seen, weights = prepared(dataclasses.replace(config, sparsity=0.0), tmp_path / "plain", monkeypatch)
     assert not np.array_equal(seen["weights"][0], weights[0])
+    assert (len(seen["callbacks"]), seen["first_epoch"]) == (0, 0)
+
+
+def test_networks_without_channels_and_layers_start_as_what_is_left_of_their_teacher(tmp_path, monkeypatch):
+    config = Training(
+        "digits", Network((8,), 8, blocks=1), 5, 16, 0.1, teacher="teacher-cell", temperature=4.0, layers=1
+    )
+    seen, weights = prepared(config, tmp_path / "layers", monkeypatch)
+    assert [np.shape(one) for one in seen["weights"]] == [
+        np.shape(one) for one in (*weights[:2], *weights[6:])
+    ]
+    assert all(map(np.array_equal, seen["weights"], [*weights[:2], *weights[6:]]))
+    config = dataclasses.replace(config, layers=0, macs=0.25)
+    seen, weights = prepared(config, tmp_path / "channels", monkeypatch)
+    columns = {column.tobytes() for column in weights[0].reshape(9, 8).T}
+    kept = {column.tobytes() for column in seen["weights"][0].reshape(9, -1).T}
+    assert kept < columns
     assert (len(seen["callbacks"]), seen["first_epoch"]) == (0, 0)
