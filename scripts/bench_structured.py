@@ -6,6 +6,7 @@ every group of channels goes, by L2 norms. What is compared is timed in turn; ev
 - "cut": reading the graph, scoring and choosing, against all that Torch-Pruning does, which cuts in place. Goal: it
   takes as long or longer.
 - "build": building the smaller network, against `keras.models.clone_model` and copying weights. Goal: at most 1.5.
+- "memory": the peak of both, over the bytes of the model's weights, which are there besides. Goal: at most 2.
 - "run": one example through LiteRT on one thread before and after, against the same in torch. Goal: a larger gain.
   ConvNeXt is cut with exact=False, so that as much of it goes as of its twin.
 
@@ -17,8 +18,11 @@ Expected, on two cores: cut 1.9 to 2.4, DenseNet121 21; build 0.6 to 1.3; times 
 Exit status 1 if a goal is surely missed: the whole 95 % interval lies beyond it.
 """
 
+import concurrent.futures
 import dataclasses
+import gc
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -43,6 +47,7 @@ from distill.pruning.structured.selection import Choice
 from distill.pruning.structured.structure import read
 
 RATIO = 0.5
+AT_MOST = ("build", "memory")
 TWINS = {
     "ResNet50": "resnet50",
     "MobileNetV2": "mobilenet_v2",
@@ -59,12 +64,12 @@ class Bench:
 
     Attributes:
         names: networks, of ResNet50, MobileNetV2, EfficientNetB0, DenseNet121, ConvNeXtTiny, VGG16.
-        only: one of the parts; all by default.
+        only: one of the parts; all by default. "memory" needs Linux.
         rounds: how often each is timed.
     """
 
     names: tuple[str, ...] = tuple(TWINS)
-    only: Literal["all", "cut", "build", "run"] = "all"
+    only: Literal["all", "cut", "build", "memory", "run"] = "all"
     rounds: int = 9
 
 
@@ -74,10 +79,10 @@ class Line:
 
     Attributes:
         name: of the network.
-        part: cut, build or run.
+        part: cut, build, memory or run.
         over: what is divided by what.
         ratios: of the rounds.
-        goal: the least, of "build" the most.
+        goal: the least, of "build" and "memory" the most.
         note: more.
     """
 
@@ -99,7 +104,7 @@ class Line:
     def missed(self):
         """Whether the goal surely is."""
         low, high = self.interval
-        return low > self.goal if self.part == "build" else high < self.goal
+        return low > self.goal if self.part in AT_MOST else high < self.goal
 
 
 class Twins:
@@ -166,9 +171,33 @@ def lines(options, twins):
                 ours = timed(lambda s=structure, k=keep: rebuild(s, k))[1]
                 ratios.append(ours / timed(lambda m=model: cloned(m))[1])
             yield Line(name, "build", "distill / clone_model", np.array(ratios), 1.5)
+        if options.only in ("all", "memory"):
+            # In processes of their own: what was freed before would be taken again unseen.
+            spawn = multiprocessing.get_context("spawn")
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+                ratios = [pool.submit(peak, name).result() for _ in range(max(3, options.rounds // 3))]
+            yield Line(name, "memory", "peak / model", np.array(ratios), 2.0)
         if options.only in ("all", "run"):
             yield gain(name, model, rebuild(structure, keep), options.rounds, twins)
         keras.backend.clear_session()
+
+
+def peak(name):
+    """The most memory that cutting and building take besides the model, in model sizes."""
+    small = applications.MobileNet(weights=None, input_shape=(64, 64, 3))
+    rebuild(*chosen(small))  # what is loaded and compiled once is not of this model
+    model = getattr(applications, name)(weights=None)
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    rebuild(*chosen(model))
+    return (resident("VmHWM") - before) / sum(weight.nbytes for weight in model.get_weights())
+
+
+def resident(key):
+    """Bytes of this process, as Linux counts them."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return 1024 * int(line.split()[1])
 
 
 def gain(name, model, small, rounds, twins):
@@ -199,7 +228,7 @@ def main(options):
     with Twins() as twins:
         for one in lines(options, twins):
             low, high = one.interval
-            sign = "<=" if one.part == "build" else ">="
+            sign = "<=" if one.part in AT_MOST else ">="
             missed += one.missed
             table.add_row(
                 one.name,

@@ -231,14 +231,15 @@ _SCALING = (layers.LayerNormalization, layers.PReLU, layers.RMSNormalization)
 
 
 def _kernels(structure: Structure) -> Iterator[tuple[Slot, np.ndarray]]:
-    """The axes of what has more than one, with the values, which are read once each."""
-    values: dict[int, np.ndarray] = {}
+    """The axes of what has more than one, with the values, which are read once each and never all at a time."""
+    axes: dict[int, list[Slot]] = {}
     for slot in structure.slots:
         is_scale = isinstance(slot.layer, _SCALING) or slot.variable.name == "bias"
         if len(slot.variable.shape) > 1 and not is_scale:
-            if id(slot.variable) not in values:
-                values[id(slot.variable)] = _value(slot.variable)
-            yield slot, values[id(slot.variable)]
+            axes.setdefault(id(slot.variable), []).append(slot)
+    for slots in axes.values():
+        value = _value(slots[0].variable)
+        yield from ((slot, value) for slot in slots)
 
 
 def _value(variable: keras.Variable) -> np.ndarray:
