@@ -12,8 +12,10 @@ A trained teacher, a smaller student, and the loss between them:
 processes train one student.
 """
 
-from distill import losses, pruning, schemes
+from distill import losses, pruning, quantization, schemes
 from distill.distiller import Distiller
+from distill.export_check import compare_exports
+from distill.exporting import export
 from distill.identified import Identified
 from distill.losses import (
     DIST,
@@ -71,7 +73,10 @@ __all__ = [
     "VariationalInformation",
     "VirtualTeacher",
     "batch_norm_margins",
+    "compare_exports",
+    "export",
     "losses",
     "pruning",
+    "quantization",
     "schemes",
 ]

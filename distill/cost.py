@@ -198,17 +198,32 @@ def latencies(models: Mapping[str, keras.Model], *, runs: int = 200) -> dict[str
         ImportError: ai-edge-litert is not installed.
         ValueError: runs < 1, or a model's input size other than the batch's is unknown.
     """
+    return in_turns({name: _invoker(model) for name, model in models.items()}, runs=runs)
+
+
+def in_turns(calls: Mapping[str, Callable[[], Any]], *, runs: int = 200) -> dict[str, Latency]:
+    """Times of calls that take turns, A B C A B C …; see `latencies`.
+
+    Args:
+        calls: name to call.
+        runs: timed runs of each, after a tenth as many to warm up; >= 1.
+
+    Returns:
+        Name to latency, in the order given.
+
+    Raises:
+        ValueError: runs < 1.
+    """
     if runs < 1:
         raise ValueError(f"A latency needs at least one timed run. Received: runs={runs}. Pass 100 or more.")
-    invokes = {name: _invoker(model) for name, model in models.items()}
     for _ in range(1 + runs // 10):
-        for invoke in invokes.values():
-            invoke()
-    times: dict[str, list[float]] = {name: [] for name in invokes}
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs):
-        for name, invoke in invokes.items():
+        for name, call in calls.items():
             start = time.perf_counter()
-            invoke()
+            call()
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: _summary(values) for name, values in times.items()}
 

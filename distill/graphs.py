@@ -13,9 +13,13 @@ from keras.src.models import Functional
 
 from distill.losses.base import Head
 from distill.outputs import Output
+from distill.quantized_layers import FakeQuantize, QuantizedConv1D, QuantizedConv2D, QuantizedDense
 
 # The last thing that `call` of these does is to apply `activation`, so a copy with a linear one returns logits.
-_END_IN_ACTIVATION = (layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
+_END_IN_ACTIVATION = (
+    *(layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
+    *(QuantizedDense, QuantizedConv1D, QuantizedConv2D),
+)
 _ACTIVATIONS = {
     keras.activations.linear: "linear",
     keras.activations.log_softmax: "log_softmax",
@@ -191,8 +195,9 @@ class GraphReader:
         """Keeps what `tensor` was before the last activation; returns which that is."""
         operation, node_index, tensor_index = tensor._keras_history
         node = operation._inbound_nodes[node_index]
-        if type(operation) is layers.Activation:
-            activation = _ACTIVATIONS.get(operation.activation)
+        if type(operation) in (layers.Activation, FakeQuantize):
+            rounds = type(operation) is FakeQuantize
+            activation = "linear" if rounds else _ACTIVATIONS.get(operation.activation)
             if activation == "linear":
                 before = self._find_logits(node.input_tensors[0], key)
                 if before == "linear":

@@ -1,0 +1,74 @@
+"""Copies of models in which layers are replaced by others."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from distill.graphs import functional_of
+from distill.pruning.structured.structure import arguments_of, nodes_of
+
+Replace = Callable[[Any, str], Any]
+
+
+def rewrite(model: keras.Model, replace: Replace) -> keras.Model:
+    """The model with other layers and the same weights; nested models become part of it.
+
+    Args:
+        model: Functional or Sequential.
+        replace: a layer and its new name -> the new layer, or `None` for nothing.
+
+    Returns:
+        A Functional model, not compiled; layers of nested models have the names of both, "backbone_conv".
+
+    Raises:
+        ValueError: the model has no graph.
+    """
+    made: dict[int, Any] = {}
+
+    def walk(graph: Any, values: Sequence[Any], path: str) -> list[Any]:
+        tensors = {id(tensor): value for tensor, value in zip(graph.inputs, values, strict=True)}
+        for node in nodes_of(graph):
+            layer = node.operation
+            name = f"{path}{layer.name}"
+            nested = functional_of(layer)
+            if nested is not None:
+                outputs = walk(nested, [tensors[id(t)] for t in arguments_of(nested, node)], f"{name}_")
+            else:
+                if id(layer) not in made:
+                    made[id(layer)] = replace(layer, name)
+                args, kwargs = node.arguments.fill_in(tensors)
+                new = made[id(layer)]
+                outputs = keras.tree.flatten(args[0] if new is None else new(*args, **kwargs))
+                if isinstance(new, keras.Layer):
+                    new.set_weights(layer.get_weights())
+            tensors.update({id(t): value for t, value in zip(node.outputs, outputs, strict=True)})
+        return [tensors[id(tensor)] for tensor in graph.outputs]
+
+    graph: Any = functional_of(model)
+    if graph is None:
+        raise ValueError(
+            "What is rounded is read from a model's graph: of a Functional model, or of a Sequential one with a "
+            f"keras.Input. Received: {model.name!r}, a {type(model).__name__}. Build it from keras.Input; of a "
+            "Distiller, take its student."
+        )
+    inputs = [input_like(tensor) for tensor in graph.inputs]
+    return model_like(graph, inputs, walk(graph, inputs, ""), model.name)
+
+
+def copy_of(layer: Any, name: str, kind: Any = None) -> Any:
+    """A layer of the same config, of the same type or another; weights are its own."""
+    return (kind or type(layer)).from_config({**layer.get_config(), "name": name})
+
+
+def input_like(tensor: Any) -> Any:
+    """A new input of the same shape, type and name."""
+    return keras.Input(
+        batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name
+    )
+
+
+def model_like(graph: Any, inputs: Sequence[Any], outputs: Sequence[Any], name: str) -> keras.Model:
+    """A Functional model that takes and returns its tensors in the same structures as another."""
+    structures = zip((graph._inputs_struct, graph._outputs_struct), (inputs, outputs), strict=True)
+    return keras.Model(*(keras.tree.pack_sequence_as(*pair) for pair in structures), name=name)
