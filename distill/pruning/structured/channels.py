@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill.cost import latency
+from distill.cost.timing import latency
 from distill.pruning.kernels import Selector, as_selectors, fits
 from distill.pruning.patterns import is_whole
 from distill.pruning.structured.groups import Group, find_groups
