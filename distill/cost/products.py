@@ -63,7 +63,7 @@ def products_of(operation: Any, operands: Sequence[Any], outputs: Sequence[Any])
         return Products(*of_hub[kind](operation, known(operands[0].shape, operation.name)))
     if kind in _OPERATIONS:
         count = _OPERATIONS[kind](operation, operands, outputs[0])
-        symbolic = all(isinstance(operand, keras.KerasTensor) for operand in operands)
+        symbolic = all(isinstance(operand, keras.KerasTensor) for operand in operands[:3])  # masks may follow
         return Products(activations=count) if symbolic else Products(weights=count)
     return Products()
 
