@@ -99,8 +99,7 @@ def zeros(model: keras.Model) -> str:
         found = pruning.measure_sparsity(model)
     except ValueError as error:
         return str(error)
-    kernels = len(found.kernels)
-    return f"{found.zeros:,} of {found.weights:,} weights in {kernels} kernels are zero: {found.sparsity:.2%}"
+    return f"{found.zeros:,} of {found.weights:,} weights of kernels are zero: {found.sparsity:.2%}"
 
 
 if __name__ == "__main__":
