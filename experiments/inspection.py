@@ -60,13 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"[bold]{escape(str(options.file))}[/], {size:,} bytes, {type(model).__name__}", soft_wrap=True
     )
     model.summary(expand_nested=True)
-    for title, text in (
-        ("Weights", weights(model)),
-        ("Zeros", zeros(model)),
-        ("Cost", str(profile)),
-    ):
+    for title, text in (("Weights", weights(model)), ("Zeros", zeros(model))):
         console.print(f"\n[bold]{title}[/]")
         print(text)
+    print(f"\n{profile}")
     return 0
 
 

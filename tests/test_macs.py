@@ -174,6 +174,7 @@ def test_attention_without_weights():
         ((2, 3, 4), (4, 5), lambda a, b: ops.einsum("...ij,...jk->...ik", a, b[:, None]), 2 * 3 * 4 * 5),
         ((3, 4), (3, 4), lambda a, b: ops.einsum("bij,bij", a, b), 3 * 4),
         ((3, 4), (3, 4), lambda a, b: ops.tensordot(a, b, axes=3), 3 * 4),
+        ((3, 4), (4, 5), lambda a, b: ops.tensordot(a, b[0], axes=1), 3 * 4 * 5),
         ((3, 4), (5, 4), lambda a, b: ops.tensordot(a, b, axes=[[0, 2], [0, 2]]), 3 * 4 * 5),
         ((3, 4), (5, 4), ops.inner, 3 * 4 * 5),
         ((4,), (4,), lambda a, b: ops.vdot(a[0], b[0]), 4),
