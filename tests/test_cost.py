@@ -166,6 +166,12 @@ def test_latency_refuses_what_it_cannot_time(monkeypatch):
             cost.LiteRT(**wrong)
     with pytest.raises(ValueError, match="Received: batch_size=-1"):
         cost.TFFunction(-1)
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.backend, "backend", lambda: "jax")
+        with pytest.raises(
+            ValueError, match=r"TensorFlow backend\. Received: .*, on jax\. Time it with LiteRT"
+        ):
+            cost.latency(small_cnn(), cost.TFFunction())
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(ImportError, match="pip install ai-edge-litert"):
         cost.latency(small_cnn())

@@ -439,9 +439,16 @@ class Hidden(layers.Layer):
         return (*input_shape[:-1], 2)
 
 
+def reading_an_encoder():
+    decoder = keras_hub.layers.TransformerDecoder(8, 2, name="decoder")
+    inputs = [keras.Input((5, 4)), keras.Input((7, 4))]
+    return keras.Model(inputs, decoder(*inputs))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (reading_an_encoder(), r"Received: decoder, which looks at an encoder's too"),
         (Unbranched(), r"need a model's graph.*Received: unbranched of type Unbranched.*keras\.Input"),
         (keras.Sequential([layers.Dense(2)]), r"need a model's graph.*of type Sequential"),
         (

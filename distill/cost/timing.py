@@ -99,6 +99,11 @@ class TFFunction:
 
     def prepare(self, model: keras.Model) -> Callable[[], Any]:
         """A call that runs one batch, up to its values."""
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "A tf.function runs models of the TensorFlow backend. "
+                f"Received: {model.name}, on {keras.backend.backend()}. Time it with LiteRT()."
+            )
         import tensorflow as tf
 
         rng = np.random.default_rng(0)
