@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -36,6 +37,14 @@ def functional_of(model: Any) -> Functional | None:
     if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call and model.built:
         return model._functional
     return None
+
+
+def arguments_of(graph: Functional, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """What a call of a nested model gives it, in the order of the model's inputs."""
+    given = args[0] if args else kwargs["inputs"]
+    if isinstance(given, dict) and not isinstance(graph._inputs_struct, dict):
+        return [given[tensor.name] for tensor in graph.inputs]
+    return keras.tree.flatten(given)
 
 
 def output_key(graph: Functional, output: Output) -> Output:
@@ -117,11 +126,11 @@ class GraphReader:
         Only how the graph is run differs: Keras' own `__call__` sees to inputs, masks, `training` and losses.
         A twin serves one call, because replicas of tf.distribute take turns within it.
         """
-        twin = _copy(self._graph)
-        twin.__dict__["_run_through_graph"] = lambda inputs, operation_fn: self._run(
+        graph = twin(self._graph)
+        graph.__dict__["_run_through_graph"] = lambda inputs, operation_fn: self._run(
             inputs, operation_fn, kept
         )
-        return twin if model is self._graph else _copy(model, _functional=twin)
+        return graph if model is self._graph else twin(model, _functional=graph)
 
     def _run(self, inputs: Any, operation_fn: Any, kept: dict[Key, Any]) -> Any:
         """`Functional._run_through_graph`, keeping what was asked for."""
@@ -133,7 +142,7 @@ class GraphReader:
             args, kwargs = node.arguments.fill_in(tensors)
             operation = node.operation
             if id(node) in self._taken_apart:
-                logits = operation_fn(_copy(operation, activation=keras.activations.linear))(*args, **kwargs)
+                logits = operation_fn(twin(operation, activation=keras.activations.linear))(*args, **kwargs)
                 kept.update(dict.fromkeys(self._taken_apart[id(node)], logits))
                 # The activation leaves the logits on its output, for Keras' cross-entropy.
                 outputs = operation.activation(logits)
@@ -241,11 +250,11 @@ def activation_of(model: keras.Model) -> str:
     return GraphReader(graph, model.name)._find_logits(graph.outputs[0], (0, 0))
 
 
-def _copy(layer: Any, **changes: Any) -> Any:
+def twin(layer: Any, **changes: Any) -> Any:
     """A layer or model that shares every variable with `layer` and can be called without a trace on it.
 
     `copy.copy` goes through Keras' pickling, which copies the weights too.
     """
-    twin = object.__new__(type(layer))
-    twin.__dict__.update(layer.__dict__, _inbound_nodes=[], _outbound_nodes=[], **changes)
-    return twin
+    made = object.__new__(type(layer))
+    made.__dict__.update(layer.__dict__, _inbound_nodes=[], _outbound_nodes=[], **changes)
+    return made

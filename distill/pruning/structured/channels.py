@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill.cost import latency
+from distill.cost.timing import latency
 from distill.pruning.kernels import Selector, as_selectors, fits
 from distill.pruning.patterns import is_whole
 from distill.pruning.structured.groups import Group, find_groups
@@ -59,7 +59,8 @@ def prune_channels(
     Args:
         model: Functional or Sequential, possibly with such models nested, built.
         ratio: share of the channels that goes, 0 < ratio < 1; of each group, or of all with scope "global".
-        macs: instead of it, the multiply-adds that stay: a share of them if < 1, else how many.
+        macs: instead of it, the multiply-adds with kernels that stay: a share of them if < 1, else how many. What
+            `cost.macs` counts besides, products of two activations, is left out.
         params: instead of it, the parameters that stay: a share of them if < 1, else how many.
         latency_ms: instead of it, how long one example may take, in milliseconds, by `cost.latency`: LiteRT on one
             thread of this machine. A dozen models are built, exported and timed to find it; with scope "global" one

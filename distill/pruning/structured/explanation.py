@@ -12,6 +12,7 @@ import numpy as np
 from distill.pruning.structured.groups import Group, find_groups
 from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.structure import Rule, read
+from distill.tables import aligned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +34,7 @@ class Channels:
         for group in self.groups:
             free = group.atoms.size * group.multiple
             rows.append((_named(group), str(group.width), str(free), group.locked))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [
-            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip()
-            for row in rows
-        ]
+        lines = aligned(rows, "<>><")
         if self.unknown:
             kinds = collections.Counter(self.unknown.values())
             lines.append(

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from distill.graphs import functional_of
-from distill.pruning.structured.structure import Key, arguments_of, nodes_of
+from distill.graphs import arguments_of, functional_of
+from distill.pruning.structured.structure import Key, nodes_of
 
 
 def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
@@ -30,7 +30,8 @@ def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
             own = f"{path}/{operation.name}" if path else operation.name
             nested = functional_of(operation)
             if nested is not None:
-                given = [tensors[id(tensor)] for tensor in arguments_of(nested, node)]
+                call = node.arguments.args, node.arguments.kwargs
+                given = [tensors[id(tensor)] for tensor in arguments_of(nested, *call)]
                 outputs = walk(nested, given, own)
             else:
                 args, kwargs = node.arguments.fill_in(tensors)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras.src.models import Functional
 
-from distill.graphs import functional_of
+from distill.graphs import arguments_of, functional_of
 from distill.pruning.structured.labels import Atoms, Axes, Axis, Labels
 
 Role = Literal["input", "output", "scale"]
@@ -320,15 +320,6 @@ def nodes_of(graph: Functional) -> Iterator[Any]:
                 yield node
 
 
-def arguments_of(graph: Functional, node: Any) -> list[keras.KerasTensor]:
-    """What a call of a nested model gives it, in the order of the model's inputs."""
-    args, kwargs = node.arguments.args, node.arguments.kwargs
-    given = args[0] if args else kwargs["inputs"]
-    if isinstance(given, dict) and not isinstance(graph._inputs_struct, dict):
-        return [given[tensor.name] for tensor in graph.inputs]
-    return keras.tree.flatten(given)
-
-
 class _Tracer:
     def __init__(self, rules: Mapping[type, Rule], exact: bool) -> None:
         self.exact = exact
@@ -353,7 +344,8 @@ class _Tracer:
             self.operations[own] = operation
             nested = functional_of(operation)
             if nested is not None:
-                given = [found[id(tensor)] for tensor in arguments_of(nested, node)]
+                call = node.arguments.args, node.arguments.kwargs
+                given = [found[id(tensor)] for tensor in arguments_of(nested, *call)]
                 outputs = self.run(nested, self._nested_inputs(operation, given, own), own)
             else:
                 outputs = self.ask(

@@ -1,0 +1,103 @@
+"""Says what is in a model file: its layers, its weights with their statistics, its zeros and what it costs.
+
+Command: scripts/inspect FILE, seconds. --files adds the bytes that it takes as a file of other formats, --latency the
+    time of one example through LiteRT, --plot FILE.png a picture of the cost by layer.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from distill import cost, pruning
+from distill.tables import aligned
+
+DESCRIPTION = (
+    "Says what is in a model file: its layers, its weights with statistics, its zeros and what it costs."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Says what is in a model file.
+
+    Attributes:
+        file: the model.
+        files: say how many bytes it takes as a `.keras` and a LiteRT file, plain and compressed.
+        latency: time one example through LiteRT.
+        threads: CPU threads for that.
+        plot: where to draw the cost by layer, such as cost.png.
+    """
+
+    file: tyro.conf.Positional[Path]
+    files: bool = False
+    latency: bool = False
+    threads: int = 1
+    plot: Path | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints what was found; returns the exit status."""
+    options = tyro.cli(Inspect, args=arguments, prog="scripts/inspect", description=DESCRIPTION)
+    console = Console()
+    try:
+        model = load(options.file)
+        runtimes = [cost.LiteRT(options.threads)] if options.latency else []
+        profile = cost.profile(model, files=options.files, latency=runtimes)
+        if options.plot is not None:
+            profile.plot().savefig(options.plot)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        return 1
+    size = options.file.stat().st_size
+    console.print(
+        f"[bold]{escape(str(options.file))}[/], {size:,} bytes, {type(model).__name__}", soft_wrap=True
+    )
+    model.summary(expand_nested=True)
+    for title, text in (("Weights", weights(model)), ("Zeros", zeros(model))):
+        console.print(f"\n[bold]{title}[/]")
+        print(text)
+    print(f"\n{profile}")
+    return 0
+
+
+def load(path: Path) -> keras.Model:
+    """The model in a file."""
+    return keras.models.load_model(path, compile=False)
+
+
+def weights(model: keras.Model) -> str:
+    """A table: each weight's shape, type and statistics."""
+    rows = [("weight", "shape", "type", "mean", "sd", "min", "max", "zeros")]
+    for weight in model.weights:
+        value = keras.ops.convert_to_numpy(weight).astype(np.float64)
+        numbers = (value.mean(), value.std(), value.min(), value.max()) if value.size else ()
+        rows.append(
+            (
+                weight.path,
+                " × ".join(map(str, weight.shape)) or "scalar",
+                weight.dtype,
+                *(f"{number:.3g}" for number in numbers or [np.nan] * 4),
+                f"{np.mean(value == 0):.1%}" if value.size else "",
+            )
+        )
+    return "\n".join(aligned(rows, "<><>>>>>"))
+
+
+def zeros(model: keras.Model) -> str:
+    """How sparse the kernels are; a model that has none has no zeros to speak of."""
+    try:
+        found = pruning.measure_sparsity(model)
+    except ValueError as error:
+        return str(error)
+    return f"{found.zeros:,} of {found.weights:,} weights of kernels are zero: {found.sparsity:.2%}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

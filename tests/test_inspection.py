@@ -1,0 +1,56 @@
+"""scripts/inspect: what it prints of a model file."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from experiments import inspection
+
+
+@pytest.fixture
+def file(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(2, name="hidden"), layers.BatchNormalization(name="norm")],
+        name="tiny",
+    )
+    model.layers[0].set_weights([np.array([[0.0, 3], [0, -1], [2, 0], [0, 4]]), np.array([1.0, 1])])
+    model.save(tmp_path / "tiny.keras")
+    return tmp_path / "tiny.keras"
+
+
+def test_a_file_is_described(file, tmp_path, capsys):
+    assert (
+        inspection.main([str(file), "--latency", "--threads", "2", "--plot", str(tmp_path / "cost.png")]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.endswith("tiny.keras, " + f"{file.stat().st_size:,} bytes, Sequential") for line in lines)
+    assert any("hidden (Dense)" in line for line in lines)
+    at = lines.index("Weights")
+    assert lines[at + 1 : at + 4] == [
+        "weight                shape  type     mean    sd  min  max   zeros",
+        "hidden/kernel         4 × 2  float32     1  1.66   -1    4   50.0%",
+        "hidden/bias               2  float32     1     0    1    1    0.0%",
+    ]
+    assert lines[at + 5] == "norm/beta                 2  float32     0     0    0    0  100.0%"
+    at = lines.index("Zeros")
+    assert lines[at + 1] == "4 of 8 weights of kernels are zero: 50.00%"
+    at = lines.index("Cost of 'tiny'")
+    assert "multiply-adds" in lines[at + 4]
+    assert lines[at + 4].endswith(" 8")
+    assert lines[at + 7].startswith("LiteRT, 2 threads, batch of 1")
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_without_kernels_is_described(tmp_path, capsys):
+    keras.Sequential([keras.Input((4,)), layers.ReLU()], name="bare").save(tmp_path / "bare.keras")
+    assert inspection.main([str(tmp_path / "bare.keras")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "it has no kernels" in lines[lines.index("Zeros") + 1]
+
+
+def test_what_is_no_model_is_an_error(tmp_path, capsys):
+    (tmp_path / "torn.keras").write_bytes(b"PK")
+    for name in ("torn.keras", "absent.keras"):
+        assert inspection.main([str(tmp_path / name)]) == 1
+        assert capsys.readouterr().out.startswith("error: ")
