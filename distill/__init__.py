@@ -14,6 +14,7 @@ processes train one student.
 
 from distill import losses, pruning, schemes
 from distill.distiller import Distiller
+from distill.files import load_model, load_weights, save_model, save_weights
 from distill.identified import Identified
 from distill.losses import (
     DIST,
@@ -71,7 +72,11 @@ __all__ = [
     "VariationalInformation",
     "VirtualTeacher",
     "batch_norm_margins",
+    "load_model",
+    "load_weights",
     "losses",
     "pruning",
+    "save_model",
+    "save_weights",
     "schemes",
 ]
