@@ -1,6 +1,7 @@
 """From a stored architecture to a model: understood first, built without memory for its weights, filled last."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,7 +106,7 @@ def planned(config: Config, trust: bool, source: str) -> Iterator[keras.Model]:
             with keras.StatelessScope(initialize_variables=False), ObjectSharingScope():
                 model = _built(config, trust, source)
         except ValueError:
-            if config.get("registered_name") is None:
+            if keras.saving.get_registered_object(config.get("registered_name")) is None:
                 raise
             # A class that is not Keras' own may want values when it is made, as tasks of keras_hub do.
             with ObjectSharingScope():
@@ -121,7 +122,8 @@ allocate = initialize_all_variables
 
 def _built(config: Config, trust: bool, source: str) -> keras.Model:
     try:
-        model = keras.saving.deserialize_keras_object(config, safe_mode=not trust)
+        # Keras takes configs apart as it goes.
+        model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=not trust)
     except Exception as error:
         raise ValueError(
             f"Keras cannot build what is stored. Received: {source}: {type(error).__name__}: {error}"

@@ -45,7 +45,8 @@ Parts = dict[str, Part]
 def in_keras3(model: keras.Model) -> Parts:
     """What `model.save_weights` would write, without the state of optimizers and metrics; no value is read."""
     store = _Recorder()
-    with keras.StatelessScope():  # a layer that writes values, not variables, may have none yet
+    # A layer that writes values, not variables, may have none yet; and none may be made.
+    with keras.StatelessScope(initialize_variables=False):
         saving_lib._save_state(model, store, None, "", _training_state(model))
     return {path: Part(store.name_of(path), weights) for path, weights in store.kept.items() if weights}
 

@@ -42,10 +42,14 @@ class InferenceOnly(keras.layers.TFSMLayer):
 
 
 def _endpoint(folder: str) -> str:
+    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
     stored = saved_model_pb2.SavedModel()
-    stored.ParseFromString((Path(folder) / "saved_model.pb").read_bytes())
+    try:
+        stored.ParseFromString((Path(folder) / "saved_model.pb").read_bytes())
+    except DecodeError as error:
+        raise ValueError(f"This is no SavedModel, or a damaged one. Received: {folder}: {error}.") from error
     names = {name for graph in stored.meta_graphs for name in graph.signature_def}
     found = sorted(name for name in names if not name.startswith("__"))
     known = [name for name in ("serve", "serving_default") if name in found] or found

@@ -83,7 +83,7 @@ def _of_hdf5(file: h5py.File, name: str) -> Stored:
     try:
         parts = hdf5.legacy_parts(file) if legacy else hdf5.keras3_parts(file)
         config = hdf5.text(file, "model_config")
-    except (KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
+    except (KeyError, AttributeError, OSError, RuntimeError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"This HDF5 file lacks what it lists. Received: {name}: {error}.") from error
     return Stored(
         name,
