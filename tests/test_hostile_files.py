@@ -158,6 +158,8 @@ def test_lambdas_are_not_run(good, tmp_path):
     refused(in_h5(sequential(old_lambda_layer()), tmp_path / "old.h5", "2.15.0"), match)
     wrapped = {"class_name": "TimeDistributed", "config": {"layer": old_lambda_layer()}}
     refused(in_h5(sequential(wrapped), tmp_path / "wrapped.h5", "2.15.0"), match)
+    named = {"class_name": "Lambda", "module": "keras.layers", "config": {"function": "relu"}}
+    refused(changed(good, lambda config: config.update(sequential(named))), "with a Lambda")
     hidden = lambda_layer()["config"]["function"]  # where no layer is
     bad = {"class_name": "Dense", "module": "keras.layers", "config": {"units": 2, "activation": hidden}}
     refused(changed(good, lambda config: config.update(sequential(bad))), match)

@@ -75,7 +75,7 @@ def _require_known(config: Config, source: str) -> None:
         import_keras_hub(source)  # which registers its layers
     if keras.saving.get_registered_object(label if name == "function" else registered) is not None:
         return  # the caller's own, or of keras_hub
-    if name == "function" and module in _FUNCTIONS and label.isidentifier():
+    if name == "function" and module in _FUNCTIONS:
         return
     found = vars(sys.modules[module]).get(label) if _is_keras(module) and module in sys.modules else None
     if name == "__lambda__" or (isinstance(found, type) and issubclass(found, _RUNS_CODE)):
