@@ -16,6 +16,7 @@ from distill import losses, pruning, quantization, schemes
 from distill.distiller import Distiller
 from distill.export_check import compare_exports
 from distill.exporting import export
+from distill.files import load_model, load_weights, save_model, save_weights
 from distill.identified import Identified
 from distill.losses import (
     DIST,
@@ -75,8 +76,12 @@ __all__ = [
     "batch_norm_margins",
     "compare_exports",
     "export",
+    "load_model",
+    "load_weights",
     "losses",
     "pruning",
     "quantization",
+    "save_model",
+    "save_weights",
     "schemes",
 ]

@@ -1,5 +1,6 @@
 """The Distiller: a Keras model that trains a student on labels and on what teachers say."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from distill import arguments
+from distill.files.saving import save_model
 from distill.graphs import functional_of, output_key
 from distill.identified import split
 from distill.losses.base import DistillationLoss
@@ -513,8 +515,19 @@ class Distiller(MultiWorker):
         return [variable for variable in variables if variable.name == "seed_generator_state"]
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
-        """Saves the student alone, as `student.save` does; `keras.models.load_model` needs no `distill`."""
-        self.student.save(filepath, overwrite=overwrite, **kwargs)
+        """Saves the student alone, as `student.save` does; `keras.models.load_model` needs no `distill`.
+
+        A file that is there already is replaced at once, or stays as it is if that fails.
+        """
+        if (
+            overwrite
+            and not kwargs
+            and isinstance(filepath, str | os.PathLike)
+            and "://" not in str(filepath)
+        ):
+            save_model(self.student, filepath)
+        else:
+            self.student.save(filepath, overwrite=overwrite, **kwargs)
 
     def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> None:
         """Exports the student alone, as `student.export` does."""

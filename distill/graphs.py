@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -37,6 +37,14 @@ def functional_of(model: Any) -> Functional | None:
     if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call and model.built:
         return model._functional
     return None
+
+
+def nodes_of(graph: Functional) -> Iterator[Any]:
+    """The calls of a graph, inputs left out, each after those that it needs."""
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield node
 
 
 def arguments_of(graph: Functional, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:

@@ -4,8 +4,7 @@ from typing import Any
 
 import keras
 
-from distill.graphs import functional_of
-from distill.pruning.structured.structure import nodes_of
+from distill.graphs import functional_of, nodes_of
 from distill.quantized_layers import PLAIN, FakeQuantize
 from distill.rewriting import copy_of, rewrite
 from distill.rounding import rounded

@@ -5,8 +5,7 @@ from typing import Any
 
 import keras
 
-from distill.graphs import functional_of
-from distill.pruning.structured.structure import arguments_of, nodes_of
+from distill.graphs import arguments_of, functional_of, nodes_of
 
 Replace = Callable[[Any, str], Any]
 
@@ -33,7 +32,8 @@ def rewrite(model: keras.Model, replace: Replace) -> keras.Model:
             name = f"{path}{layer.name}"
             nested = functional_of(layer)
             if nested is not None:
-                outputs = walk(nested, [tensors[id(t)] for t in arguments_of(nested, node)], f"{name}_")
+                given = arguments_of(nested, node.arguments.args, node.arguments.kwargs)
+                outputs = walk(nested, [tensors[id(tensor)] for tensor in given], f"{name}_")
             else:
                 if id(layer) not in made:
                     made[id(layer)] = replace(layer, name)

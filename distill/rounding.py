@@ -7,8 +7,7 @@ import keras
 import numpy as np
 from keras import activations, layers
 
-from distill.graphs import functional_of
-from distill.pruning.structured.structure import nodes_of
+from distill.graphs import functional_of, nodes_of
 from distill.quantized_layers import QUANTIZED, FakeQuantize
 from distill.rewriting import copy_of, input_like, model_like, rewrite
 

@@ -16,6 +16,7 @@ from keras import layers
 
 from distill.arguments import require_student
 from distill.distiller import Distiller
+from distill.files.saving import save_weights
 from distill.graphs import activation_of, functional_of
 from distill.losses.base import DistillationLoss
 from distill.losses.logits import SoftTargets
@@ -229,9 +230,7 @@ def chain(
             if path is not None:
                 for later in range(stage + 1, len(makers)):
                     (path.parent / f"{later}.weights.h5").unlink(missing_ok=True)
-                draft = path.with_name(f".{stage}.weights.h5")
-                student.save_weights(draft)
-                draft.replace(path)
+                save_weights(student, path)
         networks.append(student)
         teacher = student
     return networks

@@ -7,13 +7,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from distill.graphs import functional_of
+from distill.graphs import functional_of, nodes_of
 from distill.pruning.criteria.batches import batches, require_examples, require_finite
 from distill.pruning.patterns import is_whole
 from distill.pruning.structured.operation_rules import is_addition
 from distill.pruning.structured.rebuild import compile_as, rebuild
 from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.structure import nodes_of, read
+from distill.pruning.structured.structure import read
 
 Harm = Callable[[keras.Model], float]
 

@@ -13,9 +13,9 @@ import numpy as np
 # Keras exports no name for this: layers of the caller's own model may hold a Lambda.
 from keras.src.saving.serialization_lib import SafeModeScope
 
-from distill.graphs import functional_of
+from distill.graphs import functional_of, nodes_of
 from distill.pruning.structured.labels import Axes
-from distill.pruning.structured.structure import Edit, Shape, Structure, nodes_of
+from distill.pruning.structured.structure import Edit, Shape, Structure
 
 
 def rebuild(

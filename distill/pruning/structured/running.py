@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from distill.graphs import arguments_of, functional_of
-from distill.pruning.structured.structure import Key, nodes_of
+from distill.graphs import arguments_of, functional_of, nodes_of
+from distill.pruning.structured.structure import Key
 
 
 def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:

@@ -4,14 +4,14 @@ import collections
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
 from keras.src.models import Functional
 
-from distill.graphs import arguments_of, functional_of
+from distill.graphs import arguments_of, functional_of, nodes_of
 from distill.pruning.structured.labels import Atoms, Axes, Axis, Labels
 
 Role = Literal["input", "output", "scale"]
@@ -310,14 +310,6 @@ def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) 
         tracer.products,
         tracer.unknown,
     )
-
-
-def nodes_of(graph: Functional) -> Iterator[Any]:
-    """The calls of a graph, inputs left out, each after those that it needs."""
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if not node.is_input:
-                yield node
 
 
 class _Tracer:

@@ -1,0 +1,138 @@
+"""From a stored architecture to a model: understood first, built without memory for its weights, filled last."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src import ops
+from keras.src.backend.common import global_state
+from keras.src.backend.common.variables import initialize_all_variables
+from keras.src.saving.serialization_lib import ObjectSharingScope
+
+from distill.files.legacy import Config, modern
+from distill.files.stored import Stored
+
+
+def understood(stored: Stored) -> Config:
+    """The architecture of a file in the words of Keras 3, see `complete`; nothing is built.
+
+    Raises:
+        ValueError: there is none, or it makes no sense.
+    """
+    if stored.config is None:
+        raise ValueError(
+            f"Weights need an architecture. Received: {stored.source}, a file of weights. Build the model and use "
+            "distill.load_weights, or pass the JSON that model.to_json wrote, and this file as weights."
+        )
+    old = stored.version.startswith(("1.", "2.")) if stored.version else "module" not in stored.config
+    with making_sense(stored.source):
+        return complete(modern(stored.config) if old else stored.config)
+
+
+@contextlib.contextmanager
+def making_sense(source: str) -> Iterator[None]:
+    """Raises ValueError where a config proves to be of another form than Keras'."""
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"This architecture cannot be read. Received: {source}: {type(error).__name__}: {error}."
+        ) from error
+
+
+def complete(config: Any, key: str = "") -> Any:
+    """A config in which every object says what module it is of, which those of ".h5" files do not.
+
+    How a model is compiled is left out: it is no part of what it answers.
+    """
+    if isinstance(config, list):
+        return [complete(part, key) for part in config]
+    if not isinstance(config, dict):
+        return config
+    config = {name: complete(part, name) for name, part in config.items() if name != "compile_config"}
+    name = config.get("class_name")
+    if isinstance(name, str) and "config" in config and not config.get("module"):
+        registered = config.get("registered_name") or name
+        known = keras.saving.get_registered_object(registered) is not None
+        return {
+            **config,
+            "module": None if known else _module_of(name, key, config["config"]),
+            "registered_name": registered if known else None,
+        }
+    return config
+
+
+def _module_of(name: str, key: str, config: Any) -> str | None:
+    for ending in ("initializer", "regularizer", "constraint"):
+        if key.endswith(ending):
+            return f"keras.{ending}s"
+    if name.startswith("__"):
+        return None
+    if key == "dtype":
+        return "keras"
+    if name in ("Functional", "Sequential"):
+        return f"keras.src.models.{name.lower()}"
+    operations = [
+        module
+        for module in (ops.core, ops.image, ops.linalg, ops.math, ops.nn, ops.numpy)
+        if isinstance(vars(module).get(name), type)
+    ]
+    # The sum of two tensors and the layer that adds have one name; only layers can be trained.
+    if operations and "trainable" not in config:
+        return operations[0].__name__
+    return "keras.layers"
+
+
+@contextlib.contextmanager
+def planned(config: Config, trust: bool, source: str) -> Iterator[keras.Model]:
+    """A model whose weights have shapes and no memory; `allocate` gives it to them, within the block.
+
+    Only models of a class that is not Keras' own may take memory at once.
+
+    Args:
+        config: see `complete`.
+        trust: whether code in the config may run.
+        source: how errors call it.
+
+    Raises:
+        ValueError: it cannot be built.
+    """
+    waiting = global_state.get_global_attribute("uninitialized_variables", [])
+    global_state.set_global_attribute("uninitialized_variables", [])
+    try:
+        try:
+            with keras.StatelessScope(initialize_variables=False), ObjectSharingScope():
+                model = _built(config, trust, source)
+        except ValueError:
+            if keras.saving.get_registered_object(config.get("registered_name")) is None:
+                raise
+            # A class that is not Keras' own may want values when it is made, as tasks of keras_hub do.
+            with ObjectSharingScope():
+                model = _built(config, trust, source)
+        yield model
+    finally:
+        # Those of a model that was refused must never be made: Keras would do so on the next occasion.
+        global_state.set_global_attribute("uninitialized_variables", waiting)
+
+
+allocate = initialize_all_variables
+
+
+def _built(config: Config, trust: bool, source: str) -> keras.Model:
+    try:
+        # Keras takes configs apart as it goes.
+        model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=not trust)
+    except Exception as error:
+        raise ValueError(
+            f"Keras cannot build what is stored. Received: {source}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"A file holds a model. Received: {source}, with a {type(model).__name__}.")
+    if not model.built:
+        raise ValueError(
+            f"A stored model knows the shape of its inputs. Received: {source}, which does not. Build the model in "
+            "Python, call it on an example, and use distill.load_weights."
+        )
+    return model

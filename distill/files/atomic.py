@@ -1,0 +1,45 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A draft that takes the place of `path` once it is written.
+
+    The draft lies in the same folder, so that a rename suffices, and has the same ending, which Keras goes by. Whatever
+    happens before the rename, an error, a full disk or a kill, leaves the file as it was; only a kill leaves the draft
+    too, a hidden file whose name ends in that of `path`.
+
+    Args:
+        path: the file; where it is a link, what it points at is replaced.
+
+    Yields:
+        Where to write.
+
+    Example:
+        >>> with replacing("result.json") as draft:
+        ...     draft.write_text("{}")
+    """
+    target = Path(os.path.realpath(path))
+    draft = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
+    try:
+        yield draft
+        _to_disk(draft)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    _to_disk(target.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

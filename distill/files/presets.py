@@ -1,0 +1,49 @@
+"""Folders that keras_hub wrote: `backbone.save_to_preset` and `task.save_to_preset`."""
+
+import contextlib
+from pathlib import Path
+
+import keras
+
+from distill.files import hdf5
+from distill.files.architectures import complete, planned
+from distill.files.fitting import fit, table
+from distill.files.parts import Parts, in_keras3
+from distill.files.safety import import_keras_hub, require_safe
+from distill.files.stored import parsed
+
+
+def load_preset(folder: Path, trust: bool) -> keras.Model:
+    """The task of a preset if it has one, or else its backbone.
+
+    Args:
+        folder: what `save_to_preset` wrote.
+        trust: whether code in it may run.
+
+    Raises:
+        ImportError: keras_hub is not installed.
+        ValueError: a file of it is damaged, carries code or declares more than it holds.
+    """
+    import_keras_hub(str(folder))
+    configs = {path.name: complete(parsed(path.read_bytes(), str(path))) for path in folder.glob("*.json")}
+    if not trust:
+        for name, config in configs.items():
+            require_safe(config, str(folder / name))
+    found: Parts = {}
+    with contextlib.ExitStack() as stack:
+        for path in sorted(folder.glob("*.h5")):
+            file = stack.enter_context(hdf5.opened(path, str(path)))
+            if not path.name.startswith(
+                "task."
+            ):  # which holds the head alone; a large backbone comes in several files
+                for place, part in hdf5.keras3_parts(file).items():
+                    known = found.get(place, part)
+                    found[place] = part._replace(weights={**known.weights, **part.weights})
+        with planned(configs["config.json"], trust, str(folder)) as backbone:
+            _, differences = fit(in_keras3(backbone), found)
+    if differences:
+        raise ValueError(
+            f"A preset's weights fit its backbone. Received: {folder}, where they differ:\n{table(differences)}"
+        )
+    kind = configs["task.json" if "task.json" in configs else "config.json"]
+    return keras.saving.get_registered_object(kind["registered_name"]).from_preset(str(folder))

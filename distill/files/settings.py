@@ -1,0 +1,131 @@
+"""What two architectures do differently where their weights have the same shapes."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from distill.files.fitting import Difference
+from distill.files.legacy import Config
+
+# What changes no answer of a trained model, or goes by other names in other versions.
+_IRRELEVANT = (
+    "name",
+    "trainable",
+    "dtype",
+    "rate",
+    "momentum",
+    "seed",
+    "stateful",
+    "unroll",
+    "quantization_config",
+)
+_IN_TRAINING = ("initializer", "regularizer", "constraint", "_clipping", "_momentum")
+
+_OTHER_NAMES = {"swish": "silu", "hard_swish": "hard_silu"}
+
+
+class _Layer(NamedTuple):
+    name: str
+    kind: str
+    settings: dict[str, Any]
+    inputs: list[str] | None
+
+
+def setting_differences(expected: Config, found: Config) -> list[Difference]:
+    """Layers of another kind, settings of another value, and layers that are called on others.
+
+    Args:
+        expected: config of a model, see `architectures.complete`.
+        found: of the model in a file; settings that only one of them knows are passed by, as versions of Keras
+            have other ones.
+
+    Returns:
+        Nothing where the two are of one architecture, or where the layers of one cannot be known.
+    """
+    ours, theirs = list(_layers(expected)), list(_layers(found))
+    if not ours or not theirs:
+        return []
+    rows = []
+    by_name = {layer.name: layer for layer in theirs}
+    named = [(layer, by_name[layer.name]) for layer in ours if layer.name in by_name]
+    if len(ours) != len(theirs):
+        rows.append(Difference("(the model)", "layers", str(len(ours)), str(len(theirs))))
+    pairs = (
+        named if len(ours) != len(theirs) or len(named) == len(ours) else list(zip(ours, theirs, strict=True))
+    )
+    names = {there.name: here.name for here, there in pairs}
+    for here, there in pairs:
+        if here.kind != there.kind:
+            rows.append(Difference(here.name, "layer", here.kind, there.kind))
+            continue
+        rows += [
+            Difference(here.name, key, str(value), str(there.settings[key]))
+            for key, value in here.settings.items()
+            if key in there.settings and not _same(value, there.settings[key])
+        ]
+        if here.inputs is not None and there.inputs is not None:
+            inputs = [names.get(name, name) for name in there.inputs]
+            if inputs != here.inputs:
+                rows.append(Difference(here.name, "called on", ", ".join(here.inputs), ", ".join(inputs)))
+    return rows
+
+
+def _layers(config: Config, above: str = "") -> Iterator[_Layer]:
+    """The layers of a Sequential or Functional, those of models in it among them, inputs apart."""
+    layers = config["config"].get("layers", [])
+    entries = {layer["config"].get("name"): layer["class_name"] == "InputLayer" for layer in layers}
+    for layer in layers:
+        name = f"{above}{layer['config'].get('name')}"
+        if "layers" in layer["config"]:
+            yield from _layers(layer, f"{name}/")
+        elif layer["class_name"] != "InputLayer":
+            calls = layer.get("inbound_nodes")
+            inputs = (
+                None
+                if calls is None
+                else ["(an input)" if entries.get(n) else f"{above}{n}" for n in _sources(calls)]
+            )
+            yield _Layer(name, layer["class_name"], _relevant(layer["config"]), inputs)
+
+
+def _sources(calls: Any) -> Iterator[str]:
+    """Names of the layers whose outputs a layer is called on."""
+    if isinstance(calls, dict) and "keras_history" in calls:
+        yield calls["keras_history"][0]
+    elif isinstance(calls, dict | list):
+        for part in calls.values() if isinstance(calls, dict) else calls:
+            yield from _sources(part)
+
+
+def _relevant(config: Config) -> dict[str, Any]:
+    return {
+        key: _plain(key, value)
+        for key, value in config.items()
+        if key not in _IRRELEVANT and not key.endswith(_IN_TRAINING)
+    }
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A setting without what says where its class is from."""
+    if isinstance(value, dict) and "class_name" in value:
+        inner = value["config"]
+        if value["class_name"] == "function":
+            return _plain(key, inner)
+        return [value["class_name"], _relevant(inner) if isinstance(inner, dict) else inner]
+    return _OTHER_NAMES.get(value, value) if isinstance(value, str) else value
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_same(one[key], other[key]) for key in one.keys() & other.keys())
+    if isinstance(one, float) or isinstance(other, float):
+        return (
+            isinstance(one, float | int)
+            and isinstance(other, float | int)
+            and math.isclose(one, other, rel_tol=1e-6)
+        )
+    if isinstance(one, int) and isinstance(other, int) and (one < 0) != (other < 0):
+        return True  # an axis, counted from the front or the back
+    return one == other

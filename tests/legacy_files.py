@@ -1,0 +1,119 @@
+"""Writes models of Keras 2 (tf_keras) in every format that it knows; run as `python legacy_files.py FOLDER`.
+
+For each model NAME: NAME.h5, .keras, .json, .weights.h5, NAME_weights.h5, and NAME.npz with inputs (in_0, …)
+and outputs (out_0, …, and those of the model that distill made of it in memory, live_0, …).
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import tf_keras
+from tf_keras import layers
+
+import distill
+
+
+def sequential():
+    stack = [layers.Dense(8, "relu", input_shape=(6,)), layers.BatchNormalization(), layers.Dropout(0.5)]
+    return tf_keras.Sequential([*stack, layers.Dense(3, "softmax")])
+
+
+def deferred():
+    model = tf_keras.Sequential([layers.Dense(5, "tanh"), layers.Dense(3)])
+    model(np.zeros((2, 6), "float32"))
+    return model
+
+
+def convolutional():
+    inputs = tf_keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="stem/conv")(inputs)
+    x = shortcut = layers.ReLU(6.0)(layers.BatchNormalization(name="stem/norm")(x))
+    x = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.LeakyReLU(alpha=0.2)(layers.BatchNormalization()(x))
+    x = layers.SeparableConv2D(6, 3, padding="same", activation="swish")(x)
+    x = layers.Add()([x, shortcut])
+    x = layers.Conv2DTranspose(4, 2, strides=2)(layers.MaxPooling2D()(x))
+    x = layers.GlobalAveragePooling2D()(layers.ZeroPadding2D()(x))
+    return tf_keras.Model(inputs, layers.Dense(3, "softmax", name="predictions")(x))
+
+
+def recurrent():
+    inputs = tf_keras.Input((7,), dtype="int32")
+    x = layers.Embedding(20, 4, mask_zero=True)(inputs)
+    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True))(x)
+    x = layers.GRU(5, return_sequences=True)(x)
+    x = layers.TimeDistributed(layers.Dense(4, "tanh"))(x)
+    x, *state = layers.LSTM(4, recurrent_activation="hard_sigmoid", return_sequences=True, return_state=True)(
+        x
+    )
+    x = layers.LSTM(4, return_sequences=True)(x, initial_state=state)
+    x = layers.GRU(4, return_sequences=True, reset_after=False)(x)
+    return tf_keras.Model(inputs, layers.Dense(2, "sigmoid")(layers.SimpleRNN(3)(x)))
+
+
+def nested():
+    part = tf_keras.Input((6,))
+    hidden = layers.BatchNormalization()(layers.Dense(6, "relu")(part))
+    base = tf_keras.Model(part, layers.BatchNormalization()(layers.Dense(6)(hidden)), name="base")
+    base.trainable = False
+    inner = tf_keras.Sequential([layers.Dense(4, "relu", input_shape=(6,)), layers.BatchNormalization()])
+    inputs = tf_keras.Input((6,))
+    model = tf_keras.Sequential([inner, layers.Dense(4, name="wide")], name="outer")
+    return tf_keras.Model(inputs, layers.Dense(3)(model(base(inputs))))
+
+
+def shared():
+    """A layer called twice, two inputs and two outputs, and twins of one shape that were made in another order."""
+    left, right = tf_keras.Input((6,), name="left"), tf_keras.Input((6,), name="right")
+    both = layers.Dense(6, "relu", name="both")
+    late, early = layers.Dense(6, name="zulu"), layers.Dense(6, name="alpha")
+    a, b = early(both(left)), late(both(right))
+    difference = layers.Subtract()([a, b])
+    return tf_keras.Model(
+        [left, right], [layers.Dense(3, name="first")(difference), layers.Dense(3, name="second")(b)]
+    )
+
+
+def attention():
+    inputs = tf_keras.Input((5, 8))
+    x = layers.MultiHeadAttention(2, 4)(inputs, inputs)
+    x = layers.LayerNormalization(epsilon=1e-6)(layers.Add()([x, inputs]))
+    return tf_keras.Model(inputs, layers.Dense(3, "softmax")(layers.Flatten()(layers.PReLU()(x))))
+
+
+MODELS = (sequential, deferred, convolutional, recurrent, nested, shared, attention)
+
+
+def main(folder):
+    """Writes all models, with weights that are all different."""
+    rng = np.random.default_rng(0)
+    for make in MODELS:
+        name, model = make.__name__, make()
+        for weight in model.weights:
+            low = 0.5 if "variance" in weight.name else -0.5
+            weight.assign(rng.uniform(low, low + 1.0, weight.shape))
+        inputs = [
+            rng.integers(1, 20, (4, *shape[1:])) if name == "recurrent" else rng.normal(size=(4, *shape[1:]))
+            for shape in ([model.input_shape] if isinstance(model.input_shape, tuple) else model.input_shape)
+        ]
+        inputs = [x.astype("int32" if name == "recurrent" else "float32") for x in inputs]
+        outputs = model(inputs[0] if len(inputs) == 1 else inputs)
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        live = distill.load_model(model)(inputs[0] if len(inputs) == 1 else inputs)
+        live = live if isinstance(live, list) else [live]
+        named = {"in": inputs, "out": outputs, "live": live}
+        arrays = {f"{key}_{i}": array for key, listed in named.items() for i, array in enumerate(listed)}
+        np.savez(folder / f"{name}.npz", **arrays)
+        model.compile("adam", "mse")
+        for ending in (".h5", ".keras"):
+            model.save(folder / f"{name}{ending}")
+        for ending in ("_weights.h5", ".weights.h5"):
+            model.save_weights(folder / f"{name}{ending}")
+        (folder / f"{name}.json").write_text(model.to_json())
+        if name in ("sequential", "shared"):
+            model.save(folder / f"{name}_saved_model", save_format="tf")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

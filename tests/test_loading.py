@@ -1,0 +1,410 @@
+"""Models of every writer and format, loaded: what they answer is what they answered there."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from backend import only_on
+from conftest import dense_net
+from keras import layers, ops
+
+import distill
+from distill.files import InferenceOnly
+
+KERAS2 = ("sequential", "deferred", "convolutional", "recurrent", "nested", "shared", "attention")
+WRITER = Path(__file__).with_name("legacy_files.py")
+
+
+@pytest.fixture(scope="module")
+def keras2(tmp_path_factory):
+    """A folder of files that tf_keras wrote in a process of its own."""
+    folder = tmp_path_factory.mktemp("keras2")
+    environment = {**os.environ, "PYTHONPATH": str(WRITER.parents[1]), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(WRITER), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-600:]
+    return folder
+
+
+def answers(model, inputs):
+    outputs = model(inputs[0] if len(inputs) == 1 else inputs, training=False)
+    return [ops.convert_to_numpy(y) for y in (outputs if isinstance(outputs, list) else [outputs])]
+
+
+def arrays(folder, name, kind):
+    stored = np.load(folder / f"{name}.npz")
+    return [stored[key] for key in sorted(stored) if key.startswith(kind)]
+
+
+@pytest.mark.parametrize("form", [".h5", ".keras", "_weights.h5", ".weights.h5"])
+@pytest.mark.parametrize("name", KERAS2)
+def test_a_model_of_keras_2(keras2, name, form):
+    if "weights" in form:
+        model = distill.load_model(keras2 / f"{name}.json", weights=keras2 / f"{name}{form}")
+    else:
+        model = distill.load_model(keras2 / f"{name}{form}")
+    assert isinstance(model, keras.Model)
+    assert not model.compiled
+    expected = arrays(keras2, name, "out")
+    assert all(y.std(axis=0).min() > 1e-5 for y in expected)
+    for y, y_there in zip(answers(model, arrays(keras2, name, "in")), expected, strict=True):
+        np.testing.assert_allclose(y, y_there, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", KERAS2)
+def test_a_tf_keras_model_in_memory(keras2, name):
+    for y, y_there in zip(arrays(keras2, name, "live"), arrays(keras2, name, "out"), strict=True):
+        np.testing.assert_allclose(y, y_there, rtol=0, atol=1e-6)
+
+
+def test_what_a_model_of_keras_2_becomes(keras2, tmp_path):
+    model = distill.load_model(keras2 / "nested.h5")
+    assert not model.get_layer("base").trainable
+    assert model.get_layer("outer").trainable
+    convolutional = distill.load_model(keras2 / "convolutional.keras")
+    assert {"stem_conv", "stem_norm"} <= {layer.name for layer in convolutional.layers}
+    recurrent = distill.load_model(keras2 / "recurrent.h5")
+    distill.save_model(recurrent, tmp_path / "again.keras")
+    again = distill.load_model(tmp_path / "again.keras")
+    inputs = arrays(keras2, "recurrent", "in")
+    np.testing.assert_array_equal(*answers(recurrent, inputs), *answers(again, inputs))
+
+
+def test_a_teacher_of_keras_2_is_read_before_its_softmax(keras2, batch):
+    teacher = distill.load_model(keras2 / "sequential.h5")
+    student = dense_net(4)
+    distiller = distill.Distiller(
+        teacher, student, distill.SoftTargets(2.0), student_loss_weight=0
+    )  # no from_logits
+    distiller.compile("sgd")
+    logs = distiller.train_on_batch(batch[0], return_dict=True)
+    assert logs["soft_targets"] > 0
+
+
+# Formats of before tf_keras, whose writers run on no Python that still lives: by hand, after files that they left.
+
+
+def old_file(path, config, layers_, version="2.1.6"):
+    """A whole model as Keras 2.1 wrote it: text as bytes, shapes with the first layer, names in attributes."""
+    with h5py.File(path, "w") as file:
+        file.attrs["keras_version"] = version.encode()
+        file.attrs["backend"] = b"tensorflow"
+        file.attrs["model_config"] = json.dumps(config).encode()
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = [name.encode() for name in layers_]
+        for name, weights in layers_.items():
+            inner = group.create_group(name)
+            inner.attrs["weight_names"] = [f"{name}/{key}:0".encode() for key in weights]
+            for key, value in weights.items():
+                inner[f"{name}/{key}:0"] = value
+
+
+def test_a_sequential_of_keras_2_1(tmp_path):
+    rng = np.random.default_rng(0)
+    uniform = {
+        "class_name": "VarianceScaling",
+        "config": {"scale": 1.0, "mode": "fan_avg", "distribution": "uniform", "seed": None},
+    }
+    gru = {"name": "gru_1", "trainable": True, "batch_input_shape": [None, 5, 3], "dtype": "float32"}
+    gru |= {"return_sequences": False, "return_state": False, "go_backwards": False, "stateful": False}
+    gru |= {"unroll": False, "implementation": 0, "units": 2, "activation": "tanh", "use_bias": True}
+    gru |= {"recurrent_activation": "hard_sigmoid", "kernel_initializer": uniform, "dropout": 0.0}
+    dense = {"name": "dense_1", "trainable": True, "units": 2, "activation": "softmax", "use_bias": True}
+    config = [{"class_name": "GRU", "config": gru}, {"class_name": "Dense", "config": dense}]
+    kernel, recurrent = rng.normal(size=(3, 6)), rng.normal(size=(2, 6))
+    bias, head = rng.normal(size=6), rng.normal(size=(2, 2))
+    stored = {
+        "gru_1": {"kernel": kernel, "recurrent_kernel": recurrent, "bias": bias},
+        "dense_1": {"kernel": head, "bias": np.zeros(2)},
+    }
+    old_file(tmp_path / "old.h5", {"class_name": "Sequential", "config": config}, stored)
+
+    x = rng.normal(size=(4, 5, 3))
+    state = np.zeros((4, 2))
+    for step in x.transpose(1, 0, 2):  # as Keras 2.1 computed it
+        inputs = np.split(step @ kernel + bias, 3, axis=-1)
+        update, reset = (
+            np.clip(0.2 * (i + state @ recurrent[:, k : k + 2]) + 0.5, 0, 1)
+            for i, k in zip(inputs, (0, 2), strict=False)
+        )
+        candidate = np.tanh(inputs[2] + (reset * state) @ recurrent[:, 4:])
+        state = update * state + (1 - update) * candidate
+    expected = np.exp(state @ head) / np.exp(state @ head).sum(axis=-1, keepdims=True)
+    (y,) = answers(distill.load_model(tmp_path / "old.h5"), [x.astype("float32")])
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6)
+
+
+def test_a_stack_on_a_model_of_keras_2_1(tmp_path):
+    one = {"units": 3, "activation": "relu"}
+    inside = {
+        "name": "base",
+        "layers": [
+            {
+                "name": "in",
+                "class_name": "InputLayer",
+                "config": {"name": "in", "batch_input_shape": [None, 2]},
+                "inbound_nodes": [],
+            },
+            {
+                "name": "d",
+                "class_name": "Dense",
+                "config": {"name": "d", **one},
+                "inbound_nodes": [[["in", 0, 0, {}]]],
+            },
+        ],
+        "input_layers": [["in", 0, 0]],
+        "output_layers": [["d", 0, 0]],
+    }
+    stack = [
+        {"class_name": "Model", "config": inside},
+        {"class_name": "Dense", "config": {"name": "e", "units": 1}},
+    ]
+    kernel, head = np.arange(6.0).reshape(2, 3), np.ones((3, 1))
+    stored = {
+        "base": {"kernel": kernel, "bias": np.ones(3)},
+        "e": {"kernel": head, "bias": np.zeros(1)},
+    }
+    old_file(tmp_path / "old.h5", {"class_name": "Sequential", "config": stack}, stored, "2.2.2")
+    (y,) = answers(distill.load_model(tmp_path / "old.h5"), [np.ones((1, 2), "float32")])
+    assert y == kernel.sum() + 3
+
+
+def test_what_keras_3_has_no_word_for(tmp_path):
+    layer = {"class_name": "LSTM", "config": {"units": 2, "time_major": True, "batch_input_shape": [1, 2, 3]}}
+    old_file(tmp_path / "old.h5", {"class_name": "Sequential", "config": [layer]}, {})
+    with pytest.raises(ValueError, match="Keras 3 has no time_major for a LSTM. Received: time_major=True"):
+        distill.load_model(tmp_path / "old.h5")
+    layer = {
+        "class_name": "TFOpLambda",
+        "config": {"name": "add", "function": "math.add", "batch_input_shape": [1, 2]},
+    }
+    old_file(tmp_path / "raw.h5", {"class_name": "Sequential", "config": [layer]}, {}, "2.15.0")
+    with pytest.raises(
+        ValueError, match="a model that only TensorFlow knows how to run is taken as a SavedModel"
+    ):
+        distill.load_model(tmp_path / "raw.h5")
+
+
+# Keras 3
+
+
+@keras.saving.register_keras_serializable("test_loading")
+class Scale(layers.Layer):
+    """A registered layer."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+def rich_net():
+    """Shared and nested layers, raw operations, statistics, and a layer of the user's."""
+    inputs = keras.Input((6,))
+    shared = layers.Dense(6, "relu")
+    x = Scale()(shared(shared(layers.Normalization(mean=np.arange(6.0), variance=np.ones(6))(inputs))))
+    x = ops.concatenate([x, keras.Sequential([layers.Dense(4), layers.BatchNormalization()])(x)], axis=-1)
+    x = layers.Reshape((5, 2))(x)
+    x = layers.Bidirectional(layers.GRU(3, stateful=False), merge_mode="sum")(x)
+    model = keras.Model(inputs, layers.Dense(3, "softmax")(layers.Dropout(0.5)(ops.relu(x) + x)))
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.uniform(0.2, 0.8, w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("form", ["model.keras", "model.h5", "unpacked", "model.json", "renamed"])
+def test_a_model_of_keras_3(tmp_path, batch, form):
+    model = rich_net()
+    model.compile("adam", "mse")
+    weights = None
+    if form == "unpacked":
+        keras.saving.save_model(model, tmp_path / form, zipped=False)
+    elif form == "model.json":
+        (tmp_path / form).write_text(model.to_json())
+        weights = tmp_path / "w.weights.h5"
+        model.save_weights(weights)
+    elif form == "renamed":  # an ending is no proof
+        model.save(tmp_path / "model.h5")
+        (tmp_path / "model.h5").rename(tmp_path / form)
+    else:
+        model.save(tmp_path / form)
+    loaded = distill.load_model(tmp_path / form, weights=weights)
+    np.testing.assert_array_equal(*answers(model, [batch[0]]), *answers(loaded, [batch[0]]))
+    assert [w.dtype for w in loaded.weights] == [w.dtype for w in model.weights]
+    assert not loaded.compiled
+
+
+def test_words_and_precision_come_along(tmp_path):
+    inputs = keras.Input((1,), dtype="string")
+    words = layers.StringLookup(vocabulary=["ab", "cd"])(inputs)
+    model = keras.Model(inputs, layers.Embedding(4, 2, dtype="mixed_bfloat16")(words))
+    model.save(tmp_path / "words.keras")
+    loaded = distill.load_model(tmp_path / "words.keras")
+    x = ops.convert_to_tensor([["cd"], ["ef"]])
+    np.testing.assert_array_equal(*answers(model, [x]), *answers(loaded, [x]))
+    half = keras.Sequential([keras.Input((3,)), layers.Dense(2, dtype="bfloat16")])
+    half.save(tmp_path / "half.keras")
+    loaded = distill.load_model(tmp_path / "half.keras")
+    np.testing.assert_array_equal(half.get_weights()[0], loaded.get_weights()[0])
+
+
+def test_layers_of_ones_own_are_named_by_the_caller(tmp_path, batch):
+    class Double(layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    model = keras.Sequential([keras.Input((6,)), Double(), layers.Dense(2)])
+    for name in ("own.keras", "own.h5"):
+        model.save(tmp_path / name)
+        with pytest.raises(ValueError, match="pass custom_objects=\\{'?Double'?: Double\\}"):
+            distill.load_model(tmp_path / name)
+        loaded = distill.load_model(tmp_path / name, custom_objects={"Double": Double})
+        assert type(loaded.layers[0]) is Double
+        np.testing.assert_array_equal(*answers(model, [batch[0]]), *answers(loaded, [batch[0]]))
+
+
+def test_a_loaded_model_trains_and_takes_no_memory_twice(tmp_path, batch):
+    dense_net(8).save(tmp_path / "m.keras")
+    loaded = distill.load_model(tmp_path / "m.keras")
+    loaded.compile("sgd", "sparse_categorical_crossentropy")
+    before = loaded.get_weights()[0]
+    loaded.fit(*batch, verbose=0)
+    assert np.abs(loaded.get_weights()[0] - before).max() > 0
+
+
+# What can only be run
+
+
+@only_on("tensorflow", reason="a SavedModel is TensorFlow's")
+def test_a_saved_model_of_keras_3(tmp_path, batch):
+    model = dense_net(8, batch_norm=True)
+    model.export(tmp_path / "saved", verbose=False)
+    with pytest.raises(ValueError, match="a TensorFlow program"):
+        distill.load_model(tmp_path / "saved")
+    loaded = distill.load_model(tmp_path / "saved", trust=True)
+    assert isinstance(loaded, InferenceOnly)
+    assert loaded.call_endpoint == "serve"
+    assert not loaded.trainable_weights
+    named = distill.load_model(tmp_path / "saved", trust=True, endpoint="serving_default")
+    for run in (loaded, named):
+        np.testing.assert_allclose(*answers(run, [batch[0]]), *answers(model, [batch[0]]), rtol=0, atol=1e-6)
+    distiller = distill.Distiller(
+        loaded, dense_net(4), distill.SoftTargets(2.0), from_logits=(False, None), student_loss_weight=0
+    )
+    distiller.compile("sgd")
+    untouched = [ops.convert_to_numpy(w) for w in loaded.weights]
+    assert distiller.train_on_batch(batch[0], return_dict=True)["soft_targets"] > 0
+    assert all(
+        np.array_equal(w, ops.convert_to_numpy(v)) for w, v in zip(untouched, loaded.weights, strict=True)
+    )
+
+
+@only_on("tensorflow", reason="a SavedModel is TensorFlow's")
+def test_a_saved_model_of_keras_2(keras2):
+    loaded = distill.load_model(keras2 / "sequential_saved_model", trust=True)
+    assert loaded.call_endpoint == "serving_default"
+    (y,) = answers(loaded, arrays(keras2, "sequential", "in"))
+    np.testing.assert_allclose(y, *arrays(keras2, "sequential", "out"), rtol=0, atol=1e-6)
+    several = distill.load_model(keras2 / "shared_saved_model", trust=True)
+    outputs = several(dict(zip(("left", "right"), arrays(keras2, "shared", "in"), strict=True)))
+    for name, expected in zip(("first", "second"), arrays(keras2, "shared", "out"), strict=True):
+        np.testing.assert_allclose(outputs[name], expected, rtol=0, atol=1e-6)
+
+
+@only_on("tensorflow", reason="a SavedModel is TensorFlow's")
+def test_a_saved_model_of_other_functions_has_one_named(tmp_path):
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.f = tf.function(lambda x: 2 * x, [tf.TensorSpec((None,))])
+    tf.saved_model.save(module, tmp_path / "two", signatures={"a": module.f, "b": module.f})
+    with pytest.raises(ValueError, match="\\['a', 'b'\\]; pass endpoint="):
+        distill.load_model(tmp_path / "two", trust=True)
+    assert distill.load_model(tmp_path / "two", trust=True, endpoint="b")(np.ones(1, "float32")) == [2]
+    with pytest.raises(ValueError, match="Available endpoints"):
+        distill.load_model(tmp_path / "two", trust=True, endpoint="c")
+
+
+def test_a_preset_of_keras_hub(tmp_path):
+    import keras_hub
+
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=20,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=4,
+        intermediate_dim=6,
+        max_sequence_length=8,
+    )
+    task = keras_hub.models.BertTextClassifier(backbone, num_classes=3, preprocessor=None)
+    task.save_to_preset(tmp_path / "task")
+    backbone.save_to_preset(tmp_path / "backbone")
+    task.save(tmp_path / "task.keras")
+    shape = (2, 8)
+    inputs = {"token_ids": np.arange(16).reshape(shape), "segment_ids": np.zeros(shape, int)}
+    inputs["padding_mask"] = np.ones(shape, int)
+    for name, model in (("task", task), ("backbone", backbone), ("task.keras", task)):
+        loaded = distill.load_model(tmp_path / name)
+        assert type(loaded) is type(model)
+        for y, expected in zip(
+            keras.tree.flatten(loaded(inputs)), keras.tree.flatten(model(inputs)), strict=True
+        ):
+            np.testing.assert_array_equal(y, expected)
+    shutil.copy(tmp_path / "task" / "task.weights.h5", tmp_path / "backbone" / "model.weights.h5")
+    with pytest.raises(ValueError, match="A preset's weights fit its backbone"):
+        distill.load_model(tmp_path / "backbone")
+
+
+# What is trusted
+
+
+def test_code_runs_where_it_is_trusted(tmp_path, batch):
+    model = keras.Sequential([keras.Input((6,)), layers.Lambda(lambda x: 3 * x), layers.Dense(2)])
+    for name in ("code.keras", "code.h5"):
+        model.save(tmp_path / name)
+        loaded = distill.load_model(tmp_path / name, trust=True)
+        np.testing.assert_array_equal(*answers(model, [batch[0]]), *answers(loaded, [batch[0]]))
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(dense_net(2)))
+    assert isinstance(distill.load_model(tmp_path / "model.pickle", trust=True), keras.Model)
+    (tmp_path / "other.pickle").write_bytes(pickle.dumps([1]))
+    with pytest.raises(ValueError, match="a list"):
+        distill.load_model(tmp_path / "other.pickle", trust=True)
+
+
+# What is asked wrongly
+
+
+def test_halves_of_a_model_say_what_is_missing(tmp_path):
+    model = dense_net(2)
+    model.save_weights(tmp_path / "w.weights.h5")
+    (tmp_path / "m.json").write_text(model.to_json())
+    with pytest.raises(ValueError, match="Weights need an architecture"):
+        distill.load_model(tmp_path / "w.weights.h5")
+    with pytest.raises(ValueError, match="A trained model has weights"):
+        distill.load_model(tmp_path / "m.json")
+    with pytest.raises(ValueError, match="from a path, or from a tf_keras model"):
+        distill.load_model(model)
+    dense_net(3).save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(ValueError, match="fit its architecture") as caught:
+        distill.load_model(tmp_path / "m.json", weights=tmp_path / "other.weights.h5")
+    assert "hidden  kernel  (6, 2)    (6, 3)" in str(caught.value)
+
+
+def test_an_archive_of_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(ValueError, match="a zip archive of \\['readme.txt'\\]"):
+        distill.load_model(tmp_path / "a.keras")
+    (tmp_path / "m.txt").write_text("hello")
+    with pytest.raises(ValueError, match="which begins with b'hello'"):
+        distill.load_model(tmp_path / "m.txt")
