@@ -15,6 +15,7 @@ import numpy as np
 # Keras exports no name for it.
 from keras.src.export.export_utils import get_input_signature
 
+from distill.files.atomic import replacing
 from distill.graphs import functional_of
 from distill.quantization import is_quantized, without_rounded_kernels
 
@@ -117,6 +118,10 @@ def _check_precision(model: keras.Model, path: Path, precision: Any, examples: A
 def _replacing(path: Path) -> Iterator[Path]:
     """A draft of a file or folder that takes the place of `path` once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix:
+        with replacing(path) as draft:
+            yield draft
+        return
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder, path.name)
         yield draft

@@ -65,6 +65,7 @@ def html(study: Study, first: Sequence[str] = ()) -> str:
         grid(tables.scores(study)),
         f'<p class="protocol">{tables.PROTOCOL}</p>',
         grid(tables.costs(study)),
+        *(f"<h2>{escaped(one.title)}</h2>{grid(one)}" for one in tables.shipped(study)),
     ]
     if judged:
         parts += [

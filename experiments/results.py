@@ -121,6 +121,7 @@ class Study:
         comparisons: names of baseline and arm.
         tuning: what was tried on dev, arm by arm.
         latency_ms: arm to "median", "low" and "high"; not every arm need be timed.
+        litert_bytes: arm to the size of its LiteRT file; empty where none was written.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Study:
     comparisons: tuple[tuple[str, str], ...]
     tuning: tuple[Tuning, ...]
     latency_ms: dict[str, dict[str, float]]
+    litert_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
@@ -229,6 +231,7 @@ def read(study_dir: str | Path) -> Study:
                 arm: {key: float(times[key]) for key in ("median", "low", "high")}
                 for arm, times in raw["latency_ms"].items()
             },
+            litert_bytes={arm: int(size) for arm, size in raw.get("litert_bytes", {}).items()},
         )
         seeds = {arm.name: [cell.seed for cell in arm.cells] for arm in study.arms}
         for baseline, arm in study.comparisons:

@@ -42,6 +42,7 @@ class Training:
             magnitude, over all kernels, little by little in the first half of the training.
         macs: below 1, the network starts as the teacher without channels, and this share of its multiply-adds is left.
         layers: how many residual blocks of the teacher are left out, above 0 in a network that starts as the teacher.
+        int8_of: the cell whose network is written in int8 in place of a training; all else is as it was there.
     """
 
     dataset: str
@@ -58,6 +59,7 @@ class Training:
     sparsity: float = 0.0
     macs: float = 1.0
     layers: int = 0
+    int8_of: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,6 +71,27 @@ def costs(study: Study) -> Grid:
     return _grid(study, "Cost of one example", _COSTS)
 
 
+def shipped(study: Study) -> list[Grid]:
+    """What a phone gets of each arm whose LiteRT file was written, against the first one; nothing if none was."""
+    names = [arm.name for arm in study.arms if arm.name in study.litert_bytes]
+    if not names:
+        return []
+    size, time = study.litert_bytes[names[0]], study.latency_ms[names[0]]["median"]
+    rows = [
+        (
+            name,
+            _score(ACCURACY)(study, study.arm(name)),
+            f"{_three(study.litert_bytes[name] / 1000)} kB",
+            f"{size / study.litert_bytes[name]:.1f}",
+            _latency(study, study.arm(name)),
+            f"{time / study.latency_ms[name]['median']:.1f}",
+        )
+        for name in names
+    ]
+    headings = ("arm", "accuracy %", "file", "times\nsmaller", "one example (quartiles)", "times\nfaster")
+    return [Grid("What a phone gets: LiteRT files, one thread", headings, tuple(rows))]
+
+
 def comparisons(study: Study) -> Grid:
     """The paired comparisons on test accuracy, with what the dev-selected epochs say beside them."""
     rows = [
@@ -147,7 +168,7 @@ def table(study: Study) -> rich.console.Group:
         A rich renderable.
     """
     lines = [study.title, study.question, "", *remarks(study), *map(": ".join, map(verdict, judge(study)))]
-    grids = (scores(study), costs(study), comparisons(study))
+    grids = (scores(study), costs(study), *shipped(study), comparisons(study))
     notes = ("", PROTOCOL, TEST)
     # Text, not str: a bracket from a file is no markup.
     return rich.console.Group(*map(rich.text.Text, lines), *map(terminal, grids), *map(rich.text.Text, notes))
@@ -168,6 +189,7 @@ def markdown(study: Study) -> str:
         "\n".join(f"- **{_escaped(words)}**: {numbers}" for words, numbers in map(verdict, judge(study))),
         _markdown(scores(study)),
         _markdown(costs(study)),
+        *map(_markdown, shipped(study)),
         _markdown(comparisons(study)),
         f"{PROTOCOL} {TEST}",
         # An indented block needs no escaping.

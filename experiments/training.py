@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 import distill
 from distill import data, pruning
+from distill.runtimes import Exported
 from experiments import cells
 from experiments.runner import Cell
 from experiments.settings import Network, Surroundings, Training
+
+RANGES = 300  # training images that an int8 file's ranges are measured on
 
 
 def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
@@ -33,6 +36,8 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     teacher = None
     if config.teacher is not None:
         teacher = keras.models.load_model(directory.parent / config.teacher / "teacher.keras")
+    if config.int8_of is not None:
+        return _int8(directory.parent / config.int8_of, teacher, train[0][:RANGES], dev, test, directory)
 
     # A worker runs many cells: without this each one is slower than the one before.
     keras.backend.clear_session()
@@ -77,6 +82,29 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         callbacks=callbacks,
         first_epoch=ramp if config.sparsity else 0,
     )
+
+
+def _int8(
+    source: Path,
+    teacher: keras.Model | None,
+    examples: NDArray[np.float32],
+    dev: cells.Examples,
+    test: cells.Examples,
+    directory: Path,
+) -> dict[str, Any]:
+    """A finished cell's network as an int8 file, measured in LiteRT; nothing is trained."""
+    network = keras.models.load_model(source / ("teacher.keras" if teacher is None else "student.keras"))
+    file = distill.export(network, directory / "int8.tflite", precision="int8", examples=examples)
+    exported = Exported(file)
+    # Of a teacher: whether it agrees with what it was.
+    scores = cells.measure(lambda x, training: exported.predict(x), teacher or network, dev, test)
+    (directory / "metrics.jsonl").touch()
+    return {
+        "epochs": 0,
+        "selected_epoch": 0,
+        **{split: {"last": scores[split], "selected": scores[split]} for split in ("dev", "test")},
+        "cost": cells.costs(network, file),
+    }
 
 
 def _start(

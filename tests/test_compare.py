@@ -55,7 +55,7 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
     assert sorted(result["arm"] for result in results) == sorted(
         [
             *("teacher", "alone", "smoothing", "distilled", "pruned", "channels", "layers"),
-            *("few-alone", "few-hard", "few-soft"),
+            *("few-alone", "few-hard", "few-soft", "teacher-int8", "distilled-int8", "channels-int8"),
         ]
     )
     for result in results:
@@ -64,7 +64,17 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
     sizes = [result["cost"]["file_bytes"] for result in results if result["arm"] in SAME_SIZE]
     assert max(sizes) - min(sizes) < 300  # one network: only names differ, and no file holds an optimizer
     study = json.loads((study_dir / "study.json").read_text())
-    assert set(study["latency_ms"]) == {result["arm"] for result in results}
+    assert set(study["latency_ms"]) == set(study["litert_bytes"]) == {result["arm"] for result in results}
+    for arm in study["arms"]:
+        name = arm["name"]
+        if name.endswith("-int8"):
+            file = study_dir / arm["cells"][0] / "int8.tflite"
+            assert file.stat().st_size < 0.6 * study["litert_bytes"][name.removesuffix("-int8")]
+            agreement = json.loads((file.parent / "result.json").read_text())["test"]["last"]["agreement"]
+            assert agreement > 0.9 or name != "teacher-int8"
+        else:
+            file = study_dir / "litert" / f"{name}.tflite"
+        assert file.stat().st_size == study["litert_bytes"][name]
     (pruned,) = (result["cost"] for result in results if result["arm"] == "pruned")
     (teacher,) = (result["cost"] for result in results if result["arm"] == "teacher")
     assert pruned["parameters"] == teacher["parameters"]
@@ -79,6 +89,8 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
     assert str(study_dir / "report.html") in output.replace("\n", "")
     assert "<svg" in (study_dir / "report.html").read_text()
     for arm in study["arms"]:
+        if arm["name"].endswith("-int8"):
+            continue
         file = "teacher.keras" if arm["name"] == "teacher" else "student.keras"
         assert keras.models.load_model(study_dir / arm["cells"][0] / file).output_shape == (None, 10)
 

@@ -323,7 +323,7 @@ ALLOWED = {
     "rewriting": {"graphs"},
     "rounding": {"graphs", "quantized_layers", "rewriting"},
     "quantization": {"graphs", "quantized_layers", "rewriting", "rounding"},
-    "exporting": {"graphs", "quantization"},
+    "exporting": {"files.atomic", "graphs", "quantization"},
     "runtimes": set(),
     "export_check": {"cost", "exporting", "runtimes"},
     "tuning": set(),

@@ -431,6 +431,18 @@ def test_optional_parts_may_be_empty(tmp_path, changes):
     assert terminal(study, 100)
 
 
+def test_what_a_phone_gets_is_compared_with_the_first_file(tmp_path):
+    study = report.read(write_study(tmp_path, litert_bytes={"teacher": 400_000, "distilled": 30_000}))
+    (grid,) = tables.shipped(study)
+    assert [row[0] for row in grid.rows] == ["teacher", "distilled"]
+    assert grid.rows[0][2:] == ("400 kB", "1.0", "1.23 ms (1.10–1.50)", "1.0")
+    assert grid.rows[1][2:] == ("30.0 kB", "13.3", "12.4 µs (11.8–13.1)", "99.6")
+    assert grid.rows[1][1] == next(row[1] for row in tables.scores(study).rows if row[0] == "distilled")
+    for text in (report.html(study), report.markdown(study), terminal(study, 100)):
+        assert "What a phone gets" in text
+    assert tables.shipped(report.read(write_study(tmp_path / "none"))) == []
+
+
 def test_one_seed_one_epoch_and_unknown_costs(tmp_path):
     folder = write_study(tmp_path, seeds=1, epochs=1)
     for path in folder.glob("cells/*/result.json"):
