@@ -141,17 +141,18 @@ def test_what_changes_no_answer_is_no_difference(tmp_path):
 def test_layers_in_another_order_are_paired_by_name(tmp_path):
     def net(*order):
         inputs = keras.Input((4,))
-        made = {name: layers.Dense(4, name=name) for name in order}
-        return keras.Model(
-            inputs,
-            layers.Subtract()([layer(inputs) for layer in made.values()][:: 1 if order[0] == "a" else -1]),
-        )
+        return keras.Model(inputs, layers.Subtract()([layers.Dense(4, name=name)(inputs) for name in order]))
 
-    saved, model = net("a", "b"), net("b", "a")
+    saved = net("a", "b")
     for form in ("w.weights.h5", "m.h5"):
-        distill.load_weights(model, save(saved, tmp_path / form))
+        model = net("b", "a")
+        path = save(saved, tmp_path / form)
+        if form == "m.h5":  # which tells that the two subtract the other way around
+            assert "called on" in refused(model, path)
+            continue
+        distill.load_weights(model, path)
         x = np.ones((1, 4))
-        np.testing.assert_array_equal(saved(x), model(x))
+        np.testing.assert_array_equal(saved(x), -model(x))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -36,7 +36,7 @@ def making_sense(source: str) -> Iterator[None]:
     """Raises ValueError where a config proves to be of another form than Keras'."""
     try:
         yield
-    except (AttributeError, KeyError, IndexError, TypeError, RecursionError) as error:
+    except (AttributeError, KeyError, IndexError, RecursionError, StopIteration, TypeError) as error:
         raise ValueError(
             f"This architecture cannot be read. Received: {source}: {type(error).__name__}: {error}."
         ) from error

@@ -1,7 +1,7 @@
 """What two architectures do differently where their weights have the same shapes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any, NamedTuple
 
 from distill.files.fitting import Difference
@@ -31,13 +31,14 @@ class _Layer(NamedTuple):
     inputs: list[str] | None
 
 
-def setting_differences(expected: Config, found: Config) -> list[Difference]:
+def setting_differences(expected: Config, found: Config, named: Set[str | None]) -> list[Difference]:
     """Layers of another kind, settings of another value, and layers that are called on others.
 
     Args:
         expected: config of a model, see `architectures.complete`.
         found: of the model in a file; settings that only one of them knows are passed by, as versions of Keras
             have other ones.
+        named: layers whose weights were paired by name, and so are they; the others are paired by their order.
 
     Returns:
         Nothing where the two are of one architecture, or where the layers of one cannot be known.
@@ -46,13 +47,15 @@ def setting_differences(expected: Config, found: Config) -> list[Difference]:
     if not ours or not theirs:
         return []
     rows = []
-    by_name = {layer.name: layer for layer in theirs}
-    named = [(layer, by_name[layer.name]) for layer in ours if layer.name in by_name]
+    known = {layer.name: layer for layer in theirs}
     if len(ours) != len(theirs):
         rows.append(Difference("(the model)", "layers", str(len(ours)), str(len(theirs))))
-    pairs = (
-        named if len(ours) != len(theirs) or len(named) == len(ours) else list(zip(ours, theirs, strict=True))
-    )
+        pairs = [(layer, known[layer.name]) for layer in ours if layer.name in known]
+    else:
+        fixed = {name for name in known if not named.isdisjoint((name, name.split("/")[0]))}
+        fixed &= {layer.name for layer in ours}
+        rest = (layer for layer in theirs if layer.name not in fixed)
+        pairs = [(layer, known[layer.name] if layer.name in fixed else next(rest)) for layer in ours]
     names = {there.name: here.name for here, there in pairs}
     for here, there in pairs:
         if here.kind != there.kind:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Set
 from pathlib import Path
 
 import keras
@@ -48,17 +49,20 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str], *, partial: b
         if stored.parts is None:
             raise ValueError(f"An architecture has no weights. Received: {stored.source}, a file of JSON.")
         expected = (in_legacy if stored.legacy else in_keras3)(model)
-        settings = _setting_differences(model, stored)
+        pairs, differences = (fit_by_name if partial else fit)(expected, stored.parts)
+        named = {
+            expected[here].name
+            for here, there in pairs.items()
+            if expected[here].name == stored.parts[there].name
+        }
+        settings = _setting_differences(model, stored, named)
         if partial:
-            pairs, differences = fit_by_name(expected, stored.parts)
             others = [f"{row.layer}/" for row in settings]
             pairs = {
                 place: there
                 for place, there in pairs.items()
                 if not any(other.startswith(f"{expected[place].name}/") for other in others)
             }
-        else:
-            pairs, differences = fit(expected, stored.parts)
         differences = differences + settings
         if differences and not (partial and pairs):
             raise ValueError(
@@ -78,7 +82,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str], *, partial: b
     return Loaded(tuple(expected[place].name or model.name for place in pairs), tuple(differences))
 
 
-def _setting_differences(model: keras.Model, stored: Stored) -> list[Difference]:
+def _setting_differences(model: keras.Model, stored: Stored, named: Set[str | None]) -> list[Difference]:
     if stored.config is None:
         return []
     try:
@@ -86,4 +90,4 @@ def _setting_differences(model: keras.Model, stored: Stored) -> list[Difference]
     except NotImplementedError:
         return []  # a model whose class does not say what it is made of
     with making_sense(stored.source):
-        return setting_differences(complete(config), understood(stored))
+        return setting_differences(complete(config), understood(stored), named)
