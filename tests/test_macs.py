@@ -83,6 +83,7 @@ PLAIN = [
     layers.Resizing(8, 8),
     layers.RandomFlip(),
     layers.BatchNormalization(center=False, scale=False),
+    layers.BatchNormalization(scale=False),  # its call is another
     layers.GroupNormalization(2, center=False, scale=False),
     layers.LayerNormalization(),
     layers.RMSNormalization(),

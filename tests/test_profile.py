@@ -148,6 +148,25 @@ def test_a_weight_that_layers_share_is_the_first_ones():
     assert (row.parameters, row.macs) == (40, 3 * 4 * 10)
 
 
+class Around(layers.Layer):
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+def test_a_layer_that_two_others_hold_is_the_first_ones():
+    inner = layers.Dense(4, name="inner")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Around(inner, name="two")(Around(inner, name="one")(inputs)))
+    profile = cost.profile(model)
+    rows = [(row.name, row.parameters, row.macs) for row in profile.layers]
+    assert rows == [("one/inner", 20, 16), ("two/inner", 0, 16)]
+    assert profile.parameters == 20
+
+
 class Hidden(layers.Layer):
     """Keras cannot see what it does."""
 
