@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+import distill
 from distill import cost, pruning
 from distill.tables import aligned
 
@@ -29,6 +30,7 @@ class Inspect:
 
     Attributes:
         file: the model.
+        trust: whether code in the file may run.
         files: say how many bytes it takes as a `.keras` and a LiteRT file, plain and compressed.
         latency: time one example through LiteRT.
         threads: CPU threads for that.
@@ -36,6 +38,7 @@ class Inspect:
     """
 
     file: tyro.conf.Positional[Path]
+    trust: bool = False
     files: bool = False
     latency: bool = False
     threads: int = 1
@@ -47,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = tyro.cli(Inspect, args=arguments, prog="scripts/inspect", description=DESCRIPTION)
     console = Console()
     try:
-        model = load(options.file)
+        model = distill.load_model(options.file, trust=options.trust)
+        if not isinstance(model, keras.Model):
+            raise ValueError(
+                f"What is inspected has layers. Received: {options.file}, a SavedModel, which can only be run. "
+                "Inspect the model that it was exported from."
+            )
         runtimes = [cost.LiteRT(options.threads)] if options.latency else []
         profile = cost.profile(model, files=options.files, latency=runtimes)
         if options.plot is not None:
@@ -65,11 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text)
     print(f"\n{profile}")
     return 0
-
-
-def load(path: Path) -> keras.Model:
-    """The model in a file."""
-    return keras.models.load_model(path, compile=False)
 
 
 def weights(model: keras.Model) -> str:

@@ -54,3 +54,11 @@ def test_what_is_no_model_is_an_error(tmp_path, capsys):
     for name in ("torn.keras", "absent.keras"):
         assert inspection.main([str(tmp_path / name)]) == 1
         assert capsys.readouterr().out.startswith("error: ")
+
+
+def test_a_saved_model_has_no_layers_to_show(tmp_path, capsys):
+    keras.Sequential([keras.Input((4,)), layers.Dense(2)]).export(tmp_path / "saved", verbose=False)
+    assert inspection.main([str(tmp_path / "saved")]) == 1
+    assert "trust" in capsys.readouterr().out
+    assert inspection.main([str(tmp_path / "saved"), "--trust"]) == 1
+    assert "which can only be run" in " ".join(capsys.readouterr().out.split())
