@@ -55,7 +55,7 @@ class Compare:
         sparsity: share of zeros in the kernels of the pruned teacher; chosen by hand on dev.
         channels: share of its multiply-adds that the teacher keeps when channels are taken out of it; by default those
             of the student.
-        layers: how many of its residual blocks are left out of the teacher.
+        layers: how many residual blocks, or convolutions in them, are left out of the teacher.
         labels: how many training labels the low-label arms may see.
         low_temperature: of the soft targets that replace labels; chosen on dev.
         low_smoothing: label smoothing of the hard pseudo-labels; chosen on dev.
@@ -150,8 +150,9 @@ def student_arms(study: Compare) -> list[Arm]:
         Arm(
             "layers",
             FULL,
-            f"teacher without {study.layers} residual blocks, {learns}",
-            "The teacher itself without the blocks that it misses least; what is left learns from what it was.",
+            f"teacher without {study.layers} blocks or layers, {learns}",
+            "The teacher itself without the residual blocks, or convolutions in them, that it misses least; what is left "
+            "learns from what it was.",
             {**soft, "network": study.teacher, "layers": study.layers},
         ),
         Arm(
@@ -243,7 +244,7 @@ def _check(study: Compare) -> None:
         )
     if not 1 <= study.layers <= study.teacher.blocks:
         raise ValueError(
-            "Of the teacher's residual blocks one or more are left out. Received: "
+            "As many blocks or layers are left out as the teacher has residual blocks, or fewer. Received: "
             f"--layers {study.layers} of {study.teacher.blocks}."
         )
     if study.labels < 10:

@@ -41,7 +41,8 @@ class Training:
         sparsity: above 0, the network starts as the teacher, and this share of its kernels' weights is pruned by
             magnitude, over all kernels, little by little in the first half of the training.
         macs: below 1, the network starts as the teacher without channels, and this share of its multiply-adds is left.
-        layers: how many residual blocks of the teacher are left out, above 0 in a network that starts as the teacher.
+        layers: how many layers and residual blocks of the teacher are left out; above 0, the network starts as the
+            teacher without them.
         int8_of: the cell whose network is written in int8 in place of a training; all else is as it was there.
     """
 
