@@ -151,8 +151,8 @@ def student_arms(study: Compare) -> list[Arm]:
             "layers",
             FULL,
             f"teacher without {study.layers} blocks or layers, {learns}",
-            "The teacher itself without the residual blocks, or convolutions in them, that it misses least; what is left "
-            "learns from what it was.",
+            "The teacher itself without the residual blocks, or convolutions in them, that it misses least; what is "
+            "left learns from what it was.",
             {**soft, "network": study.teacher, "layers": study.layers},
         ),
         Arm(
