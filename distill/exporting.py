@@ -21,6 +21,7 @@ from distill.quantization import is_quantized, without_rounded_kernels
 
 Precision = Literal["float32", "float16", "dynamic_range", "int8", "int16x8"]
 LARGEST_FLOAT16 = 65504.0
+_INTEGERS = ("int8", "int16x8")
 
 
 def export(
@@ -164,10 +165,10 @@ def _write_litert(model: keras.Model, path: Path, precision: str, examples: Any,
     if precision == "float16":
         target["supported_types"] = [tf.float16]
     if precision in _INTEGERS:
-        whole, kernels = (
-            getattr(tf, _INTEGERS[precision][0]),
-            getattr(tf.lite.OpsSet, _INTEGERS[precision][1]),
-        )
+        whole, kernels = tf.int8, tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+        if precision == "int16x8":
+            whole = tf.int16
+            kernels = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         options = {"inference_input_type": whole, "inference_output_type": whole}
         if examples is None:
             model = without_rounded_kernels(model)
@@ -198,13 +199,6 @@ def _write_litert(model: keras.Model, path: Path, precision: str, examples: Any,
             f"In precision={precision!r} everything is computed with integers. Received: {model.name!r}, of which "
             f"LiteRT computes {', '.join(floats)} in float32. Replace these layers, or use precision='dynamic_range'."
         )
-
-
-# For integer precisions: the type of activations, and LiteRT's set of kernels.
-_INTEGERS = {
-    "int8": ("int8", "TFLITE_BUILTINS_INT8"),
-    "int16x8": ("int16", "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"),
-}
 
 
 def _one_by_one(inputs: Any) -> Iterator[Any]:

@@ -10,7 +10,9 @@ bears rounding worse. Each goes on from the same distilled float student, for as
 Accuracies are on dev, 500 images, of which one is 0.2 points; "same class" is how often "promised" and its file agree
 on train and dev, 3,500 images.
 
-Command: scripts/bench_quantization. About 8 minutes on two cores; --seeds and --epochs make it shorter.
+Command: scripts/bench_quantization. About 20 minutes on two busy cores; --seeds and --epochs make it shorter.
+Expected: promised 92.6 and 92.3, its files the same; tuned 92.8 and 92.3, its files 92.7 and 92.5; the same class on
+100 and 99.97 %.
 Goal: the mean of "aware int8" differs from that of "promised" by at most 0.2 points, for both students.
 Exit status 1 if it is missed.
 """

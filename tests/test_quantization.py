@@ -53,7 +53,7 @@ def joined(inputs):
     first, second = two(inputs)
     inner = layers.Concatenate()([second, layers.Conv2D(3, 1)(second)])
     outer = layers.Concatenate()([layers.Conv2D(3, 1)(first), first, inner])
-    return layers.ReLU()(layers.Concatenate()([outer, layers.MaxPooling2D(3, 1, padding="same")(first)]))
+    return layers.Concatenate()([outer, layers.MaxPooling2D(3, 1, padding="same")(first)])
 
 
 def residual(inputs):
@@ -71,6 +71,7 @@ def tokens(inputs):
 # that no error can hide behind others.
 BRANCHES = {
     "strides": layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
+    "clamped_twice": lambda x: layers.ReLU(6.0)(layers.Conv2D(8, 3, activation="relu")(x)),
     "norm": lambda x: layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, use_bias=False)(x))),
     "depthwise": lambda x: layers.ReLU(6.0)(
         layers.BatchNormalization()(layers.DepthwiseConv2D(3, strides=2, depth_multiplier=2)(x))
@@ -119,10 +120,10 @@ def test_the_file_computes_what_was_promised(exported):
         layer = tensor._keras_history.operation
         step = float(layer.high - layer.low) / 255 or 1.0  # nothing ever comes out of the dead one
         steps = np.abs(found[name] - promised[name]) / step
-        assert steps.max() < 3.01, name
-        assert np.mean(steps > 1.01) < 0.002, name
+        assert steps.max() < 3.01, name  # one step of an input whose range is wider
+        assert np.mean(steps > 1.01) < 0.005, name
         # LiteRT rounds halves away from zero, as averages of four often are; elsewhere they are rare.
-        assert np.mean(steps > 0.01) < (0.25 if name.startswith("average") else 0.03), name
+        assert np.mean(steps > 0.01) < (0.3 if name.startswith("average") else 0.05), name
         assert np.unique(np.round(promised[name] / step)).size <= 256
 
 
