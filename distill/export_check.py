@@ -11,6 +11,7 @@ import numpy as np
 from distill import cost
 from distill.exporting import inputs_by_name
 from distill.runtimes import Exported
+from distill.tables import aligned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +54,7 @@ class ExportComparison:
             shares = _percent(row.accuracy), _percent(row.agreement)
             size, time = f"{row.bytes:,}", f"{row.latency.median_ms:.3f}"
             lines.append((name, *shares, f"{row.largest_difference:.2g}", size, time))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs)
-            )
-            for pairs in (list(zip(line, widths, strict=True)) for line in lines)
-        )
+        return "\n".join(aligned(lines, "<>>>>>"))
 
 
 def compare_exports(

@@ -259,7 +259,7 @@ ALLOWED = {
     "files.saving": {"files.atomic"},
     "files.archive": {"files.bounds"},
     "files.hdf5": {"files.bounds", "files.parts"},
-    "files.fitting": {"files.parts"},
+    "files.fitting": {"files.parts", "tables"},
     "files.stored": {"files", "files.legacy", "files.parts"},  # archive and hdf5
     "files.safety": {"files.legacy"},
     "files.settings": {"files.fitting", "files.legacy"},
@@ -299,7 +299,7 @@ ALLOWED = {
     "cost.products": {"cost.hub"},
     "cost.calls": {"cost.products", "graphs"},
     "cost.memory": {"cost.calls", "cost.products"},
-    "cost.storage": {"graphs"},
+    "cost.storage": {"exporting", "graphs"},
     "cost.timing": {"cost.products", "cost.storage"},
     "cost.layers": {"cost.calls", "cost.memory"},
     "cost.profiling": {
@@ -325,7 +325,7 @@ ALLOWED = {
     "quantization": {"graphs", "quantized_layers", "rewriting", "rounding"},
     "exporting": {"files.atomic", "graphs", "quantization"},
     "runtimes": set(),
-    "export_check": {"cost", "exporting", "runtimes"},
+    "export_check": {"cost", "exporting", "runtimes", "tables"},
     "tuning": set(),
     "data": {"embedded"},
     "embedded": set(),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 
+from distill.exporting import export
 from distill.graphs import twin
 
 
@@ -89,12 +90,5 @@ def _keras_file(model: keras.Model) -> bytes:
 
 def litert_file(model: keras.Model, *, sparse: bool = False) -> bytes:
     """The LiteRT file of float32 weights, with its zeros or without."""
-    options = {}
-    if sparse:
-        import tensorflow as tf
-
-        options["optimizations"] = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.tflite"
-        model.export(path, format="litert", verbose=False, **options)
-        return path.read_bytes()
+        return export(model, Path(folder) / "model.tflite", sparse=sparse).read_bytes()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distill.files.parts import Part, Parts
+from distill.tables import aligned
 
 Shape = tuple[int, ...]
 SHOWN = 12
@@ -48,14 +49,8 @@ class Loaded:
 def table(differences: tuple[Difference, ...] | list[Difference]) -> str:
     """The first differences, one a line."""
     rows = [("layer", "what", "expected", "found"), *differences[:SHOWN]]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join(
-        [*lines, *([f"and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else [])]
-    )
+    more = [f"and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
+    return "\n".join([*aligned(rows, "<<<<"), *more])
 
 
 def fit(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Difference]]:
