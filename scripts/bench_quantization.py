@@ -32,6 +32,7 @@ from keras import layers
 
 import distill
 from distill import data, quantization
+from distill.export_check import ExportComparison
 from distill.runtimes import Exported
 
 GOAL = 0.2
@@ -154,7 +155,9 @@ def measure(
     return row | {"same class": 100 * float(np.mean(same))}
 
 
-def in_every_format(model: keras.Model, x: np.ndarray, x_dev: np.ndarray, y_dev: np.ndarray) -> object:
+def in_every_format(
+    model: keras.Model, x: np.ndarray, x_dev: np.ndarray, y_dev: np.ndarray
+) -> ExportComparison:
     """What each kind of file answers, weighs and takes."""
     folder = Path(tempfile.mkdtemp())
     files = {
@@ -166,10 +169,8 @@ def in_every_format(model: keras.Model, x: np.ndarray, x_dev: np.ndarray, y_dev:
         )
         for precision in ("float32", "float16", "dynamic_range", "int8", "int16x8")
     }
-    files |= {
-        "ONNX": distill.export(model, folder / "model.onnx"),
-        "SavedModel": distill.export(model, folder / "saved"),
-    }
+    files["ONNX"] = distill.export(model, folder / "model.onnx")
+    files["SavedModel"] = distill.export(model, folder / "saved")
     return distill.compare_exports(model, files, x_dev, y_dev)
 
 
