@@ -1,0 +1,621 @@
+"""Small backbones of keras_hub, built from configs alone, for check_applications.py."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+from keras_hub.src.models.vae import vae_backbone
+
+TEXT = {"vocabulary_size": 30, "num_layers": 2, "hidden_dim": 16, "intermediate_dim": 24}
+HEADS = {"num_heads": 2}
+GROUPED_HEADS = {"num_query_heads": 4, "num_key_value_heads": 2}
+SMALL_LLAMA = {**TEXT, **GROUPED_HEADS}
+IMAGE = (32, 32, 3)
+PATCHES = {"patch_size": 8, "image_shape": IMAGE, "num_layers": 2, **HEADS, "hidden_dim": 16}
+VISION = {**PATCHES, "intermediate_dim": 24}
+EMBEDDED = {**TEXT, **HEADS, "embedding_dim": 16, "max_sequence_length": 64}
+EXPERTS = {"num_experts": 4, "top_k": 2}
+LINEAR_ATTENTION = {f"linear_{of}": 2 for of in ("num_key_heads", "num_value_heads", "conv_kernel_dim")} | {
+    f"linear_{of}_head_dim": 4 for of in ("key", "value")
+}
+T5_GEMMA = {"vocabulary_size": 30} | {
+    f"{side}_{key}": value
+    for side in ("encoder", "decoder")
+    for key, value in {
+        "hidden_dim": 16,
+        "intermediate_dim": 24,
+        "num_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "layer_types": ["full_attention", "full_attention"],
+    }.items()
+}
+ONE_EACH = [1, 1, 1, 1]
+
+
+def hub(name: str, /, **arguments: Any) -> Callable[[], keras.Model]:
+    """Builds a model or layer of keras_hub; arguments that are made by `hub` are built too."""
+
+    def build() -> keras.Model:
+        built = {key: value() if callable(value) else value for key, value in arguments.items()}
+        found = next(
+            getattr(m, name) for m in (keras_hub.models, keras_hub.layers, vae_backbone) if hasattr(m, name)
+        )
+        return found(**built)
+
+    return build
+
+
+RESNET = {
+    "input_conv_filters": [64],
+    "input_conv_kernel_sizes": [3],
+    "stackwise_num_filters": [64, 16, 16, 16],
+    "stackwise_num_blocks": ONE_EACH,
+    "stackwise_num_strides": [1, 2, 2, 2],
+    "block_type": "basic_block",
+}
+HGNET = {
+    "depths": [1, 2],
+    "embedding_size": 16,
+    "hidden_sizes": [32, 64],
+    "stem_channels": [3, 8, 16],
+    "hidden_act": "relu",
+    "stackwise_stage_filters": [(16, 16, 32, 1, 2, 3), (32, 16, 64, 2, 2, 3)],
+    "apply_downsample": [False, True],
+}
+MIT = {
+    "num_layers": 2,
+    "layerwise_depths": [1, 1],
+    "hidden_dims": [16, 32],
+    "layerwise_num_heads": [1, 2],
+    "layerwise_sr_ratios": [2, 1],
+    "layerwise_patch_sizes": [7, 3],
+    "layerwise_strides": [4, 2],
+    "max_drop_path_rate": 0.1,
+    "image_shape": IMAGE,
+}
+DINO = {**VISION, "image_shape": IMAGE}
+
+BACKBONES: dict[str, Callable[[], keras.Model]] = {
+    "AlbertBackbone": hub("AlbertBackbone", **EMBEDDED),
+    "BASNetBackbone": hub(
+        "BASNetBackbone",
+        image_encoder=hub("ResNetBackbone", **{**RESNET, "stackwise_num_filters": [64] * 4}),
+        num_classes=1,
+        projection_filters=64,
+        image_shape=(64, 64, 3),
+    ),
+    "BLIP2Backbone": hub(
+        "BLIP2Backbone",
+        vision_encoder=hub(
+            "BLIP2VisionEncoder",
+            image_size=32,
+            patch_size=8,
+            **HEADS,
+            num_layers=2,
+            hidden_dim=16,
+            intermediate_dim=24,
+            use_patch_bias=True,
+            use_class_token=True,
+            use_mha_bias=True,
+            use_mlp_bias=True,
+            dropout_rate=0.0,
+            layer_norm_epsilon=1e-6,
+            initializer_range=0.02,
+        ),
+        qformer=hub(
+            "BLIP2QFormer",
+            num_query_tokens=4,
+            num_layers=2,
+            num_heads=2,
+            hidden_dim=16,
+            intermediate_dim=24,
+            vision_dim=16,
+            cross_attention_frequency=2,
+            dropout=0.0,
+            layer_norm_epsilon=1e-6,
+        ),
+        language_model=hub(
+            "BLIP2CustomOPT",
+            **TEXT,
+            **HEADS,
+            num_query_tokens=4,
+            dropout=0.0,
+            max_sequence_length=72,
+            qformer_hidden_dim=16,
+        ),
+    ),
+    "BartBackbone": hub("BartBackbone", **TEXT, **HEADS),
+    "BertBackbone": hub("BertBackbone", **TEXT, **HEADS),
+    "BloomBackbone": hub("BloomBackbone", **TEXT, **HEADS),
+    "CLIPBackbone": hub(
+        "CLIPBackbone",
+        vision_encoder=hub("CLIPVisionEncoder", **VISION),
+        text_encoder=hub("CLIPTextEncoder", **EMBEDDED),
+        projection_dim=16,
+    ),
+    "CSPNetBackbone": hub(
+        "CSPNetBackbone",
+        stem_filters=16,
+        stem_kernel_size=3,
+        stem_strides=1,
+        stackwise_depth=[1, 2, 2],
+        stackwise_strides=[1, 2, 2],
+        stackwise_num_filters=[16, 32, 32],
+        block_type="dark_block",
+        block_ratio=[0.5],
+        stage_type="csp",
+        image_shape=IMAGE,
+    ),
+    "DFineBackbone": hub(
+        "DFineBackbone",
+        backbone=hub(
+            "HGNetV2Backbone",
+            **{**HGNET, "depths": [1, 1], "out_features": ["stage1", "stage2"]},
+            use_learnable_affine_block=True,
+            use_lightweight_conv_block=[False, True],
+            image_shape=(64, 64, 3),
+        ),
+        decoder_in_channels=[16, 16],
+        encoder_hidden_dim=16,
+        num_labels=4,
+        num_denoising=4,
+        learn_initial_query=False,
+        num_queries=6,
+        anchor_image_size=(64, 64),
+        feat_strides=[4, 8],
+        num_feature_levels=2,
+        hidden_dim=16,
+        encoder_in_channels=[32, 64],
+        encode_proj_layers=[1],
+        num_attention_heads=2,
+        encoder_ffn_dim=24,
+        num_encoder_layers=1,
+        hidden_expansion=0.5,
+        depth_multiplier=0.5,
+        eval_idx=-1,
+        num_decoder_layers=2,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=24,
+        decoder_n_points=[2, 2],
+        lqe_hidden_dim=8,
+        num_lqe_layers=2,
+        out_features=["stage1", "stage2"],
+        image_shape=(64, 64, 3),
+        seed=0,
+    ),
+    "DINOV2Backbone": hub("DINOV2Backbone", **VISION, position_embedding_shape=IMAGE),
+    "DINOV3Backbone": hub("DINOV3Backbone", **VISION),
+    "DebertaV3Backbone": hub("DebertaV3Backbone", **TEXT, **HEADS, max_sequence_length=64, bucket_size=32),
+    "DeepLabV3Backbone": hub(
+        "DeepLabV3Backbone",
+        image_encoder=hub("ResNetBackbone", **RESNET, image_shape=(64, 64, 3)),
+        spatial_pyramid_pooling_key="P5",
+        low_level_feature_key="P2",
+        upsampling_size=8,
+        dilation_rates=[1, 2],
+        projection_filters=8,
+        image_shape=(64, 64, 3),
+    ),
+    "DeiTBackbone": hub("DeiTBackbone", **VISION),
+    "DenseNetBackbone": hub(
+        "DenseNetBackbone", stackwise_num_repeats=[2, 2, 2], growth_rate=8, image_shape=IMAGE
+    ),
+    "DepthAnythingBackbone": hub(
+        "DepthAnythingBackbone",
+        image_encoder=hub(
+            "DINOV2Backbone",
+            **{**VISION, "num_layers": 4, "image_shape": (64, 64, 3)},
+            position_embedding_shape=(64, 64, 3),
+        ),
+        reassemble_factors=[4, 2, 1, 0.5],
+        neck_hidden_dims=[8, 8, 16, 16],
+        fusion_hidden_dim=16,
+        head_hidden_dim=8,
+        head_in_index=-1,
+        feature_keys=["stage1", "stage2", "stage3", "stage4"],
+    ),
+    "DistilBertBackbone": hub("DistilBertBackbone", **TEXT, **HEADS),
+    "ESMBackbone": hub("ESMBackbone", **TEXT, **HEADS),
+    "EdRecBackbone": hub(
+        "EdRecBackbone",
+        vocab_size=30,
+        num_layers_enc=2,
+        num_layers_dec=2,
+        hidden_dim=16,
+        intermediate_dim=24,
+        num_heads=2,
+    ),
+    "EfficientNetBackbone": hub(
+        "EfficientNetBackbone",
+        stackwise_width_coefficients=[1.0] * 3,
+        stackwise_depth_coefficients=[1.0] * 3,
+        stackwise_kernel_sizes=[3, 3, 5],
+        stackwise_num_repeats=[1, 2, 2],
+        stackwise_input_filters=[16, 16, 24],
+        stackwise_output_filters=[16, 24, 32],
+        stackwise_expansion_ratios=[1, 4, 4],
+        stackwise_squeeze_and_excite_ratios=[0.0, 0.25, 0.25],
+        stackwise_strides=[1, 2, 2],
+        stackwise_block_types=["v1", "fused", "unfused"],
+        stackwise_force_input_filters=[0] * 3,
+        stackwise_nores_option=[False] * 3,
+        input_shape=IMAGE,
+        num_features=64,
+    ),
+    "ElectraBackbone": hub(
+        "ElectraBackbone",
+        vocab_size=30,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=16,
+        embedding_dim=16,
+        intermediate_dim=24,
+    ),
+    "FNetBackbone": hub("FNetBackbone", **TEXT),
+    "FalconBackbone": hub(
+        "FalconBackbone",
+        vocabulary_size=30,
+        num_layers=2,
+        num_attention_heads=2,
+        hidden_dim=16,
+        intermediate_dim=24,
+    ),
+    "FluxBackbone": hub(
+        "FluxBackbone",
+        input_channels=8,
+        hidden_size=16,
+        mlp_ratio=2.0,
+        num_heads=2,
+        depth=1,
+        depth_single_blocks=1,
+        axes_dim=[4, 2, 2],
+        theta=10_000,
+        use_bias=True,
+        guidance_embed=True,
+        image_shape=(4, 8),
+        text_shape=(4, 8),
+        image_ids_shape=(4, 3),
+        text_ids_shape=(4, 3),
+        y_shape=(8,),
+    ),
+    "GPT2Backbone": hub("GPT2Backbone", **TEXT, **HEADS),
+    "GPTNeoXBackbone": hub("GPTNeoXBackbone", **TEXT, **HEADS),
+    "Gemma3Backbone": hub("Gemma3Backbone", **SMALL_LLAMA, head_dim=4, image_size=16),
+    "Gemma3nBackbone": hub(
+        "Gemma3nBackbone",
+        text_vocab_size=30,
+        text_hidden_size=8,
+        num_hidden_layers=2,
+        pad_token_id=0,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        intermediate_size=[16, 16],
+        hidden_activation="gelu_approximate",
+        layer_types=["full_attention", "sliding_attention"],
+        sliding_window=4,
+        rope_theta=10000.0,
+        max_position_embeddings=64,
+        vocab_size_per_layer_input=30,
+        hidden_size_per_layer_input=2,
+        altup_num_inputs=2,
+        laurel_rank=1,
+    ),
+    "Gemma4Backbone": hub("Gemma4Backbone", **SMALL_LLAMA, head_dim=4, image_size=16),
+    "GemmaBackbone": hub("GemmaBackbone", **SMALL_LLAMA, head_dim=4),
+    "GptOssBackbone": hub("GptOssBackbone", **SMALL_LLAMA, **EXPERTS),
+    "HGNetV2Backbone": hub(
+        "HGNetV2Backbone",
+        **HGNET,
+        use_learnable_affine_block=False,
+        use_lightweight_conv_block=[False, True],
+        image_shape=IMAGE,
+    ),
+    "Llama3Backbone": hub("Llama3Backbone", **SMALL_LLAMA),
+    "LlamaBackbone": hub("LlamaBackbone", **SMALL_LLAMA),
+    "MetaCLIP2Backbone": hub(
+        "MetaCLIP2Backbone",
+        vision_encoder=hub("MetaCLIP2VisionEncoder", **VISION),
+        text_encoder=hub("MetaCLIP2TextEncoder", **EMBEDDED),
+        projection_dim=16,
+    ),
+    "MiTBackbone": hub("MiTBackbone", **MIT),
+    "MistralBackbone": hub("MistralBackbone", **SMALL_LLAMA),
+    "MixtralBackbone": hub("MixtralBackbone", **SMALL_LLAMA, **EXPERTS),
+    "MobileNetBackbone": hub(
+        "MobileNetBackbone",
+        stackwise_expansion=[[16, 24], [32, 32]],
+        stackwise_num_blocks=[2, 2],
+        stackwise_num_filters=[[16, 16], [24, 24]],
+        stackwise_kernel_size=[[3, 3], [5, 5]],
+        stackwise_num_strides=[[2, 1], [2, 1]],
+        stackwise_se_ratio=[[None, None], [0.25, 0.25]],
+        stackwise_activation=[["relu", "relu"], ["hard_swish", "hard_swish"]],
+        stackwise_padding=[[1, 1], [2, 2]],
+        output_num_filters=32,
+        depthwise_filters=16,
+        depthwise_stride=2,
+        depthwise_residual=False,
+        last_layer_filter=32,
+        squeeze_and_excite=0.5,
+        image_shape=IMAGE,
+    ),
+    "MobileNetV5Backbone": hub(
+        "MobileNetV5Backbone",
+        stackwise_block_types=[["er"], ["uir", "uir"]],
+        stackwise_num_blocks=[1, 2],
+        stackwise_num_filters=[[24], [48, 48]],
+        stackwise_strides=[[2], [2, 1]],
+        stackwise_act_layers=[["relu"], ["relu", "relu"]],
+        stackwise_exp_ratios=[[4.0], [6.0, 6.0]],
+        stackwise_se_ratios=[[0.0], [0.0, 0.0]],
+        stackwise_dw_kernel_sizes=[[0], [5, 5]],
+        stackwise_dw_start_kernel_sizes=[[0], [0, 0]],
+        stackwise_dw_end_kernel_sizes=[[0], [0, 0]],
+        stackwise_exp_kernel_sizes=[[3], [0, 0]],
+        stackwise_pw_kernel_sizes=[[1], [0, 0]],
+        stackwise_num_heads=[[0], [0, 0]],
+        stackwise_key_dims=[[0], [0, 0]],
+        stackwise_value_dims=[[0], [0, 0]],
+        stackwise_kv_strides=[[0], [0, 0]],
+        stackwise_use_cpe=[[False], [False, False]],
+        use_msfa=False,
+        image_shape=(64, 64, 3),
+    ),
+    "MoonshineBackbone": hub(
+        "MoonshineBackbone",
+        vocabulary_size=30,
+        filter_dim=16,
+        encoder_num_layers=2,
+        decoder_num_layers=2,
+        hidden_dim=16,
+        intermediate_dim=24,
+        encoder_num_heads=2,
+        decoder_num_heads=2,
+    ),
+    "OPTBackbone": hub("OPTBackbone", **TEXT, **HEADS),
+    "PARSeqBackbone": hub(
+        "PARSeqBackbone",
+        image_encoder=hub("ViTBackbone", **PATCHES, mlp_dim=24, use_class_token=False),
+        vocabulary_size=30,
+        max_label_length=64,
+        decoder_hidden_dim=16,
+        num_decoder_layers=1,
+        num_decoder_heads=2,
+        decoder_mlp_dim=24,
+    ),
+    "PaliGemmaBackbone": hub(
+        "PaliGemmaBackbone",
+        **SMALL_LLAMA,
+        head_dim=4,
+        image_size=16,
+        vit_patch_size=8,
+        vit_num_heads=2,
+        vit_hidden_dim=16,
+        vit_num_layers=2,
+        vit_intermediate_dim=24,
+    ),
+    "Phi3Backbone": hub("Phi3Backbone", **SMALL_LLAMA),
+    "Qwen3Backbone": hub("Qwen3Backbone", **SMALL_LLAMA, head_dim=4),
+    "Qwen3MoeBackbone": hub("Qwen3MoeBackbone", **SMALL_LLAMA, **EXPERTS, moe_intermediate_dim=16),
+    "Qwen3_5Backbone": hub("Qwen3_5Backbone", **SMALL_LLAMA, **LINEAR_ATTENTION, head_dim=8),
+    "Qwen3_5MoeBackbone": hub(
+        "Qwen3_5MoeBackbone",
+        vocabulary_size=30,
+        num_layers=2,
+        hidden_dim=16,
+        **GROUPED_HEADS,
+        **EXPERTS,
+        **LINEAR_ATTENTION,
+        head_dim=8,
+        moe_intermediate_dim=16,
+        shared_expert_intermediate_size=16,
+    ),
+    "QwenBackbone": hub("QwenBackbone", **SMALL_LLAMA),
+    "QwenMoeBackbone": hub(
+        "QwenMoeBackbone",
+        **SMALL_LLAMA,
+        **EXPERTS,
+        moe_intermediate_dim=16,
+        shared_expert_intermediate_dim=16,
+    ),
+    "RWKV7Backbone": hub(
+        "RWKV7Backbone",
+        hidden_size=16,
+        head_size=8,
+        num_layers=2,
+        vocabulary_size=30,
+        intermediate_dim=24,
+        gate_lora=4,
+        mv_lora=4,
+        aaa_lora=4,
+        decay_lora=4,
+    ),
+    "ResNetBackbone": hub("ResNetBackbone", **RESNET, image_shape=IMAGE),
+    "RetinaNetBackbone": hub(
+        "RetinaNetBackbone",
+        image_encoder=hub("ResNetBackbone", **RESNET),
+        min_level=3,
+        max_level=7,
+        use_p5=False,
+        image_shape=(128, 128, 3),
+    ),
+    "RobertaBackbone": hub("RobertaBackbone", **TEXT, **HEADS),
+    "RoformerV2Backbone": hub("RoformerV2Backbone", **TEXT, **HEADS, head_size=8),
+    "SAM3PromptableConceptBackbone": hub(
+        "SAM3PromptableConceptBackbone",
+        vision_encoder=hub(
+            "SAM3VisionEncoder",
+            **{**VISION, "patch_size": 14, "image_shape": (224, 224, 3)},
+            fpn_hidden_dim=16,
+            fpn_scale_factors=[4.0, 2.0, 1.0, 0.5],
+            pretrain_image_shape=(112, 112, 3),
+            window_size=2,
+            global_attn_indexes=[1, 2],
+        ),
+        text_encoder=hub(
+            "SAM3TextEncoder",
+            **{key: value for key, value in EMBEDDED.items() if key != "max_sequence_length"},
+        ),
+        geometry_encoder=hub(
+            "SAM3GeometryEncoder", num_layers=1, hidden_dim=16, intermediate_dim=24, num_heads=2, roi_size=7
+        ),
+        detr_encoder=hub("SAM3DetrEncoder", num_layers=1, hidden_dim=16, intermediate_dim=24, num_heads=2),
+        detr_decoder=hub(
+            "SAM3DetrDecoder",
+            image_shape=(224, 224, 3),
+            patch_size=14,
+            num_layers=1,
+            hidden_dim=16,
+            intermediate_dim=24,
+            num_heads=2,
+            num_queries=10,
+        ),
+        mask_decoder=hub("SAM3MaskDecoder", num_upsampling_stages=3, hidden_dim=16, num_heads=2),
+    ),
+    "SAMBackbone": hub(
+        "SAMBackbone",
+        image_encoder=hub(
+            "ViTDetBackbone",
+            hidden_size=16,
+            num_layers=2,
+            intermediate_dim=24,
+            num_heads=2,
+            global_attention_layer_indices=[1],
+            patch_size=16,
+            num_output_channels=8,
+            window_size=2,
+            image_shape=(64, 64, 3),
+        ),
+        prompt_encoder=hub(
+            "SAMPromptEncoder",
+            hidden_size=8,
+            image_embedding_size=(4, 4),
+            input_image_size=(64, 64),
+            mask_in_channels=16,
+        ),
+        mask_decoder=hub(
+            "SAMMaskDecoder",
+            num_layers=2,
+            hidden_size=8,
+            intermediate_dim=24,
+            num_heads=2,
+            embedding_dim=8,
+            num_multimask_outputs=3,
+            iou_head_depth=3,
+            iou_head_hidden_dim=8,
+        ),
+    ),
+    "SegFormerBackbone": hub(
+        "SegFormerBackbone", image_encoder=hub("MiTBackbone", **MIT), projection_filters=16
+    ),
+    "SigLIPBackbone": hub(
+        "SigLIPBackbone",
+        vision_encoder=hub("SigLIPVisionEncoder", **VISION),
+        text_encoder=hub("SigLIPTextEncoder", **EMBEDDED),
+    ),
+    "SmolLM3Backbone": hub(
+        "SmolLM3Backbone",
+        **TEXT,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attention_bias=False,
+        attention_dropout=0.0,
+        rope_layer_enabled_list=[True, False],
+        layer_types=["full_attention"] * 2,
+        mlp_bias=False,
+        layer_norm_epsilon=1e-6,
+        max_position_embeddings=64,
+        rope_theta=10000.0,
+        partial_rotary_factor=1.0,
+    ),
+    "StableDiffusion3Backbone": hub(
+        "StableDiffusion3Backbone",
+        mmdit_patch_size=2,
+        mmdit_hidden_dim=32,
+        mmdit_num_layers=2,
+        mmdit_num_heads=2,
+        mmdit_position_size=192,
+        mmdit_qk_norm=None,
+        mmdit_dual_attention_indices=None,
+        vae=hub(
+            "VAEBackbone",
+            encoder_num_filters=[32] * 4,
+            encoder_num_blocks=ONE_EACH,
+            decoder_num_filters=[32] * 4,
+            decoder_num_blocks=ONE_EACH,
+            sampler_method="mode",
+        ),
+        clip_l=hub("CLIPTextEncoder", **EMBEDDED, intermediate_output_index=-2, name="clip_l"),
+        clip_g=hub("CLIPTextEncoder", **EMBEDDED, intermediate_output_index=-2, name="clip_g"),
+        image_shape=(64, 64, 3),
+    ),
+    "SwinTransformerBackbone": hub(
+        "SwinTransformerBackbone",
+        image_shape=IMAGE,
+        embed_dim=16,
+        depths=(2, 2),
+        num_heads=(2, 4),
+        window_size=4,
+    ),
+    "T5Backbone": hub("T5Backbone", **TEXT, **HEADS),
+    "T5Gemma2Backbone": hub("T5Gemma2Backbone", **T5_GEMMA),
+    "T5GemmaBackbone": hub("T5GemmaBackbone", **T5_GEMMA),
+    "VGGBackbone": hub(
+        "VGGBackbone", stackwise_num_repeats=[1, 2], stackwise_num_filters=[16, 32], image_shape=IMAGE
+    ),
+    "ViTBackbone": hub("ViTBackbone", **PATCHES, mlp_dim=24),
+    "ViTDetBackbone": hub(
+        "ViTDetBackbone",
+        image_shape=IMAGE,
+        patch_size=4,
+        hidden_size=16,
+        num_layers=2,
+        global_attention_layer_indices=[1],
+        intermediate_dim=24,
+        num_heads=2,
+        num_output_channels=8,
+        window_size=2,
+    ),
+    "VideoPrismBackbone": hub(
+        "VideoPrismBackbone",
+        num_frames=4,
+        patch_size=8,
+        hidden_dim=16,
+        intermediate_dim=24,
+        num_heads=2,
+        num_spatial_layers=2,
+        num_temporal_layers=2,
+        num_auxiliary_layers=0,
+        image_shape=IMAGE,
+    ),
+    "WhisperBackbone": hub("WhisperBackbone", **TEXT, **HEADS, max_encoder_sequence_length=64, num_mels=8),
+    "XLMRobertaBackbone": hub("XLMRobertaBackbone", **TEXT, **HEADS),
+    "XLNetBackbone": hub("XLNetBackbone", **TEXT, **HEADS),
+    "XceptionBackbone": hub(
+        "XceptionBackbone",
+        stackwise_conv_filters=[[16, 16], [32, 32], [32, 32]],
+        stackwise_pooling=[True, True, False],
+        image_shape=IMAGE,
+    ),
+}
+
+# Of what inputs leave open; audio is shortened by convolutions.
+LENGTHS = {"MoonshineBackbone": 1024}
+
+
+def examples(name: str, model: keras.Model) -> Any:
+    """Two random examples for a backbone."""
+    rng = np.random.default_rng(0)
+
+    def example(tensor: keras.KerasTensor) -> np.ndarray:
+        shape = [2, *(LENGTHS.get(name, 64) if size is None else size for size in tensor.shape[1:])]
+        if "float" in tensor.dtype:
+            return rng.normal(size=shape)
+        return rng.integers(0, 30 if "token_ids" in tensor.name else 2, shape).astype(tensor.dtype)
+
+    return keras.tree.map_structure(example, model.input)
