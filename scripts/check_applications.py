@@ -11,7 +11,6 @@ Expected: no difference above 1e-9 anywhere, 1e-6 in keras_hub, parts of which c
 if there is one.
 """
 
-import concurrent.futures
 import dataclasses
 import multiprocessing
 import sys
@@ -156,14 +155,15 @@ def _reloaded(model):
 
 def _in_processes(options):
     # TensorFlow keeps the memory of what it has compiled: a process for each network, or for ten small ones.
-    spawn = multiprocessing.get_context("spawn")
     for names, tasks in ((APPLICATIONS, 1), (tuple(BACKBONES), 10)):
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=tasks) as pool:
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=tasks) as pool:
             chosen = [name for name in options.names if name in names]
-            tried = {name: pool.submit(check, name, options) for name in chosen}
-            for name, future in tried.items():
-                error = future.exception()
-                yield Checked(name, 0, 0, (), error=np.inf, where=repr(error)) if error else future.result()
+            tried = {name: pool.apply_async(check, (name, options)) for name in chosen}
+            for name, result in tried.items():
+                try:
+                    yield result.get()
+                except Exception as error:
+                    yield Checked(name, 0, 0, (), error=np.inf, where=repr(error))
 
 
 def main(options):

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import keras_hub
 import numpy as np
-from keras_hub.src.models.vae import vae_backbone
+from keras_hub import layers, models
+from keras_hub.src.models.vae.vae_backbone import VAEBackbone
 
 TEXT = {"vocabulary_size": 30, "num_layers": 2, "hidden_dim": 16, "intermediate_dim": 24}
 HEADS = {"num_heads": 2}
@@ -36,15 +36,11 @@ T5_GEMMA = {"vocabulary_size": 30} | {
 ONE_EACH = [1, 1, 1, 1]
 
 
-def hub(name: str, /, **arguments: Any) -> Callable[[], keras.Model]:
+def hub(kind: Callable[..., keras.Model], /, **arguments: Any) -> Callable[[], keras.Model]:
     """Builds a model or layer of keras_hub; arguments that are made by `hub` are built too."""
 
     def build() -> keras.Model:
-        built = {key: value() if callable(value) else value for key, value in arguments.items()}
-        found = next(
-            getattr(m, name) for m in (keras_hub.models, keras_hub.layers, vae_backbone) if hasattr(m, name)
-        )
-        return found(**built)
+        return kind(**{key: value() if callable(value) else value for key, value in arguments.items()})
 
     return build
 
@@ -77,21 +73,20 @@ MIT = {
     "max_drop_path_rate": 0.1,
     "image_shape": IMAGE,
 }
-DINO = {**VISION, "image_shape": IMAGE}
 
 BACKBONES: dict[str, Callable[[], keras.Model]] = {
-    "AlbertBackbone": hub("AlbertBackbone", **EMBEDDED),
+    "AlbertBackbone": hub(models.AlbertBackbone, **EMBEDDED),
     "BASNetBackbone": hub(
-        "BASNetBackbone",
-        image_encoder=hub("ResNetBackbone", **{**RESNET, "stackwise_num_filters": [64] * 4}),
+        models.BASNetBackbone,
+        image_encoder=hub(models.ResNetBackbone, **{**RESNET, "stackwise_num_filters": [64] * 4}),
         num_classes=1,
         projection_filters=64,
         image_shape=(64, 64, 3),
     ),
     "BLIP2Backbone": hub(
-        "BLIP2Backbone",
+        models.BLIP2Backbone,
         vision_encoder=hub(
-            "BLIP2VisionEncoder",
+            models.BLIP2VisionEncoder,
             image_size=32,
             patch_size=8,
             **HEADS,
@@ -107,7 +102,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
             initializer_range=0.02,
         ),
         qformer=hub(
-            "BLIP2QFormer",
+            models.BLIP2QFormer,
             num_query_tokens=4,
             num_layers=2,
             num_heads=2,
@@ -119,7 +114,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
             layer_norm_epsilon=1e-6,
         ),
         language_model=hub(
-            "BLIP2CustomOPT",
+            models.BLIP2CustomOPT,
             **TEXT,
             **HEADS,
             num_query_tokens=4,
@@ -128,17 +123,17 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
             qformer_hidden_dim=16,
         ),
     ),
-    "BartBackbone": hub("BartBackbone", **TEXT, **HEADS),
-    "BertBackbone": hub("BertBackbone", **TEXT, **HEADS),
-    "BloomBackbone": hub("BloomBackbone", **TEXT, **HEADS),
+    "BartBackbone": hub(models.BartBackbone, **TEXT, **HEADS),
+    "BertBackbone": hub(models.BertBackbone, **TEXT, **HEADS),
+    "BloomBackbone": hub(models.BloomBackbone, **TEXT, **HEADS),
     "CLIPBackbone": hub(
-        "CLIPBackbone",
-        vision_encoder=hub("CLIPVisionEncoder", **VISION),
-        text_encoder=hub("CLIPTextEncoder", **EMBEDDED),
+        models.CLIPBackbone,
+        vision_encoder=hub(models.CLIPVisionEncoder, **VISION),
+        text_encoder=hub(models.CLIPTextEncoder, **EMBEDDED),
         projection_dim=16,
     ),
     "CSPNetBackbone": hub(
-        "CSPNetBackbone",
+        models.CSPNetBackbone,
         stem_filters=16,
         stem_kernel_size=3,
         stem_strides=1,
@@ -151,9 +146,9 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         image_shape=IMAGE,
     ),
     "DFineBackbone": hub(
-        "DFineBackbone",
+        models.DFineBackbone,
         backbone=hub(
-            "HGNetV2Backbone",
+            models.HGNetV2Backbone,
             **{**HGNET, "depths": [1, 1], "out_features": ["stage1", "stage2"]},
             use_learnable_affine_block=True,
             use_lightweight_conv_block=[False, True],
@@ -187,12 +182,14 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         image_shape=(64, 64, 3),
         seed=0,
     ),
-    "DINOV2Backbone": hub("DINOV2Backbone", **VISION, position_embedding_shape=IMAGE),
-    "DINOV3Backbone": hub("DINOV3Backbone", **VISION),
-    "DebertaV3Backbone": hub("DebertaV3Backbone", **TEXT, **HEADS, max_sequence_length=64, bucket_size=32),
+    "DINOV2Backbone": hub(models.DINOV2Backbone, **VISION, position_embedding_shape=IMAGE),
+    "DINOV3Backbone": hub(models.DINOV3Backbone, **VISION),
+    "DebertaV3Backbone": hub(
+        models.DebertaV3Backbone, **TEXT, **HEADS, max_sequence_length=64, bucket_size=32
+    ),
     "DeepLabV3Backbone": hub(
-        "DeepLabV3Backbone",
-        image_encoder=hub("ResNetBackbone", **RESNET, image_shape=(64, 64, 3)),
+        models.DeepLabV3Backbone,
+        image_encoder=hub(models.ResNetBackbone, **RESNET, image_shape=(64, 64, 3)),
         spatial_pyramid_pooling_key="P5",
         low_level_feature_key="P2",
         upsampling_size=8,
@@ -200,14 +197,14 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         projection_filters=8,
         image_shape=(64, 64, 3),
     ),
-    "DeiTBackbone": hub("DeiTBackbone", **VISION),
+    "DeiTBackbone": hub(models.DeiTBackbone, **VISION),
     "DenseNetBackbone": hub(
-        "DenseNetBackbone", stackwise_num_repeats=[2, 2, 2], growth_rate=8, image_shape=IMAGE
+        models.DenseNetBackbone, stackwise_num_repeats=[2, 2, 2], growth_rate=8, image_shape=IMAGE
     ),
     "DepthAnythingBackbone": hub(
-        "DepthAnythingBackbone",
+        models.DepthAnythingBackbone,
         image_encoder=hub(
-            "DINOV2Backbone",
+            models.DINOV2Backbone,
             **{**VISION, "num_layers": 4, "image_shape": (64, 64, 3)},
             position_embedding_shape=(64, 64, 3),
         ),
@@ -218,10 +215,10 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         head_in_index=-1,
         feature_keys=["stage1", "stage2", "stage3", "stage4"],
     ),
-    "DistilBertBackbone": hub("DistilBertBackbone", **TEXT, **HEADS),
-    "ESMBackbone": hub("ESMBackbone", **TEXT, **HEADS),
+    "DistilBertBackbone": hub(models.DistilBertBackbone, **TEXT, **HEADS),
+    "ESMBackbone": hub(models.ESMBackbone, **TEXT, **HEADS),
     "EdRecBackbone": hub(
-        "EdRecBackbone",
+        models.EdRecBackbone,
         vocab_size=30,
         num_layers_enc=2,
         num_layers_dec=2,
@@ -230,7 +227,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         num_heads=2,
     ),
     "EfficientNetBackbone": hub(
-        "EfficientNetBackbone",
+        models.EfficientNetBackbone,
         stackwise_width_coefficients=[1.0] * 3,
         stackwise_depth_coefficients=[1.0] * 3,
         stackwise_kernel_sizes=[3, 3, 5],
@@ -247,7 +244,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         num_features=64,
     ),
     "ElectraBackbone": hub(
-        "ElectraBackbone",
+        models.ElectraBackbone,
         vocab_size=30,
         num_layers=2,
         num_heads=2,
@@ -255,9 +252,9 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         embedding_dim=16,
         intermediate_dim=24,
     ),
-    "FNetBackbone": hub("FNetBackbone", **TEXT),
+    "FNetBackbone": hub(models.FNetBackbone, **TEXT),
     "FalconBackbone": hub(
-        "FalconBackbone",
+        models.FalconBackbone,
         vocabulary_size=30,
         num_layers=2,
         num_attention_heads=2,
@@ -265,7 +262,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         intermediate_dim=24,
     ),
     "FluxBackbone": hub(
-        "FluxBackbone",
+        models.FluxBackbone,
         input_channels=8,
         hidden_size=16,
         mlp_ratio=2.0,
@@ -282,11 +279,11 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         text_ids_shape=(4, 3),
         y_shape=(8,),
     ),
-    "GPT2Backbone": hub("GPT2Backbone", **TEXT, **HEADS),
-    "GPTNeoXBackbone": hub("GPTNeoXBackbone", **TEXT, **HEADS),
-    "Gemma3Backbone": hub("Gemma3Backbone", **SMALL_LLAMA, head_dim=4, image_size=16),
+    "GPT2Backbone": hub(models.GPT2Backbone, **TEXT, **HEADS),
+    "GPTNeoXBackbone": hub(models.GPTNeoXBackbone, **TEXT, **HEADS),
+    "Gemma3Backbone": hub(models.Gemma3Backbone, **SMALL_LLAMA, head_dim=4, image_size=16),
     "Gemma3nBackbone": hub(
-        "Gemma3nBackbone",
+        models.Gemma3nBackbone,
         text_vocab_size=30,
         text_hidden_size=8,
         num_hidden_layers=2,
@@ -305,29 +302,29 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         altup_num_inputs=2,
         laurel_rank=1,
     ),
-    "Gemma4Backbone": hub("Gemma4Backbone", **SMALL_LLAMA, head_dim=4, image_size=16),
-    "GemmaBackbone": hub("GemmaBackbone", **SMALL_LLAMA, head_dim=4),
-    "GptOssBackbone": hub("GptOssBackbone", **SMALL_LLAMA, **EXPERTS),
+    "Gemma4Backbone": hub(models.Gemma4Backbone, **SMALL_LLAMA, head_dim=4, image_size=16),
+    "GemmaBackbone": hub(models.GemmaBackbone, **SMALL_LLAMA, head_dim=4),
+    "GptOssBackbone": hub(models.GptOssBackbone, **SMALL_LLAMA, **EXPERTS),
     "HGNetV2Backbone": hub(
-        "HGNetV2Backbone",
+        models.HGNetV2Backbone,
         **HGNET,
         use_learnable_affine_block=False,
         use_lightweight_conv_block=[False, True],
         image_shape=IMAGE,
     ),
-    "Llama3Backbone": hub("Llama3Backbone", **SMALL_LLAMA),
-    "LlamaBackbone": hub("LlamaBackbone", **SMALL_LLAMA),
+    "Llama3Backbone": hub(models.Llama3Backbone, **SMALL_LLAMA),
+    "LlamaBackbone": hub(models.LlamaBackbone, **SMALL_LLAMA),
     "MetaCLIP2Backbone": hub(
-        "MetaCLIP2Backbone",
-        vision_encoder=hub("MetaCLIP2VisionEncoder", **VISION),
-        text_encoder=hub("MetaCLIP2TextEncoder", **EMBEDDED),
+        models.MetaCLIP2Backbone,
+        vision_encoder=hub(models.MetaCLIP2VisionEncoder, **VISION),
+        text_encoder=hub(models.MetaCLIP2TextEncoder, **EMBEDDED),
         projection_dim=16,
     ),
-    "MiTBackbone": hub("MiTBackbone", **MIT),
-    "MistralBackbone": hub("MistralBackbone", **SMALL_LLAMA),
-    "MixtralBackbone": hub("MixtralBackbone", **SMALL_LLAMA, **EXPERTS),
+    "MiTBackbone": hub(models.MiTBackbone, **MIT),
+    "MistralBackbone": hub(models.MistralBackbone, **SMALL_LLAMA),
+    "MixtralBackbone": hub(models.MixtralBackbone, **SMALL_LLAMA, **EXPERTS),
     "MobileNetBackbone": hub(
-        "MobileNetBackbone",
+        models.MobileNetBackbone,
         stackwise_expansion=[[16, 24], [32, 32]],
         stackwise_num_blocks=[2, 2],
         stackwise_num_filters=[[16, 16], [24, 24]],
@@ -345,7 +342,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         image_shape=IMAGE,
     ),
     "MobileNetV5Backbone": hub(
-        "MobileNetV5Backbone",
+        models.MobileNetV5Backbone,
         stackwise_block_types=[["er"], ["uir", "uir"]],
         stackwise_num_blocks=[1, 2],
         stackwise_num_filters=[[24], [48, 48]],
@@ -367,7 +364,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         image_shape=(64, 64, 3),
     ),
     "MoonshineBackbone": hub(
-        "MoonshineBackbone",
+        models.MoonshineBackbone,
         vocabulary_size=30,
         filter_dim=16,
         encoder_num_layers=2,
@@ -377,10 +374,10 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         encoder_num_heads=2,
         decoder_num_heads=2,
     ),
-    "OPTBackbone": hub("OPTBackbone", **TEXT, **HEADS),
+    "OPTBackbone": hub(models.OPTBackbone, **TEXT, **HEADS),
     "PARSeqBackbone": hub(
-        "PARSeqBackbone",
-        image_encoder=hub("ViTBackbone", **PATCHES, mlp_dim=24, use_class_token=False),
+        models.PARSeqBackbone,
+        image_encoder=hub(models.ViTBackbone, **PATCHES, mlp_dim=24, use_class_token=False),
         vocabulary_size=30,
         max_label_length=64,
         decoder_hidden_dim=16,
@@ -389,7 +386,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         decoder_mlp_dim=24,
     ),
     "PaliGemmaBackbone": hub(
-        "PaliGemmaBackbone",
+        models.PaliGemmaBackbone,
         **SMALL_LLAMA,
         head_dim=4,
         image_size=16,
@@ -399,12 +396,12 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         vit_num_layers=2,
         vit_intermediate_dim=24,
     ),
-    "Phi3Backbone": hub("Phi3Backbone", **SMALL_LLAMA),
-    "Qwen3Backbone": hub("Qwen3Backbone", **SMALL_LLAMA, head_dim=4),
-    "Qwen3MoeBackbone": hub("Qwen3MoeBackbone", **SMALL_LLAMA, **EXPERTS, moe_intermediate_dim=16),
-    "Qwen3_5Backbone": hub("Qwen3_5Backbone", **SMALL_LLAMA, **LINEAR_ATTENTION, head_dim=8),
+    "Phi3Backbone": hub(models.Phi3Backbone, **SMALL_LLAMA),
+    "Qwen3Backbone": hub(models.Qwen3Backbone, **SMALL_LLAMA, head_dim=4),
+    "Qwen3MoeBackbone": hub(models.Qwen3MoeBackbone, **SMALL_LLAMA, **EXPERTS, moe_intermediate_dim=16),
+    "Qwen3_5Backbone": hub(models.Qwen3_5Backbone, **SMALL_LLAMA, **LINEAR_ATTENTION, head_dim=8),
     "Qwen3_5MoeBackbone": hub(
-        "Qwen3_5MoeBackbone",
+        models.Qwen3_5MoeBackbone,
         vocabulary_size=30,
         num_layers=2,
         hidden_dim=16,
@@ -415,16 +412,16 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         moe_intermediate_dim=16,
         shared_expert_intermediate_size=16,
     ),
-    "QwenBackbone": hub("QwenBackbone", **SMALL_LLAMA),
+    "QwenBackbone": hub(models.QwenBackbone, **SMALL_LLAMA),
     "QwenMoeBackbone": hub(
-        "QwenMoeBackbone",
+        models.QwenMoeBackbone,
         **SMALL_LLAMA,
         **EXPERTS,
         moe_intermediate_dim=16,
         shared_expert_intermediate_dim=16,
     ),
     "RWKV7Backbone": hub(
-        "RWKV7Backbone",
+        models.RWKV7Backbone,
         hidden_size=16,
         head_size=8,
         num_layers=2,
@@ -435,21 +432,21 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         aaa_lora=4,
         decay_lora=4,
     ),
-    "ResNetBackbone": hub("ResNetBackbone", **RESNET, image_shape=IMAGE),
+    "ResNetBackbone": hub(models.ResNetBackbone, **RESNET, image_shape=IMAGE),
     "RetinaNetBackbone": hub(
-        "RetinaNetBackbone",
-        image_encoder=hub("ResNetBackbone", **RESNET),
+        models.RetinaNetBackbone,
+        image_encoder=hub(models.ResNetBackbone, **RESNET),
         min_level=3,
         max_level=7,
         use_p5=False,
         image_shape=(128, 128, 3),
     ),
-    "RobertaBackbone": hub("RobertaBackbone", **TEXT, **HEADS),
-    "RoformerV2Backbone": hub("RoformerV2Backbone", **TEXT, **HEADS, head_size=8),
+    "RobertaBackbone": hub(models.RobertaBackbone, **TEXT, **HEADS),
+    "RoformerV2Backbone": hub(models.RoformerV2Backbone, **TEXT, **HEADS, head_size=8),
     "SAM3PromptableConceptBackbone": hub(
-        "SAM3PromptableConceptBackbone",
+        models.SAM3PromptableConceptBackbone,
         vision_encoder=hub(
-            "SAM3VisionEncoder",
+            layers.SAM3VisionEncoder,
             **{**VISION, "patch_size": 14, "image_shape": (224, 224, 3)},
             fpn_hidden_dim=16,
             fpn_scale_factors=[4.0, 2.0, 1.0, 0.5],
@@ -458,15 +455,22 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
             global_attn_indexes=[1, 2],
         ),
         text_encoder=hub(
-            "SAM3TextEncoder",
+            layers.SAM3TextEncoder,
             **{key: value for key, value in EMBEDDED.items() if key != "max_sequence_length"},
         ),
         geometry_encoder=hub(
-            "SAM3GeometryEncoder", num_layers=1, hidden_dim=16, intermediate_dim=24, num_heads=2, roi_size=7
+            layers.SAM3GeometryEncoder,
+            num_layers=1,
+            hidden_dim=16,
+            intermediate_dim=24,
+            num_heads=2,
+            roi_size=7,
         ),
-        detr_encoder=hub("SAM3DetrEncoder", num_layers=1, hidden_dim=16, intermediate_dim=24, num_heads=2),
+        detr_encoder=hub(
+            layers.SAM3DetrEncoder, num_layers=1, hidden_dim=16, intermediate_dim=24, num_heads=2
+        ),
         detr_decoder=hub(
-            "SAM3DetrDecoder",
+            layers.SAM3DetrDecoder,
             image_shape=(224, 224, 3),
             patch_size=14,
             num_layers=1,
@@ -475,12 +479,12 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
             num_heads=2,
             num_queries=10,
         ),
-        mask_decoder=hub("SAM3MaskDecoder", num_upsampling_stages=3, hidden_dim=16, num_heads=2),
+        mask_decoder=hub(layers.SAM3MaskDecoder, num_upsampling_stages=3, hidden_dim=16, num_heads=2),
     ),
     "SAMBackbone": hub(
-        "SAMBackbone",
+        models.SAMBackbone,
         image_encoder=hub(
-            "ViTDetBackbone",
+            models.ViTDetBackbone,
             hidden_size=16,
             num_layers=2,
             intermediate_dim=24,
@@ -492,14 +496,14 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
             image_shape=(64, 64, 3),
         ),
         prompt_encoder=hub(
-            "SAMPromptEncoder",
+            layers.SAMPromptEncoder,
             hidden_size=8,
             image_embedding_size=(4, 4),
             input_image_size=(64, 64),
             mask_in_channels=16,
         ),
         mask_decoder=hub(
-            "SAMMaskDecoder",
+            layers.SAMMaskDecoder,
             num_layers=2,
             hidden_size=8,
             intermediate_dim=24,
@@ -511,15 +515,15 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         ),
     ),
     "SegFormerBackbone": hub(
-        "SegFormerBackbone", image_encoder=hub("MiTBackbone", **MIT), projection_filters=16
+        models.SegFormerBackbone, image_encoder=hub(models.MiTBackbone, **MIT), projection_filters=16
     ),
     "SigLIPBackbone": hub(
-        "SigLIPBackbone",
-        vision_encoder=hub("SigLIPVisionEncoder", **VISION),
-        text_encoder=hub("SigLIPTextEncoder", **EMBEDDED),
+        models.SigLIPBackbone,
+        vision_encoder=hub(models.SigLIPVisionEncoder, **VISION),
+        text_encoder=hub(models.SigLIPTextEncoder, **EMBEDDED),
     ),
     "SmolLM3Backbone": hub(
-        "SmolLM3Backbone",
+        models.SmolLM3Backbone,
         **TEXT,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -534,7 +538,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         partial_rotary_factor=1.0,
     ),
     "StableDiffusion3Backbone": hub(
-        "StableDiffusion3Backbone",
+        models.StableDiffusion3Backbone,
         mmdit_patch_size=2,
         mmdit_hidden_dim=32,
         mmdit_num_layers=2,
@@ -543,34 +547,34 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         mmdit_qk_norm=None,
         mmdit_dual_attention_indices=None,
         vae=hub(
-            "VAEBackbone",
+            VAEBackbone,
             encoder_num_filters=[32] * 4,
             encoder_num_blocks=ONE_EACH,
             decoder_num_filters=[32] * 4,
             decoder_num_blocks=ONE_EACH,
             sampler_method="mode",
         ),
-        clip_l=hub("CLIPTextEncoder", **EMBEDDED, intermediate_output_index=-2, name="clip_l"),
-        clip_g=hub("CLIPTextEncoder", **EMBEDDED, intermediate_output_index=-2, name="clip_g"),
+        clip_l=hub(models.CLIPTextEncoder, **EMBEDDED, intermediate_output_index=-2, name="clip_l"),
+        clip_g=hub(models.CLIPTextEncoder, **EMBEDDED, intermediate_output_index=-2, name="clip_g"),
         image_shape=(64, 64, 3),
     ),
     "SwinTransformerBackbone": hub(
-        "SwinTransformerBackbone",
+        models.SwinTransformerBackbone,
         image_shape=IMAGE,
         embed_dim=16,
         depths=(2, 2),
         num_heads=(2, 4),
         window_size=4,
     ),
-    "T5Backbone": hub("T5Backbone", **TEXT, **HEADS),
-    "T5Gemma2Backbone": hub("T5Gemma2Backbone", **T5_GEMMA),
-    "T5GemmaBackbone": hub("T5GemmaBackbone", **T5_GEMMA),
+    "T5Backbone": hub(models.T5Backbone, **TEXT, **HEADS),
+    "T5Gemma2Backbone": hub(models.T5Gemma2Backbone, **T5_GEMMA),
+    "T5GemmaBackbone": hub(models.T5GemmaBackbone, **T5_GEMMA),
     "VGGBackbone": hub(
-        "VGGBackbone", stackwise_num_repeats=[1, 2], stackwise_num_filters=[16, 32], image_shape=IMAGE
+        models.VGGBackbone, stackwise_num_repeats=[1, 2], stackwise_num_filters=[16, 32], image_shape=IMAGE
     ),
-    "ViTBackbone": hub("ViTBackbone", **PATCHES, mlp_dim=24),
+    "ViTBackbone": hub(models.ViTBackbone, **PATCHES, mlp_dim=24),
     "ViTDetBackbone": hub(
-        "ViTDetBackbone",
+        models.ViTDetBackbone,
         image_shape=IMAGE,
         patch_size=4,
         hidden_size=16,
@@ -582,7 +586,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         window_size=2,
     ),
     "VideoPrismBackbone": hub(
-        "VideoPrismBackbone",
+        models.VideoPrismBackbone,
         num_frames=4,
         patch_size=8,
         hidden_dim=16,
@@ -593,11 +597,13 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
         num_auxiliary_layers=0,
         image_shape=IMAGE,
     ),
-    "WhisperBackbone": hub("WhisperBackbone", **TEXT, **HEADS, max_encoder_sequence_length=64, num_mels=8),
-    "XLMRobertaBackbone": hub("XLMRobertaBackbone", **TEXT, **HEADS),
-    "XLNetBackbone": hub("XLNetBackbone", **TEXT, **HEADS),
+    "WhisperBackbone": hub(
+        models.WhisperBackbone, **TEXT, **HEADS, max_encoder_sequence_length=64, num_mels=8
+    ),
+    "XLMRobertaBackbone": hub(models.XLMRobertaBackbone, **TEXT, **HEADS),
+    "XLNetBackbone": hub(models.XLNetBackbone, **TEXT, **HEADS),
     "XceptionBackbone": hub(
-        "XceptionBackbone",
+        models.XceptionBackbone,
         stackwise_conv_filters=[[16, 16], [32, 32], [32, 32]],
         stackwise_pooling=[True, True, False],
         image_shape=IMAGE,

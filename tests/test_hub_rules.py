@@ -4,6 +4,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from keras_hub.src.models.llama.llama_decoder import LlamaTransformerDecoder
 
 from distill import pruning
 from distill.pruning.structured import hub_rules
@@ -14,7 +15,8 @@ from distill.pruning.structured.structure import read
 WIDTH = 24  # between the dense layers
 TOKENS = {"vocabulary_size": 20, "num_layers": 1, "hidden_dim": 8, "intermediate_dim": WIDTH}
 ENCODER = {**TOKENS, "num_heads": 2}
-DECODER = {**TOKENS, "num_query_heads": 4, "num_key_value_heads": 2}
+DECODER_HEADS = {"num_query_heads": 4, "num_key_value_heads": 2}
+DECODER = {**TOKENS, **DECODER_HEADS}
 VISION = {"image_shape": (16, 16, 3), "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 8}
 IMAGES = {**VISION, "intermediate_dim": WIDTH}
 TEXTS = {**ENCODER, "embedding_dim": 8, "max_sequence_length": 5}
@@ -169,6 +171,16 @@ def _all_but_transformers(layer):
 
 def test_every_rule_is_of_a_layer_that_keras_hub_has():
     assert len(hub_rules.hub_rules()) == len(hub_rules._RULES)
+
+
+@pytest.mark.parametrize("kind", [keras_hub.layers.TransformerEncoder, LlamaTransformerDecoder])
+def test_width_that_an_activation_looks_across_stays(kind):
+    heads = {"num_heads": 2} if kind is keras_hub.layers.TransformerEncoder else DECODER_HEADS
+    inputs = keras.Input((5, 8))
+    model = keras.Model(inputs, kind(intermediate_dim=WIDTH, activation="softmax", **heads)(inputs))
+    (group,) = pruning.explain(model).groups
+    assert group.atoms.size == 0
+    assert "softmax looks at all channels" in group.locked
 
 
 def test_quantized_layers_stay():
