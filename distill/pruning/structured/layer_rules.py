@@ -18,6 +18,7 @@ from distill.pruning.structured.tying import (
     concatenate,
     edit_shape,
     elementwise,
+    is_quantized,
     only,
     reshape,
     same,
@@ -60,12 +61,8 @@ def _dense(call: Call) -> Axes:
     return activate(call, layer.activation, (*axes[:-1], out))
 
 
-def _is_quantized(layer: Any) -> bool:
-    return getattr(layer, "quantization_mode", None) is not None or getattr(layer, "lora_enabled", False)
-
-
 def _quantized(call: Call) -> Axes | None:
-    return call.lock_all("it is quantized or has LoRA enabled")[0] if _is_quantized(call.operation) else None
+    return call.lock_all("it is quantized or has LoRA enabled")[0] if is_quantized(call.operation) else None
 
 
 def _einsum_dense(call: Call) -> Axes:
@@ -359,7 +356,7 @@ def _attention(call: Call) -> list[Axes]:
     projections = [layer._query_dense, layer._value_dense, layer._key_dense, layer._output_dense]
     if layer._use_gate if isinstance(layer, layers.MultiHeadAttention) else layer.use_gate:
         return call.lock_all("its gate is not followed")
-    if any(_is_quantized(dense) for dense in projections):
+    if any(is_quantized(dense) for dense in projections):
         return call.lock_all("it is quantized or has LoRA enabled")
     if not (len(given[0]) == len(given[1]) == 1):
         return call.lock_all("its query and value are not tensors of the graph")

@@ -183,6 +183,14 @@ class _Builder:
                 if new.trainable != old.trainable:
                     new.trainable = old.trainable
                 continue
+            if [len(one.shape) for one in old.variables] != [len(one.shape) for one in new.variables]:
+                raise ValueError(
+                    f"A model is built anew from the configs of its layers. Received: {old.name!r}, a "
+                    f"{type(old).__name__}, whose config makes one of other weights. Write its get_config."
+                )
+            for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+                if not any(id(variable) in axes for variable in one.variables):
+                    _copy_state(one, other)  # first: what is loaded may be computed anew from other weights
             for source, target in zip(old.variables, new.variables, strict=True):
                 value = keras.ops.convert_to_numpy(source)
                 if id(source) in axes:
@@ -195,8 +203,6 @@ class _Builder:
             for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
                 if other.trainable != one.trainable:
                     other.trainable = one.trainable
-                if not any(id(variable) in axes for variable in one.variables):
-                    _copy_state(one, other)
             for source, target in zip(old.variables, new.variables, strict=True):
                 if target.trainable != source.trainable:
                     target.trainable = source.trainable

@@ -40,6 +40,11 @@ POSITIONWISE = frozenset(
         keras.activations.tanh,
         keras.activations.tanh_shrink,
         keras.activations.threshold,
+        keras.ops.gelu,  # which keras_hub has for activations too
+        keras.ops.relu,
+        keras.ops.sigmoid,
+        keras.ops.silu,
+        keras.ops.tanh,
     }
 )
 POSITIONWISE_LAYERS = (
@@ -68,6 +73,11 @@ def activate(call: Call, activation: Any, axes: Axes) -> Axes:
     name = getattr(activation, "__name__", type(activation).__name__)
     call.lock(axes[-1], f"{name} looks at all channels")
     return (*axes[:-1], None)
+
+
+def is_quantized(layer: Any) -> bool:
+    """Whether its weights are not all that it computes with, as when it is quantized or has LoRA enabled."""
+    return getattr(layer, "quantization_mode", None) is not None or getattr(layer, "lora_enabled", False)
 
 
 def only(call: Call, axes: Axes, kept: Sequence[int], what: str) -> Axes:

@@ -46,7 +46,7 @@ def largest_error(
     again = read(pruned, rules, exact=False)
     smaller = rebuild(again, np.ones(again.atoms.count, bool), dtype="float64")
     kept = keep_labels(structure, keep)
-    _mask_weights(structure, kept, original)
+    _mask_weights(structure, kept, read(original, rules).operations)
     given = _examples(structure.model, seed) if inputs is None else inputs
     axes = structure.tensors
     # What comes of a config may lack what a layer was told later; no mask here, and the model's own precision.
@@ -103,11 +103,10 @@ def _examples(model: keras.Model, seed: int) -> Any:
     return keras.tree.map_structure(example, graph._inputs_struct)
 
 
-def _mask_weights(structure: Structure, kept: np.ndarray, original: keras.Model) -> None:
-    ids = [id(variable) for variable in structure.model.variables]
-    targets = dict(zip(ids, original.variables, strict=True))
+def _mask_weights(structure: Structure, kept: np.ndarray, layers: Mapping[str, Any]) -> None:
     for slot in structure.slots:
-        target = targets[id(slot.variable)]
+        ids = [id(variable) for variable in slot.layer.variables]
+        target = layers[slot.path].variables[ids.index(id(slot.variable))]
         shape = [-1 if i == slot.axis else 1 for i in range(len(target.shape))]
         target.assign(ops.convert_to_numpy(target) * kept[slot.labels].reshape(shape))
 
