@@ -73,14 +73,14 @@ class Compare:
     epochs: int = 30
     batch_size: int = 64
     learning_rate: float = 6e-3
-    temperature: float = 4.0
+    temperature: float = 2.0
     student_loss_weight: float = 0.1
     smoothing: float = 0.2
     sparsity: float = 0.95
     channels: float = 0.0312
     layers: int = 2
     labels: int = 120
-    low_temperature: float = 4.0
+    low_temperature: float = 1.0
     low_smoothing: float = 0.2
     teacher: Network = Network(filters=(16, 32), units=64, dropout=0.4, blocks=2)
     student: Network = Network(filters=(4, 8), units=16)

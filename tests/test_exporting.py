@@ -107,7 +107,7 @@ def test_the_comparison_counts_what_it_says(model, files):
     assert lines[0].split() == ["accuracy", "agreement", "largest", "difference", "bytes", "ms"]
     assert lines[1].split()[:3] == ["keras", "75.00", "%"]
     assert len(lines) == 2 + len(files)
-    assert len({len(line) for line in lines if "keras" not in line}) == 1  # a line ends where its last cell does
+    assert len({len(line) for line in lines if "keras" not in line}) == 1
     assert compare_exports(model, {"a": files["float32"]}, x, runs=1).rows["a"].accuracy is None
 
 
