@@ -183,7 +183,7 @@ class _Builder:
                 if new.trainable != old.trainable:
                     new.trainable = old.trainable
                 continue
-            if [len(one.shape) for one in old.variables] != [len(one.shape) for one in new.variables]:
+            if _make_up(old) != _make_up(new):
                 raise ValueError(
                     f"A model is built anew from the configs of its layers. Received: {old.name!r}, a "
                     f"{type(old).__name__}, whose config makes one of other weights. Write its get_config."
@@ -242,6 +242,11 @@ def _afresh(one: Any) -> Any:
 def _is_foreign(value: Any) -> bool:
     """Whether it is of a class of the user's own."""
     return not type(value).__module__.startswith(("keras.", "builtins", "numpy", "tensorflow"))
+
+
+def _make_up(layer: keras.Layer) -> tuple[list[type], list[int]]:
+    """The layers inside, and the ranks of all weights."""
+    return [type(one) for one in layer._flatten_layers()], [len(one.shape) for one in layer.variables]
 
 
 def _copy_state(one: keras.Layer, other: keras.Layer) -> None:
