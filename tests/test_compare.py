@@ -54,13 +54,13 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
     results = [json.loads(path.read_text()) for path in study_dir.glob("cells/*/result.json")]
     assert sorted(result["arm"] for result in results) == sorted(
         [
-            *("teacher", "alone", "smoothing", "distilled", "pruned", "channels", "layers"),
+            *("teacher", "deep", "alone", "smoothing", "distilled", "pruned", "channels", "layers"),
             *("few-alone", "few-hard", "few-soft", "teacher-int8", "distilled-int8", "channels-int8"),
         ]
     )
     for result in results:
         assert 0 <= result["test"]["last"]["accuracy"] <= 1
-        assert (result["test"]["last"]["agreement"] is None) == (result["arm"] == "teacher")
+        assert (result["test"]["last"]["agreement"] is None) == (result["arm"] in ("teacher", "deep"))
     sizes = [result["cost"]["file_bytes"] for result in results if result["arm"] in SAME_SIZE]
     assert max(sizes) - min(sizes) < 300  # one network: only names differ, and no file holds an optimizer
     study = json.loads((study_dir / "study.json").read_text())
@@ -78,22 +78,23 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
     (pruned,) = (result["cost"] for result in results if result["arm"] == "pruned")
     (teacher,) = (result["cost"] for result in results if result["arm"] == "teacher")
     assert pruned["parameters"] == teacher["parameters"]
-    kernels = 3 * 3 * 16, 3 * 3 * 16 * 32, 4 * 3 * 3 * 32 * 32, 128 * 64, 64 * 10
-    biases = 16 + 32 + 4 * 32 + 64 + 10
+    kernels = 3 * 3 * 16, 3 * 3 * 16 * 32, 128 * 64, 64 * 10
+    biases = 16 + 32 + 64 + 10
     assert pruned["nonzero"] == sum(kernels) - round(0.95 * sum(kernels)) + biases
     assert pruned["gzip_bytes"] < 0.4 * teacher["gzip_bytes"]
     (channels,) = (result["cost"] for result in results if result["arm"] == "channels")
     assert abs(channels["macs"] / teacher["macs"] - 0.1) <= 0.02 * 0.1
-    (shorter,) = (result["cost"] for result in results if result["arm"] == "layers")
+    deep, shorter = (r["cost"] for arm in ("deep", "layers") for r in results if r["arm"] == arm)
     convolution = 4 * 9 * 32 * 32
-    assert (teacher["macs"] - shorter["macs"]) / convolution in (2, 3, 4)  # two convolutions or blocks of two
+    assert deep["macs"] == teacher["macs"] + 4 * convolution
+    assert (deep["macs"] - shorter["macs"]) / convolution in (2, 3, 4)  # two convolutions or blocks of two
     assert "Smoke run" in output
     assert str(study_dir / "report.html") in output.replace("\n", "")
     assert "<svg" in (study_dir / "report.html").read_text()
     for arm in study["arms"]:
         if arm["name"].endswith("-int8"):
             continue
-        file = "teacher.keras" if arm["name"] == "teacher" else "student.keras"
+        file = "teacher.keras" if arm["name"] in ("teacher", "deep") else "student.keras"
         assert keras.models.load_model(study_dir / arm["cells"][0] / file).output_shape == (None, 10)
 
 
@@ -127,7 +128,12 @@ def test_every_field_can_be_set_from_the_command_line(capsys):
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     for field in dataclasses.fields(compare.Compare):
-        prefix = {"teacher": "teacher.units", "student": "student.units", "surroundings": "wandb"}
+        prefix = {
+            "teacher": "teacher.units",
+            "deep": "deep.units",
+            "student": "student.units",
+            "surroundings": "wandb",
+        }
         assert f"--{prefix.get(field.name, field.name).replace('_', '-')}" in shown
 
 
@@ -146,15 +152,14 @@ def test_arms_of_a_seed_share_all_but_what_is_compared():
     pruned = changed["pruned"]
     assert pruned.pop("network") == dataclasses.asdict(study.teacher)
     assert pruned == {**changed["distilled"], "sparsity": study.sparsity}
-    for arm, change in {"channels": {"macs": study.channels}, "layers": {"layers": study.layers}}.items():
-        assert changed[arm] == {
-            **changed["distilled"],
-            "network": dataclasses.asdict(study.teacher),
-            **change,
-        }
+    teacher, deep = dataclasses.asdict(study.teacher), dataclasses.asdict(study.deep)
+    assert changed["channels"] == {**changed["distilled"], "network": teacher, "macs": study.channels}
+    own = {"network": deep, "layers": study.layers, "teacher": compare.deep_cell(study, 3).name}
+    assert changed["layers"] == {**changed["distilled"], **own}
     assert changed["few-alone"] == {"labels": 120}
     assert set(changed["few-hard"]) <= {"labels", "pseudo_labels", "label_smoothing"}
     assert changed["few-soft"] == {"labels": 120, "temperature": study.low_temperature}
+    assert cells.pop("layers").config.teacher == compare.deep_cell(study, 3).name
     assert {cell.config.teacher for cell in cells.values()} == {compare.teacher_cell(study, 3).name}
 
 
