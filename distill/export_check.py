@@ -71,14 +71,15 @@ def compare_exports(
         model: with one output (examples, …, classes).
         files: name -> path, as `export` wrote them.
         x: inputs as the model takes them; real ones, as accuracy and agreement are.
-        y: labels, int (examples, …), or `None`.
+        y: labels, int (examples, …) or (examples, …, 1), or `None`.
         runs: timed runs of each file, taking turns; see `cost.latencies`.
 
     Returns:
         What was measured of each.
 
     Raises:
-        ValueError: the model has several outputs, or a file's output has another shape.
+        ValueError: the model has several outputs, or one of fewer than two classes; a file's output has another
+            shape; labels are not one integer for each answer.
 
     Example:
         >>> files = {p: export(model, f"{p}.tflite", precision=p) for p in ("float32", "float16", "dynamic_range")}
@@ -91,7 +92,19 @@ def compare_exports(
             f"Models of one output are compared. Received: {model.name!r}, which has {len(expected)}. "
             "Compare those of `runtimes.Exported(path).predict` with the model's, one by one."
         )
+    if expected.shape[-1] < 2:
+        raise ValueError(
+            "Accuracy and agreement are of the largest of several outputs. Received: "
+            f"{model.name!r}, whose output is {expected.shape}. Compare what `runtimes.Exported(path).predict` answers."
+        )
     labels = None if y is None else np.asarray(y)
+    if labels is not None and labels.shape == (*expected.shape[:-1], 1):
+        labels = labels[..., 0]
+    if labels is not None and (labels.shape != expected.shape[:-1] or labels.dtype.kind not in "iu"):
+        raise ValueError(
+            f"Labels are integers, one for each answer: {expected.shape[:-1]}. "
+            f"Received: {labels.dtype} {labels.shape}. Of one-hot labels pass y.argmax(-1)."
+        )
     exported = {name: Exported(path) for name, path in files.items()}
     one = keras.tree.map_structure(lambda array: array[:1], inputs)
     latencies = cost.in_turns({name: file.prepare(one) for name, file in exported.items()}, runs=runs)

@@ -55,6 +55,8 @@ def export(
 
     Raises:
         ValueError: the format cannot hold the model, or not in this precision; examples are missing, or not needed.
+        FileExistsError: a folder that is no SavedModel, or is where a file should be, is in the way; or the other way
+            round.
         ImportError: a package that writes the format is not installed.
 
     Example:
@@ -118,6 +120,16 @@ def _check_precision(model: keras.Model, path: Path, precision: Any, examples: A
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A draft of a file or folder that takes the place of `path` once it is whole."""
+    if path.is_dir() if path.suffix else path.is_file():
+        raise FileExistsError(
+            f"A file takes the place of a file, a folder that of a folder. Received: {str(path)!r}, which is "
+            f"{'a folder' if path.suffix else 'a file'}."
+        )
+    if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
+        raise FileExistsError(
+            f"A SavedModel takes the place of another one, or of nothing. Received: {str(path)!r}, a folder with other "
+            "files, which would be lost."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix:
         with replacing(path) as draft:

@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ImportError, OSError, TypeError, ValueError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
-    size = options.file.stat().st_size
+    files = options.file.rglob("*") if options.file.is_dir() else [options.file]
+    size = sum(file.stat().st_size for file in files if file.is_file())
     console.print(
         f"[bold]{escape(str(options.file))}[/], {size:,} bytes, {type(model).__name__}", soft_wrap=True
     )

@@ -111,6 +111,37 @@ def test_the_comparison_counts_what_it_says(model, files):
     assert compare_exports(model, {"a": files["float32"]}, x, runs=1).rows["a"].accuracy is None
 
 
+def test_labels_are_one_integer_for_each_answer(model, files):
+    x = images()
+    y = model.predict(x, verbose=0).argmax(-1)
+    one = {"a": files["float32"]}
+    assert compare_exports(model, one, x, y[:, None], runs=1).accuracy == 1.0
+    for wrong in (y[:1], np.eye(5)[y], y.astype("float32")):
+        with pytest.raises(ValueError, match="Labels are integers, one for each answer"):
+            compare_exports(model, one, x, wrong, runs=1)
+
+
+def test_one_output_has_no_largest(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(1, "sigmoid")])
+    file = export(model, tmp_path / "m.tflite")
+    with pytest.raises(ValueError, match="the largest of several outputs"):
+        compare_exports(model, {"a": file}, np.ones((3, 4), "float32"), runs=1)
+
+
+def test_folders_and_files_that_are_no_exports_stay(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "m.tflite").mkdir()
+    for name, message in (("data", "would be lost"), ("file", "a file"), ("m.tflite", "a folder")):
+        with pytest.raises(FileExistsError, match=message):
+            export(model, tmp_path / name)
+    assert (tmp_path / "data" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "x"
+    export(model, tmp_path / "saved")
+    export(model, tmp_path / "saved")
+
+
 def test_sparse_kernels_are_stored_without_their_zeros(tmp_path):
     model = keras.Sequential([keras.Input((64,)), layers.Dense(256, use_bias=False)])
     kernel = np.random.default_rng(0).normal(size=(64, 256)).astype("float32")

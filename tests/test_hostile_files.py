@@ -182,12 +182,46 @@ def test_what_keras_is_told_to_run_by_name_must_be_known(good):
 def test_words_are_not_read_from_other_files(good, tmp_path):
     (tmp_path / "secret").write_text("secret\n")
     bad = {"class_name": "StringLookup", "module": "keras.layers", "config": {"vocabulary": "secret"}}
-    refused(changed(good, lambda config: config.update(sequential(bad))), "would read them from 'secret'")
+    refused(
+        changed(good, lambda config: config.update(sequential(bad))), "would read vocabulary from 'secret'"
+    )
 
 
 class Pickled:
     def __reduce__(self):
         return exec, (CODE,)
+
+
+def test_words_of_tokenizers_are_not_read_from_other_files(good):
+    path = "/etc/hostname"
+    tokenizer = {
+        "class_name": "WhisperTokenizer",
+        "module": "keras_hub.tokenizers",
+        "registered_name": "keras_hub>WhisperTokenizer",
+        "config": {"special_tokens": path},
+    }
+    refused(changed(good, lambda config: config.update(tokenizer)), "which would read special_tokens from")
+
+
+def test_links_do_not_lead_out_of_a_folder(good, tmp_path):
+    folder = tmp_path / "unpacked"
+    with zipfile.ZipFile(good) as archive:
+        archive.extractall(folder)
+    distill.load_model(folder)
+    (folder / "assets").mkdir()
+    (folder / "assets" / "words.txt").symlink_to("/etc/hostname")
+    with pytest.raises(ValueError, match="a link that leads out of it"):
+        distill.load_model(folder)
+
+
+def test_constants_are_numbers(good):
+    constant = {"class_name": "__numpy__", "config": {"value": ["a"], "dtype": "U300000000"}}
+    refused(changed(good, lambda config: config.update(extra=constant)), "Constants of a model are numbers")
+
+
+def test_a_registered_name_does_not_make_a_lambda_safe(good):
+    code = {"class_name": "__lambda__", "registered_name": "distill>hard_sigmoid", "config": {"value": "xx"}}
+    refused(changed(good, lambda config: config.update(extra=code)), "carry code")
 
 
 def test_pickles_and_saved_models_are_not_opened(tmp_path):

@@ -360,7 +360,12 @@ def test_a_preset_of_keras_hub(tmp_path):
             keras.tree.flatten(loaded(inputs)), keras.tree.flatten(model(inputs)), strict=True
         ):
             np.testing.assert_array_equal(y, expected)
-    shutil.copy(tmp_path / "task" / "task.weights.h5", tmp_path / "backbone" / "model.weights.h5")
+    weights = tmp_path / "task" / "task.weights.h5"
+    weights.rename(tmp_path / "head")
+    with pytest.raises(ValueError, match="without task.weights.h5"):
+        distill.load_model(tmp_path / "task")
+    (tmp_path / "head").rename(weights)
+    shutil.copy(weights, tmp_path / "backbone" / "model.weights.h5")
     with pytest.raises(ValueError, match="A preset's weights fit its backbone"):
         distill.load_model(tmp_path / "backbone")
 

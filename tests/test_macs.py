@@ -159,6 +159,12 @@ def test_grouped_attention_by_hand():
     assert products(model) == (projected, 2 * (4 * 5 * 5 * 3))
 
 
+def test_a_mask_is_no_input_of_a_layer_over_time():
+    inputs = keras.Input((5, 4))
+    model = keras.Model(inputs, layers.TimeDistributed(layers.Dense(3))(layers.Masking()(inputs)))
+    assert cost.macs(model) == 5 * 4 * 3
+
+
 def test_attention_without_weights():
     inputs, other = keras.Input((5, 6)), keras.Input((7, 6))
     assert products(keras.Model([inputs, other], layers.Attention()([inputs, other]))) == (0, 2 * 5 * 7 * 6)

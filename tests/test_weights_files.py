@@ -138,6 +138,40 @@ def test_what_changes_no_answer_is_no_difference(tmp_path):
     assert same(saved, model)
 
 
+def test_a_number_that_is_no_axis_differs_by_its_sign(tmp_path):
+    def scaled(offset, axis=-1):
+        stack = [
+            layers.Rescaling(1 / 127.5, offset=offset),
+            layers.Dense(2, name="d"),
+            layers.Softmax(axis=axis),
+        ]
+        return keras.Sequential([keras.Input((4,)), *stack])
+
+    save(scaled(-1), tmp_path / "m.keras")
+    assert "offset" in refused(scaled(0), tmp_path / "m.keras")
+    distill.load_weights(scaled(-1, axis=1), tmp_path / "m.keras")  # the same, counted from the front
+
+
+def test_the_older_layout_is_not_guessed_where_parts_of_a_nested_model_are_frozen(tmp_path):
+    """There, what is trained comes first, so that weights of one shape would change places."""
+
+    def transferred(frozen):
+        blocks = [layers.Dense(4, name=f"block{i}") for i in range(4)]
+        for block in blocks[:frozen]:
+            block.trainable = False
+        inner = keras.Sequential([keras.Input((4,)), *blocks], name="backbone")
+        return keras.Sequential([keras.Input((4,)), inner, layers.Dense(2, name="head")])
+
+    half = transferred(2)
+    for name in ("half.h5", "half.keras"):
+        save(half, tmp_path / name)
+    assert "trainable" in refused(transferred(0), tmp_path / "half.h5")
+    for model, name in ((transferred(2), "half.h5"), (transferred(0), "half.keras")):
+        distill.load_weights(model, tmp_path / name)
+        x = np.ones((1, 4), "float32")
+        np.testing.assert_array_equal(model(x), half(x))
+
+
 def test_layers_in_another_order_are_paired_by_name(tmp_path):
     def net(*order):
         inputs = keras.Input((4,))

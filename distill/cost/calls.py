@@ -190,7 +190,7 @@ def _products(operation: Any, path: str, args: Any, kwargs: Any, outputs: Any) -
         return products_of(operation, _operands((args, kwargs)), _symbolic(outputs))
     inside, times = _Walk(), 1
     if type(operation) is layers.TimeDistributed:
-        ((_, times, *rest),) = (tensor.shape for tensor in _symbolic((args, kwargs)))
+        _, times, *rest = _symbolic((args, kwargs))[0].shape  # a mask may follow
         inside.call(operation.layer, path, (keras.KerasTensor((1, *rest)),), {})
     else:
         inside.opened(operation, path, args, kwargs)

@@ -26,7 +26,7 @@ def understood(stored: Stored) -> Config:
             f"Weights need an architecture. Received: {stored.source}, a file of weights. Build the model and use "
             "distill.load_weights, or pass the JSON that model.to_json wrote, and this file as weights."
         )
-    old = stored.version.startswith(("1.", "2.")) if stored.version else "module" not in stored.config
+    old = str(stored.version).startswith(("1.", "2.")) if stored.version else "module" not in stored.config
     with making_sense(stored.source):
         return complete(modern(stored.config) if old else stored.config)
 

@@ -76,6 +76,8 @@ def _require_own(file: h5py.File, name: str) -> int:
 def text(holder: h5py.File | h5py.Group, key: str) -> str | None:
     """An attribute that holds text, which old files keep as bytes; `None` if there is none."""
     value = holder.attrs.get(key)
+    if value is not None and not isinstance(value, bytes | str):
+        raise ValueError(f"In Keras' files {key} is text. Received: {value!r} in {holder.file.filename}.")
     return value.decode() if isinstance(value, bytes) else value
 
 

@@ -70,6 +70,12 @@ def load_model(
 
 
 def _of_folder(path: Path, endpoint: str | None, trust: bool) -> keras.Model | saved_model.InferenceOnly:
+    inside = path.resolve()
+    if not trust and (out := [one for one in path.rglob("*") if not one.resolve().is_relative_to(inside)]):
+        raise ValueError(
+            f"A model's folder holds what it is made of. Received: {path}, where {out[0].name!r} is a link that leads "
+            "out of it. Pass trust=True if you made it."
+        )
     if (path / "saved_model.pb").exists():
         return saved_model.load(path, endpoint, trust)
     if not (path / "config.json").exists():

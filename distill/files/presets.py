@@ -45,5 +45,10 @@ def load_preset(folder: Path, trust: bool) -> keras.Model:
         raise ValueError(
             f"A preset's weights fit its backbone. Received: {folder}, where they differ:\n{table(differences)}"
         )
+    if "task.json" in configs and not (folder / "task.weights.h5").exists():
+        raise ValueError(
+            f"A task's preset has the weights of its head. Received: {folder}, without task.weights.h5. Copy it again, "
+            "or remove task.json to load the backbone."
+        )
     kind = configs["task.json" if "task.json" in configs else "config.json"]
     return keras.saving.get_registered_object(kind["registered_name"]).from_preset(str(folder))

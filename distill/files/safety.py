@@ -27,6 +27,13 @@ _RUNS_CODE = (
     keras.layers.TFSMLayer,
     keras.layers.TorchModuleWrapper,
 )
+_FILES = (
+    "vocabulary",
+    "merges",
+    "special_tokens",
+    "language_tokens",
+    "proto",
+)  # or the words themselves, as lists
 _FUNCTIONS = (
     "builtins",  # how Keras stores its own activations and the like, by name
     "keras.activations",
@@ -52,11 +59,14 @@ def require_safe(config: Any, source: str) -> None:
     name = config.get("class_name")
     if name is not None and "config" in config and name not in _PLAIN:
         _require_known(config, source)
-    if isinstance(config.get("vocabulary"), str):
-        raise ValueError(
-            "A model's words come with it. Received: "
-            f"{source}, which would read them from {config['vocabulary']!r}; pass trust=True if you know its writer."
-        )
+    for key in _FILES:
+        if isinstance(config.get(key), str):
+            raise ValueError(
+                "A model's words come with it. Received: "
+                f"{source}, which would read {key} from {config[key]!r}; pass trust=True if you know its writer."
+            )
+    if name in ("__numpy__", "__tensor__"):
+        _require_numbers(config["config"], source)
     for part in config.values():
         require_safe(part, source)
 
@@ -65,6 +75,8 @@ def _require_known(config: Config, source: str) -> None:
     name, module = config["class_name"], config.get("module")
     registered = config.get("registered_name", name)
     label = config["config"] if name == "function" else name
+    if name == "__lambda__":
+        raise ValueError(_carries_code(source, name))
     if (
         not isinstance(label, str)
         or not isinstance(module, str | None)
@@ -78,17 +90,27 @@ def _require_known(config: Config, source: str) -> None:
     if name == "function" and module in _FUNCTIONS:
         return
     found = vars(sys.modules[module]).get(label) if _is_keras(module) and module in sys.modules else None
-    if name == "__lambda__" or (isinstance(found, type) and issubclass(found, _RUNS_CODE)):
-        raise ValueError(
-            "Files that carry code are not run: whoever wrote one could do anything. Received: "
-            f"{source} with a {name}. Pass trust=True if you know its writer."
-        )
+    if isinstance(found, type) and issubclass(found, _RUNS_CODE):
+        raise ValueError(_carries_code(source, name))
     if not isinstance(found, type) or not issubclass(found, _PARTS):
         raise ValueError(
             f"Models are built of Keras' own classes and of yours. Received: {source} with {label!r} of module "
             f"{module!r}, which is neither. If it is yours, pass custom_objects={{{registered or label!r}: {label}}}; "
             "a model that only TensorFlow knows how to run is taken as a SavedModel."
         )
+
+
+def _carries_code(source: str, name: str) -> str:
+    return (
+        "Files that carry code are not run: whoever wrote one could do anything. Received: "
+        f"{source} with a {name}. Pass trust=True if you know its writer."
+    )
+
+
+def _require_numbers(config: Any, source: str) -> None:
+    kind = config.get("dtype") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or not kind.startswith(("bool", "int", "uint", "float", "bfloat")):
+        raise ValueError(f"Constants of a model are numbers. Received: {source} with one of type {kind!r}.")
 
 
 def import_keras_hub(source: str) -> ModuleType:

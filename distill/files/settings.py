@@ -29,9 +29,12 @@ class _Layer(NamedTuple):
     kind: str
     settings: dict[str, Any]
     inputs: list[str] | None
+    trainable: bool
 
 
-def setting_differences(expected: Config, found: Config, named: Set[str | None]) -> list[Difference]:
+def setting_differences(
+    expected: Config, found: Config, named: Set[str | None], legacy: bool
+) -> list[Difference]:
     """Layers of another kind, settings of another value, and layers that are called on others.
 
     Args:
@@ -39,6 +42,8 @@ def setting_differences(expected: Config, found: Config, named: Set[str | None])
         found: of the model in a file; settings that only one of them knows are passed by, as versions of Keras
             have other ones.
         named: layers whose weights were paired by name, and so are they; the others are paired by their order.
+        legacy: whether the file is in the older layout, where the weights of a model inside the model lie in an order
+            that depends on which of its layers are trained.
 
     Returns:
         Nothing where the two are of one architecture, or where the layers of one cannot be known.
@@ -57,6 +62,12 @@ def setting_differences(expected: Config, found: Config, named: Set[str | None])
         rest = (layer for layer in theirs if layer.name not in fixed)
         pairs = [(layer, known[layer.name] if layer.name in fixed else next(rest)) for layer in ours]
     names = {there.name: here.name for here, there in pairs}
+    if legacy:
+        rows += [
+            Difference(here.name, "trainable", str(here.trainable), str(there.trainable))
+            for here, there in pairs
+            if "/" in here.name and here.trainable != there.trainable
+        ]
     for here, there in pairs:
         if here.kind != there.kind:
             rows.append(Difference(here.name, "layer", here.kind, there.kind))
@@ -64,7 +75,7 @@ def setting_differences(expected: Config, found: Config, named: Set[str | None])
         rows += [
             Difference(here.name, key, str(value), str(there.settings[key]))
             for key, value in here.settings.items()
-            if key in there.settings and not _same(value, there.settings[key])
+            if key in there.settings and not _same(value, there.settings[key], axis=key in ("axis", "axes"))
         ]
         if here.inputs is not None and there.inputs is not None:
             inputs = [names.get(name, name) for name in there.inputs]
@@ -88,7 +99,8 @@ def _layers(config: Config, above: str = "") -> Iterator[_Layer]:
                 if calls is None
                 else ["(an input)" if entries.get(n) else f"{above}{n}" for n in _sources(calls)]
             )
-            yield _Layer(name, layer["class_name"], _relevant(layer["config"]), inputs)
+            trainable = layer["config"].get("trainable", True)
+            yield _Layer(name, layer["class_name"], _relevant(layer["config"]), inputs, trainable)
 
 
 def _sources(calls: Any) -> Iterator[str]:
@@ -118,9 +130,11 @@ def _plain(key: str, value: Any) -> Any:
     return _OTHER_NAMES.get(value, value) if isinstance(value, str) else value
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Any, other: Any, *, axis: bool = False) -> bool:
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(
+            _same(*pair, axis=axis) for pair in zip(one, other, strict=True)
+        )
     if isinstance(one, dict) and isinstance(other, dict):
         return all(_same(one[key], other[key]) for key in one.keys() & other.keys())
     if isinstance(one, float) or isinstance(other, float):
@@ -129,6 +143,6 @@ def _same(one: Any, other: Any) -> bool:
             and isinstance(other, float | int)
             and math.isclose(one, other, rel_tol=1e-6)
         )
-    if isinstance(one, int) and isinstance(other, int) and (one < 0) != (other < 0):
-        return True  # an axis, counted from the front or the back
+    if axis and isinstance(one, int) and isinstance(other, int) and (one < 0) != (other < 0):
+        return True  # counted from the front or the back
     return one == other

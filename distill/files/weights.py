@@ -90,4 +90,4 @@ def _setting_differences(model: keras.Model, stored: Stored, named: Set[str | No
     except NotImplementedError:
         return []  # a model whose class does not say what it is made of
     with making_sense(stored.source):
-        return setting_differences(complete(config), understood(stored), named)
+        return setting_differences(complete(config), understood(stored), named, stored.legacy)
