@@ -70,14 +70,14 @@ def tokens(inputs):
 # Each kind of layer that is known to be rounded as LiteRT does it, with what becomes part of its kernel; shallow, so
 # that no error can hide behind others.
 BRANCHES = {
-    "strides": layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
+    "strides": lambda x: layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(x),
     "clamped_twice": lambda x: layers.ReLU(6.0)(layers.Conv2D(8, 3, activation="relu")(x)),
     "norm": lambda x: layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, use_bias=False)(x))),
     "depthwise": lambda x: layers.ReLU(6.0)(
         layers.BatchNormalization()(layers.DepthwiseConv2D(3, strides=2, depth_multiplier=2)(x))
     ),
     "padded": lambda x: layers.DepthwiseConv2D(3, 2)(layers.ZeroPadding2D(((0, 1), (0, 1)))(x)),
-    "grouped": layers.Conv2D(8, 3, groups=2, activation="relu6"),
+    "grouped": lambda x: layers.Conv2D(8, 3, groups=2, activation="relu6")(x),
     "dense": lambda x: layers.Dense(10)(layers.Dropout(0.5)(layers.Flatten()(x))),
     "dense_norm": lambda x: layers.ReLU()(layers.BatchNormalization()(layers.Dense(8)(layers.Flatten()(x)))),
     "sum": lambda x: layers.Activation("relu")(layers.Add()(list(two(x)))),
@@ -93,7 +93,7 @@ BRANCHES = {
     "global_max_1d": lambda x: layers.Dense(4)(layers.GlobalMaxPooling1D()(layers.Reshape((16, 16))(x))),
     "repeated": lambda x: layers.Conv1D(3, 2)(layers.RepeatVector(3)(layers.Identity()(layers.Flatten()(x)))),
     "tokens": tokens,
-    "dead": layers.Conv2D(3, 1, activation="relu", kernel_initializer="zeros"),
+    "dead": lambda x: layers.Conv2D(3, 1, activation="relu", kernel_initializer="zeros")(x),
 }
 
 

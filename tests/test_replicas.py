@@ -68,6 +68,7 @@ CASES = {
 }
 
 def train(case, strategy, weighted):
+    keras.backend.clear_session()  # the names of peers, which are keys of the logs, count from here
     keras.utils.set_random_seed(0)
     with strategy.scope():
         teacher, student, losses, arguments, loss, x, y = CASES[case]()
