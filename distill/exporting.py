@@ -17,7 +17,7 @@ from keras.src.export.export_utils import get_input_signature
 
 from distill.files.atomic import replacing
 from distill.graphs import functional_of
-from distill.quantization import is_quantized, without_rounded_kernels
+from distill.quantization import is_quantized, require_examples, without_rounded_kernels
 
 Precision = Literal["float32", "float16", "dynamic_range", "int8", "int16x8"]
 LARGEST_FLOAT16 = 65504.0
@@ -109,6 +109,8 @@ def _check_precision(model: keras.Model, path: Path, precision: Any, examples: A
             "Ranges of integer activations are measured on examples. "
             f"Received: {precision=}, examples=None. Pass examples=x_train[:300]."
         )
+    if needs:
+        require_examples(examples)
     if examples is not None and not needs:
         raise ValueError(
             "Examples serve to find the ranges of integer activations. Received: examples with "
@@ -186,11 +188,6 @@ def _write_litert(model: keras.Model, path: Path, precision: str, examples: Any,
             model = without_rounded_kernels(model)
         else:
             given = inputs_by_name(model, examples)
-            if not len(keras.tree.flatten(given)[0]):
-                raise ValueError(
-                    "Ranges of integer activations are measured on examples. Received: no examples. "
-                    "Pass some hundred training inputs."
-                )
             options["representative_dataset"] = lambda: _one_by_one(given)
             target["supported_ops"] = [kernels]
     try:

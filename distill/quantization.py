@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from distill.graphs import functional_of, nodes_of
 from distill.quantized_layers import PLAIN, FakeQuantize
@@ -40,15 +41,26 @@ def quantize_aware(model: keras.Model, examples: Any, *, batch_size: int = 128) 
         >>> distiller.fit(x, y)
         >>> export(student, "student.tflite", precision="int8")
     """
-    sizes = {len(array) for array in keras.tree.flatten(examples)}
+    require_examples(examples)
+    new = rounded(model)
+    _find_ranges(new, examples, batch_size)
+    return new
+
+
+def require_examples(examples: Any) -> None:
+    """Raises where examples are not arrays, as many of each input."""
+    arrays = keras.tree.flatten(examples)
+    if strange := [one for one in arrays if not isinstance(one, np.ndarray) and not keras.ops.is_tensor(one)]:
+        raise TypeError(
+            "Ranges of activations come from examples in arrays. Received: "
+            f"{type(strange[0]).__name__}. Of a dataset pass np.concatenate([x for x, _ in dataset.take(3)])."
+        )
+    sizes = {len(array) for array in arrays}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(
             "Ranges of activations come from examples, as many of each input. "
             f"Received: {sorted(sizes)} of them. Pass some hundred training inputs."
         )
-    new = rounded(model)
-    _find_ranges(new, examples, batch_size)
-    return new
 
 
 def strip(model: keras.Model) -> keras.Model:

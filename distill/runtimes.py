@@ -116,7 +116,12 @@ class _LiteRT:
                 "Install it with `pip install ai-edge-litert`."
             ) from error
         self._open = lambda: Interpreter(model_path=str(path), num_threads=1)
-        self._runner = self._open().get_signature_runner()
+        try:
+            self._runner = self._open().get_signature_runner()
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"LiteRT runs files of its own format. Received: {str(path)!r}: {error}"
+            ) from error
         self._details = self._runner.get_input_details()
         self.inputs = list(self._details)
 

@@ -3,10 +3,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import distill
-from distill import compare_exports, cost, export
+from distill import compare_exports, cost, export, quantization
 from distill.exporting import inputs_by_name
 from distill.runtimes import Exported
 
@@ -121,6 +122,27 @@ def test_labels_are_one_integer_for_each_answer(model, files):
             compare_exports(model, one, x, wrong, runs=1)
 
 
+def test_examples_are_arrays_as_many_of_each_input(tmp_path):
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    model = keras.Model([a, b], layers.Dense(2)(layers.Add()([a, b])))
+    data = tf.data.Dataset.from_tensor_slices(np.ones((4, 4), "float32")).batch(2)
+    for wrong, error, message in (
+        ([np.ones((4, 4)), np.ones((3, 4))], ValueError, "as many of each input"),
+        (data, TypeError, "Of a dataset pass np.concatenate"),
+    ):
+        with pytest.raises(error, match=message):
+            export(model, tmp_path / "m.tflite", precision="int8", examples=wrong)
+        with pytest.raises(error, match=message):
+            quantization.quantize_aware(model, wrong)
+    assert not (tmp_path / "m.tflite").exists()
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "bad.tflite").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"files of its own format. Received: .*bad\.tflite"):
+        Exported(tmp_path / "bad.tflite")
+
+
 def test_one_output_has_no_largest(tmp_path):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(1, "sigmoid")])
     file = export(model, tmp_path / "m.tflite")
@@ -212,7 +234,7 @@ def dense(**options):
         ("a.tflite", {"precision": "dynamic_range", "sparse": True}, "cannot be loaded"),
         ("a.tflite", {"precision": "int8"}, r"examples=None\. Pass examples="),
         ("a.tflite", {"precision": "float16", "examples": 1}, r"precision='float16'\. Leave them out"),
-        ("a.tflite", {"precision": "int8", "examples": np.zeros((0, 4))}, r"Received: no examples"),
+        ("a.tflite", {"precision": "int8", "examples": np.zeros((0, 4))}, r"Received: \[0\] of them"),
     ],
 )
 def test_what_does_not_go_together_is_refused(path, options, message, tmp_path):

@@ -193,6 +193,8 @@ class Pickled:
 
 
 def test_words_of_tokenizers_are_not_read_from_other_files(good):
+    import keras_hub  # noqa: F401  # its import takes memory of its own
+
     path = "/etc/hostname"
     tokenizer = {
         "class_name": "WhisperTokenizer",
@@ -217,6 +219,22 @@ def test_links_do_not_lead_out_of_a_folder(good, tmp_path):
 def test_constants_are_numbers(good):
     constant = {"class_name": "__numpy__", "config": {"value": ["a"], "dtype": "U300000000"}}
     refused(changed(good, lambda config: config.update(extra=constant)), "Constants of a model are numbers")
+
+
+def test_operations_are_not_run_on_constants(tmp_path):
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.ops.tile(inputs, (1, 2))))
+    model.save(tmp_path / "m.keras")
+    constant = {"class_name": "__tensor__", "config": {"value": [[1.0]], "dtype": "float32"}}
+
+    def change(config):
+        (tile,) = (layer for layer in config["config"]["layers"] if layer["class_name"] == "Tile")
+        tile["inbound_nodes"][0]["args"] = [constant]
+        tile["inbound_nodes"][0]["kwargs"] = {}
+
+    bad = changed(tmp_path / "m.keras", change)
+    with pytest.raises(ValueError, match="would compute with constants alone"):
+        distill.load_model(bad)
 
 
 def test_a_registered_name_does_not_make_a_lambda_safe(good):

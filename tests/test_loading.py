@@ -258,6 +258,25 @@ def test_words_and_precision_come_along(tmp_path):
     np.testing.assert_array_equal(half.get_weights()[0], loaded.get_weights()[0])
 
 
+def test_words_that_were_learned_are_in_the_file_or_missed(tmp_path):
+    lookup = layers.StringLookup(name="words")
+    lookup.adapt(np.array(["a", "b"]))
+    inputs = keras.Input((1,), dtype="string")
+    model = keras.Model(inputs, layers.Embedding(3, 2)(lookup(inputs)))
+    model.save(tmp_path / "whole.keras")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.keras") as whole,
+        zipfile.ZipFile(tmp_path / "b.keras", "w") as bare,
+    ):
+        for name in whole.namelist():
+            if not name.startswith("assets"):
+                bare.writestr(name, whole.read(name))
+    with pytest.raises(ValueError, match="with 0 vocabularies for words"):
+        distill.load_model(tmp_path / "b.keras")
+    loaded = distill.load_model(tmp_path / "whole.keras")
+    assert loaded.get_layer("words").get_vocabulary() == lookup.get_vocabulary()
+
+
 def test_layers_of_ones_own_are_named_by_the_caller(tmp_path, batch):
     class Double(layers.Layer):
         def call(self, inputs):
@@ -360,6 +379,12 @@ def test_a_preset_of_keras_hub(tmp_path):
             keras.tree.flatten(loaded(inputs)), keras.tree.flatten(model(inputs)), strict=True
         ):
             np.testing.assert_array_equal(y, expected)
+    path = tmp_path / "task" / "task.json"
+    honest = path.read_text()
+    path.write_text(honest.replace('"vocabulary_size": 20', '"vocabulary_size": 21'))
+    with pytest.raises(ValueError, match="task.json has another than config.json"):
+        distill.load_model(tmp_path / "task")
+    path.write_text(honest)
     weights = tmp_path / "task" / "task.weights.h5"
     weights.rename(tmp_path / "head")
     with pytest.raises(ValueError, match="without task.weights.h5"):

@@ -268,6 +268,7 @@ ALLOWED = {
         "files",  # hdf5
         "files.architectures",
         "files.fitting",
+        "files.legacy",
         "files.parts",
         "files.safety",
         "files.stored",

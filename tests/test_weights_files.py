@@ -152,6 +152,27 @@ def test_a_number_that_is_no_axis_differs_by_its_sign(tmp_path):
     distill.load_weights(scaled(-1, axis=1), tmp_path / "m.keras")  # the same, counted from the front
 
 
+@pytest.mark.parametrize("form", ["m.keras", "m.h5"])
+def test_numbers_in_the_graph_and_outputs_of_layers_are_compared(tmp_path, form):
+    def scaled(by):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Dense(2, name="d")(inputs / by - 1))
+
+    def state(which):
+        inputs = keras.Input((4, 3))
+        states = layers.LSTM(5, return_state=True, name="l")(inputs)
+        return keras.Model(inputs, layers.Dense(2, name="d")(states[which]))
+
+    save(scaled(127.5), tmp_path / form)
+    distill.load_weights(scaled(127.5), tmp_path / form)
+    text = refused(scaled(255.0), tmp_path / form)
+    assert "255.0" in text
+    assert "127.5" in text
+    save(state(1), tmp_path / form)
+    distill.load_weights(state(1), tmp_path / form)
+    assert ("d", "called on", "l[2]", "l[1]") in rows(refused(state(2), tmp_path / form))
+
+
 def test_the_older_layout_is_not_guessed_where_parts_of_a_nested_model_are_frozen(tmp_path):
     """There, what is trained comes first, so that weights of one shape would change places."""
 

@@ -18,12 +18,13 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @contextlib.contextmanager
-def opened(source: Path | io.BytesIO, name: str) -> Iterator[h5py.File]:
+def opened(source: Path | io.BytesIO, name: str, held: int | None = None) -> Iterator[h5py.File]:
     """An HDF5 file that holds what it declares.
 
     Args:
         source: its path or its bytes.
         name: how errors call it.
+        held: bytes that it takes on disk, if it was compressed there.
 
     Raises:
         ValueError: the file is cut off or no HDF5 file; it points at other files; it declares far more than it holds.
@@ -43,7 +44,7 @@ def opened(source: Path | io.BytesIO, name: str) -> Iterator[h5py.File]:
             declared = _require_own(file, name)
         except (OSError, RuntimeError, KeyError) as error:
             raise ValueError(f"This HDF5 file is damaged. Received: {name}: {error}.") from error
-        require_proportion(declared, size, name)
+        require_proportion(declared, size if held is None else held, name)
         yield file
 
 

@@ -66,7 +66,9 @@ def load_model(
             if weights is None:
                 return _made(stored, trust)
             with opened(Path(weights)) as values_of:
-                return _made(values_of._replace(config=stored.config, version=stored.version), trust)
+                source = f"{stored.source} with {values_of.source}"
+                both = values_of._replace(source=source, config=stored.config, version=stored.version)
+                return _made(both, trust)
 
 
 def _of_folder(path: Path, endpoint: str | None, trust: bool) -> keras.Model | saved_model.InferenceOnly:
@@ -123,6 +125,7 @@ def _made(stored: Stored, trust: bool) -> keras.Model:
                 f"A file's weights fit its architecture. Received: {stored.source}, where they differ:\n"
                 f"{table(differences)}"
             )
+        _require_words(model, stored)
         found = values(stored.parts, pairs, stored.source)
         allocate()
     if stored.legacy:
@@ -130,6 +133,22 @@ def _made(stored: Stored, trust: bool) -> keras.Model:
     else:
         assign_keras3(model, found, stored.assets)
     return model
+
+
+def _require_words(model: keras.Model, stored: Stored) -> None:
+    """A lookup whose words are not in its config has them in a file of its own."""
+    lookups = [
+        layer.name
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.StringLookup | keras.layers.IntegerLookup)
+        and layer.input_vocabulary is None
+    ]
+    files = [] if stored.assets is None else list(Path(stored.assets).rglob("vocabulary.txt"))
+    if len(files) < len(lookups):
+        raise ValueError(
+            f"A model's words come with it. Received: {stored.source}, with {len(files)} vocabularies for "
+            f"{', '.join(lookups)}. Only .keras files hold what `adapt` has learned: save the model as one."
+        )
 
 
 def _of_tf_keras(model: Any) -> Stored:

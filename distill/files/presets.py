@@ -8,6 +8,7 @@ import keras
 from distill.files import hdf5
 from distill.files.architectures import complete, planned
 from distill.files.fitting import fit, table
+from distill.files.legacy import Config
 from distill.files.parts import Parts, in_keras3
 from distill.files.safety import import_keras_hub, require_safe
 from distill.files.stored import parsed
@@ -50,5 +51,15 @@ def load_preset(folder: Path, trust: bool) -> keras.Model:
             f"A task's preset has the weights of its head. Received: {folder}, without task.weights.h5. Copy it again, "
             "or remove task.json to load the backbone."
         )
+    if "task.json" in configs and not _same_backbone(configs["task.json"], configs["config.json"]):
+        raise ValueError(
+            f"A task's preset is of one backbone. Received: {folder}, where task.json has another than config.json."
+        )
     kind = configs["task.json" if "task.json" in configs else "config.json"]
     return keras.saving.get_registered_object(kind["registered_name"]).from_preset(str(folder))
+
+
+def _same_backbone(task: Config, backbone: Config) -> bool:
+    """Whether a task is built on the backbone whose weights were compared."""
+    own = task["config"].get("backbone")
+    return isinstance(own, dict) and own["config"] == backbone["config"]

@@ -59,6 +59,12 @@ def require_safe(config: Any, source: str) -> None:
     name = config.get("class_name")
     if name is not None and "config" in config and name not in _PLAIN:
         _require_known(config, source)
+    for call in config.get("inbound_nodes") or ():
+        if not _on_tensors(call):
+            raise ValueError(
+                "Operations of a model are called on its tensors. Received: "
+                f"{source} with {config.get('name', name)!r}, which would compute with constants alone."
+            )
     for key in _FILES:
         if isinstance(config.get(key), str):
             raise ValueError(
@@ -98,6 +104,12 @@ def _require_known(config: Config, source: str) -> None:
             f"{module!r}, which is neither. If it is yours, pass custom_objects={{{registered or label!r}: {label}}}; "
             "a model that only TensorFlow knows how to run is taken as a SavedModel."
         )
+
+
+def _on_tensors(call: Any) -> bool:
+    if isinstance(call, dict):
+        return "keras_history" in call or any(map(_on_tensors, call.values()))
+    return isinstance(call, list) and any(map(_on_tensors, call))
 
 
 def _carries_code(source: str, name: str) -> str:

@@ -21,6 +21,8 @@ _IRRELEVANT = (
 )
 _IN_TRAINING = ("initializer", "regularizer", "constraint", "_clipping", "_momentum")
 
+_MODES = ("training", "mask")  # arguments of calls that are no inputs
+
 _OTHER_NAMES = {"swish": "silu", "hard_swish": "hard_silu"}
 
 
@@ -28,7 +30,9 @@ class _Layer(NamedTuple):
     name: str
     kind: str
     settings: dict[str, Any]
-    inputs: list[str] | None
+    inputs: (
+        list[tuple[str, int]] | None
+    )  # names of layers, with which of their outputs; numbers in their place
     trainable: bool
 
 
@@ -78,9 +82,9 @@ def setting_differences(
             if key in there.settings and not _same(value, there.settings[key], axis=key in ("axis", "axes"))
         ]
         if here.inputs is not None and there.inputs is not None:
-            inputs = [names.get(name, name) for name in there.inputs]
+            inputs = [(names.get(name, name), output) for name, output in there.inputs]
             if inputs != here.inputs:
-                rows.append(Difference(here.name, "called on", ", ".join(here.inputs), ", ".join(inputs)))
+                rows.append(Difference(here.name, "called on", _said(here.inputs), _said(inputs)))
     return rows
 
 
@@ -88,28 +92,37 @@ def _layers(config: Config, above: str = "") -> Iterator[_Layer]:
     """The layers of a Sequential or Functional, those of models in it among them, inputs apart."""
     layers = config["config"].get("layers", [])
     entries = {layer["config"].get("name"): layer["class_name"] == "InputLayer" for layer in layers}
+
+    def named(source: str) -> str:
+        if source not in entries:
+            return source  # a number
+        return "(an input)" if entries[source] else f"{above}{source}"
+
     for layer in layers:
         name = f"{above}{layer['config'].get('name')}"
         if "layers" in layer["config"]:
             yield from _layers(layer, f"{name}/")
         elif layer["class_name"] != "InputLayer":
             calls = layer.get("inbound_nodes")
-            inputs = (
-                None
-                if calls is None
-                else ["(an input)" if entries.get(n) else f"{above}{n}" for n in _sources(calls)]
-            )
+            inputs = None if calls is None else [(named(n), output) for n, output in _sources(calls)]
             trainable = layer["config"].get("trainable", True)
             yield _Layer(name, layer["class_name"], _relevant(layer["config"]), inputs, trainable)
 
 
-def _sources(calls: Any) -> Iterator[str]:
-    """Names of the layers whose outputs a layer is called on."""
+def _sources(calls: Any) -> Iterator[tuple[str, int]]:
+    """What a layer is called on: names of layers with which of their outputs, and numbers."""
     if isinstance(calls, dict) and "keras_history" in calls:
-        yield calls["keras_history"][0]
+        name, _, output = calls["keras_history"]
+        yield name, output
     elif isinstance(calls, dict | list):
-        for part in calls.values() if isinstance(calls, dict) else calls:
+        for part in (v for k, v in calls.items() if k not in _MODES) if isinstance(calls, dict) else calls:
             yield from _sources(part)
+    elif isinstance(calls, int | float):
+        yield repr(float(calls)), 0
+
+
+def _said(inputs: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{name}[{output}]" if output else name for name, output in inputs)
 
 
 def _relevant(config: Config) -> dict[str, Any]:

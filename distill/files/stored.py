@@ -50,7 +50,8 @@ def opened(path: Path) -> Iterator[Stored]:
         with hdf5.opened(path, name) as file:
             yield _of_hdf5(file, name)
     elif begin.startswith(archive.SIGNATURE):
-        with archive.opened(path) as members, hdf5.opened(members.weights, name) as file:
+        held = path.stat().st_size
+        with archive.opened(path) as members, hdf5.opened(members.weights, name, held) as file:
             version = parsed(members.metadata, name).get("keras_version")
             config = parsed(members.config, name)
             yield _of_hdf5(file, name)._replace(config=config, version=version, assets=members.assets)
