@@ -151,6 +151,13 @@ def test_attention_by_hand(dropout, masked):
     assert products(keras.Model([query, value], attended)) == (projected, 2 * 7 * 5 * 3 + 2 * 7 * 5 * 8)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_what_a_causal_mask_hides_is_computed_all_the_same(dropout):
+    inputs = keras.Input((7, 6))
+    attended = layers.MultiHeadAttention(2, 3, dropout=dropout)(inputs, inputs, use_causal_mask=True)
+    assert products(keras.Model(inputs, attended)) == (4 * 7 * 6 * (2 * 3), 2 * 2 * 7 * 7 * 3)
+
+
 def test_grouped_attention_by_hand():
     """Four heads of queries share two of keys and values, which are compared with each."""
     inputs = keras.Input((5, 6))

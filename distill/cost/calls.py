@@ -147,6 +147,10 @@ class _Walk:
         Raises:
             ValueError: it cannot be followed.
         """
+        if (
+            type(operation) in _MASKING
+        ):  # a mask changes no size; beside dropout, Keras cannot make it of symbols
+            kwargs = {key: value for key, value in kwargs.items() if key != "use_causal_mask"}
         given = {id(tensor): tensor for tensor in _symbolic((args, kwargs))}
         fresh = {key: keras.KerasTensor(tensor.shape, tensor.dtype) for key, tensor in given.items()}
         found = {id(fresh[key]): tensor for key, tensor in given.items()}
@@ -196,6 +200,9 @@ def _products(operation: Any, path: str, args: Any, kwargs: Any, outputs: Any) -
         inside.opened(operation, path, args, kwargs)
     found = total(inside.calls)
     return Products(times * found.weights, times * found.activations)
+
+
+_MASKING = (layers.GroupQueryAttention, layers.MultiHeadAttention)
 
 
 def total(calls: Sequence[Call]) -> Products:
