@@ -1,5 +1,6 @@
 """Copies of models in which layers are replaced by others."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ def rewrite(model: keras.Model, replace: Replace) -> keras.Model:
         replace: a layer and its new name -> the new layer, or `None` for nothing.
 
     Returns:
-        A Functional model, not compiled; layers of nested models have the names of both, "backbone_conv".
+        A Functional model, not compiled; layers of nested models have the names of both, "backbone_conv", or
+            "backbone_conv_2" where that is taken.
 
     Raises:
         ValueError: the model has no graph.
@@ -36,7 +38,7 @@ def rewrite(model: keras.Model, replace: Replace) -> keras.Model:
                 outputs = walk(nested, [tensors[id(tensor)] for tensor in given], f"{name}_")
             else:
                 if id(layer) not in made:
-                    made[id(layer)] = replace(layer, name)
+                    made[id(layer)] = replace(layer, unused(name, taken) if path else name)
                 args, kwargs = node.arguments.fill_in(tensors)
                 new = made[id(layer)]
                 outputs = keras.tree.flatten(args[0] if new is None else new(*args, **kwargs))
@@ -52,8 +54,22 @@ def rewrite(model: keras.Model, replace: Replace) -> keras.Model:
             f"keras.Input. Received: {model.name!r}, a {type(model).__name__}. Build it from keras.Input; of a "
             "Distiller, take its student."
         )
+    taken = names_of(graph)
     inputs = [input_like(tensor) for tensor in graph.inputs]
     return model_like(graph, inputs, walk(graph, inputs, ""), model.name)
+
+
+def names_of(graph: Any) -> set[str]:
+    """The names of a graph's layers and operations, inputs among them."""
+    return {operation.name for operation in graph.operations}
+
+
+def unused(name: str, taken: set[str]) -> str:
+    """The name, or with the first number that makes it one of its own; it is taken from then on."""
+    numbered = (f"{name}_{i}" for i in itertools.count(2))
+    free = next(one for one in itertools.chain([name], numbered) if one not in taken)
+    taken.add(free)
+    return free
 
 
 def copy_of(layer: Any, name: str, kind: Any = None) -> Any:

@@ -9,7 +9,7 @@ from keras import activations, layers
 
 from distill.graphs import functional_of, nodes_of
 from distill.quantized_layers import QUANTIZED, FakeQuantize
-from distill.rewriting import copy_of, input_like, model_like, rewrite
+from distill.rewriting import copy_of, input_like, model_like, names_of, rewrite, unused
 
 _CLAMPS = (activations.linear, activations.relu, activations.relu6)  # part of LiteRT's kernels
 _HEADS = (activations.sigmoid, activations.softmax)
@@ -89,7 +89,7 @@ class _Rounding:
                 self._readers[id(tensor)].append(node.operation)
         for tensor in graph.outputs:
             self._readers[id(tensor)].append(None)  # the caller
-        self._names: collections.Counter[str] = collections.Counter()
+        self._names = names_of(graph)
         self._made: dict[int, keras.Layer] = {}
         self._ranges: dict[int, FakeQuantize] = {}  # by id of the rounded tensor
         inputs = [input_like(tensor) for tensor in graph.inputs]
@@ -145,7 +145,7 @@ class _Rounding:
         if id(layer) not in self._made:
             config = layer.get_config()
             if is_head:
-                config.update(name=f"{layer.name}_logits", activation="linear")
+                config.update(name=unused(f"{layer.name}_logits", self._names), activation="linear")
             if normalization is not None:
                 config["use_bias"] = True
                 weights = _fold(layer, normalization)
@@ -207,9 +207,7 @@ class _Rounding:
         return output if (clamps and takes_clamp) or joined else self._round(output, layer.name)
 
     def _round(self, tensor: Any, name: str) -> Any:
-        self._names[name] += 1
-        nth = f"_{self._names[name]}" if self._names[name] > 1 else ""  # call of a shared layer
-        layer = FakeQuantize(name=f"{name}_int8{nth}")
+        layer = FakeQuantize(name=unused(f"{name}_int8", self._names))
         rounded = layer(tensor)
         self._ranges[id(rounded)] = layer
         return rounded

@@ -396,3 +396,16 @@ def test_what_cannot_be_read_is_refused():
         quantization.quantize_aware(model, images(2, (3,)))
     with pytest.raises(ValueError, match=r"Received: \[0\] of them"):
         quantization.quantize_aware(of(layers.Flatten()), images(0))
+
+
+def test_names_that_would_meet_are_numbered():
+    inner = keras.Sequential([keras.Input((8,)), layers.Dense(8, "relu", name="conv")], name="a")
+    inputs = keras.Input((8,), name="in")
+    x = layers.Dense(8, name="out_logits")(layers.Dense(8, name="a_conv_int8")(inner(inputs)))
+    x = layers.Dense(8, "relu", name="a_conv")(x)
+    model = keras.Model(inputs, layers.Dense(3, "softmax", name="out")(x))
+    aware = quantization.quantize_aware(model, np.ones((4, 8), "float32"))
+    names = [layer.name for layer in aware.layers]
+    assert {"a_conv", "a_conv_2", "a_conv_int8", "out", "out_logits", "out_logits_2"} <= set(names)
+    x = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    np.testing.assert_allclose(predicted(quantization.strip(aware), x), predicted(model, x), atol=1e-6)
