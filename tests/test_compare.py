@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+from distill import cost
 from experiments import cells, compare, training
 from experiments.runner import Cell
 from experiments.settings import Network, Surroundings, Training
@@ -75,6 +76,7 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
         else:
             file = study_dir / "litert" / f"{name}.tflite"
         assert file.stat().st_size == study["litert_bytes"][name]
+    assert study["litert_bytes"]["pruned"] < 0.5 * study["litert_bytes"]["teacher"]  # its zeros are left out
     (pruned,) = (result["cost"] for result in results if result["arm"] == "pruned")
     (teacher,) = (result["cost"] for result in results if result["arm"] == "teacher")
     assert pruned["parameters"] == teacher["parameters"]
@@ -244,7 +246,7 @@ def prepared(config, directory, monkeypatch):
     seen = {}
 
     def fit_and_measure(model, network, batches, **kwargs):
-        seen.update(kwargs, weights=network.get_weights())
+        seen.update(kwargs, weights=network.get_weights(), macs=cost.macs(network))
         return {}
 
     monkeypatch.setattr(training.cells, "fit_and_measure", fit_and_measure)
@@ -278,4 +280,6 @@ def test_networks_without_channels_and_layers_start_as_what_is_left_of_their_tea
     columns = {column.tobytes() for column in weights[0].reshape(9, 8).T}
     kept = {column.tobytes() for column in seen["weights"][0].reshape(9, -1).T}
     assert kept < columns
+    whole = cost.macs(training.build(config.network, (8, 8, 1), 10))
+    assert abs(seen["macs"] / whole - 0.25) <= 0.02 * 0.25
     assert (len(seen["callbacks"]), seen["first_epoch"]) == (0, 0)

@@ -335,6 +335,24 @@ def test_huge_shapes_are_not_made(good, tmp_path):
     )
 
 
+def test_an_archive_and_the_file_in_it_do_not_expand_by_turns(tmp_path):
+    """Padding that the archive packs would allow fifty times as much again of what was never written."""
+    units = 2**21
+    dense = {"class_name": "Dense", "module": "keras.layers", "config": {"name": "d", "units": units}}
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file["padding"] = np.zeros(2**20, "uint8")
+        group = file.create_group("layers/dense/vars")
+        group.create_dataset("0", (6, units), "float32", chunks=True)
+        group.create_dataset("1", (units,), "float32", chunks=True)
+    with zipfile.ZipFile(tmp_path / "turns.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("random", np.random.default_rng(0).bytes(2**15))
+        archive.writestr("config.json", json.dumps(sequential(dense)))
+        archive.writestr("model.weights.h5", content.getvalue())
+    assert len(content.getvalue()) > 2**20
+    refused(tmp_path / "turns.keras", "which declares")
+
+
 @pytest.mark.parametrize("form", ["keras", "h5"])
 def test_what_is_declared_must_be_held(tmp_path, form):
     units = 10**8
