@@ -28,7 +28,7 @@ from rich.console import RenderableType
 from experiments import method_report
 from experiments.runner import Cell, Runner
 from experiments.settings import Network, Surroundings
-from experiments.study import Arm, choose, command, conclude
+from experiments.study import Arm, choose, command, conclude, require_datasets, require_training
 
 TUNING_SEEDS = (1000, 1001)  # never those of the comparison
 TUNING_TEACHERS = (*TUNING_SEEDS, 1002)  # as many as a method may learn from
@@ -176,8 +176,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(study: Methods) -> None:
-    if study.seeds < 2:
-        raise ValueError(f"Intervals are over two seeds or more. Received: --seeds {study.seeds}.")
+    require_training(study, "learning_rate")
+    require_datasets(study.datasets)
     if not 1 <= study.trials <= 3:
         raise ValueError(f"Each method has three settings to try. Received: --trials {study.trials}.")
     names = [method.name for method in METHODS]
@@ -189,15 +189,6 @@ def _check(study: Methods) -> None:
             f"A method of {needed} teachers borrows those of other seeds. Received: --seeds {study.seeds}. Take more, "
             "or leave the method out by naming the others: --methods."
         )
-    if study.batch_size < 1 or not study.learning_rate > 0:
-        raise ValueError(
-            "A step needs an example or more and a rate above 0. Received: "
-            f"--batch-size {study.batch_size}, --learning-rate {study.learning_rate:g}."
-        )
-    if study.epochs < 1:
-        raise ValueError(f"A study needs an epoch or more. Received: --epochs {study.epochs}.")
-    if not study.datasets or len(set(study.datasets)) < len(study.datasets):
-        raise ValueError(f"Each data set is named once. Received: --datasets {study.datasets}.")
 
 
 def chosen_methods(study: Methods) -> list[Method]:

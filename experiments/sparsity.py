@@ -27,7 +27,7 @@ from rich.console import RenderableType
 from experiments import sparsity_report
 from experiments.runner import Cell, Runner
 from experiments.settings import Network, Surroundings
-from experiments.study import Arm, command, conclude
+from experiments.study import Arm, command, conclude, require_training
 
 Scope = Literal["layer", "global"]
 
@@ -144,8 +144,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(study: Sparsities) -> None:
-    if study.seeds < 2:
-        raise ValueError(f"Intervals are over two seeds or more. Received: --seeds {study.seeds}.")
+    require_training(study, "learning_rate", "further_rate")
     levels = study.sparsities
     if not levels or list(levels) != sorted(set(levels)) or not all(0 < level < 1 for level in levels):
         raise ValueError(f"Sparsities are shares of zeros between 0 and 1, ascending. Received: {levels}.")
@@ -157,12 +156,6 @@ def _check(study: Sparsities) -> None:
         raise ValueError(
             "Rewinding needs two epochs, and pruning little by little three. Received: "
             f"--epochs {study.epochs}, --further-epochs {study.further_epochs}."
-        )
-    if study.batch_size < 1 or not study.learning_rate > 0 or not study.further_rate > 0:
-        raise ValueError(
-            "A step needs an example or more and a rate above 0. Received: "
-            f"--batch-size {study.batch_size}, --learning-rate {study.learning_rate:g}, "
-            f"--further-rate {study.further_rate:g}."
         )
 
 

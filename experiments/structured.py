@@ -26,7 +26,7 @@ from rich.console import RenderableType
 from experiments import structured_report
 from experiments.runner import Cell, Runner
 from experiments.settings import Network, Surroundings
-from experiments.study import Arm, command, conclude
+from experiments.study import Arm, command, conclude, require_datasets, require_training
 
 # In the order of the tables.
 METHODS = {
@@ -130,24 +130,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(study: Structured) -> None:
-    if study.seeds < 2:
-        raise ValueError(f"Intervals are over two seeds or more. Received: --seeds {study.seeds}.")
+    require_training(study, "learning_rate", "further_rate", "scratch_rate")
+    require_datasets(study.datasets)
     shares = study.removed
     if not shares or list(shares) != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
         raise ValueError(f"Shares that go lie between 0 and 1, ascending. Received: --removed {shares}.")
     if study.judged not in shares:
         raise ValueError(
             f"Methods are judged at one of the shares. Received: --judged {study.judged:g} of {shares}."
-        )
-    if not study.datasets or len(set(study.datasets)) < len(study.datasets):
-        raise ValueError(f"Each data set is named once. Received: --datasets {study.datasets}.")
-    if study.epochs < 1:
-        raise ValueError(f"A study needs an epoch or more. Received: --epochs {study.epochs}.")
-    if study.batch_size < 1 or not min(study.learning_rate, study.further_rate, study.scratch_rate) > 0:
-        raise ValueError(
-            "A step needs an example or more and a rate above 0. Received: "
-            f"--batch-size {study.batch_size}, --learning-rate {study.learning_rate:g}, "
-            f"--further-rate {study.further_rate:g}, --scratch-rate {study.scratch_rate:g}."
         )
 
 

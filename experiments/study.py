@@ -81,6 +81,29 @@ def command(
     return 0
 
 
+def require_training(study: Any, *rates: str) -> None:
+    """Raises ValueError where a study of intervals cannot train with its options.
+
+    Args:
+        study: options with fields `seeds`, `epochs` and `batch_size`.
+        rates: the fields that are learning rates.
+    """
+    if study.seeds < 2:
+        raise ValueError(f"Intervals are over two seeds or more. Received: --seeds {study.seeds}.")
+    if study.epochs < 1:
+        raise ValueError(f"A study needs an epoch or more. Received: --epochs {study.epochs}.")
+    if study.batch_size < 1 or not all(getattr(study, rate) > 0 for rate in rates):
+        given = ("batch_size", *rates)
+        shown = ", ".join(f"--{name.replace('_', '-')} {getattr(study, name):g}" for name in given)
+        raise ValueError(f"A step needs an example or more and a rate above 0. Received: {shown}.")
+
+
+def require_datasets(datasets: Sequence[str]) -> None:
+    """Raises ValueError where none is named, or one twice."""
+    if not datasets or len(set(datasets)) < len(datasets):
+        raise ValueError(f"Each data set is named once. Received: --datasets {datasets}.")
+
+
 def choose(
     trials: Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[Path]]]], study_dir: Path
 ) -> list[dict[str, Any]]:
