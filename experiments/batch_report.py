@@ -318,9 +318,7 @@ def html(study: Study, raw: dict[str, Any], rows: Sequence[Row]) -> str:
     """
     target = f"{100 * raw['target']:g} %"
     parts = [
-        f"<h1>{report.escaped(study.title)}</h1>",
-        f'<p class="question">{report.escaped(study.question)}</p>',
-        *([f'<p class="warning">{tables.SMOKE}</p>'] if study.smoke else []),
+        *report.opening(study, [tables.SMOKE] if study.smoke else []),
         report.listed(findings(study, raw["questions"], rows)),
         report.grid(table(rows, raw["target"])),
         report.listed(study.notes),

@@ -142,9 +142,7 @@ def write(study_dir: str | Path) -> list[RenderableType]:
     said = findings(found, trials)
     warning = [tables.SMOKE] if study.smoke else []
     parts = [
-        f"<h1>{report.escaped(study.title)}</h1>",
-        f'<p class="question">{report.escaped(study.question)}</p>',
-        *(f'<p class="warning">{text}</p>' for text in warning),
+        *report.opening(study, warning),
         report.listed(said),
         report.figure(
             forest(found),

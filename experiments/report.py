@@ -57,9 +57,7 @@ def html(study: Study, first: Sequence[str] = ()) -> str:
     """
     judged = judge(study)
     parts = [
-        f"<h1>{escaped(study.title)}</h1>",
-        f'<p class="question">{escaped(study.question)}</p>',
-        *(f'<p class="warning">{escaped(remark)}</p>' for remark in tables.remarks(study)),
+        *opening(study, tables.remarks(study)),
         *first,
         _answer(judged),
         grid(tables.scores(study)),
@@ -111,6 +109,15 @@ def page(title: str, parts: Sequence[str]) -> str:
         + "\n".join(parts)
         + "\n</body>\n</html>\n"
     )
+
+
+def opening(study: Study, remarks: Sequence[str]) -> list[str]:
+    """How a page begins: title, question, and what a reader must know first."""
+    return [
+        f"<h1>{escaped(study.title)}</h1>",
+        f'<p class="question">{escaped(study.question)}</p>',
+        *(f'<p class="warning">{escaped(remark)}</p>' for remark in remarks),
+    ]
 
 
 def repeat(study: Study) -> list[str]:

@@ -159,9 +159,7 @@ def write(study_dir: str | Path) -> list[RenderableType]:
     warning = [tables.SMOKE] if study.smoke else []
     grids = [table(study), tables.comparisons(study), sizes(shown)]
     parts = [
-        f"<h1>{report.escaped(study.title)}</h1>",
-        f'<p class="question">{report.escaped(study.question)}</p>',
-        *(f'<p class="warning">{text}</p>' for text in warning),
+        *report.opening(study, warning),
         report.figure(
             picture(study),
             "Line: mean over seeds. Band: 95 % t interval of the mean. Errors are on a logarithmic scale.",

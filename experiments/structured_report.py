@@ -136,9 +136,7 @@ def write(study_dir: str | Path) -> list[RenderableType]:
     grids = [table(study), tables.comparisons(study), costs(study), untrained(study_dir, study)]
     caption = "Line: mean over seeds. Band: 95 % t interval of the mean. Errors and costs are on logarithmic scales."
     parts = [
-        f"<h1>{report.escaped(study.title)}</h1>",
-        f'<p class="question">{report.escaped(study.question)}</p>',
-        *(f'<p class="warning">{text}</p>' for text in warning),
+        *report.opening(study, warning),
         "<h2>How it recovers, and whether it had to be large</h2>",
         report.figure(picture(study, RECOVERIES, "recoveries"), caption),
         "<h2>Which channels go</h2>",
