@@ -197,6 +197,12 @@ def _write_litert(model: keras.Model, path: Path, precision: str, examples: Any,
             options |= {"target_spec": target, "optimizations": optimizations}
             model.export(path, format="litert", verbose=False, **options)
     except ConverterError as error:
+        if "same scale constraint" in str(error):
+            raise ValueError(
+                "In integers, the parts of a concatenation share one scale with what they are pooled from. Received: "
+                f"{model.name!r} in {precision}, where they cannot. Put a layer with a kernel before one of the parts, "
+                "or use precision='dynamic_range'."
+            ) from error
         operations = sorted(set(re.findall(r"'(tf\.\w+)' op", str(error))))
         raise ValueError(
             f"LiteRT has a kernel for every operation of the model. Received: {model.name!r} in {precision}, with "

@@ -504,6 +504,14 @@ def test_a_size_lost_inside_the_graph_is_refused():
         cost.macs(sequential((4, 3), Ragged(), layers.Dense(2, name="late")))
 
 
+def test_a_fixed_batch_is_named_where_one_example_does_not_do():
+    inputs = keras.Input(batch_shape=(8, 4))
+    reshaped = ops.reshape(inputs, (8, 2, 2))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(reshaped)))
+    with pytest.raises(ValueError, match="whose batches have 8: .* any batch"):
+        cost.macs(model)
+
+
 def test_counting_leaves_the_model_alone():
     model = sequential((8, 8, 1), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(3))
     before = model.get_config(), [len(layer._inbound_nodes) for layer in model.layers]

@@ -398,6 +398,16 @@ def test_what_cannot_be_read_is_refused():
         quantization.quantize_aware(of(layers.Flatten()), images(0))
 
 
+def test_a_concatenation_that_integers_cannot_hold_is_named(tmp_path):
+    inputs = keras.Input((4, 4, 4))
+    shared = layers.Conv2D(4, 3, padding="same", activation="relu")
+    joined = layers.Concatenate()([shared(inputs), layers.MaxPooling2D(1)(shared(inputs)), inputs])
+    x = 3 * np.random.default_rng(0).normal(size=(8, 4, 4, 4)).astype("float32")
+    aware = quantization.quantize_aware(keras.Model(inputs, joined), x)
+    with pytest.raises(ValueError, match="the parts of a concatenation share one scale"):
+        export(aware, tmp_path / "m.tflite", precision="int8")
+
+
 def test_names_that_would_meet_are_numbered():
     inner = keras.Sequential([keras.Input((8,)), layers.Dense(8, "relu", name="conv")], name="a")
     inputs = keras.Input((8,), name="in")

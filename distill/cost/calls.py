@@ -73,7 +73,16 @@ def calls_of(model: keras.Model) -> Calls:
         )
     inputs = [keras.KerasTensor((1, *known(t.shape[1:], model.name)), dtype=t.dtype) for t in graph.inputs]
     walk = _Walk()
-    outputs = walk.model(graph, inputs, "")
+    try:
+        outputs = walk.model(graph, inputs, "")
+    except ValueError as error:
+        if all(tensor.shape[0] in (None, 1) for tensor in graph.inputs):
+            raise
+        raise ValueError(
+            "Multiply-adds are of one example, which the model must be able to take. Received: "
+            f"{model.name}, whose batches have {graph.inputs[0].shape[0]}: {error} "
+            "Build it with a keras.Input of any batch."
+        ) from error
     return Calls(inputs, keras.tree.flatten(outputs), walk.calls)
 
 
