@@ -510,3 +510,18 @@ def test_a_hostile_preset(tmp_path):
     attempt("with a __lambda__|with a Lambda")
     (tmp_path / "p" / "task.json").unlink()
     distill.load_model(tmp_path / "p")
+
+
+def test_a_task_that_declares_more_than_its_file_holds(tmp_path):
+    import keras_hub
+
+    backbone = keras_hub.models.BertBackbone(20, 1, 2, 4, 6, max_sequence_length=8)
+    keras_hub.models.BertTextClassifier(backbone, num_classes=2).save(tmp_path / "good.keras")
+
+    def change(config):
+        config["config"]["backbone"]["config"]["vocabulary_size"] = 10**11
+
+    match = "where BertBackbone has 400,000,0"
+    refused(changed(tmp_path / "good.keras", change), match)
+    # Nothing waits to be made.
+    assert distill.load_model(tmp_path / "good.keras").count_params() > 0

@@ -86,15 +86,16 @@ def _module_of(name: str, key: str, config: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def planned(config: Config, trust: bool, source: str) -> Iterator[keras.Model]:
+def planned(config: Config, trust: bool, source: str, held: int) -> Iterator[keras.Model]:
     """A model whose weights have shapes and no memory; `allocate` gives it to them, within the block.
 
-    Only models of a class that is not Keras' own may take memory at once.
+    Only models of a class that is not Keras' own may take memory at once, after the models in them were looked at.
 
     Args:
         config: see `complete`.
         trust: whether code in the config may run.
         source: how errors call it.
+        held: how many numbers the file has for weights.
 
     Raises:
         ValueError: it cannot be built.
@@ -103,12 +104,18 @@ def planned(config: Config, trust: bool, source: str) -> Iterator[keras.Model]:
     global_state.set_global_attribute("uninitialized_variables", [])
     try:
         try:
-            with keras.StatelessScope(initialize_variables=False), ObjectSharingScope():
-                model = _built(config, trust, source)
+            model = _planned(config, trust, source)
         except ValueError:
             if keras.saving.get_registered_object(config.get("registered_name")) is None:
                 raise
             # A class that is not Keras' own may want values when it is made, as tasks of keras_hub do.
+            for part in _models_in(config["config"]):
+                if (count := _planned(part, trust, source).count_params()) > held:
+                    raise ValueError(
+                        f"A file holds the weights of its model. Received: {source} with {held:,} numbers, where "
+                        f"{part['class_name']} has {count:,}. Nothing was allocated."
+                    ) from None
+            global_state.set_global_attribute("uninitialized_variables", [])
             with ObjectSharingScope():
                 model = _built(config, trust, source)
         yield model
@@ -118,6 +125,28 @@ def planned(config: Config, trust: bool, source: str) -> Iterator[keras.Model]:
 
 
 allocate = initialize_all_variables
+
+
+def _planned(config: Config, trust: bool, source: str) -> keras.Model:
+    with keras.StatelessScope(initialize_variables=False), ObjectSharingScope():
+        return _built(config, trust, source)
+
+
+def _models_in(settings: Any) -> Iterator[Config]:
+    """The configs of registered models among the settings of another."""
+    parts = (
+        settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
+    )
+    for part in parts:
+        found = (
+            keras.saving.get_registered_object(part.get("registered_name"))
+            if isinstance(part, dict)
+            else None
+        )
+        if isinstance(found, type) and issubclass(found, keras.Model):
+            yield part
+        else:
+            yield from _models_in(part)
 
 
 def _built(config: Config, trust: bool, source: str) -> keras.Model:

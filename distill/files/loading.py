@@ -11,7 +11,15 @@ import keras
 from distill.files import saved_model
 from distill.files.architectures import allocate, planned, understood
 from distill.files.fitting import fit, table, values
-from distill.files.parts import Part, Weight, assign_keras3, assign_legacy, in_keras3, in_legacy
+from distill.files.parts import (
+    Part,
+    Weight,
+    assign_keras3,
+    assign_legacy,
+    in_keras3,
+    in_legacy,
+    numbers_in,
+)
 from distill.files.presets import load_preset
 from distill.files.safety import require_safe
 from distill.files.stored import Stored, is_pickle, opened, parsed
@@ -118,7 +126,7 @@ def _made(stored: Stored, trust: bool) -> keras.Model:
         )
     if not trust:
         require_safe(config, stored.source)
-    with planned(config, trust, stored.source) as model:
+    with planned(config, trust, stored.source, numbers_in(stored.parts)) as model:
         pairs, differences = fit((in_legacy if stored.legacy else in_keras3)(model), stored.parts)
         if differences:
             raise ValueError(

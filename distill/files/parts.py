@@ -5,6 +5,7 @@ path such as "layers/dense_1", whatever the layer is called; in the older one it
 with weights.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -40,6 +41,11 @@ class Part(NamedTuple):
 
 
 Parts = dict[str, Part]
+
+
+def numbers_in(parts: Parts) -> int:
+    """How many numbers all weights have together."""
+    return sum(math.prod(weight.shape) for part in parts.values() for weight in part.weights.values())
 
 
 def in_keras3(model: keras.Model) -> Parts:

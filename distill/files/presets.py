@@ -9,7 +9,7 @@ from distill.files import hdf5
 from distill.files.architectures import complete, planned
 from distill.files.fitting import fit, table
 from distill.files.legacy import Config
-from distill.files.parts import Parts, in_keras3
+from distill.files.parts import Parts, in_keras3, numbers_in
 from distill.files.safety import import_keras_hub, require_safe
 from distill.files.stored import parsed
 
@@ -40,7 +40,7 @@ def load_preset(folder: Path, trust: bool) -> keras.Model:
                 for place, part in hdf5.keras3_parts(file).items():
                     known = found.get(place, part)
                     found[place] = part._replace(weights={**known.weights, **part.weights})
-        with planned(configs["config.json"], trust, str(folder)) as backbone:
+        with planned(configs["config.json"], trust, str(folder), numbers_in(found)) as backbone:
             _, differences = fit(in_keras3(backbone), found)
     if differences:
         raise ValueError(
