@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 # Keras exports no name for it.
 from keras.src.export.export_utils import get_input_signature
 
-from distill.files.atomic import replacing
+from distill.files.atomic import replacing, replacing_folder
 from distill.graphs import functional_of
 from distill.quantization import is_quantized, require_examples, without_rounded_kernels
 
@@ -133,16 +132,8 @@ def _replacing(path: Path) -> Iterator[Path]:
             "files, which would be lost."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix:
-        with replacing(path) as draft:
-            yield draft
-        return
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        draft = Path(folder, path.name)
+    with (replacing if path.suffix else replacing_folder)(path) as draft:
         yield draft
-        if path.is_dir():
-            path.rename(Path(folder, "old"))  # a folder cannot be replaced in one step
-        draft.replace(path)
 
 
 def inputs_by_name(model: keras.Model, x: Any) -> Any:
@@ -209,6 +200,13 @@ def _write_litert(model: keras.Model, path: Path, precision: str, examples: Any,
             f"{', '.join(operations) or str(error)[:200]}. Recurrent layers need unroll=True; in place of others, use "
             "layers that LiteRT has, or export a SavedModel."
         ) from error
+    except RuntimeError as error:
+        if not (found := re.search(r"not yet supported for op: '(\w+)'", str(error))):
+            raise
+        raise ValueError(
+            f"In {precision} LiteRT has a kernel for every operation. Received: {model.name!r} with {found[1]}. Replace "
+            "the layer, or use precision='int8' or 'dynamic_range'."
+        ) from error
     if precision in _INTEGERS and (floats := _float_operations(path.read_bytes())):
         raise ValueError(
             f"In precision={precision!r} everything is computed with integers. Received: {model.name!r}, of which "
@@ -272,8 +270,8 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
         model.export(path, format="onnx", verbose=False, input_signature=get_input_signature(model))
     try:
         onnx.checker.check_model(path, full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ValueError(
-            f"ONNX has an operator for every operation of the model. Received: {model.name!r}; {error}. Use other "
-            "layers or activations, or export for LiteRT or a SavedModel."
+            "ONNX has an operator for every operation of the model, in its type of number. Received: "
+            f"{model.name!r}; {error}. Use other layers, activations or dtypes, or export for LiteRT or a SavedModel."
         ) from error

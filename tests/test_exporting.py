@@ -1,3 +1,4 @@
+import pathlib
 import sys
 
 import keras
@@ -9,6 +10,7 @@ from keras import layers
 import distill
 from distill import compare_exports, cost, export, quantization
 from distill.exporting import inputs_by_name
+from distill.files.atomic import replacing_folder
 from distill.runtimes import Exported
 
 SHAPE = (8, 8, 3)
@@ -215,6 +217,25 @@ def test_an_export_that_fails_leaves_the_old_file(model, tmp_path, monkeypatch):
     assert [each.name for each in path.parent.iterdir()] == ["folder"]
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch, error):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_text("old")
+    rename = pathlib.Path.rename
+
+    def broken(self, target):
+        if self.name == "saved" and target.name == "saved":
+            raise error("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", broken)
+    with pytest.raises(error, match="no"), replacing_folder(tmp_path / "saved") as draft:
+        draft.mkdir()
+        (draft / "saved_model.pb").write_text("new")
+    assert [each.name for each in tmp_path.iterdir()] == ["saved"]
+    assert (tmp_path / "saved" / "saved_model.pb").read_text() == "old"
+
+
 def dense(**options):
     return keras.Sequential([keras.Input((4,)), layers.Dense(3, **options)], name="small")
 
@@ -267,12 +288,17 @@ def test_what_litert_cannot_hold_is_refused(tmp_path):
     normed = keras.Sequential([keras.Input((4,)), layers.LayerNormalization()], name="normed")
     with pytest.raises(ValueError, match=r"'normed', of which LiteRT computes \w+.* in float32"):
         export(normed, tmp_path / "a.tflite", precision="int8", examples=np.eye(4))
+    bent = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="elu")], name="bent")
+    with pytest.raises(ValueError, match=r"In int16x8 .* Received: 'bent' with ELU\. Replace the layer"):
+        export(bent, tmp_path / "a.tflite", precision="int16x8", examples=np.eye(4))
     assert not list(tmp_path.iterdir())
 
 
 def test_what_onnx_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"Received: 'small'; No Op registered for Erfc"):
         export(dense(activation="gelu"), tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match=r"Received: 'small'; .*bfloat16.* dtypes"):
+        export(dense(dtype="mixed_bfloat16"), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
 
 

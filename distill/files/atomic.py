@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import contextlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,35 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         draft.unlink(missing_ok=True)
     _to_disk(target.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a folder, which takes two renames where there is one already.
+
+    An error leaves the old folder. So does a kill, but one between the renames: then nothing is at `path`, and both lie
+    beside it, whole, in a hidden folder whose name begins with that of `path`.
+
+    Args:
+        path: the folder.
+
+    Yields:
+        Where to write.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as beside:
+        draft, old = Path(beside, path.name), Path(beside, "old")
+        yield draft
+        for part in draft.rglob("*"):
+            _to_disk(part)
+        try:
+            if path.is_dir():
+                path.rename(old)
+            draft.rename(path)
+        except BaseException:
+            if old.is_dir() and not path.exists():
+                old.rename(path)
+            raise
+    _to_disk(path.parent)
 
 
 def _to_disk(path: Path) -> None:
