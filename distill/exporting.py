@@ -204,8 +204,8 @@ def _write_litert(model: keras.Model, path: Path, precision: str, examples: Any,
         if not (found := re.search(r"not yet supported for op: '(\w+)'", str(error))):
             raise
         raise ValueError(
-            f"In {precision} LiteRT has a kernel for every operation. Received: {model.name!r} with {found[1]}. Replace "
-            "the layer, or use precision='int8' or 'dynamic_range'."
+            f"In {precision} LiteRT has a kernel for every operation. Received: {model.name!r} with {found[1]}. "
+            "Replace the layer, or use precision='int8' or 'dynamic_range'."
         ) from error
     if precision in _INTEGERS and (floats := _float_operations(path.read_bytes())):
         raise ValueError(

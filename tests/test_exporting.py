@@ -229,9 +229,12 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
         return rename(self, target)
 
     monkeypatch.setattr(pathlib.Path, "rename", broken)
-    with pytest.raises(error, match="no"), replacing_folder(tmp_path / "saved") as draft:
-        draft.mkdir()
-        (draft / "saved_model.pb").write_text("new")
+    context = replacing_folder(tmp_path / "saved")
+    draft = context.__enter__()
+    draft.mkdir()
+    (draft / "saved_model.pb").write_text("new")
+    with pytest.raises(error, match="no"):
+        context.__exit__(None, None, None)
     assert [each.name for each in tmp_path.iterdir()] == ["saved"]
     assert (tmp_path / "saved" / "saved_model.pb").read_text() == "old"
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 import tracemalloc
+import warnings
 import zipfile
 
 import h5py
@@ -521,7 +522,33 @@ def test_a_task_that_declares_more_than_its_file_holds(tmp_path):
     def change(config):
         config["config"]["backbone"]["config"]["vocabulary_size"] = 10**11
 
-    match = "where BertBackbone has 400,000,0"
+    match = "where BertTextClassifier has 400,000,0"
     refused(changed(tmp_path / "good.keras", change), match)
     # Nothing waits to be made.
     assert distill.load_model(tmp_path / "good.keras").count_params() > 0
+
+
+def test_the_head_of_a_preset_is_held_too(tmp_path, monkeypatch):
+    import keras_hub
+
+    backbone = keras_hub.models.BertBackbone(20, 1, 2, 4, 6, max_sequence_length=8)
+    task = keras_hub.models.BertTextClassifier(backbone, num_classes=2, preprocessor=None)
+    task.save_to_preset(tmp_path / "bert_tiny_en_uncased")
+
+    def downloaded(*args, **kwargs):
+        raise AssertionError("it asked the network")
+
+    # A folder in the working directory is no preset of keras_hub's own, whatever its name.
+    monkeypatch.setattr("kagglehub.model_download", downloaded)
+    assert distill.load_model("bert_tiny_en_uncased").count_params() == task.count_params()
+    path = tmp_path / "bert_tiny_en_uncased" / "task.json"
+    config = json.loads(path.read_text())
+    config["config"]["num_classes"] = 10**11
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="where BertTextClassifier has 500,000,0"):
+        distill.load_model(tmp_path / "bert_tiny_en_uncased")
+    config["config"]["num_classes"] = 1
+    path.write_text(json.dumps(config))
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="cannot load this preset"):
+        warnings.simplefilter("ignore")  # Keras tells of what it skips before it fails
+        distill.load_model(tmp_path / "bert_tiny_en_uncased")

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 
 from distill.files import hdf5
-from distill.files.architectures import complete, planned
+from distill.files.architectures import complete, planned, require_held
 from distill.files.fitting import fit, table
 from distill.files.legacy import Config
 from distill.files.parts import Parts, in_keras3, numbers_in
@@ -26,20 +26,24 @@ def load_preset(folder: Path, trust: bool) -> keras.Model:
         ValueError: a file of it is damaged, carries code or declares more than it holds.
     """
     import_keras_hub(str(folder))
+    folder = (
+        folder.resolve()
+    )  # keras_hub takes a name without slashes for one of its own presets, and downloads it
     configs = {path.name: complete(parsed(path.read_bytes(), str(path))) for path in folder.glob("*.json")}
     if not trust:
         for name, config in configs.items():
             require_safe(config, str(folder / name))
     found: Parts = {}
+    head = 0
     with contextlib.ExitStack() as stack:
         for path in sorted(folder.glob("*.h5")):
-            file = stack.enter_context(hdf5.opened(path, str(path)))
-            if not path.name.startswith(
-                "task."
-            ):  # which holds the head alone; a large backbone comes in several files
-                for place, part in hdf5.keras3_parts(file).items():
-                    known = found.get(place, part)
-                    found[place] = part._replace(weights={**known.weights, **part.weights})
+            parts = hdf5.keras3_parts(stack.enter_context(hdf5.opened(path, str(path))))
+            if path.name.startswith("task."):
+                head = numbers_in(parts)
+                continue
+            for place, part in parts.items():  # a large backbone comes in several files
+                known = found.get(place, part)
+                found[place] = part._replace(weights={**known.weights, **part.weights})
         with planned(configs["config.json"], trust, str(folder), numbers_in(found)) as backbone:
             _, differences = fit(in_keras3(backbone), found)
     if differences:
@@ -56,7 +60,11 @@ def load_preset(folder: Path, trust: bool) -> keras.Model:
             f"A task's preset is of one backbone. Received: {folder}, where task.json has another than config.json."
         )
     kind = configs["task.json" if "task.json" in configs else "config.json"]
-    return keras.saving.get_registered_object(kind["registered_name"]).from_preset(str(folder))
+    require_held(kind, trust, str(folder), numbers_in(found) + head)
+    try:
+        return keras.saving.get_registered_object(kind["registered_name"]).from_preset(str(folder))
+    except ValueError as error:
+        raise ValueError(f"keras_hub cannot load this preset. Received: {folder}: {error}") from error
 
 
 def _same_backbone(task: Config, backbone: Config) -> bool:
