@@ -173,6 +173,48 @@ def test_numbers_in_the_graph_and_outputs_of_layers_are_compared(tmp_path, form)
     assert ("d", "called on", "l[2]", "l[1]") in rows(refused(state(2), tmp_path / form))
 
 
+def within(activation="relu"):
+    """A model in a wrapper, none of them named."""
+    inputs = keras.Input((4,))
+    inner = layers.Subtract()([layers.Dense(2)(inputs), layers.Dense(2, activation)(inputs)])
+    series = keras.Input((3, 4))
+    return keras.Model(series, layers.TimeDistributed(keras.Model(inputs, inner))(series))
+
+
+def beside(first=0, ends=("x", "y")):
+    """A model in a model, of two inputs, with two ends."""
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    made = {"x": inner(layers.Subtract()([inputs[first], inputs[1 - first]]))}
+    made["y"] = layers.Dense(3)(made["x"])
+    return keras.Model(inputs, [made[end] for end in ends])
+
+
+def cells(width=3):
+    return keras.Sequential([keras.Input((3, 4)), layers.RNN([layers.LSTMCell(2), layers.LSTMCell(width)])])
+
+
+@pytest.mark.parametrize("form", ["m.keras", "m.h5"])
+@pytest.mark.parametrize("make", [within, beside, cells])
+def test_models_in_models_and_wrappers_are_one_architecture_whatever_they_are_called(tmp_path, form, make):
+    source, target = make(), make()
+    save(source, tmp_path / form)
+    distill.load_weights(target, tmp_path / form)
+    assert same(target, source)
+
+
+@pytest.mark.parametrize("form", ["m.keras", "m.h5"])
+def test_wiring_is_compared_to_the_ends_and_in_wrappers(tmp_path, form):
+    save(within(), tmp_path / form)
+    text = refused(within("tanh"), tmp_path / form)
+    assert "layer/1/activation  tanh      relu" in text
+    save(beside(), tmp_path / form)
+    assert "(input 1), (input 0)  (input 0), (input 1)" in refused(beside(first=1), tmp_path / form)
+    text = refused(beside(ends=("y", "x")), tmp_path / form)
+    assert [row[:2] for row in rows(text)[:-1]] == [("(the model)", "outputs")]
+    distill.load_weights(beside(ends=("y",)), tmp_path / form)  # part of what it computes
+
+
 def test_the_older_layout_is_not_guessed_where_parts_of_a_nested_model_are_frozen(tmp_path):
     """There, what is trained comes first, so that weights of one shape would change places."""
 

@@ -1,6 +1,7 @@
 """Which weights of a file belong to which of a model, and a table of those that do not fit."""
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from distill.files.parts import Part, Parts
 from distill.tables import aligned
 
 Shape = tuple[int, ...]
-SHOWN = 12
+SHOWN, WIDEST = 12, 60
 
 
 class Difference(NamedTuple):
@@ -48,7 +49,8 @@ class Loaded:
 
 def table(differences: tuple[Difference, ...] | list[Difference]) -> str:
     """The first differences, one a line."""
-    rows = [("layer", "what", "expected", "found"), *differences[:SHOWN]]
+    shown = [[textwrap.shorten(cell, WIDEST, placeholder="…") for cell in row] for row in differences[:SHOWN]]
+    rows = [["layer", "what", "expected", "found"], *shown]
     more = [f"and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
     return "\n".join([*aligned(rows, "<<<<"), *more])
 
