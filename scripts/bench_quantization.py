@@ -15,8 +15,7 @@ on train and dev, 3,500 images.
 Command: scripts/bench_quantization. About 20 minutes on two busy cores; --seeds and --epochs make it shorter.
 Expected: promised 92.6 and 92.3, its files the same; tuned 92.8 and 92.3, its files 92.7 and 92.5; the same class on
 100 and 99.97 %.
-Goal: the mean of "aware int8" differs from that of "promised" by at most 0.2 points, for both students.
-Exit status 1 if it is missed.
+Goal: "aware int8" differs from "promised" by at most 0.2 points for every student. Exit status 1 if it is missed.
 """
 
 import dataclasses
@@ -192,7 +191,11 @@ def main(bench: Bench) -> int:
     for name, lines in rows.items():
         values = {column: np.array([line[column] for line in lines]) for column in COLUMNS}
         print(f"{name:11}" + "".join(f"{v.mean():9.2f} ±{v.std(ddof=1):4.2f}" for v in values.values()))
-        missed |= abs(values["aware int8"].mean() - values["promised"].mean()) > GOAL
+        largest = abs(values["aware int8"] - values["promised"]).max()
+        print(
+            f"{'':11}largest difference of a promise and its file: {largest:.2f} points (goal: {GOAL} at most)"
+        )
+        missed |= largest > GOAL + 1e-6  # an image is 0.2 points, but for rounding
     return int(missed)
 
 
