@@ -4,6 +4,7 @@ python -c "from experiments import method_report; method_report.write('runs/meth
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import RenderableType
 
 from experiments import plots, report, results, statistics, tables
-from experiments.results import ACCURACY, Arm, Study
+from experiments.results import ACCURACY, Arm, Study, Tuning
 from experiments.tables import Grid
 
 BASELINES = ("alone", "smoothing", "kd")
@@ -75,7 +76,7 @@ def table(found: list[Row]) -> Grid:
     return Grid(f"Every method, {found[0].accuracy.n} seeds", headings, tuple(lines))
 
 
-def findings(found: list[Row], trials: int) -> list[str]:
+def findings(found: list[Row], tunings: Sequence[Tuning]) -> list[str]:
     """What the numbers say, in sentences."""
     said = []
     for dataset in dict.fromkeys(row.dataset for row in found):
@@ -88,8 +89,14 @@ def findings(found: list[Row], trials: int) -> list[str]:
                 f"{dataset}, against {baseline}: of {len(pairs)} intervals {len(above)} lie above 0"
                 f"{_named(above)} and {len(below)} below{_named(below)}."
             )
-    if trials:
-        said.append(f"Each method's setting was chosen on dev from the same number of trials: {trials}.")
+    tried = [[settings for settings, _ in tuning.choices] for tuning in tunings]
+    if trials := max(map(len, tried)):
+        low = sum(tuning.chosen == own[0] for tuning, own in zip(tunings, tried, strict=True))
+        high = sum(tuning.chosen == own[-1] for tuning, own in zip(tunings, tried, strict=True))
+        said.append(
+            f"Each method's setting was chosen on dev from the same number of trials: {trials}. Of {len(tunings)} "
+            f"choices {low} are the lowest that was tried and {high} the highest: beyond them a method may do better."
+        )
     return said
 
 
@@ -138,8 +145,7 @@ def write(study_dir: str | Path) -> list[RenderableType]:
     study = results.read(study_dir)
     found = rows(study)
     grid = table(found)
-    trials = max(len(tuning.choices) for tuning in study.tuning)
-    said = findings(found, trials)
+    said = findings(found, study.tuning)
     warning = [tables.SMOKE] if study.smoke else []
     parts = [
         *report.opening(study, warning),
@@ -154,7 +160,7 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         report.grid(tables.scores(study)),
         f'<p class="protocol">{tables.PROTOCOL}</p>',
         report.grid(tables.costs(study)),
-        *(["<h2>Chosen on dev</h2>", report.grid(tables.tuning(study))] if trials else []),
+        *(["<h2>Chosen on dev</h2>", report.grid(tables.tuning(study))] if study.tuning[0].choices else []),
         "<h2>Notes</h2>",
         report.listed(study.notes),
         *report.repeat(study),
