@@ -155,6 +155,10 @@ def table(rows: Sequence[Row], target: float) -> Grid:
         A line for each row, under a heading for each way to train.
     """
     lines: list[tuple[str, ...]] = []
+    noted = sorted(rows[0].noise)
+    midway = noted[
+        len(noted) // 2
+    ]  # at the start all sizes are alike; at the end the gradient is lost in its noise
     for group in _groups(rows):
         lines.append((f"{group[0].kind}, {group[0].rule}",))
         for row in group:
@@ -168,6 +172,7 @@ def table(rows: Sequence[Row], target: float) -> Grid:
                     _shown(row.epochs_to_target, ".0f"),
                     _shown(row.epochs_to_target * row.steps, ",.0f"),
                     _shown(row.seconds_to_target, ".1f"),
+                    _shown(row.noise[midway], ",.0f"),
                     f"{mean:.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}"),
                 )
             )
@@ -179,6 +184,7 @@ def table(rows: Sequence[Row], target: float) -> Grid:
         f"epochs\nto {100 * target:g}%",
         "steps\nto it",
         "s\nto it",
+        f"noise scale,\nepoch {midway}",
         "test %,\n95 %",
     )
     title = f"Batch sizes, {rows[0].epochs} epochs each: the smaller the batch, the more updates"

@@ -163,10 +163,11 @@ def test_the_table_says_what_a_size_costs_and_gives():
     grid = batch_report.table([row(16), lost, row(16, "scaled", accuracy=(90.0,))], 0.94)
     assert [line[0] for line in grid.rows] == ["alone, constant", "16", "64", "alone, scaled", "16"]
     # 7 steps an epoch; t(.975, 2) · 1 / √3 = 2.48.
-    assert grid.rows[1] == ("16", "28", "50", "700", "3", "21", "6.0", "96.00 ± 2.48")
-    assert grid.rows[2] == ("64", "8", "–", "–", "–", "–", "–", "96.00 ± 2.48")
+    assert grid.rows[1] == ("16", "28", "50", "700", "3", "21", "6.0", "100", "96.00 ± 2.48")
+    assert grid.rows[2] == ("64", "8", "–", "–", "–", "–", "–", "100", "96.00 ± 2.48")
     assert grid.rows[4][-1] == "90.00"
     assert "to 94%" in grid.headings[4]
+    assert grid.headings[-2] == "noise scale,\nepoch 4"
 
 
 def test_the_noise_of_several_seeds_is_averaged_before_it_is_divided():
