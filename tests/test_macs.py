@@ -401,7 +401,7 @@ HARD = {
     ),
     # `None` among what layers return, and a weight times a tensor
     "t5": lambda models: models.T5Backbone(num_heads=2, **SMALL),
-    # a tensor that Keras takes to be sparse
+    # a size that Keras loses on the way
     "t5_gemma": lambda models: models.T5GemmaBackbone(
         20, **{f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in SIDES.items()}
     ),
@@ -420,7 +420,9 @@ HARD = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Layer '(self|cross)_attention' .of type T5MultiHeadAttention")  # keras_hub's own
+@pytest.mark.filterwarnings(
+    "ignore:Layer '(self|cross)_attention' .of type T5MultiHeadAttention"
+)  # keras_hub's own
 @pytest.mark.parametrize("name", HARD)
 def test_layers_whose_sizes_keras_cannot_infer(name):
     backbone = HARD[name](keras_hub.models)
@@ -468,6 +470,28 @@ class Queries(layers.Layer):
 
 def test_what_a_kernel_does_with_learned_numbers_counts():
     assert products(sequential((5, 4), Queries())) == (3 * 6 * 4, 3 * 4 * 5)
+
+
+class Residual(layers.Layer):
+    """Holds a model, and a layer that nothing has built."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = sequential((4,), layers.Dense(4))
+        self.add = layers.Add()
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, inputs):
+        return self.add([self.net(inputs), inputs])
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def test_a_model_in_a_layer_and_a_layer_that_is_not_built():
+    assert products(sequential((4,), Residual())) == (4 * 4, 0)
 
 
 class Odd(layers.Layer):

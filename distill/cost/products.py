@@ -76,9 +76,6 @@ def mended(operation: Any, operands: Sequence[Any], outputs: Any) -> Any:
         return keras.KerasTensor((*query.shape[:-1], value.shape[-1]), outputs.dtype)
     if type(operation) is numpy_ops.Ndim:  # it makes a tensor of what is known
         return len(operands[0].shape)
-    if type(operation) is numpy_ops.Multiply and outputs.sparse:  # it takes weights and arrays to be sparse
-        sparse = any(isinstance(one, keras.KerasTensor) and one.sparse for one in operands)
-        return keras.KerasTensor(outputs.shape, outputs.dtype, sparse=sparse)
     if type(operation) is layers.EinsumDense:  # it leaves open what its config does
         sizes = _indices(operation.equation, [operands[0].shape, operation.kernel.shape])
         target = operation.equation.replace(" ", "").split("->")[1]
