@@ -219,6 +219,34 @@ def test_a_model_without_a_graph_has_all_but_multiply_adds_and_memory():
     assert list(profile.latencies) == ["LiteRT, 1 thread, batch of 1", "tf.function, batch of 1"]
 
 
+def test_what_litert_cannot_hold_leaves_the_rest():
+    half = sequential((4,), layers.Dense(2, dtype="mixed_float16"), name="half")
+    runtimes = [cost.LiteRT(), cost.TFFunction()]
+    found = cost.profiles({"half": half, "branching": branching()}, files=True, latency=runtimes, runs=1)
+    profile, other = found.profiles.values()
+    assert (profile.macs, profile.sizes.keras) == (4 * 2, cost.file_bytes(half))
+    assert (profile.sizes.litert, profile.sizes.litert_gzip, profile.sizes.litert_sparse) == (None,) * 3
+    assert profile.latencies["LiteRT, 1 thread, batch of 1"] is None
+    assert profile.latencies["tf.function, batch of 1"].runs == 1
+    assert list(profile.unknown) == ["LiteRT", "LiteRT, 1 thread, batch of 1"]
+    assert "computes in float16" in profile.unknown["LiteRT"]
+    assert other.unknown == {}
+    assert other.latencies["LiteRT, 1 thread, batch of 1"].runs == 1
+    for table in (str(profile), str(found)):
+        assert table.splitlines()[-1] == f"unknown: {profile.unknown['LiteRT']}"
+        assert table.count("unknown: ") == 1
+    rows = {
+        line[:28].strip(): line[28:].split()[0]
+        for line in str(found).splitlines()
+        if line.startswith("LiteRT")
+    }
+    assert rows == dict.fromkeys(
+        ["LiteRT", "LiteRT, gzipped", "LiteRT, sparse", "LiteRT, 1 thread, batch of 1"], "unknown"
+    )
+    with pytest.raises(ValueError, match="runs=0"):
+        cost.profile(half, latency=[cost.LiteRT()], runs=0)
+
+
 def test_sizes_that_are_not_known_leave_parameters():
     profile = cost.profile(sequential((None, 8, 1), layers.Conv2D(2, 3, name="conv")))
     assert (profile.parameters, profile.macs, profile.activations) == (20, None, None)

@@ -1,6 +1,7 @@
 """Every call of a model's layers and operations in order, with the sizes of one example."""
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,12 @@ import keras
 import numpy as np
 from keras import layers
 
-# Keras exports no names for the scopes in which it infers shapes.
+# Keras exports no names for the scopes in which it infers shapes, nor for the arguments that it builds from.
 from keras.src.backend import AutocastScope
 from keras.src.backend.common.symbolic_scope import SymbolicScope
+from keras.src.layers.layer import CallSpec
 
+from distill.cost.following import following
 from distill.cost.products import Products, is_known, known, mended, products_of
 from distill.graphs import arguments_of, functional_of
 
@@ -62,7 +65,8 @@ def calls_of(model: keras.Model) -> Calls:
         The calls.
 
     Raises:
-        ValueError: the model has no graph, or a size of its inputs other than the batch's is unknown.
+        ValueError: the model has no graph, a size of its inputs other than the batch's is unknown, or Keras cannot
+            infer what a layer makes, whose call cannot be followed either.
     """
     graph = functional_of(model)
     if graph is None:
@@ -94,7 +98,7 @@ def macs(model: keras.Model) -> int:
     convolution counts every product of an input with its kernel, cropped or not. Recurrent kernels count once a step.
     A layer of one's own counts by what its `call` does, where that is written with `keras.ops` or other layers.
     Not counted: biases, activations, normalizations, pooling, interpolation, look-ups and whatever else works number by
-    number.
+    number; and the angles of rotary positions, which follow from no input.
 
     Args:
         model: Functional or Sequential, possibly with such models nested, channels last or first.
@@ -121,32 +125,51 @@ class _Walk:
         """Follows a Functional model. Its sizes are inferred anew: those stored in it are of its first call."""
 
         def followed(operation: Any) -> Any:
-            own = f"{path}/{operation.name}" if path else operation.name
-            return lambda *args, **kwargs: self.call(operation, own, args, kwargs)
+            return lambda *args, **kwargs: self.call(operation, _inside(path, operation), args, kwargs)
 
-        return keras.Function(part.inputs, part.outputs)._run_through_graph(tensors, operation_fn=followed)
+        return keras.Function(part.inputs, part._outputs_struct)._run_through_graph(
+            tensors, operation_fn=followed
+        )
 
     def call(self, operation: Any, path: str, args: Any, kwargs: Any) -> Any:
-        """Follows one call; returns its outputs."""
+        """Follows one call; returns its outputs.
+
+        Raises:
+            ValueError: what it makes cannot be known.
+        """
+        if isinstance(operation, keras.Layer) and "training" not in operation.call_signature_parameters:
+            kwargs = {key: value for key, value in kwargs.items() if key != "training"}  # as Keras does
         if (nested := functional_of(operation)) is not None:
             return self.model(nested, arguments_of(nested, args, kwargs), path)
-        products, unknown = None, ""
-        if not _is_leaf(operation):
-            inside = _Walk()
-            try:
-                outputs = inside.opened(operation, path, args, kwargs)
-            except _Unfollowed as error:
-                unknown = str(error)
+        if (
+            isinstance(operation, keras.Layer) and not operation.built
+        ):  # one without weights, which no call built
+            operation._maybe_build(
+                CallSpec(operation._call_signature, operation._call_context_args, args, kwargs)
+            )
+        inside, inputs = _Walk(), _symbolic((args, kwargs))
+        products, unknown, outputs = None, "", None
+        try:
+            if is_known(operation):
+                operands = _operands(inspect.signature(operation.call).bind(*args, **kwargs).args)
+                outputs = mended(operation, operands, _inferred(operation, path, args, kwargs))
+                products = products_of(operation, operands, _symbolic(outputs))
+            elif type(operation) is layers.TimeDistributed:
+                outputs = _inferred(operation, path, args, kwargs)
+                _, times, *rest = inputs[0].shape  # a mask may follow
+                inside.call(operation.layer, path, (keras.KerasTensor((1, *rest)),), {})
+                found = total(inside.calls)
+                products = Products(times * found.weights, times * found.activations)
             else:
-                self.calls += inside.calls
-                return outputs
-        inputs = _symbolic((args, kwargs))
-        outputs = mended(operation, inputs, operation.compute_output_spec(*args, **kwargs))
-        if not unknown:
-            try:
-                products = _products(operation, path, args, kwargs, outputs)
-            except ValueError as error:
-                unknown = str(error)
+                outputs = inside.opened(operation, path, args, kwargs)
+                if isinstance(operation, keras.Layer) and operation._flatten_layers(include_self=False):
+                    self.calls += inside.calls
+                    return outputs
+                products = total(inside.calls)
+        except ValueError as error:
+            unknown = str(error)
+            if outputs is None:
+                outputs = _inferred(operation, path, args, kwargs)
         self.calls.append(Call(path, operation, inputs, _symbolic(outputs), products, unknown))
         return outputs
 
@@ -160,58 +183,54 @@ class _Walk:
             type(operation) in _MASKING
         ):  # a mask changes no size; beside dropout, Keras cannot make it of symbols
             kwargs = {key: value for key, value in kwargs.items() if key != "use_causal_mask"}
-        given = {id(tensor): tensor for tensor in _symbolic((args, kwargs))}
-        fresh = {key: keras.KerasTensor(tensor.shape, tensor.dtype) for key, tensor in given.items()}
-        found = {id(fresh[key]): tensor for key, tensor in given.items()}
+
+        def follow(inner: Any, args: Any, kwargs: Any) -> Any:
+            own = _inside(path, inner) if isinstance(inner, keras.Layer) else path
+            with AutocastScope(_compute_dtype(inner) or _compute_dtype(operation)):
+                return self.call(inner, own, args, kwargs)
+
         try:
-            symbolic_args, symbolic_kwargs = _replaced((args, kwargs), fresh)
-            made, nodes = _trace(operation, symbolic_args, symbolic_kwargs, list(fresh.values()))
+            # Variables, losses and metrics stay as they are.
+            scope = AutocastScope(_compute_dtype(operation))
+            with keras.StatelessScope(), SymbolicScope(), scope, following(follow):
+                made = operation.call(*args, **kwargs)
         except Exception as error:  # whatever the code of a layer raises on tensors without values
             kind = type(operation).__name__
-            raise _Unfollowed(
+            rewritten = (
+                "Write it with keras.ops and layers, or count"
+                if isinstance(operation, keras.Layer)
+                else "Count"
+            )
+            raise ValueError(
                 "Multiply-adds are counted where the arithmetic is known, never guessed. "
                 f"Received: {path} of type {kind}, whose call cannot be followed. "
-                "Write it with keras.ops and layers, or count this layer by hand."
+                f"{rewritten} this layer by hand."
             ) from error
-        with AutocastScope(_compute_dtype(operation)):
-            for node in nodes:
-                inner = node.operation
-                own = f"{path}/{inner.name}" if isinstance(inner, keras.Layer) else path
-                inner_args, inner_kwargs = node.arguments.fill_in(found)
-                outputs = self.call(inner, own, inner_args, inner_kwargs)
-                found.update(zip(map(id, node.outputs), _symbolic(outputs), strict=True))
-        return keras.tree.map_structure(lambda leaf: found.get(id(leaf), _as_symbolic(leaf)), made)
-
-
-class _Unfollowed(ValueError):
-    """A layer's `call` cannot be run on symbolic tensors."""
-
-
-def _is_leaf(operation: Any) -> bool:
-    if is_known(operation) or isinstance(operation, layers.TimeDistributed):
-        return True
-    return not (isinstance(operation, keras.Layer) and operation._flatten_layers(include_self=False))
-
-
-def _products(operation: Any, path: str, args: Any, kwargs: Any, outputs: Any) -> Products:
-    """Multiply-adds of one call.
-
-    Raises:
-        ValueError: they are not known.
-    """
-    if is_known(operation):
-        return products_of(operation, _operands((args, kwargs)), _symbolic(outputs))
-    inside, times = _Walk(), 1
-    if type(operation) is layers.TimeDistributed:
-        _, times, *rest = _symbolic((args, kwargs))[0].shape  # a mask may follow
-        inside.call(operation.layer, path, (keras.KerasTensor((1, *rest)),), {})
-    else:
-        inside.opened(operation, path, args, kwargs)
-    found = total(inside.calls)
-    return Products(times * found.weights, times * found.activations)
+        return keras.tree.map_structure(_as_symbolic, made)
 
 
 _MASKING = (layers.GroupQueryAttention, layers.MultiHeadAttention)
+
+
+def _inside(path: str, part: Any) -> str:
+    return f"{path}/{part.name}" if path else part.name
+
+
+def _inferred(operation: Any, path: str, args: Any, kwargs: Any) -> Any:
+    """What a call makes, as Keras infers it.
+
+    Raises:
+        ValueError: Keras cannot.
+    """
+    try:
+        with following(None):
+            return operation.compute_output_spec(*args, **kwargs)
+    except Exception as error:  # whatever the code of a layer raises on tensors without values
+        raise ValueError(
+            "Multiply-adds follow from the sizes of what each layer makes, which Keras infers. "
+            f"Received: {path} of type {type(operation).__name__}, of which it cannot: {error} "
+            "Give the layer a compute_output_shape that takes the arguments of its call."
+        ) from error
 
 
 def total(calls: Sequence[Call]) -> Products:
@@ -225,27 +244,6 @@ def total(calls: Sequence[Call]) -> Products:
             raise ValueError(call.unknown)
     known_ones = [call.products for call in calls if call.products is not None]
     return Products(sum(one.weights for one in known_ones), sum(one.activations for one in known_ones))
-
-
-def _trace(operation: Any, args: Any, kwargs: Any, inputs: list[keras.KerasTensor]) -> tuple[Any, list[Any]]:
-    """Runs a layer's `call` on symbolic tensors: what it returns, and the calls on the way."""
-    parts = operation._flatten_layers() if isinstance(operation, keras.Layer) else [operation]
-    before = [(part, len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
-    try:
-        # Variables, losses and metrics stay as they are.
-        with keras.StatelessScope(), SymbolicScope(), AutocastScope(_compute_dtype(operation)):
-            made = operation.call(*args, **kwargs)
-        own = {id(tensor) for tensor in inputs}
-        ends = [tensor for tensor in _symbolic(made) if id(tensor) not in own]
-        if not ends:
-            return made, []
-        graph = keras.Function(inputs, ends)
-        depths = sorted(graph._nodes_by_depth, reverse=True)
-        nodes = [node for depth in depths for node in graph._nodes_by_depth[depth]]
-        return made, [node for node in nodes if node.operation and not node.is_input]
-    finally:
-        for part, inbound, outbound in before:
-            del part._inbound_nodes[inbound:], part._outbound_nodes[outbound:]
 
 
 def _compute_dtype(operation: Any) -> str | None:
@@ -266,7 +264,3 @@ def _operands(structure: Any) -> list[Any]:
 def _as_symbolic(leaf: Any) -> Any:
     """Of what a layer returns without looking at its inputs, as embeddings of positions do."""
     return keras.KerasTensor(leaf.shape, leaf.dtype) if keras.ops.is_tensor(leaf) else leaf
-
-
-def _replaced(structure: Any, by_id: dict[int, Any]) -> Any:
-    return keras.tree.map_structure(lambda leaf: by_id.get(id(leaf), leaf), structure)

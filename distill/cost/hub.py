@@ -1,4 +1,4 @@
-"""Decoders of keras_hub: Keras cannot infer what their attention makes, so their call cannot be followed."""
+"""Layers of keras_hub whose call leaves `keras.ops`, so that it cannot be followed."""
 
 import math
 import sys
@@ -6,26 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 
-def hub_products() -> dict[type, Callable[[Any, tuple[int, ...]], tuple[int, int]]]:
+def hub_products() -> dict[type, Callable[[Any, tuple[int, ...], tuple[int, ...]], tuple[int, int]]]:
     """By type of layer, where keras_hub is used: multiply-adds with weights and of activations.
 
-    They follow from the layer and the shape of its input.
+    They follow from the layer and the shapes of its two inputs.
     """
-    if "keras_hub" not in sys.modules:
-        return {}
-    from keras_hub.layers import TransformerDecoder
-
-    return {TransformerDecoder: _decoder}
+    # keras_hub exports no name for it.
+    module = sys.modules.get("keras_hub.src.models.deberta_v3.disentangled_self_attention")
+    return {} if module is None else {module.DisentangledSelfAttention: _disentangled}
 
 
-def _decoder(layer: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-    if layer._cross_attention_layer is not None:
-        raise ValueError(
-            "Multiply-adds are counted for decoders that look at their own sequence. "
-            f"Received: {layer.name}, which looks at an encoder's too. Count this layer by hand."
-        )
-    _, steps, _ = shape
-    kernels = sum(math.prod(weight.shape) for weight in layer.weights if weight.name == "kernel")
-    attention = layer._self_attention_layer
-    width = attention._num_heads * (attention._key_dim + attention._value_dim)
-    return steps * kernels, steps * steps * width
+def _disentangled(layer: Any, shape: tuple[int, ...], distances_shape: tuple[int, ...]) -> tuple[int, int]:
+    """DeBERTa's: queries and keys meet each other, and each of them what the other kernel makes of the distances."""
+    _, steps, width = shape
+    _, distances, _ = distances_shape
+    query, key, value, output = (
+        math.prod(dense.kernel.shape)
+        for dense in (layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense)
+    )
+    weights = steps * (query + key + value + output) + distances * (query + key)
+    return weights, 2 * steps * steps * width + 2 * steps * distances * width

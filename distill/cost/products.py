@@ -60,7 +60,8 @@ def products_of(operation: Any, operands: Sequence[Any], outputs: Sequence[Any])
     if kind in _LAYERS:
         return Products(weights=_LAYERS[kind](operation, operands[0], outputs[0]))
     if kind in (of_hub := hub_products()):
-        return Products(*of_hub[kind](operation, known(operands[0].shape, operation.name)))
+        one, other = (known(operand.shape, operation.name) for operand in operands[:2])  # a mask may follow
+        return Products(*of_hub[kind](operation, one, other))
     if kind in _OPERATIONS:
         count = _OPERATIONS[kind](operation, operands, outputs[0])
         symbolic = all(isinstance(operand, keras.KerasTensor) for operand in operands[:3])  # masks may follow
@@ -68,13 +69,15 @@ def products_of(operation: Any, operands: Sequence[Any], outputs: Sequence[Any])
     return Products()
 
 
-def mended(operation: Any, inputs: Sequence[Any], outputs: Any) -> Any:
+def mended(operation: Any, operands: Sequence[Any], outputs: Any) -> Any:
     """What a call makes, where Keras 3.15 infers less of its shape than can be known, or wrongly."""
     if type(operation) is nn.DotProductAttention:  # it takes the value to be as wide as the query
-        query, _, value = inputs[:3]
+        query, _, value = operands[:3]
         return keras.KerasTensor((*query.shape[:-1], value.shape[-1]), outputs.dtype)
+    if type(operation) is numpy_ops.Ndim:  # it makes a tensor of what is known
+        return len(operands[0].shape)
     if type(operation) is layers.EinsumDense:  # it leaves open what its config does
-        sizes = _indices(operation.equation, [inputs[0].shape, operation.kernel.shape])
+        sizes = _indices(operation.equation, [operands[0].shape, operation.kernel.shape])
         target = operation.equation.replace(" ", "").split("->")[1]
         shape = tuple(sizes[label] for label in _labels(target, len(outputs.shape)))
         return keras.KerasTensor(shape, outputs.dtype)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,8 +13,8 @@ import numpy as np
 from distill.cost.calls import calls_of, total
 from distill.cost.layers import LayerCost, layer_costs
 from distill.cost.memory import Activations, activations_of
-from distill.cost.storage import Sizes, parameters, sizes
-from distill.cost.timing import Latency, Runtime, latencies
+from distill.cost.storage import Sizes, keras_sizes, litert_sizes, parameters
+from distill.cost.timing import Latency, Runtime, in_turns
 from distill.tables import aligned
 
 
@@ -30,9 +30,10 @@ class Profile:
         macs: see `distill.cost.macs`; `None` where those of a layer are not known.
         activations: memory between the layers; `None` where a size is not known.
         layers: each once, in the order of the graph; those without weights too, if the model has a graph.
-        unknown: path of a layer, or the model's name -> why its multiply-adds are not known.
+        unknown: what is not known -> why: path of a layer, or the model's name, for multiply-adds; "LiteRT" for bytes;
+            what was to run the model for its time.
         sizes: bytes as files, if they were asked for.
-        latencies: times of a batch by what runs it, if they were asked for.
+        latencies: times of a batch by what runs it, if they were asked for; `None` where it cannot run the model.
     """
 
     model: str
@@ -44,7 +45,7 @@ class Profile:
     layers: tuple[LayerCost, ...]
     unknown: dict[str, str]
     sizes: Sizes | None
-    latencies: dict[str, Latency]
+    latencies: dict[str, Latency | None]
 
     @property
     def sparsity(self) -> float:
@@ -55,10 +56,8 @@ class Profile:
         summary = [(quantity, text) for quantity, (_, text) in _quantities(self).items()]
         header = ("layer", "type", "output", "parameters", "zeros", "MACs", "share", "activations")
         rows = [header, *(self._row(layer) for layer in self._shown)]
-        reasons = [f"unknown: {reason}" for reason in dict.fromkeys(self.unknown.values())]
-        return "\n".join(
-            [f"Cost of {self.model!r}", *aligned(summary, "<<"), "", *aligned(rows, "<<>>>>>>"), *reasons]
-        )
+        table = [f"Cost of {self.model!r}", *aligned(summary, "<<"), "", *aligned(rows, "<<>>>>>>")]
+        return "\n".join([*table, *_reasons([self])])
 
     @property
     def _shown(self) -> list[LayerCost]:
@@ -132,7 +131,7 @@ class Profiles:
         for quantity in dict.fromkeys(itertools.chain(*found)):
             cells = [quantities.get(quantity, _MISSING) for quantities in found]
             rows.append((quantity, cells[0][1], *(_compared(cell, cells[0]) for cell in cells[1:])))
-        return "\n".join(aligned(rows, "<" + ">" * len(found)))
+        return "\n".join([*aligned(rows, "<" + ">" * len(found)), *_reasons(self.profiles.values())])
 
     def plot(self) -> Any:
         """A group of bars for each quantity: what each model has of it, in percent of the first one's.
@@ -180,7 +179,8 @@ def profiles(
 ) -> Profiles:
     """What models cost: parameters, multiply-adds and memory by layer, zeros, bytes and time.
 
-    What is not known is left out, never guessed: of a model without a graph, the multiply-adds and the memory.
+    What is not known is left out and says why, never guessed: of a model without a graph, the multiply-adds and the
+    memory; of one that LiteRT cannot hold, its bytes and times there.
 
     Args:
         models: name to built model.
@@ -201,17 +201,41 @@ def profiles(
         48672
     """
     read = {name: _read(model) for name, model in models.items()}
-    timed = {str(runtime): latencies(models, runtime, runs=runs) for runtime in latency}
-    return Profiles(
-        {
-            name: dataclasses.replace(
-                found,
-                sizes=sizes(models[name]) if files else None,
-                latencies={runtime: times[name] for runtime, times in timed.items()},
-            )
-            for name, found in read.items()
-        }
-    )
+    for name, model in models.items() if files else ():
+        read[name] = _with_sizes(read[name], model)
+    for runtime in latency:
+        read = _timed(read, models, runtime, runs)
+    return Profiles(read)
+
+
+def _with_sizes(profile: Profile, model: keras.Model) -> Profile:
+    of_keras = keras_sizes(model)
+    try:
+        found = Sizes(*of_keras, *litert_sizes(model))
+    except ValueError as error:
+        unknown = profile.unknown | {"LiteRT": str(error)}
+        return dataclasses.replace(profile, sizes=Sizes(*of_keras, None, None, None), unknown=unknown)
+    return dataclasses.replace(profile, sizes=found)
+
+
+def _timed(
+    profiles: Mapping[str, Profile], models: Mapping[str, keras.Model], runtime: Runtime, runs: int
+) -> dict[str, Profile]:
+    prepared, reasons = {}, {}
+    for name, model in models.items():
+        try:
+            prepared[name] = runtime.prepare(model)
+        except ValueError as error:
+            reasons[name] = {str(runtime): str(error)}
+    times = in_turns(prepared, runs=runs)
+    return {
+        name: dataclasses.replace(
+            profile,
+            latencies=profile.latencies | {str(runtime): times.get(name)},
+            unknown=profile.unknown | reasons.get(name, {}),
+        )
+        for name, profile in profiles.items()
+    }
 
 
 def _read(model: keras.Model) -> Profile:
@@ -248,6 +272,12 @@ _MISSING: _Quantity = (None, "–")
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 
 
+def _reasons(profiles: Iterable[Profile]) -> list[str]:
+    """Why numbers are not known, each once."""
+    found = itertools.chain(*(profile.unknown.values() for profile in profiles))
+    return [f"unknown: {reason}" for reason in dict.fromkeys(found)]
+
+
 def _quantities(profile: Profile) -> dict[str, _Quantity]:
     """By name."""
     zeros = f"{profile.nonzero:,} ({profile.sparsity:.1%} zeros)"
@@ -268,6 +298,9 @@ def _quantities(profile: Profile) -> dict[str, _Quantity]:
         in_bytes |= {names[field]: size for field, size in dataclasses.asdict(profile.sizes).items()}
     found |= {name: (value, _bytes(value)) for name, value in in_bytes.items()}
     for runtime, times in profile.latencies.items():
+        if times is None:
+            found[runtime] = (None, "unknown")
+            continue
         spread = f"{times.median_ms:.3g} ms ({times.low_ms:.3g}–{times.high_ms:.3g})"
         found[runtime] = (times.median_ms, spread)
     return found

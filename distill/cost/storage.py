@@ -21,13 +21,15 @@ class Sizes:
         litert: the LiteRT file of float32 weights.
         litert_gzip: the same, compressed.
         litert_sparse: the LiteRT file that leaves zeros out; LiteRT runs it as it is.
+
+    Those of LiteRT are `None` in a profile of a model that it cannot hold.
     """
 
     keras: int
     keras_gzip: int
-    litert: int
-    litert_gzip: int
-    litert_sparse: int
+    litert: int | None
+    litert_gzip: int | None
+    litert_sparse: int | None
 
 
 def parameters(model: keras.Model) -> int:
@@ -73,10 +75,23 @@ def sizes(model: keras.Model) -> Sizes:
 
     Returns:
         Sizes in bytes.
+
+    Raises:
+        ValueError: LiteRT cannot hold the model.
     """
+    return Sizes(*keras_sizes(model), *litert_sizes(model))
+
+
+def keras_sizes(model: keras.Model) -> tuple[int, int]:
+    """Bytes of the `.keras` file, plain and compressed."""
     file = _keras_file(model)
-    litert, sparse = (litert_file(model, sparse=sparse) for sparse in (False, True))
-    return Sizes(len(file), len(gzip.compress(file)), len(litert), len(gzip.compress(litert)), len(sparse))
+    return len(file), len(gzip.compress(file))
+
+
+def litert_sizes(model: keras.Model) -> tuple[int, int, int]:
+    """Bytes of the LiteRT file, plain, compressed and without its zeros."""
+    plain, sparse = (litert_file(model, sparse=sparse) for sparse in (False, True))
+    return len(plain), len(gzip.compress(plain)), len(sparse)
 
 
 def _keras_file(model: keras.Model) -> bytes:
