@@ -18,7 +18,8 @@ every group of channels goes, by L2 norms. What is compared is timed in turn; ev
 Seconds beside the ratios tell the order of magnitude: they are medians of this machine while it did other things too.
 
 Command: scripts/bench_structured. About half an hour without "latency", which builds, exports and times a network for
-each of its groups: minutes for MobileNetV2, an hour for DenseNet121. --names and --only choose, --rounds how often.
+each of its groups and a dozen times more: a quarter of an hour for MobileNetV2 on a busy machine, far more for networks
+of more groups. --names and --only choose, --rounds how often.
 Needs pip's index once, for torch, torchvision and torch-pruning, which go into a venv of their own.
 Expected, on two cores: cut 1.9 to 2.4, DenseNet121 21; build 0.6 to 1.3; times as fast, ours and torch's: ResNet50
     3.7 and 2.9, MobileNetV2 2.2 to 3.3 and 1.8, EfficientNetB0 2.7 and 1.9, DenseNet121 2.9 and 2.5. Of VGG16, and of
