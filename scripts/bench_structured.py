@@ -7,10 +7,19 @@ every group of channels goes, by L2 norms. What is compared is timed in turn; ev
   takes as long or longer.
 - "build": building the smaller network, against `keras.models.clone_model` and copying weights. Goal: at most 1.5.
 - "memory": the peak of both, over the bytes of the model's weights, which are there besides. Goal: at most 2.
-- "run": one example through LiteRT on one thread before and after, against the same in torch. Goal: a larger gain.
-  ConvNeXt is cut with exact=False, so that as much of it goes as of its twin.
+- "run": one example through LiteRT on one thread before and after, against the same in torch: each gain is that of one
+  runtime, and only gains are compared. Goal: a larger one. ConvNeXt is cut with exact=False, so that as much of it goes
+  as of its twin.
+- "function": the same as a tf.function, with the threads that TensorFlow takes; torch has one.
+- "latency": what goes is chosen by what it costs, prune_channels(latency_ms=…, scope="global"), for a gain in LiteRT
+  of 5 % more than the twin's. Compared is what a saved multiply-add brings: times as fast per times fewer MACs, over
+  the twin's. Goal: at least as much; the gain itself is in the note, and so is that of the twin.
 
-Command: scripts/bench_structured. About 20 minutes; --names and --only choose some of it, --rounds how often.
+Seconds beside the ratios tell the order of magnitude: they are medians of this machine while it did other things too.
+
+Command: scripts/bench_structured. About half an hour without "latency", which builds, exports and times a network for
+each of its groups and a dozen times more: a quarter of an hour for MobileNetV2 on a busy machine, far more for networks
+of more groups. --names and --only choose, --rounds how often.
 Needs pip's index once, for torch, torchvision and torch-pruning, which go into a venv of their own.
 Expected, on two cores: cut 1.9 to 2.4, DenseNet121 21; build 0.6 to 1.3; times as fast, ours and torch's: ResNet50
     3.7 and 2.9, MobileNetV2 2.2 to 3.3 and 1.8, EfficientNetB0 2.7 and 1.9, DenseNet121 2.9 and 2.5. Of VGG16, and of
@@ -39,6 +48,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill import cost
+from distill.pruning import prune_channels
 from distill.pruning.structured.groups import find_groups
 from distill.pruning.structured.importance import l2, score_atoms
 from distill.pruning.structured.rebuild import rebuild
@@ -47,6 +57,7 @@ from distill.pruning.structured.selection import Choice
 from distill.pruning.structured.structure import read
 
 RATIO = 0.5
+FASTER = 1.05  # than the twin's gain, where latency is in view: a target is met within 2 %
 AT_MOST = ("build", "memory")
 TWINS = {
     "ResNet50": "resnet50",
@@ -64,12 +75,12 @@ class Bench:
 
     Attributes:
         names: networks, of ResNet50, MobileNetV2, EfficientNetB0, DenseNet121, ConvNeXtTiny, VGG16.
-        only: one of the parts; all by default. "memory" needs Linux.
+        only: one of the parts; all by default. "memory" needs Linux, "latency" patience.
         rounds: how often each is timed.
     """
 
     names: tuple[str, ...] = tuple(TWINS)
-    only: Literal["all", "cut", "build", "memory", "run"] = "all"
+    only: Literal["all", "cut", "build", "memory", "run", "function", "latency"] = "all"
     rounds: int = 9
 
 
@@ -79,7 +90,7 @@ class Line:
 
     Attributes:
         name: of the network.
-        part: cut, build, memory or run.
+        part: cut, build, memory, run, function or latency.
         over: what is divided by what.
         ratios: of the rounds.
         goal: the least, of "build" and "memory" the most.
@@ -137,9 +148,14 @@ def timed(function):
     return found, time.perf_counter() - start
 
 
+def exact(model):
+    """Whether what LayerNormalization averages over stays; of ConvNeXt's twin it does not."""
+    return not model.name.startswith("convnext")
+
+
 def chosen(model):
     """The structure and what stays of it: all but the building."""
-    structure = read(model, rules_with(), exact=not model.name.startswith("convnext"))
+    structure = read(model, rules_with(), exact=exact(model))
     groups = [group for group in find_groups(structure) if group.atoms.size > 1]
     choice = Choice(structure, groups, score_atoms(structure, groups, l2), "local", 8, {})
     return structure, choice.keep(choice.counts(RATIO))
@@ -152,34 +168,68 @@ def cloned(model):
     return copy
 
 
+def seconds(times):
+    """Medians of (rounds, 2), of what is divided and of what it is divided by."""
+    first, second = np.median(times, axis=0)
+    return f"{first:.2g} s / {second:.2g} s"
+
+
 def lines(options, twins):
     """All lines, network by network."""
     for name in options.names:
         keras.utils.set_random_seed(0)
         model = getattr(applications, name)(weights=None)
         structure, keep = chosen(model)
+        few = max(3, options.rounds // 3)
         if options.only in ("all", "cut"):
             twins.ask("prune", name)
-            ratios = [
-                twins.ask("prune", name)["seconds"] / timed(lambda m=model: chosen(m))[1]
-                for _ in range(options.rounds)
-            ]
-            yield Line(name, "cut", "Torch-Pruning / distill", np.array(ratios), 1.0)
+            times = np.array(
+                [
+                    (twins.ask("prune", name)["seconds"], timed(lambda m=model: chosen(m))[1])
+                    for _ in range(options.rounds)
+                ]
+            )
+            yield Line(name, "cut", "Torch-Pruning / distill", times[:, 0] / times[:, 1], 1.0, seconds(times))
         if options.only in ("all", "build"):
-            ratios = []
-            for _ in range(max(3, options.rounds // 3)):
-                ours = timed(lambda s=structure, k=keep: rebuild(s, k))[1]
-                ratios.append(ours / timed(lambda m=model: cloned(m))[1])
-            yield Line(name, "build", "distill / clone_model", np.array(ratios), 1.5)
+            times = np.array(
+                [
+                    (
+                        timed(lambda s=structure, k=keep: rebuild(s, k))[1],
+                        timed(lambda m=model: cloned(m))[1],
+                    )
+                    for _ in range(few)
+                ]
+            )
+            yield Line(name, "build", "distill / clone_model", times[:, 0] / times[:, 1], 1.5, seconds(times))
         if options.only in ("all", "memory"):
             # In processes of their own: what was freed before would be taken again unseen.
             spawn = multiprocessing.get_context("spawn")
             with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
-                ratios = [pool.submit(peak, name).result() for _ in range(max(3, options.rounds // 3))]
+                ratios = [pool.submit(peak, name).result() for _ in range(few)]
             yield Line(name, "memory", "peak / model", np.array(ratios), 2.0)
-        if options.only in ("all", "run"):
-            yield gain(name, model, rebuild(structure, keep), options.rounds, twins)
+        for part, runtime in {"run": cost.LiteRT(), "function": cost.TFFunction()}.items():
+            if options.only in ("all", part):
+                gains = Gains(name, model, rebuild(structure, keep), runtime, options.rounds, twins)
+                yield Line(name, part, "gain / torch's", gains.ours / gains.theirs, 1.0, str(gains))
+        if options.only in ("all", "latency"):
+            yield by_latency(name, model, options.rounds, twins)
         keras.backend.clear_session()
+
+
+def by_latency(name, model, rounds, twins):
+    """What a saved multiply-add brings where what goes is chosen by what it costs, over the twin's."""
+    over = "gain per MACs / torch's"
+    twin = Gains(name, model, model, cost.LiteRT(), rounds, twins)
+    target = np.median(twin.milliseconds[:, 0]) / (FASTER * np.median(twin.theirs))
+    start = time.perf_counter()
+    try:
+        small = prune_channels(model, latency_ms=target, scope="global", exact=exact(model))
+    except ValueError as error:  # a noisy machine, or it cannot be as fast as that
+        return Line(name, "latency", over, np.zeros(1), 1.0, str(error))
+    took = time.perf_counter() - start
+    gains = Gains(name, model, small, cost.LiteRT(), rounds, twins)
+    ratios = (gains.ours / gains.our_macs) / (gains.theirs / gains.their_macs)
+    return Line(name, "latency", over, ratios, 1.0, f"{gains}; chosen in {took:.0f} s")
 
 
 def peak(name):
@@ -200,23 +250,41 @@ def resident(key):
     return 1024 * int(line.split()[1])
 
 
-def gain(name, model, small, rounds, twins):
-    """How much faster a network became, over how much its twin did."""
-    models = {"whole": model, "small": small}
-    ours, theirs = [], []
-    twins.ask("run", name)
-    for _ in range(rounds):
-        found = cost.latencies(models, runs=10)
-        ours.append(found["whole"].median_ms / found["small"].median_ms)
-        answers = [twins.ask("run", name) for _ in range(10)]
-        whole, less = np.median([answer["seconds"] for answer in answers], axis=0)
-        theirs.append(whole / less)
-    macs = answers[0]["macs"]
-    note = (
-        f"{np.median(ours):.2f} times as fast, torch {np.median(theirs):.2f}; "
-        f"MACs {cost.macs(model) / cost.macs(small):.2f}, torch {macs[0] / macs[1]:.2f}"
-    )
-    return Line(name, "run", "gain / torch's", np.array(ours) / np.array(theirs), 1.0, note)
+class Gains:
+    """How much faster a network became, and how much its twin did, in turn.
+
+    Attributes:
+        milliseconds: (rounds, 2), of the network before and after.
+        ours: (rounds,) times as fast.
+        theirs: (rounds,) of the twin.
+        our_macs: times fewer multiply-adds.
+        their_macs: of the twin.
+    """
+
+    def __init__(self, name, model, small, runtime, rounds, twins):
+        calls = {"whole": runtime.prepare(model), "small": runtime.prepare(small)}
+        twins.ask("run", name)
+        times, twin = [], []
+        for _ in range(rounds):
+            found = cost.in_turns(calls, runs=10)
+            times.append((found["whole"].median_ms, found["small"].median_ms))
+            answers = [twins.ask("run", name) for _ in range(10)]
+            twin.append(np.median([answer["seconds"] for answer in answers], axis=0))
+        self.milliseconds, self._twin = np.array(times), 1000 * np.array(twin)
+        self.ours = self.milliseconds[:, 0] / self.milliseconds[:, 1]
+        self.theirs = self._twin[:, 0] / self._twin[:, 1]
+        self.our_macs = cost.macs(model) / cost.macs(small)
+        self.their_macs = answers[0]["macs"][0] / answers[0]["macs"][1]
+
+    def __str__(self):
+        ours, theirs = (
+            f"{np.median(gains):.2f} times as fast ({whole:.3g} to {less:.3g} ms) by {macs:.2f} times fewer MACs"
+            for gains, (whole, less), macs in (
+                (self.ours, np.median(self.milliseconds, axis=0), self.our_macs),
+                (self.theirs, np.median(self._twin, axis=0), self.their_macs),
+            )
+        )
+        return f"{ours}; torch {theirs}"
 
 
 def main(options):

@@ -2,16 +2,18 @@
 
 Of each network (random weights; 10 classes and images of 96 × 96 for keras.applications, small_backbones.py for
 keras_hub) about 40 % of the channels go, at random. Every tensor of the smaller network is compared, in float64, with
-that of the original in which these channels are zero; it is saved and loaded, and the weights are compared again. What
-normalizations average over stays. Where keras_hub cannot save or compute what it has, with nothing cut, the table says
-so; and why, where nothing can be cut.
+that of the original in which these channels are zero; it is saved and loaded, and weights and outputs are compared
+again, bit by bit. With --use it also trains a step, after which it must answer otherwise and finitely, and is exported
+to LiteRT, which must answer as it does. What normalizations average over stays. Where keras_hub cannot save, train,
+export or compute what it has, with nothing cut, the table says so; and why, where nothing can be cut.
 
-Command: scripts/check_applications. 40 networks and 74 backbones, three quarters of an hour on two cores; names choose
-some of them.
-Expected: no difference above 1e-9 anywhere. Exit status 1 if there is one.
+Command: scripts/check_applications. 40 networks and 74 backbones, three quarters of an hour on two cores, several times
+that with --use; names choose some of them. Prints a Markdown table.
+Expected: no difference above 1e-9 anywhere, of LiteRT's answers, in float32, above 1e-3. Exit status 1 if there is one.
 """
 
 import dataclasses
+import datetime
 import multiprocessing
 import sys
 import tempfile
@@ -27,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from small_backbones import BACKBONES, examples
 
+from distill.exporting import export, inputs_by_name
 from distill.pruning import importance
 from distill.pruning.structured.groups import find_groups
 from distill.pruning.structured.importance import score_atoms
@@ -35,9 +38,11 @@ from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import Choice
 from distill.pruning.structured.structure import read
 from distill.pruning.structured.verification import largest_error
+from distill.runtimes import Exported
 
 APPLICATIONS = tuple(name for name in dir(applications) if name[0].isupper())
 TOLERANCE = 1e-9
+LITERT_TOLERANCE = 1e-3  # computed in float32, in another order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +53,13 @@ class Check:
         names: such as ResNet50 or BertBackbone; all by default.
         size: of the images of keras.applications, in pixels.
         ratio: share of the channels that goes.
+        use: whether what is left also trains a step and runs in LiteRT.
     """
 
     names: tyro.conf.Positional[tuple[str, ...]] = (*APPLICATIONS, *BACKBONES)
     size: int = 96
     ratio: float = 0.4
+    use: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Checked:
         seconds: to read, choose and build.
         error: the largest difference; NaN where nothing was compared.
         where: the tensor that differs most.
+        litert: the largest difference of LiteRT's outputs, as a share of the largest; NaN where it did not run.
         notes: what could not be done with the network as it was either.
     """
 
@@ -79,20 +87,25 @@ class Checked:
     seconds: float = 0.0
     error: float = np.nan
     where: str = ""
+    litert: float = np.nan
     notes: tuple[str, ...] = ()
 
     @property
     def wrong(self):
         """Whether it differs, or was not compared for no reason."""
-        return not self.error <= TOLERANCE and not (np.isnan(self.error) and self.notes)
+        compared = self.error <= TOLERANCE or (np.isnan(self.error) and self.notes)
+        return not compared or self.litert > LITERT_TOLERANCE
 
 
 def check(name, options):
-    """Cuts, compares, saves, loads and compares one network."""
+    """Cuts, compares, saves, loads and compares one network; and uses it, where asked to."""
     keras.utils.set_random_seed(0)
     if name in APPLICATIONS:
         shape = (options.size, options.size, 3)
-        model, inputs = getattr(applications, name)(weights=None, input_shape=shape, classes=10), None
+        model = getattr(applications, name)(
+            weights=None, input_shape=shape, classes=10, classifier_activation=None
+        )
+        inputs = np.random.default_rng(0).normal(size=(2, *shape))
     else:
         model = BACKBONES[name]()
         inputs = examples(name, model)
@@ -137,12 +150,23 @@ def check(name, options):
     ) or (np.nan, "")
     again = same(lambda: _reloaded(small), lambda: _reloaded(rebuild(structure, everything)), "not saved")
     if again is not None:
-        for one, other in zip(small.weights, again.weights, strict=True):
-            if not np.array_equal(one, other):
-                error, where = np.inf, f"{one.path} after loading"
+        for (path, before), (_, after) in zip(_values(small, inputs), _values(again, inputs), strict=True):
+            if not np.array_equal(before, after, equal_nan=True):
+                error, where = np.inf, f"{path} after loading"
+    litert = np.nan
+    if options.use:
+        litert = same(
+            lambda: _used(small, inputs), lambda: _used(rebuild(structure, everything), inputs), "not used"
+        )
     parameters = small.count_params() / model.count_params()
     return dataclasses.replace(
-        found, parameters=parameters, seconds=seconds, error=error, where=where, notes=tuple(notes)
+        found,
+        parameters=parameters,
+        seconds=seconds,
+        error=error,
+        where=where,
+        litert=np.nan if litert is None else litert,
+        notes=tuple(notes),
     )
 
 
@@ -150,6 +174,37 @@ def _reloaded(model):
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "small.keras")
         return keras.saving.load_model(Path(folder) / "small.keras")
+
+
+def _outputs(model, inputs):
+    return [np.asarray(value) for value in keras.tree.flatten(model(inputs, training=False))]
+
+
+def _values(model, inputs):
+    """What to call them, and the weights and outputs."""
+    outputs = [(f"output {i}", value) for i, value in enumerate(_outputs(model, inputs))]
+    return outputs + [(weight.path, np.asarray(weight)) for weight in model.weights]
+
+
+def _used(model, inputs):
+    """Trains a step, exports to LiteRT; returns how far LiteRT's outputs are from the model's."""
+    before, rng = _outputs(model, inputs), np.random.default_rng(0)
+    targets = keras.tree.map_structure(lambda output: rng.normal(size=output.shape), model(inputs))
+    model.compile("sgd", "mse")
+    model.fit(inputs, targets, verbose=0)
+    outputs = _outputs(model, inputs)
+    if all(map(np.array_equal, outputs, before)):
+        raise RuntimeError("A step of training changed no output.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = export(model, Path(folder) / "model.tflite")
+        found = keras.tree.flatten(Exported(path).predict(inputs_by_name(model, inputs)))
+    differences = [
+        np.max(np.abs(one - other)) / (np.max(np.abs(other)) or 1)
+        for one, other in zip(found, outputs, strict=True)
+    ]
+    if not np.isfinite(differences).all():
+        raise RuntimeError(f"What was trained a step answers with numbers. Received: {differences}.")
+    return float(max(differences))
 
 
 def _in_processes(options):
@@ -174,8 +229,8 @@ def main(options):
             f"Received: {unknown}. Known: {', '.join(known)}."
         )
     table = Table(
-        *("network", "groups", "locked", "unknown", "parameters", "s", "largest error", "notes"),
-        box=rich.box.SIMPLE,
+        *("network", "groups", "locked", "unknown", "parameters", "s", "largest error", "LiteRT", "notes"),
+        box=rich.box.MARKDOWN,
     )
     failed = 0
     for found in _in_processes(options):
@@ -189,11 +244,19 @@ def main(options):
             f"{found.parameters:.0%}",
             f"{found.seconds:.1f}",
             (f"{found.error:.1e}" if compared else "-") + (f" at {found.where}" if found.wrong else ""),
-            "; ".join(found.notes),
+            "-" if np.isnan(found.litert) else f"{found.litert:.1e}",
+            "; ".join(found.notes).replace("|", "/"),
             style="red" if found.wrong else None,
         )
         print(f"{found.name}: {found.error:.1e} {'; '.join(found.notes)}", file=sys.stderr, flush=True)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(
+        width=None if sys.stdout.isatty() else 1000, highlight=False
+    )  # no row is wrapped in a file
+    console.print(table)
+    console.print(
+        f"{failed} of {table.row_count} differ. {options.ratio:.0%} of the channels go; images of {options.size} × "
+        f"{options.size}; Keras {keras.__version__}, {datetime.date.today()}."
+    )
     return int(failed > 0)
 
 
