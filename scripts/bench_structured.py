@@ -10,16 +10,16 @@ every group of channels goes, by L2 norms. What is compared is timed in turn; ev
 - "run": one example through LiteRT on one thread before and after, against the same in torch: each gain is that of one
   runtime, and only gains are compared. Goal: a larger one. ConvNeXt is cut with exact=False, so that as much of it goes
   as of its twin.
-- "function": the same as a tf.function, with the threads that TensorFlow takes; torch has one.
+- "function": the same as a tf.function, with the threads that TensorFlow takes, where torch has one: no goal.
 - "latency": what goes is chosen by what it costs, prune_channels(latency_ms=…, scope="global"), for a gain in LiteRT
   of 5 % more than the twin's. Compared is what a saved multiply-add brings: times as fast per times fewer MACs, over
   the twin's. Goal: at least as much; the gain itself is in the note, and so is that of the twin.
 
 Seconds beside the ratios tell the order of magnitude: they are medians of this machine while it did other things too.
 
-Command: scripts/bench_structured. About half an hour without "latency", which builds, exports and times a network for
-each of its groups and a dozen times more: a quarter of an hour for MobileNetV2 on a busy machine, far more for networks
-of more groups. --names and --only choose, --rounds how often.
+Command: scripts/bench_structured. About half an hour. "latency" has to be asked for by --only: it builds, exports and
+times a network for each of its groups and a dozen times more, a quarter of an hour for MobileNetV2 on a busy machine,
+far more for networks of more groups. --names chooses too, --rounds says how often.
 Needs pip's index once, for torch, torchvision and torch-pruning, which go into a venv of their own.
 Expected, on two cores: cut 1.9 to 2.4, DenseNet121 21; build 0.6 to 1.3; times as fast, ours and torch's: ResNet50
     3.7 and 2.9, MobileNetV2 2.2 to 3.3 and 1.8, EfficientNetB0 2.7 and 1.9, DenseNet121 2.9 and 2.5. Of VGG16, and of
@@ -75,7 +75,7 @@ class Bench:
 
     Attributes:
         names: networks, of ResNet50, MobileNetV2, EfficientNetB0, DenseNet121, ConvNeXtTiny, VGG16.
-        only: one of the parts; all by default. "memory" needs Linux, "latency" patience.
+        only: one of the parts; all but "latency" by default. "memory" needs Linux, "latency" patience.
         rounds: how often each is timed.
     """
 
@@ -93,7 +93,7 @@ class Line:
         part: cut, build, memory, run, function or latency.
         over: what is divided by what.
         ratios: of the rounds.
-        goal: the least, of "build" and "memory" the most.
+        goal: the least, of "build" and "memory" the most; `None` where none is set.
         note: more.
     """
 
@@ -101,7 +101,7 @@ class Line:
     part: str
     over: str
     ratios: np.ndarray
-    goal: float
+    goal: float | None
     note: str = ""
 
     @property
@@ -115,6 +115,8 @@ class Line:
     def missed(self):
         """Whether the goal surely is."""
         low, high = self.interval
+        if self.goal is None:
+            return False
         return low > self.goal if self.part in AT_MOST else high < self.goal
 
 
@@ -210,8 +212,9 @@ def lines(options, twins):
         for part, runtime in {"run": cost.LiteRT(), "function": cost.TFFunction()}.items():
             if options.only in ("all", part):
                 gains = Gains(name, model, rebuild(structure, keep), runtime, options.rounds, twins)
-                yield Line(name, part, "gain / torch's", gains.ours / gains.theirs, 1.0, str(gains))
-        if options.only in ("all", "latency"):
+                goal = 1.0 if part == "run" else None
+                yield Line(name, part, "gain / torch's", gains.ours / gains.theirs, goal, str(gains))
+        if options.only == "latency":
             yield by_latency(name, model, options.rounds, twins)
         keras.backend.clear_session()
 
@@ -297,6 +300,7 @@ def main(options):
         for one in lines(options, twins):
             low, high = one.interval
             sign = "<=" if one.part in AT_MOST else ">="
+            goal = "–" if one.goal is None else f"{sign} {one.goal:g}" + (" missed" if one.missed else "")
             missed += one.missed
             table.add_row(
                 one.name,
@@ -304,7 +308,7 @@ def main(options):
                 one.over,
                 f"{np.median(one.ratios):.2f}",
                 f"{low:.2f} to {high:.2f}",
-                f"{sign} {one.goal:g}" + (" missed" if one.missed else ""),
+                goal,
                 one.note,
                 style="red" if one.missed else None,
             )

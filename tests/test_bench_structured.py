@@ -130,10 +130,13 @@ def test_a_latency_that_is_not_met_is_a_missed_goal(monkeypatch):
         ("run", [0.9, 0.8, 0.7], True),
         ("build", [1.1, 1.2], True),
         ("build", [0.9, 1.2], False),
+        ("function", [0.5, 0.6], False),
     ],
 )
 def test_a_goal_is_missed_only_surely(monkeypatch, capsys, part, ratios, missed):
-    one = bench.Line("Tiny", part, "a / b", np.array(ratios), 1.0, "0.5 s / 1 s")
+    one = bench.Line(
+        "Tiny", part, "a / b", np.array(ratios), None if part == "function" else 1.0, "0.5 s / 1 s"
+    )
     assert one.missed == missed
     monkeypatch.setattr(bench, "Twins", contextlib.nullcontext)
     monkeypatch.setattr(bench, "lines", lambda options, twins: [one])
