@@ -181,6 +181,7 @@ WRONG_ARGUMENTS = {
     "steps": (lambda: CurriculumTemperature(0), "steps must be a finite number >= 1"),
     "no loss": (lambda: Standardized("kl"), "a loss on softmax logits"),
     "sigmoid loss": (lambda: Standardized(BernoulliSoftTargets()), "a loss on softmax logits"),
+    "standardized twice": (lambda: Standardized(MultiLevelKD()), r"Use MultiLevelKD\(standardize=True\)"),
 }
 
 

@@ -19,7 +19,7 @@ class Standardized(DistillationLoss):
     z ← (z − mean z) / (1e-7 + std z), with the standard deviation over classes − 1, on both sides; the
     gradient passes through the student's. What is left is which class is how much likelier than which, so the
     student need not match the size of the teacher's logits. Around `SoftTargets` and `DecoupledKD` these are published
-    combinations [1]; `MultiLevelKD` has an argument for the third.
+    combinations [1]; the third is `MultiLevelKD(standardize=True)`, which standardizes a part of that loss alone.
 
     Args:
         loss: a loss on softmax logits. Its temperature is the one of the standardized logits, published as 2.
@@ -33,7 +33,7 @@ class Standardized(DistillationLoss):
         As `loss`.
 
     Raises:
-        ValueError: `loss` is not on softmax logits, or see there.
+        ValueError: `loss` is not on softmax logits, or is a `MultiLevelKD`, or see there.
 
     References:
         [1] Sun et al. 2024, arXiv:2403.01427, algorithm 1; the official code's 1e-7 and unbiased deviation.
@@ -49,6 +49,11 @@ class Standardized(DistillationLoss):
             raise ValueError(
                 "Logits are standardized for a loss on softmax logits, such as distill.SoftTargets(2.0). "
                 f"Received: {loss!r}."
+            )
+        if isinstance(loss, MultiLevelKD):
+            raise ValueError(
+                "Of MultiLevelKD, the logits of the divergence alone are standardized. Received: "
+                "Standardized(MultiLevelKD(...)). Use MultiLevelKD(standardize=True)."
             )
         super().__init__(f"standardized_{loss.name}" if name is None else name)
         self._loss = loss
@@ -188,7 +193,8 @@ class DIST(Softened):
 
         T² [β (1 − ρ(P_i, Q_i)) + γ (1 − mean_c ρ(P_·c, Q_·c))]
 
-    whose second part is one number for the batch. Correlation leaves the student free in how sure it is.
+    whose second part is one number for the batch, and 0 where that is a single example, which correlates with no other.
+    Correlation leaves the student free in how sure it is.
 
     Args:
         beta: weight of the correlation within examples, >= 0.
@@ -227,7 +233,7 @@ class DIST(Softened):
         """What is missing to a full correlation, of each row and of the batch."""
         p, q = (ops.softmax(side / self._temperature.variable, axis=-1) for side in (teacher, student))
         rows = 1.0 - _pearson(p, q, axis=1)
-        columns = 1.0 - ops.mean(_pearson(p, q, axis=0))
+        columns = ops.where(ops.shape(p)[0] > 1, 1.0 - ops.mean(_pearson(p, q, axis=0)), 0.0)
         return ops.square(self._temperature.variable) * (self._beta * rows + self._gamma * columns)
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
