@@ -22,7 +22,8 @@ class Standardized(DistillationLoss):
     combinations [1]; the third is `MultiLevelKD(standardize=True)`, which standardizes a part of that loss alone.
 
     Args:
-        loss: a loss on softmax logits. Its temperature is the one of the standardized logits, published as 2.
+        loss: a loss on softmax logits; `SoftTargets(2.0)` by default. Its temperature is the one of the standardized
+            logits, published as 2.
         name: the key of this term in the training logs; that of `loss` after "standardized_" by default.
 
     Call args:
@@ -44,7 +45,8 @@ class Standardized(DistillationLoss):
     same_shape = True
     recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 0.1, "distillation_weight": 9.0}
 
-    def __init__(self, loss: DistillationLoss, name: str | None = None) -> None:
+    def __init__(self, loss: DistillationLoss | None = None, name: str | None = None) -> None:
+        loss = SoftTargets(2.0) if loss is None else loss
         if not isinstance(loss, DistillationLoss) or loss.head != "softmax":
             raise ValueError(
                 "Logits are standardized for a loss on softmax logits, such as distill.SoftTargets(2.0). "
@@ -293,10 +295,12 @@ class GeneralizedJSD(Softened):
         ValueError: the shapes differ, there is a single class, or an argument is out of range.
 
     References:
-        Agarwal et al. 2023, arXiv:2306.13649, equation 1 and its limits as the official code has them.
+        Agarwal et al. 2023, arXiv:2306.13649, equation 1 and its limits as the official code has them. Published
+        without labels, `recipe`, and partly on sequences that the student writes, which are left to the data.
     """
 
     head = "softmax"
+    recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 0.0, "distillation_weight": 1.0}
 
     def __init__(
         self, beta: float = 0.5, temperature: float | Schedule = 1.0, name: str = "generalized_jsd"
