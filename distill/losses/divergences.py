@@ -376,8 +376,10 @@ class MultiLevelKD(DistillationLoss):
         ValueError: the shapes differ or are of other than two axes, or there is no temperature, or a wrong one.
 
     References:
-        [1] Jin, Wang, Lin 2023, Multi-level logit distillation, CVPR, without its two augmented views.
-        [2] Sun et al. 2024, arXiv:2403.01427, its official code.
+        [1] Jin, Wang, Lin 2023, Multi-level logit distillation, CVPR, its alignment of instances, batch and classes,
+            without its two augmented views. All three at each temperature, T², the sums over entries, / B and / C, and
+            the weights of `recipe` are those of the official code of [2].
+        [2] Sun et al. 2024, arXiv:2403.01427.
     """
 
     head = "softmax"

@@ -65,8 +65,11 @@ class SoftTargets(Softened):
         ValueError: the shapes differ, or there is a single class, or the temperature is out of range.
 
     References:
-        [1] Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2. `recipe` holds the weights that became
-            usual beside a cross-entropy.
+        [1] Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2; p and q are its equation 1. The paper takes the
+            cross-entropy with p, which differs by p's own entropy; the divergence, summed over classes and averaged
+            over the batch, is that of the reference code of [2]. `recipe` holds the weights that became usual beside
+            a cross-entropy.
+        [2] Tian, Krishnan, Isola 2019, arXiv:1910.10699 (RepDistiller).
     """
 
     head = "softmax"
