@@ -522,6 +522,35 @@ def test_tokens_keep_their_own_values_and_masks_count(case):
     np.testing.assert_allclose(as_numpy(value), values[kept].mean(), rtol=1e-5)
 
 
+@cases_where(lambda name, case: case.by_position and name in EACH)
+@pytest.mark.parametrize("kept", [[[1, 1, 1], [1, 0, 0]], [[0, 0, 0], [0, 0, 0]]], ids=["some", "none"])
+def test_nothing_comes_from_under_a_mask(case, kept):
+    kept = np.array(kept, bool)
+    found = []
+    for under in (0.0, 1e4, 1e18):
+        teacher, student = (
+            np.where(kept[..., None], side.reshape(2, 3, -1), sign * under).astype("float32")
+            for side, sign in zip(sides(case, batch=6), (1, -1), strict=True)
+        )
+        teacher[..., 0] *= -1  # one that is huge on the other side, which no softmax takes away
+        loss = ready(case, teacher, student)
+
+        def masked(teacher, student, loss=loss):
+            keras.src.backend.set_keras_mask(student, as_tensor(kept))
+            return loss(teacher, student, **asked(loss, student))
+
+        value, (_, gradient) = value_and_gradients(masked, teacher, student)
+        gradient = np.zeros_like(student) if gradient is None else gradient  # how JAX's zeros come
+        found.append((value, gradient))
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
+        assert not gradient[~kept].any()
+    assert kept.any() or found[0][0] == 0
+    for value, gradient in found[1:]:
+        np.testing.assert_array_equal(value, found[0][0])
+        np.testing.assert_array_equal(gradient, found[0][1])
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", FLOAT64])
 @each_loss
 def test_computes_in_float32_whatever_comes(case, dtype):
