@@ -50,7 +50,8 @@ class VirtualTeacher(keras.losses.Loss):
         from_logits: bool = False,
         name: str = "virtual_teacher",
     ) -> None:
-        super().__init__(name=name, reduction="sum_over_batch_size")
+        # Not `floatx`: labels come in this dtype, and half precision has not all whole numbers beyond 2048, or 256.
+        super().__init__(name=name, reduction="sum_over_batch_size", dtype="float32")
         self._weight = require_number("weight", weight, 0.0, 1.0)
         self._temperature = require_number("temperature", temperature, 0.0)
         self._correct = require_number("correct", correct, 0.0, 1.0)
