@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+import test_contract
 from backend import as_numpy, as_tensor, compiled, only_on, value_and_gradients
 from mutants import mutate
 from test_contract import CASES, apply, cases_where, follows, labels_of, sides
@@ -252,6 +253,8 @@ def check(name):
         check_guard(name)
     elif name == "reversal":
         test_the_temperature_is_trained_against_the_student(4, 4)
+    elif name == "random shapes":
+        test_contract.test_value_over_random_shapes(CASES["SoftTargets 20.0"])
     else:
         follows(CASES[name], batch=3)
 
@@ -261,12 +264,15 @@ STANDARD, DKD, JSD = "Standardized SoftTargets", "DecoupledKD 2, 0.5, 1", "Gener
 MLKD, MLKD_STANDARD, CTKD = "MultiLevelKD", "MultiLevelKD standardized", "CurriculumTemperature"
 SQUARE = "ops.square(self._temperature.variable) * "
 DISTANCE = "ops.mean(ops.square(student - teacher), axis=-1)"
+LOG_Q = "ops.log_softmax(student / self._temperature.variable, axis=-1)"
 MUTANTS = {
     logits: {
         "SoftTargets.call": [
             (SOFT, "no T²", SQUARE, ""),
             (SOFT, "T for T²", "ops.square(self._temperature.variable)", "self._temperature.variable"),
             (SOFT, "reverse KL", "(log_p, log_q)", "(log_q, log_p)"),
+            # Small beside the logarithm of any but a rare class, times T².
+            ("random shapes", "eps in the logarithm", LOG_Q, f"ops.log(ops.exp({LOG_Q}) + 1e-7)"),
             (SOFT, "not softened", "student / self._temperature.variable", "student"),
         ],
         "kl_divergence": [(SOFT, "mean over classes", "ops.sum", "ops.mean")],
