@@ -450,6 +450,8 @@ def gradient_follows(case, **kwargs):
         apply(ready(case, teacher, student)), teacher, student
     )
     assert to_teacher is None
+    if to_student is None and BACKEND == "jax":  # how its zeros come
+        to_student = np.zeros_like(student)
     loss = ready(case, teacher, student)  # as before the first step, which a memory would keep
     expected = oracle(case, loss, teacher, student).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=case.rounding)
