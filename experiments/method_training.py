@@ -212,11 +212,16 @@ def _loss(task: _Task) -> distill.DistillationLoss:
     raise ValueError(f"No such method. Received: {task.config.method!r}.")
 
 
+# Published without labels, or with half and half. Students here learn from labels too, at the weight of soft targets.
+_LABELS_AS_SOFT_TARGETS = (distill.LogitMSE, distill.HardTargets, distill.GeneralizedJSD)
+
+
 def _distiller(
     teacher: Any, student: keras.Model, loss: distill.DistillationLoss, weight: float
 ) -> distill.Distiller:
-    """With the published weight of the labels, or that of soft targets where none is published."""
-    labels = {**distill.SoftTargets.recipe, **loss.recipe}["student_loss_weight"]
+    """With the published weight of the labels, but for some losses that of soft targets."""
+    recipe = distill.SoftTargets.recipe if isinstance(loss, _LABELS_AS_SOFT_TARGETS) else loss.recipe
+    labels = recipe["student_loss_weight"]
     return distill.Distiller(teacher, student, loss, student_loss_weight=labels, distillation_weight=weight)
 
 

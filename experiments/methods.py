@@ -345,9 +345,9 @@ def _notes(study: Methods) -> list[str]:
     return [
         f"All networks: {study.epochs} epochs of steps of {study.batch_size} examples, AdamW from "
         f"{study.learning_rate:g} to 0 along a cosine. Within a seed: the same starting weights, data order, teacher.",
-        f"{chosen} Weights are beside a label weight of 1, or of 0.1 where the paper has "
-        "that or none (kd, logit-mse, hard-labels, standardized-kd, jsd, reverse-kl, mlkd, ctkd, three-teachers, "
-        "born-again, assistant).",
+        f"{chosen} Weights are beside a label weight of 1, or of 0.1 (kd, logit-mse, hard-labels, standardized-kd, "
+        "jsd, reverse-kl, mlkd, ctkd, three-teachers, born-again, assistant). The papers of logit-mse, jsd and "
+        "reverse-kl have no labels, that of hard-labels half and half: here they weigh 0.1 and 0.9, as beside kd.",
         "assistant, born-again and mutual train two, three and two networks, each for as long as the others' one. "
         "three-teachers adds the teachers of the next two seeds. function-matching and unlabelled see no label.",
         "The ensemble has three networks, and three times the cost.",

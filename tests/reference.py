@@ -207,10 +207,10 @@ def pearson(a, b):
 def dist(teacher, student, temperature=1.0, beta=1.0, gamma=1.0):
     """τ²[β(1 − ρ(row)) + γ(1 − mean_C ρ(column))] on softmax(z/τ), for each row; Huang et al., 2205.10536.
 
-    The columns' part belongs to the batch: every row holds all of it.
+    The columns' part belongs to the batch: every row holds all of it. One example has no relation to others: 0.
     """
     p, q = (np.array([softmax(row) for row in z / temperature]) for z in float64(teacher, student))
-    intra = 1 - sum(pearson(p[:, c], q[:, c]) for c in range(p.shape[1])) / p.shape[1]
+    intra = 1 - sum(pearson(p[:, c], q[:, c]) for c in range(p.shape[1])) / p.shape[1] if len(p) > 1 else 0.0
     inter = np.array([1 - pearson(a, b) for a, b in zip(p, q, strict=True)])
     return temperature**2 * (beta * inter + gamma * intra)
 

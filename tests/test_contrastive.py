@@ -1,5 +1,6 @@
 """Contrastive representation distillation: the float64 oracle on drawn rows, its memory, and training with ids."""
 
+import inspect
 import json
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 import reference
 from backend import BACKEND, as_numpy, as_tensor, only_on, value_and_gradients
 from conftest import dense_net
+from mutants import mutate
 from test_contract import CLASSES as LABELS
 from test_contract import embedded, remembered
 
@@ -130,20 +132,11 @@ MUTANTS = {
 @only_on("tensorflow", reason="mutants are of the formula, which is the same everywhere")
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_the_oracle_catches_mutants(mutant, monkeypatch):
-    import inspect
-    import textwrap
-
     old, new = MUTANTS[mutant]
-    cls = ContrastiveRepresentation
-    for name in ("call", "_contrast"):
-        source = textwrap.dedent(inspect.getsource(getattr(cls, name)))
-        if old in source:
-            space = vars(contrastive).copy()
-            exec(source.replace(old, new), space)
-            monkeypatch.setattr(cls, name, space[name])
-            break
-    else:
-        raise AssertionError(f"{old!r} is no part of the loss any more")
+    of_call = old in inspect.getsource(ContrastiveRepresentation.call)
+    mutate(
+        monkeypatch, contrastive, f"ContrastiveRepresentation.{'call' if of_call else '_contrast'}", old, new
+    )
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         test_values_constants_and_memories_follow_the_definition({})
 

@@ -209,17 +209,6 @@ def test_config_of_projectors_and_stages(loss):
 
 
 @every_loss
-def test_recipe_and_defaults(make):
-    loss = make()
-    published = {"hint": 100, "attention_transfer": 1000, "neuron_selectivity": 50}
-    assert loss.recipe == {
-        "student_loss_weight": 1.0,
-        "distillation_weight": published.get(loss.name, 1),
-    }
-    assert (loss.teacher_layer_name, loss.student_layer_name) == (None, None)
-
-
-@every_loss
 def test_other_kinds_are_refused(make):
     for shapes in (((3, 3, 2, 4), (3, 4)), ((3,), (3,)), ((3, 2, 2, 2, 4), (3, 2, 2, 2, 4))):
         with pytest.raises(

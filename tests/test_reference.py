@@ -141,6 +141,12 @@ def test_dist_rows_average_to_its_total():
         close(value, reference.dist_total(teacher, student, *settings))
 
 
+def test_dist_of_one_example_has_no_columns():
+    teacher, student = pair()
+    alone = reference.dist(teacher[:1], student[:1])
+    close(alone, reference.dist(teacher, student, gamma=0)[:1])
+
+
 def test_dist_is_zero_for_affine_probabilities():
     probabilities = np.array([reference.softmax(row) for row in draw(6, 4)])
     student = np.log(0.3 * probabilities + 0.7 / 4)

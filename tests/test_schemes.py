@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from backend import as_numpy, only_on
+from backend import as_numpy, dtype_of, only_on, value_and_gradients
 from conftest import dense_net
 from keras import layers
 
@@ -416,6 +416,44 @@ def test_the_virtual_teacher_follows_its_definition(settings):
     )
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert again.get_config() == loss.get_config()
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_gradient_of_the_virtual_teacher_follows_its_definition(settings, from_logits):
+    rng = np.random.default_rng(1)
+    outputs, labels = 2 * rng.normal(size=(3, 4)).astype("float32"), np.array([3, 0, 2])
+    if not from_logits:
+        outputs = np.array([reference.softmax(row) for row in outputs], "float32")
+    loss = VirtualTeacher(**settings, from_logits=from_logits)
+    value, (gradient,) = value_and_gradients(lambda x: loss(labels, x), outputs)
+
+    def wanted(x):
+        # Keras, too, divides probabilities by their sum.
+        logits = x if from_logits else np.log(x / x.sum(axis=-1, keepdims=True))
+        return virtual(labels, logits, **settings).mean()
+
+    np.testing.assert_allclose(value, wanted(outputs.astype("float64")), rtol=1e-5)
+    slope = reference.gradient(wanted, outputs)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-5 * np.abs(slope).max())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_virtual_teacher_computes_in_float32(dtype):
+    rng = np.random.default_rng(1)
+    labels = np.array([2999, 0, 1001])  # the first and last are no numbers of half precision
+    half = keras.ops.cast(3 * rng.normal(size=(3, 3000)), dtype)
+    same = keras.ops.cast(half, "float32")
+    expected = virtual(labels, as_numpy(same)).mean()
+    before = keras.config.floatx()
+    keras.config.set_floatx(dtype)
+    try:
+        value, again = (VirtualTeacher(from_logits=True)(labels, x) for x in (half, same))
+    finally:
+        keras.config.set_floatx(before)
+    assert dtype_of(value) == "float32"
+    np.testing.assert_allclose(as_numpy(value), expected, rtol=1e-5)
+    np.testing.assert_array_equal(as_numpy(value), as_numpy(again))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
         needs_labels: whether `call` takes the labels as a third argument.
         needs_ids: whether `call` takes the examples' numbers as its last, see `distill.Identified`.
         recipe: the weights that the loss was published with: `Distiller(teacher, student, loss, **loss.recipe)`.
+            Empty where there are none: the Distiller's own are half and half.
         teacher_layer_name: the teacher's layer to read instead of its outputs, or `None`; a layer of a nested
             model is "backbone/block3", the second call of a shared layer "shared[1]". A tuple of several gives
             `call` a list.

@@ -64,8 +64,8 @@ class ContrastiveRepresentation(Relation):
             would have to be kept apart.
 
     References:
-        [1] Tian, Krishnan, Isola 2019, arXiv:1910.10699, sections 3.2 and 3.4. Defaults, Z and 1e-7 are those of
-            the reference code (RepDistiller).
+        [1] Tian, Krishnan, Isola 2019, arXiv:1910.10699, sections 3.2 and 3.4. Defaults, the memories, the sum of
+            both anchors, Z and 1e-7 are those of the reference code (RepDistiller).
     """
 
     needs_ids = True

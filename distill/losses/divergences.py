@@ -19,10 +19,11 @@ class Standardized(DistillationLoss):
     z ← (z − mean z) / (1e-7 + std z), with the standard deviation over classes − 1, on both sides; the
     gradient passes through the student's. What is left is which class is how much likelier than which, so the
     student need not match the size of the teacher's logits. Around `SoftTargets` and `DecoupledKD` these are published
-    combinations [1]; `MultiLevelKD` has an argument for the third.
+    combinations [1]; the third is `MultiLevelKD(standardize=True)`, which standardizes a part of that loss alone.
 
     Args:
-        loss: a loss on softmax logits. Its temperature is the one of the standardized logits, published as 2.
+        loss: a loss on softmax logits; `SoftTargets(2.0)` by default. Its temperature is the one of the standardized
+            logits, published as 2.
         name: the key of this term in the training logs; that of `loss` after "standardized_" by default.
 
     Call args:
@@ -33,7 +34,7 @@ class Standardized(DistillationLoss):
         As `loss`.
 
     Raises:
-        ValueError: `loss` is not on softmax logits, or see there.
+        ValueError: `loss` is not on softmax logits, or is a `MultiLevelKD`, or see there.
 
     References:
         [1] Sun et al. 2024, arXiv:2403.01427, algorithm 1; the official code's 1e-7 and unbiased deviation.
@@ -44,11 +45,17 @@ class Standardized(DistillationLoss):
     same_shape = True
     recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 0.1, "distillation_weight": 9.0}
 
-    def __init__(self, loss: DistillationLoss, name: str | None = None) -> None:
+    def __init__(self, loss: DistillationLoss | None = None, name: str | None = None) -> None:
+        loss = SoftTargets(2.0) if loss is None else loss
         if not isinstance(loss, DistillationLoss) or loss.head != "softmax":
             raise ValueError(
                 "Logits are standardized for a loss on softmax logits, such as distill.SoftTargets(2.0). "
                 f"Received: {loss!r}."
+            )
+        if isinstance(loss, MultiLevelKD):
+            raise ValueError(
+                "Of MultiLevelKD, the logits of the divergence alone are standardized. Received: "
+                "Standardized(MultiLevelKD(...)). Use MultiLevelKD(standardize=True)."
             )
         super().__init__(f"standardized_{loss.name}" if name is None else name)
         self._loss = loss
@@ -188,7 +195,8 @@ class DIST(Softened):
 
         T² [β (1 − ρ(P_i, Q_i)) + γ (1 − mean_c ρ(P_·c, Q_·c))]
 
-    whose second part is one number for the batch. Correlation leaves the student free in how sure it is.
+    whose second part is one number for the batch, and 0 where that is a single example, which correlates with no other.
+    Correlation leaves the student free in how sure it is.
 
     Args:
         beta: weight of the correlation within examples, >= 0.
@@ -227,7 +235,7 @@ class DIST(Softened):
         """What is missing to a full correlation, of each row and of the batch."""
         p, q = (ops.softmax(side / self._temperature.variable, axis=-1) for side in (teacher, student))
         rows = 1.0 - _pearson(p, q, axis=1)
-        columns = 1.0 - ops.mean(_pearson(p, q, axis=0))
+        columns = ops.where(ops.shape(p)[0] > 1, 1.0 - ops.mean(_pearson(p, q, axis=0)), 0.0)
         return ops.square(self._temperature.variable) * (self._beta * rows + self._gamma * columns)
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
@@ -287,10 +295,12 @@ class GeneralizedJSD(Softened):
         ValueError: the shapes differ, there is a single class, or an argument is out of range.
 
     References:
-        Agarwal et al. 2023, arXiv:2306.13649, equation 1 and its limits as the official code has them.
+        Agarwal et al. 2023, arXiv:2306.13649, equation 1 and its limits as the official code has them. Published
+        without labels, `recipe`, and partly on sequences that the student writes, which are left to the data.
     """
 
     head = "softmax"
+    recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 0.0, "distillation_weight": 1.0}
 
     def __init__(
         self, beta: float = 0.5, temperature: float | Schedule = 1.0, name: str = "generalized_jsd"
@@ -366,8 +376,10 @@ class MultiLevelKD(DistillationLoss):
         ValueError: the shapes differ or are of other than two axes, or there is no temperature, or a wrong one.
 
     References:
-        [1] Jin, Wang, Lin 2023, Multi-level logit distillation, CVPR, without its two augmented views.
-        [2] Sun et al. 2024, arXiv:2403.01427, its official code.
+        [1] Jin, Wang, Lin 2023, Multi-level logit distillation, CVPR, its alignment of instances, batch and classes,
+            without its two augmented views. All three at each temperature, T², the sums over entries, / B and / C, and
+            the weights of `recipe` are those of the official code of [2].
+        [2] Sun et al. 2024, arXiv:2403.01427.
     """
 
     head = "softmax"

@@ -345,8 +345,9 @@ class VariationalInformation(_Projected):
             returns another shape than the teacher's.
 
     References:
-        [1] Ahn et al. 2019, arXiv:1904.05835, section 3. Three convolutions, the constants, the mean in place
-            of a sum and the weight 1 are those of the reference code of [2].
+        [1] Ahn et al. 2019, arXiv:1904.05835, section 3, its Gaussian with a variance for each channel, without the
+            constant ½ log 2π. Three convolutions, the constants, the mean in place of a sum and the weight 1 are those
+            of the reference code of [2].
         [2] Tian, Krishnan, Isola 2019, arXiv:1910.10699 (RepDistiller).
     """
 
@@ -427,7 +428,9 @@ class NeuronSelectivity(_OnLayers):
 
     References:
         [1] Huang and Wang 2017, arXiv:1707.01219, section 4, with the polynomial kernel (d = 2, c = 0); the published
-            λ of it is 50.
+            λ of it is 50. Pooling, and the mean over examples, are those of the reference code of [2], which has the
+            term of the teacher alone too.
+        [2] Tian, Krishnan, Isola 2019, arXiv:1910.10699 (RepDistiller).
     """
 
     recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 1.0, "distillation_weight": 50.0}
@@ -496,8 +499,9 @@ class OverhaulDistillation(_Projected):
             of one kind; the projector returns another shape than the teacher's.
 
     References:
-        [1] Heo et al. 2019, arXiv:1904.01866, section 3. The factor 2^{−(n−1−j)}, which counts the last stage
-            most, and 1 / 1000 are those of the authors' code.
+        [1] Heo et al. 2019, arXiv:1904.01866, section 3: margin ReLU, its position before the ReLU and the partial
+            distance. The sum over features, the factor 2^{−(n−1−j)}, which counts the last stage most, and 1 / 1000
+            beside a cross-entropy of weight 1 are those of the authors' code.
     """
 
     recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 1.0, "distillation_weight": 1.0}

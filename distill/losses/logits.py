@@ -65,8 +65,11 @@ class SoftTargets(Softened):
         ValueError: the shapes differ, or there is a single class, or the temperature is out of range.
 
     References:
-        [1] Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2. `recipe` holds the weights that became
-            usual beside a cross-entropy.
+        [1] Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2; p and q are its equation 1. The paper takes the
+            cross-entropy with p, which differs by p's own entropy; the divergence, summed over classes and averaged
+            over the batch, is that of the reference code of [2]. `recipe` holds the weights that became usual beside
+            a cross-entropy.
+        [2] Tian, Krishnan, Isola 2019, arXiv:1910.10699 (RepDistiller).
     """
 
     head = "softmax"
@@ -98,7 +101,7 @@ class BernoulliSoftTargets(Softened):
 
     Row i is T² Σ_l [p_l (log p_l − log q_l) + (1 − p_l)(log(1 − p_l) − log(1 − q_l))] with
     p = sigmoid(teacher_i / T) and q = sigmoid(student_i / T): `SoftTargets` for heads whose labels do
-    not exclude each other, and for binary heads with a single logit.
+    not exclude each other, and for binary heads with a single logit. It comes from no paper, so `recipe` is empty.
 
     Args:
         temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits alone. A number, which may be set again
@@ -159,10 +162,12 @@ class LogitMSE(DistillationLoss):
 
     References:
         [1] Ba, Caruana 2014, arXiv:1312.6184, equation 1, with the mean over classes of today's implementations.
+            The paper's student learns from logits alone, without labels: `recipe`.
     """
 
     head = "softmax"
     same_shape = True
+    recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 0.0, "distillation_weight": 1.0}
 
     def __init__(self, name: str = "logit_mse") -> None:
         super().__init__(name)
@@ -185,7 +190,7 @@ class LogitMSE(DistillationLoss):
 class HardTargets(DistillationLoss):
     """Cross-entropy of the student against the class that the teacher finds most likely: pseudo-labels.
 
-    Row i is −log softmax(student_i)[argmax teacher_i]; of equal logits the first counts.
+    Row i is −log softmax(student_i)[argmax teacher_i]; of equal logits the first counts [1].
 
     Args:
         name: the key of this term in the training logs.
@@ -199,10 +204,15 @@ class HardTargets(DistillationLoss):
 
     Raises:
         ValueError: the shapes differ, or there is a single class.
+
+    References:
+        [1] Touvron et al. 2021, arXiv:2012.12877, equation 3 (DeiT's hard distillation), half of it and half of the
+            labels' cross-entropy: `recipe`. The paper gives the teacher's class a token and a head of their own.
     """
 
     head = "softmax"
     same_shape = True
+    recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 0.5, "distillation_weight": 0.5}
 
     def __init__(self, name: str = "hard_targets") -> None:
         super().__init__(name)

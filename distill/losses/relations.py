@@ -75,7 +75,9 @@ class SimilarityPreserving(Relation):
         ValueError: a side has no axis besides the batch, or the batches differ; a layer name is no string.
 
     References:
-        [1] Tung, Mori 2019, arXiv:1907.09682, section 3.
+        [1] Tung, Mori 2019, arXiv:1907.09682, section 3. 1e-12 and the weight are those of the reference code of [2],
+            which otherwise is the paper's.
+        [2] Tian, Krishnan, Isola 2019, arXiv:1910.10699 (RepDistiller).
     """
 
     recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 1.0, "distillation_weight": 3000.0}
@@ -137,7 +139,8 @@ class Relational(Relation):
             differ; a layer name is no string.
 
     References:
-        [1] Park, Kim, Lu, Cho 2019, arXiv:1904.05068, section 3.
+        [1] Park, Kim, Lu, Cho 2019, arXiv:1904.05068, section 3: its distance-wise and angle-wise losses, with the
+            Huber loss for h. Both floors of 1e-12, and the weights 25 and 50 together, are those of the reference code.
     """
 
     recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 1.0, "distillation_weight": 1.0}
@@ -206,7 +209,8 @@ class ProbabilisticTransfer(Relation):
         ValueError: a side has no axis besides the batch, or the batches differ; a layer name is no string.
 
     References:
-        [1] Passalis, Tefas 2018, arXiv:1803.10837, section 3.
+        [1] Passalis, Tefas 2018, arXiv:1803.10837, section 3, with its cosine kernel for both sides. 1e-7 at both
+            places, and the weight, are those of the reference code (RepDistiller).
     """
 
     recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 1.0, "distillation_weight": 30000.0}

@@ -50,7 +50,8 @@ class VirtualTeacher(keras.losses.Loss):
         from_logits: bool = False,
         name: str = "virtual_teacher",
     ) -> None:
-        super().__init__(name=name, reduction="sum_over_batch_size")
+        # Not `floatx`: labels come in this dtype, and half precision has not all whole numbers beyond 2048, or 256.
+        super().__init__(name=name, reduction="sum_over_batch_size", dtype="float32")
         self._weight = require_number("weight", weight, 0.0, 1.0)
         self._temperature = require_number("temperature", temperature, 0.0)
         self._correct = require_number("correct", correct, 0.0, 1.0)
@@ -70,7 +71,8 @@ class VirtualTeacher(keras.losses.Loss):
                 f"{tuple(labels.shape)}, predictions of shape {tuple(y_pred.shape)}. Give integer labels (batch,)."
             )
         labels = ops.cast(labels, "int32")
-        target = ops.one_hot(labels, classes, dtype=y_pred.dtype)
+        # torch raises for a label that is no class, which is made NaN below.
+        target = ops.one_hot(ops.clip(labels, 0, classes - 1), classes, dtype=y_pred.dtype)
         other = (1.0 - self._correct) / (classes - 1)
         log_taught = ops.log_softmax((other + (self._correct - other) * target) / self._temperature)
         taught = ops.exp(log_taught)
