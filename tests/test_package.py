@@ -119,7 +119,11 @@ ALLOWED = {
         "pruning.structured.running",
         "pruning.structured.structure",
     },
-    "pruning.structured.selection": {"pruning.structured.groups", "pruning.structured.structure"},
+    "pruning.structured.selection": {
+        "cost.calls",
+        "pruning.structured.groups",
+        "pruning.structured.structure",
+    },
     "pruning.structured.hub_rules": {
         "pruning.structured.labels",
         "pruning.structured.structure",

@@ -22,6 +22,7 @@ from distill.pruning.structured.tying import (
     only,
     reshape,
     same,
+    sizes_of,
     softmax,
 )
 
@@ -57,7 +58,7 @@ def _dense(call: Call) -> Axes:
     call.unite(axes[-1], into)
     _bias(call, out)
     call.edit("units", out)
-    call.multiplies(layer._kernel, call.shapes[0][1:-1])
+    call.multiplies(layer._kernel, sizes_of(axes[1:-1], call.shapes[0][1:-1]))
     return activate(call, layer.activation, (*axes[:-1], out))
 
 
@@ -108,7 +109,9 @@ def _einsum_dense(call: Call) -> Axes:
     edit_shape(call, "output_shape", partial, tuple(found[rank - len(partial) :]))
     letter_at = {len(axes) - place: letter for letter, place in at_input.items()}
     free = [i for i in range(1, len(axes)) if letter_at.get(i) not in labels]
-    call.multiplies(layer._kernel, [call.shapes[0][i] for i in free])
+    call.multiplies(
+        layer._kernel, [size for i, size in enumerate(sizes_of(axes, call.shapes[0])) if i in free]
+    )
     return activate(call, layer.activation, tuple(found))
 
 
@@ -329,7 +332,7 @@ def _bidirectional(call: Call) -> list[Axes]:
 def _time_distributed(call: Call) -> list[Axes]:
     layer, axes, shape = call.operation, call.inputs[0], call.shapes[0]
     each = [(shape[0], *shape[2:])], [(axes[0], *axes[2:])]
-    found = call.inner("layer", layer.layer, *each, times=shape[1:2])
+    found = call.inner("layer", layer.layer, *each, times=sizes_of(axes[1:2], shape[1:2]))
     return [(out[0], axes[1], *out[1:]) for out in found]
 
 

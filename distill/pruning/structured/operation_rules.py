@@ -16,6 +16,7 @@ from distill.pruning.structured.tying import (
     elementwise,
     only,
     reshape,
+    sizes_of,
     softmax,
 )
 
@@ -189,7 +190,7 @@ def _matmul(call: Call) -> Axes:
     (one, shape), (other, other_shape) = call.operands()
     if min(len(shape), len(other_shape)) < 2:
         return call.lock_all("it multiplies with a vector")[0]
-    call.unite(one[-1], other[-2])
+    summed = call.unite(one[-1], other[-2])
     rank = len(call.output_shapes[0])
     found: list[Axis] = []
     for i in range(2 - rank, 0):
@@ -202,7 +203,15 @@ def _matmul(call: Call) -> Axes:
         if len(pair) == 2:
             axis = call.unite(axis, pair[1][0])
         found.append(None if any(labels is None for labels, _ in pair) else axis)
-    return (*found, one[-2], other[-1])
+    axes = (*found, one[-2], other[-1])
+    if _has_arrays(call):
+        call.multiplies(None, sizes_of((*axes[1:], summed), (*call.output_shapes[0][1:], shape[-1])))
+    return axes
+
+
+def _has_arrays(call: Call) -> bool:
+    """Whether it multiplies with an array, as with a kernel, and not with tensors alone."""
+    return len(call.operands()) > len(call.inputs)
 
 
 def _einsum(call: Call) -> Axes:
@@ -214,11 +223,16 @@ def _einsum(call: Call) -> Axes:
         return call.lock_all("its equation is not understood")[0]
     found: dict[str, Axis] = {}
     fixed: set[str] = set()
-    for term, (axes, _) in zip(terms, operands, strict=True):
+    sizes: dict[str, int | None] = {}
+    for term, (axes, shape) in zip(terms, operands, strict=True):
+        sizes.update(zip(term, shape, strict=True))
         for letter, axis in zip(term, axes, strict=True):
             found[letter] = call.unite(found[letter], axis) if letter in found else axis
             if axis is None:
                 fixed.add(letter)
+    if _has_arrays(call) and len(operands) > 1:
+        letters = [letter for letter in sizes if letter != target[0]]  # of one example
+        call.multiplies(None, [sizes[letter] if letter in fixed else found[letter] for letter in letters])
     return tuple(None if letter in fixed else found[letter] for letter in target)
 
 

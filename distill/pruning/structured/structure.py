@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -58,11 +57,23 @@ class Edit(NamedTuple):
 Key = tuple[str, int, int]
 
 
-class Product(NamedTuple):
-    """A weight that a call multiplies with: `positions` times for one example, or `None` if that is not known."""
+# Of one axis: its labels where it can be cut, or its size, or `None` if that is not known.
+Size = np.ndarray | int | None
 
-    variable: keras.Variable
-    positions: int | None
+
+class Product(NamedTuple):
+    """Multiply-adds of a call with one weight, or with an array of the call.
+
+    Attributes:
+        path: of the layer or operation.
+        variable: each number of which is used at as many positions as the product of `sizes`; `None` for an array,
+            whose axes are among `sizes`.
+        sizes: of the axes that are gone through.
+    """
+
+    path: str
+    variable: keras.Variable | None
+    sizes: tuple[Size, ...]
 
 
 @dataclasses.dataclass
@@ -116,7 +127,7 @@ class Call:
         self._path = path
         self._owner = node.operation
         self._within: tuple[str, ...] = ()
-        self._times: Shape = ()
+        self._times: tuple[Size, ...] = ()
         self.operation: Any = node.operation
         self.inputs = inputs
         self.shapes: list[Shape] = [tuple(t.shape) for t in node.input_tensors]
@@ -200,12 +211,14 @@ class Call:
                 return
         edits.append(Edit(path, axes, value or (lambda size: size)))
 
-    def multiplies(self, variable: keras.Variable, sizes: Sequence[int | None]) -> None:
-        """Says that each number of a weight is used at as many positions as the product of `sizes`."""
-        sizes = (*self._times, *sizes)
-        known = [size for size in sizes if size is not None]
-        positions = math.prod(known) if len(known) == len(sizes) else None
-        self._tracer.products.append(Product(variable, positions))
+    def multiplies(self, variable: keras.Variable | None, sizes: Sequence[Size]) -> None:
+        """Says that each number of a weight is used at as many positions as the product of `sizes`.
+
+        Args:
+            variable: the weight; `None` for an array in the call, whose axes are then among `sizes`.
+            sizes: of the axes that are gone through: labels where one can be cut, else its size.
+        """
+        self._tracer.products.append(Product(self._path, variable, (*self._times, *sizes)))
 
     def rescale(
         self, variable: keras.Variable, axis: np.ndarray, factor: Callable[[int, int], float]
@@ -247,7 +260,12 @@ class Call:
         return [known[id(tensor)] for tensor in wanted if id(tensor) in known]
 
     def inner(
-        self, key: str, layer: keras.Layer, shapes: Sequence[Shape], axes: list[Axes], times: Shape = ()
+        self,
+        key: str,
+        layer: keras.Layer,
+        shapes: Sequence[Shape],
+        axes: list[Axes],
+        times: Sequence[Size] = (),
     ) -> list[Axes]:
         """What the rule of a wrapped layer says.
 
@@ -256,7 +274,7 @@ class Call:
             layer: the wrapped one.
             shapes: of what it is called on.
             axes: their labels.
-            times: how often it is called for one example.
+            times: sizes of the axes that it is called along.
         """
         call = object.__new__(Call)
         outputs = layer.compute_output_spec(*(keras.KerasTensor(shape) for shape in shapes))

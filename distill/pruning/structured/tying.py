@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from distill.pruning.structured.labels import Axes, Axis
-from distill.pruning.structured.structure import Call, Shape
+from distill.pruning.structured.structure import Call, Shape, Size
 
 # These look at one number at a time; any other function may look at its neighbours.
 POSITIONWISE = frozenset(
@@ -73,6 +73,11 @@ def activate(call: Call, activation: Any, axes: Axes) -> Axes:
     name = getattr(activation, "__name__", type(activation).__name__)
     call.lock(axes[-1], f"{name} looks at all channels")
     return (*axes[:-1], None)
+
+
+def sizes_of(axes: Axes, shape: Shape) -> list[Size]:
+    """What `Call.multiplies` takes: the labels of axes that can be cut, the sizes of the others."""
+    return [size if axis is None else axis for axis, size in zip(axes, shape, strict=True)]
 
 
 def is_quantized(layer: Any) -> bool:
