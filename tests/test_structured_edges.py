@@ -441,6 +441,22 @@ def test_slopes_are_no_kernels():
     assert len(list(importance.l1(structure))) == 2 * 2  # two axes of two kernels
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        layers.MaxPooling3D(2),
+        layers.AveragePooling3D(2),
+        lambda x: ops.max_pool(x, 2),
+        lambda x: ops.average_pool(x, 2),
+    ],
+)
+def test_what_float64_has_no_kernel_for_is_verified(pool):
+    def build(x):
+        return Dense(3)(layers.Flatten()(pool(layers.Conv3D(8, 2, name="conv")(x))))
+
+    assert half(net(build, (5, 5, 5, 2))).get_layer("conv").filters == 4
+
+
 def test_half_precision_is_verified_to_its_own_rounding():
     attention = layers.MultiHeadAttention(2, 8, dtype="bfloat16")
     half(net(lambda x: Dense(3, dtype="bfloat16")(attention(x, x)), (5, 6), dtype="bfloat16"))
