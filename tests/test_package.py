@@ -161,6 +161,7 @@ ALLOWED = {
         "pruning.structured.importance",
         "pruning.structured.recovery",
         "pruning.structured.structure",
+        "pruning.structured.verification",
     },
     "pruning.structured.recovery": {
         "distiller",

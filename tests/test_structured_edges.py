@@ -22,7 +22,7 @@ def net(build, *shapes, dtype="float32"):
 
 
 def half(model, **options):
-    return pruning.prune_channels(model, 0.5, verify=True, **{"round_to": 1, **options})
+    return pruning.prune_channels(model, 0.5, **{"round_to": 1, "verify": True, **options})
 
 
 def free(model, name):
@@ -455,6 +455,23 @@ def test_what_float64_has_no_kernel_for_is_verified(pool):
         return Dense(3)(layers.Flatten()(pool(layers.Conv3D(8, 2, name="conv")(x))))
 
     assert half(net(build, (5, 5, 5, 2))).get_layer("conv").filters == 4
+
+
+def test_a_proof_keeps_the_largest_error():
+    model = net(lambda x: Dense(3)(layers.MultiHeadAttention(2, 4)(x, x)), (5, 6))
+    proof = pruning.Proof()
+    assert proof.largest_error is None
+    half(model, verify=proof)
+    assert 0 < proof.largest_error < 1e-6  # rescaled weights are rounded to float32
+    given = pruning.Proof(np.zeros((1, 5, 6)))
+    half(model, verify=given)
+    assert given.largest_error == 0
+    wrong = pruning.Proof()
+    model = net(lambda x: Dense(3)(Turned(name="turned")(Dense(8)(x))), (6,))
+    with pytest.raises(RuntimeError, match="at 'turned'"):
+        half(model, verify=wrong, rules={Turned: lambda call: call.inputs[0]}, steps=2)
+    assert wrong.largest_error > 1e-3
+    assert wrong.where == "turned"
 
 
 def test_half_precision_is_verified_to_its_own_rounding():

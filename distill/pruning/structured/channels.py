@@ -23,10 +23,8 @@ from distill.pruning.structured.selection import (
     reach_latency,
     score_per_ms,
 )
-from distill.pruning.structured.structure import Rule, Slot, Structure, read
-from distill.pruning.structured.verification import largest_error
-
-VERIFIED = 1e-6  # computed in float64, but rescaled weights are rounded to float32
+from distill.pruning.structured.structure import Rule, Structure, read
+from distill.pruning.structured.verification import Proof
 
 
 def prune_channels(
@@ -79,7 +77,7 @@ def prune_channels(
         exact: whether what LayerNormalization and its like average over stays. Without, their statistics change.
         rules: for types of layers and operations, by exact type, what ties their axes; they come before our own.
         verify: whether every tensor of the new model is compared with the old one's, in float64: `True` on random
-            examples, or on these, given as to the model.
+            examples, or on these, given as to the model; a `Proof` keeps the largest difference.
 
     Returns:
         The new model with copied weights, Functional or Sequential as before, compiled if the old one was; the
@@ -151,12 +149,8 @@ def prune_channels(
         kept = reach(choices, count, target * whole if target < 1 else target, what)
     new = rebuild(structure, kept)
     if verify is not False:
-        error, where = largest_error(structure, kept, new, known, None if verify is True else verify)
-        if not error <= (max(map(_rounding, structure.slots)) if structure.rescaled else VERIFIED):
-            raise RuntimeError(
-                f"Every tensor of a pruned model is the original's where the removed channels are zero. Received: a "
-                f"difference of {error:.1e} at {where!r}. Is exact=False, or a rule of your own wrong?"
-            )
+        proof = verify if isinstance(verify, Proof) else Proof(None if verify is True else verify)
+        proof.find(structure, kept, new, known)
     compile_as(model, new)
     return new
 
@@ -199,11 +193,6 @@ def stages(
         share = target if target < 1 else target / whole
     for i in range(1, steps + 1):
         yield {what: whole * share ** (i / steps), "round_to": round_to}
-
-
-def _rounding(slot: Slot) -> float:
-    """Weights that are rescaled are rounded anew, in their own type."""
-    return {"float16": 1e-2, "bfloat16": 1e-1}.get(slot.variable.dtype, VERIFIED)
 
 
 def _only_one(targets: Mapping[str, float | None]) -> list[tuple[str, float]]:
