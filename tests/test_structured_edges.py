@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src.ops import numpy as numpy_ops
 
 from distill import cost, pruning
 from distill.cost.calls import calls_of, total
@@ -487,3 +488,61 @@ def test_the_original_is_left_alone():
     rebuild(read(model, rules_with()), np.ones(read(model, rules_with()).atoms.count, bool))
     assert [len(layer._inbound_nodes) for layer in model._flatten_layers()] == nodes
     assert cost.parameters(model) == sum(int(np.prod(weight.shape)) for weight in model.weights)
+
+
+def by_sum(h):
+    return ops.sum(h, axis=-1, keepdims=True)
+
+
+def by_product(h):
+    return ops.sum(ops.matmul(h, ops.swapaxes(h, 1, 2)), axis=-1, keepdims=True)
+
+
+def by_einsum(h):
+    return ops.einsum("btc,btc->bt", h, h)[..., None]
+
+
+@pytest.mark.parametrize(
+    ("function", "vanishes"),
+    [
+        (ops.exp, False),
+        (ops.sigmoid, False),
+        (layers.Activation("softplus"), False),
+        (layers.Rescaling(2.0, 1.0), False),
+        (lambda h: h + 1.0, False),
+        (lambda h: ops.transpose(ops.exp(ops.transpose(h, (0, 2, 1))), (0, 2, 1)), False),
+        (lambda h: ops.exp(h) * ops.exp(-h), False),
+        (layers.Softmax(axis=1), False),
+        (lambda h: Dense(5)(h + 1.0), True),
+        (ops.square, True),
+        (ops.relu, True),
+        (lambda h: ops.exp(h) * h, True),
+        (lambda h: ops.tanh(h) * np.linspace(1, 2, 8, dtype="float32"), True),
+        (layers.BatchNormalization(), True),
+    ],
+)
+def test_what_sums_channels_loses_those_that_are_zero(function, vanishes):
+    def build(x, summing):
+        h = function(Dense(8, bias_initializer="ones", name="made")(x))
+        return Dense(3)(ops.concatenate([Dense(8)(x), summing(h)], axis=-1))
+
+    for summing in (by_sum, by_product, by_einsum):
+        model = net(lambda x, summing=summing: build(x, summing), (5, 6))
+        assert (free(model, "made") > 0) == vanishes
+    half(model)
+
+
+def test_what_is_wrongly_summed_is_found():
+    model = net(lambda x: Dense(3)(Dense(8)(x) / by_sum(ops.exp(Dense(8)(x)))), (5, 6))
+    rules = {numpy_ops.Sum: lambda call: (*call.inputs[0][:-1], None)}
+    with pytest.raises(RuntimeError, match="Every tensor of a pruned model"):
+        half(model, rules=rules)
+
+
+@pytest.mark.parametrize("axis", [-1, (1, 2)])
+def test_norms_are_those_of_what_is_not_zero(axis):
+    model = net(lambda x: Dense(3)(layers.UnitNormalization(axis)(Dense(8, name="made")(x))), (5, 6))
+    assert half(model).get_layer("made").units == 4
+    model = net(lambda x: Dense(3)(layers.UnitNormalization()(Dense(8, "sigmoid", name="made")(x))), (5, 6))
+    (group, _) = pruning.explain(model).groups
+    assert group.locked.endswith("it sums over channels that are not zero where their weights are")

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -119,14 +120,20 @@ class Call:
         inputs: labels of the tensors that it is called on, in order.
         shapes: their shapes.
         output_shapes: those of its outputs.
+        vanishes: says whether its outputs are zero where channels are removed, that is, where the weights that make
+            them are; if a rule says nothing, where its inputs are.
     """
 
-    def __init__(self, tracer: "_Tracer", node: Any, path: str, inputs: list[Axes]) -> None:
+    def __init__(
+        self, tracer: "_Tracer", node: Any, path: str, inputs: list[Axes], vanishing: list[Callable[[], bool]]
+    ) -> None:
         self._tracer = tracer
         self._node = node
         self._path = path
         self._owner = node.operation
         self._within: tuple[str, ...] = ()
+        self._vanishing = vanishing
+        self.vanishes: Callable[[], bool] = lambda: all(self.vanishing())
         self._times: tuple[Size, ...] = ()
         self.operation: Any = node.operation
         self.inputs = inputs
@@ -178,6 +185,25 @@ class Call:
         """Says that cutting the axis changes what stays; it is kept unless the user allows that."""
         if self._tracer.exact:
             self.lock(axis, reason)
+
+    def vanishing(self) -> list[bool]:
+        """For each input whether it is zero where channels are removed; of e^x it is not.
+
+        What sums over channels without a weight on each can lose those alone.
+        """
+        self._tracer.settle()
+        return [vanishes() for vanishes in self._vanishing]
+
+    def compute(self, values: Sequence[Any]) -> Any:
+        """What the operation makes of these values in place of its tensors, in order."""
+        if self._node is None:
+            return self.operation.call(*values)
+        given = iter(values)
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: next(given) if isinstance(leaf, keras.KerasTensor) else leaf,
+            (self._node.arguments.args, self._node.arguments.kwargs),
+        )
+        return self.operation.call(*args, **kwargs)
 
     def lock_all(self, reason: str) -> list[Axes]:
         """Locks all inputs; returns outputs without labels."""
@@ -289,7 +315,9 @@ class Call:
             _times=(*self._times, *times),
             _path=f"{self._path}/{layer.name}",
         )
-        return self._tracer.ask(call)
+        found = self._tracer.ask(call)
+        self.vanishes = call.vanishes
+        return found
 
 
 def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) -> Structure:
@@ -311,8 +339,8 @@ def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) 
             "in a Functional model."
         )
     tracer = _Tracer(rules, exact)
-    outputs = tracer.run(graph, [(None,) * len(t.shape) for t in graph.inputs], "")
-    for axes in outputs:
+    inputs: list[Traced] = [((None,) * len(t.shape), lambda: True) for t in graph.inputs]
+    for axes, _ in tracer.run(graph, inputs, ""):
         for axis in axes:
             tracer.labels.lock(axis, "it is an output of the model")
     return Structure(
@@ -330,6 +358,10 @@ def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) 
     )
 
 
+# The labels of a tensor, and whether it is zero where channels are removed, which is asked of few.
+Traced = tuple[Axes, Callable[[], bool]]
+
+
 class _Tracer:
     def __init__(self, rules: Mapping[type, Rule], exact: bool) -> None:
         self.exact = exact
@@ -345,9 +377,10 @@ class _Tracer:
         self.unknown: dict[str, str] = {}
         self._rules = rules
         self._calls: collections.Counter[str] = collections.Counter()
+        self._unsettled: list[Callable[[], bool]] = []
 
-    def run(self, graph: Functional, inputs: list[Axes], path: str) -> list[Axes]:
-        found = {id(tensor): axes for tensor, axes in zip(graph.inputs, inputs, strict=True)}
+    def run(self, graph: Functional, inputs: list[Traced], path: str) -> list[Traced]:
+        found = {id(tensor): traced for tensor, traced in zip(graph.inputs, inputs, strict=True)}
         for node in nodes_of(graph):
             operation = node.operation
             own = f"{path}/{operation.name}" if path else operation.name
@@ -358,15 +391,29 @@ class _Tracer:
                 given = [found[id(tensor)] for tensor in arguments_of(nested, *call)]
                 outputs = self.run(nested, self._nested_inputs(operation, given, own), own)
             else:
-                outputs = self.ask(
-                    Call(self, node, own, [found[id(tensor)] for tensor in node.input_tensors])
+                given = [found[id(tensor)] for tensor in node.input_tensors]
+                outputs = self._traced(
+                    Call(self, node, own, [axes for axes, _ in given], [known for _, known in given])
                 )
-                for i, axes in enumerate(outputs):
+                for i, (axes, _) in enumerate(outputs):
                     self.tensors[own, self._calls[own], i] = axes
                 self._calls[own] += 1
-            for tensor, axes in zip(node.outputs, outputs, strict=True):
-                found[id(tensor)] = axes
+            for tensor, traced in zip(node.outputs, outputs, strict=True):
+                found[id(tensor)] = traced
         return [found[id(tensor)] for tensor in graph.outputs]
+
+    def _traced(self, call: Call) -> list[Traced]:
+        outputs = self.ask(call)
+        vanishes = functools.cache(call.vanishes)
+        self._unsettled.append(vanishes)
+        return [
+            (axes, (lambda: True) if all(axis is None for axis in axes) else vanishes) for axes in outputs
+        ]
+
+    def settle(self) -> None:
+        """Finds out, from the inputs on, what is asked of one tensor: deep networks are deeper than Python's stack."""
+        while self._unsettled:
+            self._unsettled.pop(0)()
 
     def ask(self, call: Call) -> list[Axes]:
         """What the rule says of a call; where none is known, nothing can be cut."""
@@ -387,11 +434,12 @@ class _Tracer:
             self.slots[key] = Slot(path, layer, variable, axis, role, labels, repeats)
         return self.slots[key].labels
 
-    def _nested_inputs(self, model: Any, arguments: list[Axes], path: str) -> list[Axes]:
+    def _nested_inputs(self, model: Any, arguments: list[Traced], path: str) -> list[Traced]:
         """A nested model is rebuilt once, so all its calls are on the same channels."""
-        first = self.inputs.setdefault(id(model), arguments)
+        first = self.inputs.setdefault(id(model), [axes for axes, _ in arguments])
         reason = f"{path} is called on sizes that stay"
         united = []
-        for one, other in zip(first, arguments, strict=True):
-            united.append(tuple(self.labels.unite(a, b, reason) for a, b in zip(one, other, strict=True)))
+        for one, (other, vanishes) in zip(first, arguments, strict=True):
+            axes = tuple(self.labels.unite(a, b, reason) for a, b in zip(one, other, strict=True))
+            united.append((axes, vanishes))
         return united

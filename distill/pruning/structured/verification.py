@@ -71,7 +71,7 @@ def largest_error(
 ) -> tuple[float, str]:
     """Compares every tensor of the pruned model with that of the masked original, in float64.
 
-    In the masked original all weights of removed channels are zero, and so are these channels of every tensor.
+    In the masked original all weights of removed channels are zero; these channels of its tensors need not be.
 
     Args:
         structure: of the original.
@@ -86,11 +86,10 @@ def largest_error(
         and the path of that tensor.
     """
     everything = np.ones(structure.atoms.count, bool)
-    original = rebuild(structure, everything, dtype="float64")
+    original = rebuild(structure, keep, dtype="float64", masked=True)
     again = read(pruned, rules, exact=False)
     smaller = rebuild(again, np.ones(again.atoms.count, bool), dtype="float64")
     kept = keep_labels(structure, keep)
-    _mask_weights(structure, kept, read(original, rules).operations)
     given = _examples(structure.model, seed) if inputs is None else inputs
     axes = structure.tensors
     # What comes of a config may lack what a layer was told later; no mask here, and the model's own precision.
@@ -147,25 +146,19 @@ def _examples(model: keras.Model, seed: int) -> Any:
     return keras.tree.map_structure(example, graph._inputs_struct)
 
 
-def _mask_weights(structure: Structure, kept: np.ndarray, layers: Mapping[str, Any]) -> None:
-    for slot in structure.slots:
-        ids = [id(variable) for variable in slot.layer.variables]
-        target = layers[slot.path].variables[ids.index(id(slot.variable))]
-        shape = [-1 if i == slot.axis else 1 for i in range(len(target.shape))]
-        target.assign(ops.convert_to_numpy(target) * kept[slot.labels].reshape(shape))
-
-
 def _tensors(
     model: keras.Model, inputs: Any, axes: Mapping[Key, Axes], kept: np.ndarray
 ) -> dict[Key, np.ndarray]:
-    """All tensors of a pass; those with labels are masked on the way."""
+    """All tensors of a pass; infinities on channels that are removed are taken out on the way."""
     found: dict[Key, np.ndarray] = {}
 
     def mask(key: Key, value: Any) -> Any:
         for i, axis in enumerate(axes.get(key, ())):
             if axis is not None:
                 shape = [-1 if j == i else 1 for j in range(len(value.shape))]
-                value = ops.where(kept[axis].reshape(shape), value, ops.zeros_like(value))  # of infinity too
+                # A weight of zero makes NaN of an infinity.
+                stays = ops.logical_or(kept[axis].reshape(shape), ops.isfinite(value))
+                value = ops.where(stays, value, ops.zeros_like(value))
         found[key] = np.asarray(ops.convert_to_numpy(value), np.float64)
         return value
 
