@@ -107,7 +107,9 @@ def test_a_latency_is_met_by_measuring(monkeypatch):
     assert len(times) < 30
     with pytest.raises(ValueError, match=r"latency_ms=9, where [\d.]+ to [\d.]+ ms can be reached"):
         pruning.prune_channels(convolutional(), latency_ms=9)
-    with pytest.raises(ValueError, match="again when the machine is quiet"):
+    with pytest.raises(
+        ValueError, match=r"the nearest were [\d.]+ and [\d.]+ ms. .* again when all is quiet"
+    ):
         pruning.prune_channels(convolutional(), latency_ms=0.11 * whole, round_to=8)
 
 
@@ -177,6 +179,25 @@ def test_what_is_kept_is_kept_and_ratios_go_before():
     assert widths(small) == [32, 24, 48, 5]
     small = pruning.prune_channels(convolutional(), 0.5, keep=["first", lambda layer: layer.name == "hidden"])
     assert widths(small) == [32, 24, 64, 5]
+
+
+def test_shares_of_single_layers_are_a_target():
+    small = pruning.prune_channels(convolutional(), ratios={"*st": 0.5, "hidden": 0.25}, verify=True)
+    assert widths(small) == [16, 48, 48, 5]
+    small = pruning.prune_channels(convolutional(), ratios={"[sh]*": 0.5}, scope="global", round_to=1)
+    assert widths(small) == [32, 24, 32, 5]
+    small = pruning.prune_channels(convolutional(), macs=0.4, ratios={"se*": 0.5})
+    assert widths(small)[1] == 24
+    assert abs(cost.macs(small) / cost.macs(convolutional()) - 0.4) <= 0.02 * 0.4
+    with pytest.raises(ValueError, match="Received: none of them"):
+        pruning.prune_channels(convolutional(), ratios={})
+
+
+def test_a_target_between_two_models_is_refused_with_both():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(4), layers.Dense(1)])
+    with pytest.raises(ValueError, match="macs=10; the nearest are 9 and 12. Ask for one of them"):
+        pruning.prune_channels(model, macs=10)
+    assert pruning.prune_channels(model, macs=9).layers[0].units == 3
 
 
 def test_channels_of_all_layers_compete():

@@ -149,16 +149,27 @@ def reach(choices: Sequence[Choice], cost: Cost, target: float, what: str) -> np
             f"A target lies between what is left at least and what there is. Received: {what}={target:,.0f}, where "
             f"{least:,} to {most:,} can be reached."
         )
-    found = []
+    seen = [least, most]
+
+    def seeing(kept: np.ndarray) -> int:
+        seen.append(cost(kept))
+        return seen[-1]
+
     for choice in choices:
-        kept = choice.keep(choice.nearest(cost, target))
-        found.append(cost(kept))
-        if abs(found[-1] - target) <= TOLERANCE * target:
+        kept = choice.keep(choice.nearest(seeing, target))
+        if abs(cost(kept) - target) <= TOLERANCE * target:
             return kept
+    below, above = _around(seen, target)
     raise ValueError(
-        f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest is "
-        f"{min(found, key=lambda one: abs(one - target)):,}. Ask for that, or for a smaller round_to if you gave one."
+        f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest are {below:,} and "
+        f"{above:,}. Ask for one of them, or for a smaller round_to if you gave one."
     )
+
+
+def _around(seen: Sequence[float], target: float) -> tuple[float, float]:
+    """The nearest below and above."""
+    below = max((one for one in seen if one <= target), default=min(seen))
+    return below, min((one for one in seen if one >= target), default=max(seen))
 
 
 def reach_latency(
@@ -175,7 +186,7 @@ def reach_latency(
             "A target lies between what is left at least and what there is. Received: "
             f"latency_ms={target:g}, where {fastest:.3g} to {slowest:.3g} ms can be reached."
         )
-    nearest = fastest
+    times = [fastest, slowest]
     for choice in choices:
         low, high, seen = 0.0, 1.0, set[tuple[int, ...]]()
         for _ in range(12):
@@ -188,11 +199,12 @@ def reach_latency(
             found = measure(kept)
             if abs(found - target) <= TOLERANCE * target:
                 return kept
-            nearest = min(nearest, found, key=lambda one: abs(one - target))
+            times.append(found)
             low, high = (middle, high) if found > target else (low, middle)
+    below, above = _around(times, target)
     raise ValueError(
-        f"A target is met within {TOLERANCE:.0%}. Received: latency_ms={target:g}; the nearest was {nearest:.3g} ms. "
-        "Ask for that, for a smaller round_to if you gave one, or again when the machine is quiet."
+        f"A target is met within {TOLERANCE:.0%}. Received: latency_ms={target:g}; the nearest were {below:.3g} and "
+        f"{above:.3g} ms. Ask for one of them, for a smaller round_to if you gave one, or again when all is quiet."
     )
 
 
