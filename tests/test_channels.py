@@ -67,6 +67,39 @@ def test_the_new_model_is_of_the_same_kind():
     assert set(small.evaluate(x, np.zeros((2, 5)), verbose=0, return_dict=True)) == {"loss", "mae"}
 
 
+def test_how_it_was_compiled_is_carried_over():
+    inputs = {"image": keras.Input((6,), name="image")}
+    x = layers.Dense(16, name="hidden")(inputs["image"])
+    outputs = {name: layers.Dense(2, name=name)(x) for name in ("one", "other")}
+    model = keras.Model(inputs, outputs)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    model.compile(
+        keras.optimizers.Adam(schedule, clipnorm=0.5),
+        {"one": "mse", "other": keras.losses.Huber(0.3)},
+        loss_weights={"one": 2.0, "other": 0.5},
+        weighted_metrics={"one": ["mae"]},
+        steps_per_execution=3,
+        jit_compile=False,
+    )
+    small = pruning.prune_channels(model, 0.5)
+    assert (small.steps_per_execution, small.run_eagerly, small.jit_compile) == (3, False, False)
+    assert small.optimizer.clipnorm == 0.5
+    assert small.optimizer._learning_rate.get_config() == schedule.get_config()
+    assert [tensor.name for tensor in small.inputs] == ["image"]
+    assert small.output_names == model.output_names == ["one", "other"]
+    assert [v.path for v in small.variables] == [v.path for v in model.variables]
+    data = {"image": np.ones((4, 6), "float32")}
+    y, found = {name: np.zeros((4, 2), "float32") for name in outputs}, small(data)
+    weights = {"one": np.arange(4.0), "other": np.ones(4)}
+    logs = small.evaluate(data, y, sample_weight=weights, verbose=0, return_dict=True)
+    one = 1.5 * np.square(found["one"]).mean()  # the weights' mean
+    other = keras.losses.Huber(0.3)(y["other"], found["other"])
+    np.testing.assert_allclose(logs["loss"], 2 * one + 0.5 * other, rtol=1e-5)
+    np.testing.assert_allclose(logs["one_mae"], np.abs(found["one"]).mean(), rtol=1e-5)
+    model.compile("sgd", "mse", run_eagerly=True)
+    assert pruning.prune_channels(model, 0.5).run_eagerly
+
+
 @pytest.mark.parametrize("scope", ["local", "global"])
 @pytest.mark.parametrize("importance", IMPORTANCES)
 @pytest.mark.parametrize(("what", "share"), [("macs", 0.5), ("params", 0.4), ("macs", 0.2)])
