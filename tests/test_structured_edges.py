@@ -362,6 +362,26 @@ def test_constants_of_nested_models_are_those_of_all_calls():
     half(net(build, (4,)))
 
 
+def test_what_is_broadcast_is_cut():
+    inputs = keras.Input(batch_shape=(2, 4))
+    x = ops.broadcast_to(Dense(8, name="made")(inputs)[:, None], (2, 3, 8))
+    assert half(keras.Model(inputs, Dense(3)(x))).get_layer("made").units == 4
+
+
+@pytest.mark.parametrize("norm", [layers.LayerNormalization, layers.RMSNormalization])
+def test_scales_of_normalizations_follow_their_channels(norm):
+    model = net(lambda x: Dense(3)(norm(name="norm")(Dense(6, name="made")(x))), (5, 4))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    small = half(model, exact=False, verify=False)
+    old, new = (one.get_layer("made").bias.numpy() for one in (model, small))
+    kept = np.isin(old, new)
+    assert kept.sum() == 3
+    for one, other in zip(model.get_layer("norm").weights, small.get_layer("norm").weights, strict=True):
+        np.testing.assert_array_equal(other, one.numpy()[kept])
+
+
 def test_stacked_arrays_are_cut():
     inputs = keras.Input(batch_shape=(2, 4))
     x = ops.stack([Dense(8)(inputs), np.ones((2, 8), "float32")], 1)
