@@ -67,6 +67,39 @@ def test_the_new_model_is_of_the_same_kind():
     assert set(small.evaluate(x, np.zeros((2, 5)), verbose=0, return_dict=True)) == {"loss", "mae"}
 
 
+def test_how_it_was_compiled_is_carried_over():
+    inputs = {"image": keras.Input((6,), name="image")}
+    x = layers.Dense(16, name="hidden")(inputs["image"])
+    outputs = {name: layers.Dense(2, name=name)(x) for name in ("one", "other")}
+    model = keras.Model(inputs, outputs)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    model.compile(
+        keras.optimizers.Adam(schedule, clipnorm=0.5),
+        {"one": "mse", "other": keras.losses.Huber(0.3)},
+        loss_weights={"one": 2.0, "other": 0.5},
+        weighted_metrics={"one": ["mae"]},
+        steps_per_execution=3,
+        jit_compile=False,
+    )
+    small = pruning.prune_channels(model, 0.5)
+    assert (small.steps_per_execution, small.run_eagerly, small.jit_compile) == (3, False, False)
+    assert small.optimizer.clipnorm == 0.5
+    assert small.optimizer._learning_rate.get_config() == schedule.get_config()
+    assert [tensor.name for tensor in small.inputs] == ["image"]
+    assert small.output_names == model.output_names == ["one", "other"]
+    assert [v.path for v in small.variables] == [v.path for v in model.variables]
+    data = {"image": np.ones((4, 6), "float32")}
+    y, found = {name: np.zeros((4, 2), "float32") for name in outputs}, small(data)
+    weights = {"one": np.arange(4.0), "other": np.ones(4)}
+    logs = small.evaluate(data, y, sample_weight=weights, verbose=0, return_dict=True)
+    one = 1.5 * np.square(found["one"]).mean()  # the weights' mean
+    other = keras.losses.Huber(0.3)(y["other"], found["other"])
+    np.testing.assert_allclose(logs["loss"], 2 * one + 0.5 * other, rtol=1e-5)
+    np.testing.assert_allclose(logs["one_mae"], np.abs(found["one"]).mean(), rtol=1e-5)
+    model.compile("sgd", "mse", run_eagerly=True)
+    assert pruning.prune_channels(model, 0.5).run_eagerly
+
+
 @pytest.mark.parametrize("scope", ["local", "global"])
 @pytest.mark.parametrize("importance", IMPORTANCES)
 @pytest.mark.parametrize(("what", "share"), [("macs", 0.5), ("params", 0.4), ("macs", 0.2)])
@@ -107,7 +140,9 @@ def test_a_latency_is_met_by_measuring(monkeypatch):
     assert len(times) < 30
     with pytest.raises(ValueError, match=r"latency_ms=9, where [\d.]+ to [\d.]+ ms can be reached"):
         pruning.prune_channels(convolutional(), latency_ms=9)
-    with pytest.raises(ValueError, match="again when the machine is quiet"):
+    with pytest.raises(
+        ValueError, match=r"the nearest were [\d.]+ and [\d.]+ ms. .* again when all is quiet"
+    ):
         pruning.prune_channels(convolutional(), latency_ms=0.11 * whole, round_to=8)
 
 
@@ -177,6 +212,25 @@ def test_what_is_kept_is_kept_and_ratios_go_before():
     assert widths(small) == [32, 24, 48, 5]
     small = pruning.prune_channels(convolutional(), 0.5, keep=["first", lambda layer: layer.name == "hidden"])
     assert widths(small) == [32, 24, 64, 5]
+
+
+def test_shares_of_single_layers_are_a_target():
+    small = pruning.prune_channels(convolutional(), ratios={"*st": 0.5, "hidden": 0.25}, verify=True)
+    assert widths(small) == [16, 48, 48, 5]
+    small = pruning.prune_channels(convolutional(), ratios={"[sh]*": 0.5}, scope="global", round_to=1)
+    assert widths(small) == [32, 24, 32, 5]
+    small = pruning.prune_channels(convolutional(), macs=0.4, ratios={"se*": 0.5})
+    assert widths(small)[1] == 24
+    assert abs(cost.macs(small) / cost.macs(convolutional()) - 0.4) <= 0.02 * 0.4
+    with pytest.raises(ValueError, match="Received: none of them"):
+        pruning.prune_channels(convolutional(), ratios={})
+
+
+def test_a_target_between_two_models_is_refused_with_both():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(4), layers.Dense(1)])
+    with pytest.raises(ValueError, match="macs=10; the nearest are 9 and 12. Ask for one of them"):
+        pruning.prune_channels(model, macs=10)
+    assert pruning.prune_channels(model, macs=9).layers[0].units == 3
 
 
 def test_channels_of_all_layers_compete():

@@ -100,6 +100,37 @@ def test_layers_of_nested_models_go_too(x):
     np.testing.assert_array_equal(shorter(x), model(x))
 
 
+def test_what_would_leave_all_weights_is_no_candidate(x):
+    shared = layers.Dense(4, name="shared")
+    inputs = keras.Input((4,))
+    y = shared(layers.Dense(4, name="single")(shared(inputs)))
+    y = layers.Add(name="twice")([y, y])
+    y = layers.Add(name="bare")([layers.ReLU(name="relu")(y), y])
+    model = keras.Model(inputs, layers.Dense(3, name="head")(y), name="mine")
+    assert pruning.removable_layers(model) == ["single"]
+    shorter = pruning.prune_layers(model, 1, pruning.output_change(model, x))
+    assert "single" not in [layer.name for layer in shorter.layers]
+    with pytest.raises(ValueError, match="number=2, where 1 of 'mine' can: single"):
+        pruning.prune_layers(model, 2, lambda model: 0.0)
+
+
+def test_a_block_of_attention_goes_with_all_that_only_it_needs():
+    inputs = keras.Input((5, 4))
+    y = layers.LayerNormalization(name="norm")(inputs)
+    y = layers.MultiHeadAttention(2, 2, name="attention")(y, y)
+    y = layers.Add(name="block")([inputs, y])
+    model = keras.Model(inputs, layers.Dense(3, name="head")(y))
+    assert pruning.removable_layers(model) == [
+        "norm",
+        "block",
+    ]  # an attention of two inputs goes with its block
+    model.get_layer("attention")._output_dense.kernel.assign(np.zeros((2, 2, 4)))
+    x = np.random.default_rng(0).normal(size=(8, 5, 4)).astype("float32")
+    shorter = pruning.prune_layers(model, 1, lambda one: one.count_params())
+    assert [layer.name for layer in shorter.layers][1:] == ["head"]
+    np.testing.assert_allclose(shorter(x), model(x), rtol=1e-6)
+
+
 def test_output_change_is_relative_to_the_outputs(x):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3, use_bias=False)])
     half = keras.models.clone_model(model)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from distill.pruning import criteria, find_kernels, importance
@@ -88,6 +89,37 @@ def test_scores_of_weights_are_summed(model):
     made, read_ = taylor(model, find_kernels(model).found)
     expected = made.sum((0, 1, 2)), read_.sum((0, 1, 3))
     np.testing.assert_allclose(found, np.mean(expected, 0), rtol=1e-6)
+
+
+def test_curvature_of_channels_is_that_of_their_weights():
+    """Of mean((x A B - y)²) with diagonal matrices and y = 2 x A B, so that the Hessian is diagonal too."""
+    x, a, b = np.array([[1.0, 2, 3, 4], [1, 3, 2, 1], [4, 1, 1, 2]])
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(4, use_bias=False), layers.Dense(4, use_bias=False)]
+    )
+    model.set_weights([np.diag(a), np.diag(b)])
+    obd = criteria.obd((np.diag(x).astype("float32"), np.diag(2 * x * a * b).astype("float32")), "mse")
+    of_each = 2 / 16 * (x * b) ** 2 * a**2 / 2, 2 / 16 * (x * a) ** 2 * b**2 / 2
+    for reduce, expected in (("sum", np.sum(of_each, 0)), ("mean", np.mean(of_each, 0))):
+        found = scores_of(model, importance.of_weights(obd), normalize=None, reduce=reduce)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scored", "size"),
+    [
+        (importance.activation_mean, 7),
+        (importance.apoz, 7),
+        (lambda data: importance.of_weights(criteria.wanda(data)), 7),
+        (lambda data: importance.of_weights(criteria.taylor(data, "mse")), 30),
+    ],
+)
+def test_a_dataset_scores_as_arrays_do(model, scored, size):
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(30, 5, 5, 2)).astype("float32"), rng.normal(size=(30, 3)).astype("float32")
+    found = scores_of(model, scored(tf.data.Dataset.from_tensor_slices((x, y)).batch(size)))
+    np.testing.assert_allclose(found, scores_of(model, scored((x, y))), rtol=1e-5)
+    assert len(set(found)) == 4
 
 
 def test_activations_are_those_behind_the_activation(model):

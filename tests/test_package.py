@@ -119,7 +119,11 @@ ALLOWED = {
         "pruning.structured.running",
         "pruning.structured.structure",
     },
-    "pruning.structured.selection": {"pruning.structured.groups", "pruning.structured.structure"},
+    "pruning.structured.selection": {
+        "cost.calls",
+        "pruning.structured.groups",
+        "pruning.structured.structure",
+    },
     "pruning.structured.hub_rules": {
         "pruning.structured.labels",
         "pruning.structured.structure",
@@ -157,6 +161,7 @@ ALLOWED = {
         "pruning.structured.importance",
         "pruning.structured.recovery",
         "pruning.structured.structure",
+        "pruning.structured.verification",
     },
     "pruning.structured.recovery": {
         "distiller",

@@ -49,6 +49,20 @@ def test_each_round_leaves_the_same_share_and_learns_from_the_original(batch):
     assert widths == [16, 8]
 
 
+def test_a_latency_is_reached_in_rounds(monkeypatch):
+    def latency(model):
+        return cost.Latency(cost.macs(model) / 1e3, 0, 0, runs=1)
+
+    monkeypatch.setattr("distill.pruning.structured.channels.latency", latency)
+    model, seen = net(), []
+    target = 0.422
+    small = pruning.shrink(
+        model, lambda one: seen.append(cost.macs(one.student)), latency_ms=target, rounds=2, round_to=1
+    )
+    assert seen[1] == cost.macs(small) < seen[0] < cost.macs(model)
+    assert seen[1] / 1e3 == pytest.approx(target, rel=0.02)
+
+
 def test_losses_of_the_recovery_can_be_chosen(batch):
     x, _ = batch
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 from keras import layers, ops
+from keras.src.applications import convnext, inception_resnet_v2
 
 from distill import cost
 from distill.cost.calls import calls_of, total
@@ -14,7 +15,7 @@ from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import macs_of, parameters_of
 from distill.pruning.structured.structure import read
-from distill.pruning.structured.verification import largest_error
+from distill.pruning.structured.verification import _difference, _tensors, largest_error
 
 RULES = rules_with()
 
@@ -136,7 +137,7 @@ def raw_operations(x):
     x = ops.concatenate([other, ops.flip(one, 1)], axis=-1)
     x = ops.transpose(ops.moveaxis(ops.swapaxes(x, 1, 2), 3, 1), (0, 2, 3, 1))
     x = ops.squeeze(ops.expand_dims(x, 1), 1)
-    x = x - ops.mean(x, axis=(1, 2), keepdims=True)
+    x = ops.square(x - ops.mean(x, axis=(1, 2), keepdims=True))  # else the pooling makes zeros of it
     return image_head(x)
 
 
@@ -206,6 +207,49 @@ def normalized(x):
     return dense_head(layers.GlobalAveragePooling1D()(layers.RMSNormalization()(x)))
 
 
+def volumes(x):
+    x = layers.ZeroPadding3D(1)(layers.Conv3D(4, 2, name="conv")(x))
+    x = layers.MaxPooling3D(2, strides=1)(layers.UpSampling3D(2)(layers.Cropping3D(1)(x)))
+    x = layers.Conv3DTranspose(5, 2, strides=2, name="up")(x)
+    x = layers.SpatialDropout3D(0.5)(layers.AveragePooling3D(2)(x))
+    return dense_head(layers.Flatten()(layers.GlobalAveragePooling3D(keepdims=True)(x)))
+
+
+def lines(x):
+    x = layers.Conv1DTranspose(6, 3, name="up")(x)
+    x = layers.DepthwiseConv1D(3, depth_multiplier=2, name="depthwise")(x)
+    x = layers.SeparableConv1D(5, 3, depth_multiplier=2, name="separable")(x)
+    x = layers.MaxPooling1D(2)(layers.UpSampling1D(2)(layers.Cropping1D(1)(layers.ZeroPadding1D(2)(x))))
+    x = layers.GaussianNoise(1.0)(layers.SpatialDropout1D(0.5)(layers.AveragePooling1D(2)(x)))
+    return dense_head(layers.Flatten()(layers.GlobalMaxPooling1D(keepdims=True)(x)))
+
+
+def repeated(x):
+    x = layers.RepeatVector(3)(layers.AlphaDropout(0.5)(layers.Dense(6, name="dense")(x)))
+    one, other = layers.Bidirectional(layers.GRU(4), merge_mode=None, name="both")(x)
+    return dense_head(layers.Concatenate()([other, one]))
+
+
+def merged(x):
+    one, other = layers.Dense(6, name="one")(x), layers.Dense(6, name="other")(x)
+    x = layers.Average()([layers.Maximum()([one, other]), layers.Minimum()([one, other]), one])
+    x = layers.Rescaling(2.0, 0.5)(layers.Subtract()([x, other]))
+    x = convnext.StochasticDepth(0.5)(convnext.LayerScale(1.0, 6, name="scale")(x))
+    return dense_head(layers.GlobalMaxPooling1D()(inception_resnet_v2.CustomScaleLayer(0.5)([x, one])))
+
+
+def each_normalized(x):
+    x = layers.GroupNormalization(-1)(layers.Conv2D(6, 1, name="conv")(x))
+    return image_head(layers.UnitNormalization()(layers.Conv2D(5, 1, name="unit")(x)))
+
+
+def more_operations(x):
+    x = ops.clip(layers.Conv2D(6, 1, name="conv")(x), -0.5, 2.0)
+    x = ops.average_pool(ops.max_pool(ops.image.resize(x, (12, 12)), 2), 2)
+    x = ops.maximum(ops.minimum(x, 1.5), layers.Conv2D(6, 1, name="other")(x))
+    return dense_head(ops.sum(x, axis=(1, 2)))
+
+
 # Name of the builder -> the input's shape and type, layers that lose channels.
 CASES = {
     residual: ((8, 8, 3), "stem narrow"),
@@ -232,6 +276,12 @@ CASES = {
     shared: ((8, 8, 3), "first last"),
     nested: ((8, 8, 3), "conv middle"),
     normalized: ((8, 5), "hidden"),
+    volumes: ((4, 4, 4, 2), "conv up"),
+    lines: ((8, 4), "up separable"),
+    repeated: ((5,), "dense both"),
+    merged: ((4, 5), "one"),
+    each_normalized: ((8, 8, 3), "conv unit"),
+    more_operations: ((8, 8, 3), "conv"),
 }
 cases = pytest.mark.parametrize("build", CASES, ids=lambda build: build.__name__)
 
@@ -308,6 +358,34 @@ def test_costs_are_those_of_the_model_that_comes_out(build):
     assert macs_of(structure)(keep) == macs_of(again)(np.ones(again.atoms.count, bool))
     # What goes between two activations is no product with a kernel.
     assert macs_of(structure)(keep) == total(calls_of(small).calls).weights
+
+
+@cases
+def test_every_slice_matters(build):
+    """What is off by one in any weight changes a tensor, all of which the proof compares."""
+    model = model_of(build)
+    structure = read(model, RULES)
+    keep = some_of(structure, 4)
+    small = rebuild(structure, keep)
+    kept, layers_of = keep[structure.atoms.of], read(small, RULES).operations
+    x = np.random.default_rng(0).integers(0, 2, (2, *model.input_shape[1:])).astype(model.inputs[0].dtype)
+    expected = _tensors(small, x, {}, kept)
+    cut = [slot for slot in structure.slots if not kept[slot.labels].all()]
+    assert cut
+    for wrong in cut:
+        if wrong.variable.path.endswith("key/bias"):
+            continue  # adds the same to all that a softmax is over
+        value = wrong.variable.numpy()
+        for slot in structure.slots:
+            if slot.variable is wrong.variable:
+                value = np.compress(np.roll(kept[slot.labels], slot is wrong), value, slot.axis)
+        at = [id(variable) for variable in wrong.layer.variables].index(id(wrong.variable))
+        variable = layers_of[wrong.path].variables[at]
+        right = variable.numpy()
+        variable.assign(value)
+        found = _tensors(small, x, {}, kept)
+        variable.assign(right)
+        assert max(_difference(expected[key], found[key]) for key in expected) > 1e-4, wrong.variable.path
 
 
 def roll(value, axis):

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src.ops import numpy as numpy_ops
 
 from distill import cost, pruning
+from distill.cost.calls import calls_of, total
 from distill.pruning import importance
 from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
@@ -21,7 +23,7 @@ def net(build, *shapes, dtype="float32"):
 
 
 def half(model, **options):
-    return pruning.prune_channels(model, 0.5, verify=True, **{"round_to": 1, **options})
+    return pruning.prune_channels(model, 0.5, **{"round_to": 1, "verify": True, **options})
 
 
 def free(model, name):
@@ -146,6 +148,77 @@ def test_products_of_attention_count_the_length_of_what_they_read():
     model = net(layers.TimeDistributed(Dense(3)), (7, 4))
     structure = read(model, rules_with())
     assert macs_of(structure)(np.ones(structure.atoms.count, bool)) == 7 * 4 * 3
+
+
+def kernel_macs(model):
+    return total(calls_of(model).calls).weights
+
+
+def lora(x):
+    dense = Dense(8)
+    x = dense(x)
+    dense.enable_lora(2)
+    return x
+
+
+def mixed_tokens(x):
+    x = layers.Permute((2, 1))(Dense(8)(x))
+    return layers.Permute((2, 1))(layers.TimeDistributed(Dense(7))(Dense(6)(x)))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x: layers.MultiHeadAttention(4, 4, use_gate=True)(x, x),
+        lambda x: layers.GroupQueryAttention(4, 4, 2, use_gate=True)(x, x),
+        lambda x: layers.SpectralNormalization(Dense(5))(x),
+        lambda x: layers.Bidirectional(layers.LSTM(8, return_state=True), name="states")(x)[0][:, None],
+        lora,
+        mixed_tokens,
+        lambda x: ops.matmul(Dense(8)(x), np.ones((8, 8), "float32")),
+        lambda x: ops.einsum("btc,cd->btd", Dense(8)(x), np.ones((8, 8), "float32")),
+        lambda x: ops.swapaxes(ops.matmul(ops.swapaxes(Dense(8)(x), 1, 2), np.ones((5, 4), "float32")), 1, 2),
+    ],
+)
+def test_all_multiply_adds_with_kernels_count(build):
+    model = net(lambda x: Dense(3)(Dense(32, name="cut")(build(x))), (5, 6))
+    structure = read(model, rules_with())
+    everything = np.ones(structure.atoms.count, bool)
+    assert macs_of(structure)(everything) == kernel_macs(model)
+    keep = structure.atoms.locked | (np.random.default_rng(0).random(everything.size) < 0.5)
+    assert macs_of(structure)(keep) == kernel_macs(rebuild(structure, keep))
+    small = pruning.prune_channels(model, macs=0.9)
+    assert kernel_macs(small) == pytest.approx(0.9 * kernel_macs(model), rel=0.02)
+
+
+def test_multiply_adds_that_are_not_known_are_no_target():
+    model = net(lambda x: Dense(3)(Dense(8)(layers.RNN(layers.GRUCell(4), name="own")(x))), (5, 6))
+    with pytest.raises(ValueError, match="Received: own of type RNN, whose call cannot be followed"):
+        pruning.prune_channels(model, macs=0.5)
+
+
+def test_a_rule_of_ones_own_says_how_often_weights_are_used():
+    @keras.saving.register_keras_serializable("test_structured_edges")
+    class Linear(layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 4))
+
+        def call(self, x):
+            return ops.matmul(x, self.kernel)
+
+    def rule(call):
+        call.unite(call.inputs[0][-1], call.weight(call.operation.kernel, inputs=[0])[0])
+        return (None,) * len(call.output_shapes[0])
+
+    def counting(call):
+        call.multiplies(call.operation.kernel, call.shapes[0][1:-1])
+        return rule(call)
+
+    model = net(lambda x: Dense(3)(Linear(name="mine")(Dense(8)(x))), (5, 6))
+    with pytest.raises(ValueError, match="the rule of 'mine', without call.multiplies"):
+        pruning.prune_channels(model, macs=360, rules={Linear: rule})
+    small = pruning.prune_channels(model, macs=360, round_to=1, rules={Linear: counting}, verify=True)
+    assert kernel_macs(small) == 5 * (6 * 6 + 6 * 4 + 4 * 3) == 360
 
 
 @pytest.mark.parametrize(
@@ -289,6 +362,26 @@ def test_constants_of_nested_models_are_those_of_all_calls():
     half(net(build, (4,)))
 
 
+def test_what_is_broadcast_is_cut():
+    inputs = keras.Input(batch_shape=(2, 4))
+    x = ops.broadcast_to(Dense(8, name="made")(inputs)[:, None], (2, 3, 8))
+    assert half(keras.Model(inputs, Dense(3)(x))).get_layer("made").units == 4
+
+
+@pytest.mark.parametrize("norm", [layers.LayerNormalization, layers.RMSNormalization])
+def test_scales_of_normalizations_follow_their_channels(norm):
+    model = net(lambda x: Dense(3)(norm(name="norm")(Dense(6, name="made")(x))), (5, 4))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    small = half(model, exact=False, verify=False)
+    old, new = (one.get_layer("made").bias.numpy() for one in (model, small))
+    kept = np.isin(old, new)
+    assert kept.sum() == 3
+    for one, other in zip(model.get_layer("norm").weights, small.get_layer("norm").weights, strict=True):
+        np.testing.assert_array_equal(other, one.numpy()[kept])
+
+
 def test_stacked_arrays_are_cut():
     inputs = keras.Input(batch_shape=(2, 4))
     x = ops.stack([Dense(8)(inputs), np.ones((2, 8), "float32")], 1)
@@ -369,6 +462,39 @@ def test_slopes_are_no_kernels():
     assert len(list(importance.l1(structure))) == 2 * 2  # two axes of two kernels
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        layers.MaxPooling3D(2),
+        layers.AveragePooling3D(2),
+        lambda x: ops.max_pool(x, 2),
+        lambda x: ops.average_pool(x, 2),
+    ],
+)
+def test_what_float64_has_no_kernel_for_is_verified(pool):
+    def build(x):
+        return Dense(3)(layers.Flatten()(pool(layers.Conv3D(8, 2, name="conv")(x))))
+
+    assert half(net(build, (5, 5, 5, 2))).get_layer("conv").filters == 4
+
+
+def test_a_proof_keeps_the_largest_error():
+    model = net(lambda x: Dense(3)(layers.MultiHeadAttention(2, 4)(x, x)), (5, 6))
+    proof = pruning.Proof()
+    assert proof.largest_error is None
+    half(model, verify=proof)
+    assert 0 < proof.largest_error < 1e-6  # rescaled weights are rounded to float32
+    given = pruning.Proof(np.zeros((1, 5, 6)))
+    half(model, verify=given)
+    assert given.largest_error == 0
+    wrong = pruning.Proof()
+    model = net(lambda x: Dense(3)(Turned(name="turned")(Dense(8)(x))), (6,))
+    with pytest.raises(RuntimeError, match="at 'turned'"):
+        half(model, verify=wrong, rules={Turned: lambda call: call.inputs[0]}, steps=2)
+    assert wrong.largest_error > 1e-3
+    assert wrong.where == "turned"
+
+
 def test_half_precision_is_verified_to_its_own_rounding():
     attention = layers.MultiHeadAttention(2, 8, dtype="bfloat16")
     half(net(lambda x: Dense(3, dtype="bfloat16")(attention(x, x)), (5, 6), dtype="bfloat16"))
@@ -382,3 +508,61 @@ def test_the_original_is_left_alone():
     rebuild(read(model, rules_with()), np.ones(read(model, rules_with()).atoms.count, bool))
     assert [len(layer._inbound_nodes) for layer in model._flatten_layers()] == nodes
     assert cost.parameters(model) == sum(int(np.prod(weight.shape)) for weight in model.weights)
+
+
+def by_sum(h):
+    return ops.sum(h, axis=-1, keepdims=True)
+
+
+def by_product(h):
+    return ops.sum(ops.matmul(h, ops.swapaxes(h, 1, 2)), axis=-1, keepdims=True)
+
+
+def by_einsum(h):
+    return ops.einsum("btc,btc->bt", h, h)[..., None]
+
+
+@pytest.mark.parametrize(
+    ("function", "vanishes"),
+    [
+        (ops.exp, False),
+        (ops.sigmoid, False),
+        (layers.Activation("softplus"), False),
+        (layers.Rescaling(2.0, 1.0), False),
+        (lambda h: h + 1.0, False),
+        (lambda h: ops.transpose(ops.exp(ops.transpose(h, (0, 2, 1))), (0, 2, 1)), False),
+        (lambda h: ops.exp(h) * ops.exp(-h), False),
+        (layers.Softmax(axis=1), False),
+        (lambda h: Dense(5)(h + 1.0), True),
+        (ops.square, True),
+        (ops.relu, True),
+        (lambda h: ops.exp(h) * h, True),
+        (lambda h: ops.tanh(h) * np.linspace(1, 2, 8, dtype="float32"), True),
+        (layers.BatchNormalization(), True),
+    ],
+)
+def test_what_sums_channels_loses_those_that_are_zero(function, vanishes):
+    def build(x, summing):
+        h = function(Dense(8, bias_initializer="ones", name="made")(x))
+        return Dense(3)(ops.concatenate([Dense(8)(x), summing(h)], axis=-1))
+
+    for summing in (by_sum, by_product, by_einsum):
+        model = net(lambda x, summing=summing: build(x, summing), (5, 6))
+        assert (free(model, "made") > 0) == vanishes
+    half(model)
+
+
+def test_what_is_wrongly_summed_is_found():
+    model = net(lambda x: Dense(3)(Dense(8)(x) / by_sum(ops.exp(Dense(8)(x)))), (5, 6))
+    rules = {numpy_ops.Sum: lambda call: (*call.inputs[0][:-1], None)}
+    with pytest.raises(RuntimeError, match="Every tensor of a pruned model"):
+        half(model, rules=rules)
+
+
+@pytest.mark.parametrize("axis", [-1, (1, 2)])
+def test_norms_are_those_of_what_is_not_zero(axis):
+    model = net(lambda x: Dense(3)(layers.UnitNormalization(axis)(Dense(8, name="made")(x))), (5, 6))
+    assert half(model).get_layer("made").units == 4
+    model = net(lambda x: Dense(3)(layers.UnitNormalization()(Dense(8, "sigmoid", name="made")(x))), (5, 6))
+    (group, _) = pruning.explain(model).groups
+    assert group.locked.endswith("it sums over channels that are not zero where their weights are")

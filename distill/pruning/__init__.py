@@ -27,6 +27,7 @@ from distill.pruning.rewinding import iterative
 from distill.pruning.sparsity import KernelSparsity, Sparsity
 from distill.pruning.structured import (
     Channels,
+    Proof,
     explain,
     importance,
     output_change,
@@ -49,6 +50,7 @@ __all__ = [
     "KernelSparsity",
     "NofM",
     "PolynomialDecay",
+    "Proof",
     "RigL",
     "Sparsity",
     "UpdatePruningStep",

@@ -15,10 +15,12 @@ from distill.pruning.structured.depth import output_change, prune_layers, remova
 from distill.pruning.structured.explanation import Channels, explain
 from distill.pruning.structured.recovery import shrink, slim
 from distill.pruning.structured.structure import Call
+from distill.pruning.structured.verification import Proof
 
 __all__ = [
     "Call",
     "Channels",
+    "Proof",
     "explain",
     "importance",
     "output_change",

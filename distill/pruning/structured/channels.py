@@ -23,10 +23,8 @@ from distill.pruning.structured.selection import (
     reach_latency,
     score_per_ms,
 )
-from distill.pruning.structured.structure import Rule, Slot, Structure, read
-from distill.pruning.structured.verification import largest_error
-
-VERIFIED = 1e-6  # computed in float64, but rescaled weights are rounded to float32
+from distill.pruning.structured.structure import Rule, Structure, read
+from distill.pruning.structured.verification import Proof
 
 
 def prune_channels(
@@ -73,26 +71,29 @@ def prune_channels(
         round_to: numbers of channels that stay are multiples of it, for the hardware's sake, in groups of twice as many
             or more. `None` is 8, or where a target of macs, params or latency_ms cannot be met so, 4, 2 or 1.
         keep: layers whose channels stay: names, types or functions, as for `find_kernels`.
-        ratios: selector of layers -> share of their channels that goes, whatever is asked of the others.
+        ratios: selector of layers -> share of their channels that goes, whatever is asked of the others; of which
+            nothing goes if nothing is asked.
         steps: in how many steps, each by the same factor, the target is reached; before each, importance is found anew
             for what is left.
         exact: whether what LayerNormalization and its like average over stays. Without, their statistics change.
         rules: for types of layers and operations, by exact type, what ties their axes; they come before our own.
         verify: whether every tensor of the new model is compared with the old one's, in float64: `True` on random
-            examples, or on these, given as to the model.
+            examples, or on these, given as to the model; a `Proof` keeps the largest difference.
 
     Returns:
         The new model with copied weights, Functional or Sequential as before, compiled if the old one was; the
         optimizer starts afresh.
 
     Raises:
-        ValueError: not one of ratio, macs, params and latency_ms is given, or one is out of range; a target cannot be
+        ValueError: none or several of ratio, macs, params and latency_ms are given without ratios, or one is out of
+            range; a target cannot be
             met within 2 %; a selector fits no layer; nothing can be cut; the model has no graph; both ratios and
             steps are given.
         RuntimeError: `verify` found a difference.
     """
     targets = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
-    ((what, target),) = _only_one(targets)
+    alone = bool(ratios) and all(value is None for value in targets.values())
+    ((what, target),) = [("ratios", 0.0)] if alone else _only_one(targets)
     if round_to is not None and (not is_whole(round_to) or round_to < 1):
         raise ValueError(
             f"Channels that stay are rounded to a multiple of an integer >= 1. Received: {round_to=}."
@@ -107,7 +108,7 @@ def prune_channels(
         raise ValueError(f"An integer >= 1 says how many steps there are. Received: steps={steps!r}.")
     if what == "ratio" and not 0 < target < 1:
         raise ValueError(f"The share of channels that goes lies between 0 and 1. Received: ratio={target!r}.")
-    if not target > 0:
+    if not target > 0 and not alone:
         raise ValueError(f"What stays of a model is more than 0. Received: {what}={target!r}.")
     if steps > 1:
         if ratios:
@@ -134,7 +135,7 @@ def prune_channels(
         Choice(structure, cuttable, scores, scope, multiple, own)
         for multiple in ((8, 4, 2, 1) if round_to is None else (round_to,))
     ]
-    if what == "ratio":
+    if what in ("ratio", "ratios"):
         kept = choices[0].keep(choices[0].counts(target))
     elif what == "latency_ms":
 
@@ -151,12 +152,8 @@ def prune_channels(
         kept = reach(choices, count, target * whole if target < 1 else target, what)
     new = rebuild(structure, kept)
     if verify is not False:
-        error, where = largest_error(structure, kept, new, known, None if verify is True else verify)
-        if not error <= (max(map(_rounding, structure.slots)) if structure.rescaled else VERIFIED):
-            raise RuntimeError(
-                f"Every tensor of a pruned model is the original's where the removed channels are zero. Received: a "
-                f"difference of {error:.1e} at {where!r}. Is exact=False, or a rule of your own wrong?"
-            )
+        proof = verify if isinstance(verify, Proof) else Proof(None if verify is True else verify)
+        proof.find(structure, kept, new, known)
     compile_as(model, new)
     return new
 
@@ -199,11 +196,6 @@ def stages(
         share = target if target < 1 else target / whole
     for i in range(1, steps + 1):
         yield {what: whole * share ** (i / steps), "round_to": round_to}
-
-
-def _rounding(slot: Slot) -> float:
-    """Weights that are rescaled are rounded anew, in their own type."""
-    return {"float16": 1e-2, "bfloat16": 1e-1}.get(slot.variable.dtype, VERIFIED)
 
 
 def _only_one(targets: Mapping[str, float | None]) -> list[tuple[str, float]]:

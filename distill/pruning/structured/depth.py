@@ -1,6 +1,6 @@
 """Takes whole layers and residual blocks out of a model, those that it misses least."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -11,7 +11,7 @@ from distill.graphs import functional_of, nodes_of
 from distill.pruning.criteria.batches import batches, require_examples, require_finite
 from distill.pruning.patterns import is_whole
 from distill.pruning.structured.operation_rules import is_addition
-from distill.pruning.structured.rebuild import compile_as, rebuild
+from distill.pruning.structured.rebuild import compile_as, needed_of, rebuild
 from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.structure import read
 
@@ -39,8 +39,8 @@ def removable_layers(model: keras.Model) -> list[str]:
         model: Functional or Sequential, possibly with such models nested.
 
     Returns:
-        Paths of layers that return the shape that they are given and have weights, and of the additions that end
-        residual blocks.
+        Paths of layers that return the shape that they are given, and of the additions that end residual blocks, with
+        whose absence weights go: not those of layers that are called elsewhere too. What has none costs little.
     """
     return [one.path for one in _removable(_graph(model), "")]
 
@@ -143,6 +143,11 @@ def _graph(model: keras.Model) -> Any:
 def _removable(graph: Any, path: str) -> Iterator[Removable]:
     makers = {id(tensor): node for node in nodes_of(graph) for tensor in node.outputs}
     calls = list(nodes_of(graph))
+
+    def saves(node: Any, passed: Any) -> bool:
+        left, _ = needed_of(graph, {id(node): id(passed)})
+        return _weights(left) < _weights(calls)
+
     for node in calls:
         operation = node.operation
         own = f"{path}/{operation.name}" if path else operation.name
@@ -154,17 +159,30 @@ def _removable(graph: Any, path: str) -> Iterator[Removable]:
         if is_addition(operation) and len(node.input_tensors) == 2:
             one, other = node.input_tensors
             for shortcut, branch in ((one, other), (other, one)):
-                if shortcut.shape == branch.shape and _depends(branch, shortcut, makers):
+                if (
+                    shortcut.shape == branch.shape
+                    and _depends(branch, shortcut, makers)
+                    and saves(node, shortcut)
+                ):
                     yield Removable(own, node, shortcut)
                     break
         elif (
             isinstance(operation, layers.Layer)
-            and operation.weights
             and len(node.input_tensors) == len(node.outputs) == 1
             and node.input_tensors[0].shape == node.outputs[0].shape
             and len(calls) > 1
+            and saves(node, node.input_tensors[0])
         ):
             yield Removable(own, node, node.input_tensors[0])
+
+
+def _weights(calls: Sequence[Any]) -> set[int]:
+    return {
+        id(variable)
+        for node in calls
+        if isinstance(node.operation, layers.Layer)
+        for variable in node.operation.weights
+    }
 
 
 def _depends(tensor: Any, source: Any, makers: dict[int, Any]) -> bool:

@@ -15,6 +15,7 @@ from distill.pruning.structured.structure import Call, Rule, Shape
 from distill.pruning.structured.tying import (
     POSITIONWISE_LAYERS,
     activate,
+    by_number,
     concatenate,
     edit_shape,
     elementwise,
@@ -22,7 +23,9 @@ from distill.pruning.structured.tying import (
     only,
     reshape,
     same,
+    sizes_of,
     softmax,
+    sum_over,
 )
 
 
@@ -57,8 +60,16 @@ def _dense(call: Call) -> Axes:
     call.unite(axes[-1], into)
     _bias(call, out)
     call.edit("units", out)
-    call.multiplies(layer._kernel, call.shapes[0][1:-1])
-    return activate(call, layer.activation, (*axes[:-1], out))
+    call.multiplies(layer._kernel, sizes_of(axes[1:-1], call.shapes[0][1:-1]))
+    return _made(call, (*axes[:-1], out), [out])
+
+
+def _made(call: Call, axes: Axes, made: list[Axis]) -> Axes:
+    """The output of a kernel, activated; along axes that pass it by, what was zero has got a bias."""
+    found = activate(call, call.operation.activation, axes)
+    if any(axis is not None and not any(axis is one for one in made) for axis in axes):
+        call.vanishes = lambda: False
+    return found
 
 
 def _quantized(call: Call) -> Axes | None:
@@ -108,8 +119,10 @@ def _einsum_dense(call: Call) -> Axes:
     edit_shape(call, "output_shape", partial, tuple(found[rank - len(partial) :]))
     letter_at = {len(axes) - place: letter for letter, place in at_input.items()}
     free = [i for i in range(1, len(axes)) if letter_at.get(i) not in labels]
-    call.multiplies(layer._kernel, [call.shapes[0][i] for i in free])
-    return activate(call, layer.activation, tuple(found))
+    call.multiplies(
+        layer._kernel, [size for i, size in enumerate(sizes_of(axes, call.shapes[0])) if i in free]
+    )
+    return _made(call, tuple(found), list(labels.values()))
 
 
 def _conv(call: Call) -> Axes:
@@ -202,12 +215,21 @@ def _batch_normalization(call: Call) -> Axes:
 def _normalization(call: Call) -> Axes:
     """Statistics over channels: cutting some changes what is left of the others."""
     layer, axes = call.operation, call.inputs[0]
+    call.vanishes = lambda: False
     over = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     for i, axis in enumerate(over):
         call.mix(axes[axis], f"{type(layer).__name__} averages over channels; cut them with exact=False")
         for variable in layer.weights:
             (scale,) = call.weight(variable, scales=(i,))
             call.unite(scale, axes[axis])
+    return axes
+
+
+def _unit_normalization(call: Call) -> Axes:
+    """Zeros add nothing to a norm."""
+    layer, axes = call.operation, call.inputs[0]
+    for axis in layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]:
+        sum_over(call, axes[axis])
     return axes
 
 
@@ -250,11 +272,13 @@ def _dropout(call: Call) -> Axes:
 def _rescaling(call: Call) -> Axes:
     if np.ndim(call.operation.scale) or np.ndim(call.operation.offset):
         return call.lock_all("it has numbers for each channel in its config")[0]
-    return call.inputs[0]
+    return same(call)
 
 
 def _activation(call: Call) -> Axes:
-    return activate(call, call.operation.activation, call.inputs[0])
+    axes = activate(call, call.operation.activation, call.inputs[0])
+    by_number(call)
+    return axes
 
 
 def _merge(call: Call) -> Axes:
@@ -288,7 +312,7 @@ def _rnn(gates: int) -> Rule:
     def rule(call: Call) -> list[Axes]:
         layer, cell = call.operation, call.operation.cell
         axes = only(call, call.inputs[0], [-1], type(layer).__name__)
-        functions = (cell.activation, getattr(cell, "recurrent_activation", None))
+        functions = (getattr(cell, "recurrent_activation", None), cell.activation)
         into, out = call.weight(cell.kernel, inputs=(0,), outputs=(1,), repeats=gates)
         units, again = call.weight(cell.recurrent_kernel, inputs=(0,), outputs=(1,), repeats=gates)
         call.unite(axes[-1], into)
@@ -301,6 +325,7 @@ def _rnn(gates: int) -> Rule:
             activate(call, function, (units,))
         for state, _ in call.arguments("initial_state"):
             call.unite(state[-1], units)
+            call.vanishes = lambda: False
         call.edit("units", units)
         for kernel in (cell.kernel, cell.recurrent_kernel):
             call.multiplies(kernel, call.shapes[0][1:2])
@@ -315,7 +340,10 @@ def _bidirectional(call: Call) -> list[Axes]:
         return call.lock_all("states of Bidirectional are not followed")
     given = call.shapes[:1], call.inputs[:1]
     (forward,) = call.inner("layer", layer.forward_layer, *given)
+    one = call.vanishes
     (backward,) = call.inner("backward_layer", layer.backward_layer, *given)
+    other = call.vanishes
+    call.vanishes = lambda: one() and other()
     call.unite(forward[-1], backward[-1])  # whatever it does with them, Keras takes them to be as wide
     if forward[-1] is None or backward[-1] is None:
         return [(None,) * len(shape) for shape in call.output_shapes]
@@ -329,7 +357,7 @@ def _bidirectional(call: Call) -> list[Axes]:
 def _time_distributed(call: Call) -> list[Axes]:
     layer, axes, shape = call.operation, call.inputs[0], call.shapes[0]
     each = [(shape[0], *shape[2:])], [(axes[0], *axes[2:])]
-    found = call.inner("layer", layer.layer, *each, times=shape[1:2])
+    found = call.inner("layer", layer.layer, *each, times=sizes_of(axes[1:2], shape[1:2]))
     return [(out[0], axes[1], *out[1:]) for out in found]
 
 
@@ -400,6 +428,7 @@ def _attention(call: Call) -> list[Axes]:
     for _, shape in call.arguments("attention_mask"):
         if len(shape) > 3 and shape[1] not in (1, None):
             call.lock(heads, "its attention_mask is of each head")
+    call.vanishes = lambda: len(call.output_shapes) == 1  # of no head are scores zero
     scores = [(None, heads, *[None] * (len(shape) - 2)) for shape in call.output_shapes[1:]]
     return [(*query[0][:-1], *outs), *scores]
 
@@ -435,9 +464,7 @@ LAYER_RULES: dict[type, Rule] = {
         ],
         _merge,
     ),
-    **dict.fromkeys(
-        [layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization], _normalization
-    ),
+    **dict.fromkeys([layers.LayerNormalization, layers.RMSNormalization], _normalization),
     layers.Activation: _activation,
     layers.BatchNormalization: _batch_normalization,
     layers.Bidirectional: _bidirectional,
@@ -462,6 +489,7 @@ LAYER_RULES: dict[type, Rule] = {
     layers.SimpleRNN: _rnn(1),
     layers.Softmax: softmax,
     layers.TimeDistributed: _time_distributed,
+    layers.UnitNormalization: _unit_normalization,
     # Layers of `keras.applications`.
     convnext.LayerScale: _layer_scale,
     convnext.StochasticDepth: same,

@@ -1,5 +1,6 @@
 """How raw `keras.ops` in a graph tie the axes of their inputs and outputs to each other."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,13 @@ from distill.pruning.structured.tying import (
     concatenate,
     edit_shape,
     elementwise,
+    has_arrays,
     only,
     reshape,
+    same,
+    sizes_of,
     softmax,
+    sum_over,
 )
 
 _ELEMENTWISE = (
@@ -33,11 +38,16 @@ _ACTIVATIONS = (
 _REDUCING = "Mean Max Min Amax Amin Prod Std Var Any All Median CountNonzero"
 
 
+def _gone(call: Call) -> set[int]:
+    """The axes that a reduction goes over."""
+    over, rank = call.operation.axis, len(call.inputs[0])
+    over = range(rank) if over is None else over if isinstance(over, (list, tuple)) else [over]
+    return {axis % rank for axis in over}
+
+
 def _reduced(call: Call, mixing: bool) -> Axes:
     operation, axes = call.operation, call.inputs[0]
-    over = operation.axis
-    over = range(len(axes)) if over is None else over if isinstance(over, (list, tuple)) else [over]
-    gone = {axis % len(axes) for axis in over}
+    gone = _gone(call)
     if mixing:
         kept = [i for i in range(len(axes)) if i not in gone]
         only(call, axes, kept, type(operation).__name__)
@@ -52,6 +62,8 @@ def _reduce(call: Call) -> Axes:
 
 def _sum(call: Call) -> Axes:
     """Channels that are zero add nothing, so those that are summed over can go."""
+    for axis in _gone(call):
+        sum_over(call, call.inputs[0][axis])
     return _reduced(call, False)
 
 
@@ -144,6 +156,8 @@ def _pad(call: Call) -> Axes:
             call.lock(axis, "it pads with other channels")
         edges = [call.fixed(size, "it pads channels") for size in (before, after)]
         found.append(np.concatenate([edges[0], axis, edges[1]]))
+    if call.value("constant_values"):
+        call.vanishes = lambda: False
     return tuple(found)
 
 
@@ -189,7 +203,9 @@ def _matmul(call: Call) -> Axes:
     (one, shape), (other, other_shape) = call.operands()
     if min(len(shape), len(other_shape)) < 2:
         return call.lock_all("it multiplies with a vector")[0]
-    call.unite(one[-1], other[-2])
+    summed = call.unite(one[-1], other[-2])
+    if one[-1] is not None and other[-2] is not None and not _any_vanishes(call, [True, True]):
+        call.lock(summed, "it multiplies channels that are not zero where their weights are")
     rank = len(call.output_shapes[0])
     found: list[Axis] = []
     for i in range(2 - rank, 0):
@@ -202,7 +218,15 @@ def _matmul(call: Call) -> Axes:
         if len(pair) == 2:
             axis = call.unite(axis, pair[1][0])
         found.append(None if any(labels is None for labels, _ in pair) else axis)
-    return (*found, one[-2], other[-1])
+    axes = (*found, one[-2], other[-1])
+    if has_arrays(call):
+        call.multiplies(None, sizes_of((*axes[1:], summed), (*call.output_shapes[0][1:], shape[-1])))
+    return axes
+
+
+def _any_vanishes(call: Call, among: Sequence[bool]) -> bool:
+    """Whether one of these operands is zero where channels are removed, as arrays are, which are cut like weights."""
+    return has_arrays(call) or any(zero for zero, asked in zip(call.vanishing(), among, strict=True) if asked)
 
 
 def _einsum(call: Call) -> Axes:
@@ -214,11 +238,19 @@ def _einsum(call: Call) -> Axes:
         return call.lock_all("its equation is not understood")[0]
     found: dict[str, Axis] = {}
     fixed: set[str] = set()
-    for term, (axes, _) in zip(terms, operands, strict=True):
+    sizes: dict[str, int | None] = {}
+    for term, (axes, shape) in zip(terms, operands, strict=True):
+        sizes.update(zip(term, shape, strict=True))
         for letter, axis in zip(term, axes, strict=True):
             found[letter] = call.unite(found[letter], axis) if letter in found else axis
             if axis is None:
                 fixed.add(letter)
+    if has_arrays(call) and len(operands) > 1:
+        letters = [letter for letter in sizes if letter != target[0]]  # of one example
+        call.multiplies(None, [sizes[letter] if letter in fixed else found[letter] for letter in letters])
+    for letter in found.keys() - fixed - set(target):
+        if not _any_vanishes(call, [letter in term for term in terms]):
+            call.lock(found[letter], "it multiplies channels that are not zero where their weights are")
     return tuple(None if letter in fixed else found[letter] for letter in target)
 
 
@@ -242,7 +274,7 @@ def _channels_apart(call: Call) -> Axes:
 def _clip(call: Call) -> Axes:
     if getattr(call.operation.x_min, "shape", ()) or getattr(call.operation.x_max, "shape", ()):
         return call.lock_all("its bounds are arrays")[0]
-    return call.inputs[0]
+    return same(call)
 
 
 def _of(module: Any, names: str) -> list[type]:

@@ -24,6 +24,7 @@ def rebuild(
     *,
     skipped: Mapping[int, int] | None = None,
     dtype: str | None = None,
+    masked: bool = False,
 ) -> keras.Model:
     """A new model without what is not kept; the structure's own is left as it is.
 
@@ -33,11 +34,12 @@ def rebuild(
         skipped: calls that are left out, with all that only they need: id of a graph's node -> that of the tensor that
             is passed on in place of its output.
         dtype: of all layers in place of their own.
+        masked: whether sizes stay, and what is not kept of weights, and of arrays in calls, is zero.
 
     Returns:
         A Functional model, or a Sequential one where it was, of the same names; not compiled.
     """
-    builder = _Builder(structure, keep, skipped or {}, dtype)
+    builder = _Builder(structure, keep, skipped or {}, dtype, masked)
     new = builder.model(structure.model, None)
     builder.copy_weights()
     return new
@@ -49,14 +51,45 @@ def keep_labels(structure: Structure, keep: np.ndarray) -> np.ndarray:
     return kept
 
 
+def needed_of(graph: Any, skipped: Mapping[int, int]) -> tuple[list[Any], dict[int, int]]:
+    """The calls that a graph's outputs depend on, without those that are skipped.
+
+    Args:
+        graph: a Functional model.
+        skipped: as for `rebuild`.
+
+    Returns:
+        The nodes in order; and id of a skipped call's output -> that of the tensor that takes its place.
+    """
+    nodes = list(nodes_of(graph))
+    passed: dict[int, int] = {}
+    for node in nodes:
+        if id(node) in skipped:
+            instead = skipped[id(node)]
+            passed[id(node.outputs[0])] = passed.get(instead, instead)
+    needed = {passed.get(id(tensor), id(tensor)) for tensor in graph.outputs}
+    found = []
+    for node in reversed(nodes):
+        if id(node) not in skipped and any(id(tensor) in needed for tensor in node.outputs):
+            found.append(node)
+            needed |= {passed.get(id(tensor), id(tensor)) for tensor in node.input_tensors}
+    return found[::-1], passed
+
+
 class _Builder:
     def __init__(
-        self, structure: Structure, keep: np.ndarray, skipped: Mapping[int, int], dtype: str | None
+        self,
+        structure: Structure,
+        keep: np.ndarray,
+        skipped: Mapping[int, int],
+        dtype: str | None,
+        masked: bool,
     ) -> None:
         self._structure = structure
         self._skipped = skipped
         self._kept = keep_labels(structure, keep)
         self._dtype = dtype
+        self._masked = masked
         self._passed: dict[int, int] = {}  # id of a skipped call's output -> that of what takes its place
         self._built: dict[
             int, tuple[Any, Any]
@@ -92,19 +125,9 @@ class _Builder:
         return keras.Model(inputs, outputs, name=old.name)
 
     def _needed(self, graph: Any) -> list[Any]:
-        """The calls that the outputs depend on, without those that are skipped."""
-        nodes = list(nodes_of(graph))
-        for node in nodes:
-            if id(node) in self._skipped:
-                passed = self._skipped[id(node)]
-                self._passed[id(node.outputs[0])] = self._passed.get(passed, passed)
-        needed = {self._passed.get(id(tensor), id(tensor)) for tensor in graph.outputs}
-        found = []
-        for node in reversed(nodes):
-            if id(node) not in self._skipped and any(id(tensor) in needed for tensor in node.outputs):
-                found.append(node)
-                needed |= {self._passed.get(id(tensor), id(tensor)) for tensor in node.input_tensors}
-        return found[::-1]
+        found, passed = needed_of(graph, self._skipped)
+        self._passed.update(passed)
+        return found
 
     def _input(self, tensor: Any, axes: Axes) -> Any:
         return keras.Input(
@@ -152,7 +175,7 @@ class _Builder:
         return new
 
     def _apply(self, edit: Edit, config: Any) -> None:
-        sizes = [None if axis is None else int(np.count_nonzero(self._kept[axis])) for axis in edit.axes]
+        sizes = [None if axis is None else self._size(axis) for axis in edit.axes]
         if sizes == [None if axis is None else axis.size for axis in edit.axes]:
             return
         *parents, key = edit.path
@@ -197,7 +220,7 @@ class _Builder:
                     value = self._cut(value, tuple(axes[id(source)]))
                 if id(source) in self._structure.rescaled:
                     labels, factor = self._structure.rescaled[id(source)]
-                    size = int(np.count_nonzero(self._kept[labels]))
+                    size = self._size(labels)
                     value = value if size == labels.size else value * factor(labels.size, size)
                 target.assign(value)
             for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
@@ -210,13 +233,19 @@ class _Builder:
     def _cut(self, value: np.ndarray, axes: Axes) -> np.ndarray:
         for i, axis in enumerate(axes):
             if axis is not None and not self._kept[axis].all():
-                value = np.compress(self._kept[axis], value, i)
+                if self._masked:
+                    shape = [-1 if j == i else 1 for j in range(value.ndim)]
+                    value = np.where(self._kept[axis].reshape(shape), value, np.zeros_like(value))
+                else:
+                    value = np.compress(self._kept[axis], value, i)
         return value
+
+    def _size(self, axis: np.ndarray) -> int:
+        return axis.size if self._masked else int(np.count_nonzero(self._kept[axis]))
 
     def _shape(self, axes: Axes, shape: Shape) -> Shape:
         return tuple(
-            size if axis is None else int(np.count_nonzero(self._kept[axis]))
-            for axis, size in zip(axes, shape, strict=True)
+            size if axis is None else self._size(axis) for axis, size in zip(axes, shape, strict=True)
         )
 
 

@@ -24,6 +24,7 @@ def shrink(
     *,
     macs: float | None = None,
     params: float | None = None,
+    latency_ms: float | None = None,
     rounds: int = 3,
     losses: Any = None,
     student_loss_weight: float = 0.1,
@@ -45,6 +46,7 @@ def shrink(
         ratio: what goes by the end; see `prune_channels`.
         macs: instead, what stays in the end; see `prune_channels`.
         params: instead, what stays in the end; see `prune_channels`.
+        latency_ms: instead, how long one example may take in the end; see `prune_channels`.
         rounds: how many, >= 1.
         losses: distillation losses, as for `Distiller`; `SoftTargets(4.0)` if not given.
         student_loss_weight: of the labels' loss, as for `Distiller`.
@@ -65,7 +67,7 @@ def shrink(
         raise ValueError(
             "Shares of single layers would go in every round anew. Received: ratios. Use keep, or rounds of your own."
         )
-    goals: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params}
+    goals: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
     prune_channels(model, **goals, **options)  # refuses now what it would after training
     small = model
     ((what, value),) = ((what, value) for what, value in goals.items() if value is not None)

@@ -5,9 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import layers, ops
+from keras.src.ops import nn
 
 from distill.graphs import arguments_of, functional_of, nodes_of
 from distill.pruning.structured.structure import Key
+
+# TensorFlow has no kernel for float64 of these; of the raw ones, of three dimensions.
+_IN_FLOAT32 = (layers.AveragePooling3D, layers.MaxPooling3D, nn.AveragePool, nn.MaxPool)
 
 
 def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
@@ -35,7 +40,7 @@ def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
                 outputs = walk(nested, given, own)
             else:
                 args, kwargs = node.arguments.fill_in(tensors)
-                outputs = keras.tree.flatten(operation(*args, **kwargs))
+                outputs = keras.tree.flatten(_called(operation, args, kwargs))
                 outputs = [see((own, calls[own], i), value) for i, value in enumerate(outputs)]
                 calls[own] += 1
             for tensor, value in zip(node.outputs, outputs, strict=True):
@@ -44,3 +49,12 @@ def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
 
     graph: Any = functional_of(model)
     return walk(graph, graph._standardize_inputs(inputs), "")  # as Keras' own call does
+
+
+def _called(operation: Any, args: Any, kwargs: Any) -> Any:
+    (tensor, *_) = keras.tree.flatten((args, kwargs))
+    in_float64 = ops.is_tensor(tensor) and keras.backend.standardize_dtype(tensor.dtype) == "float64"
+    if type(operation) not in _IN_FLOAT32 or not in_float64 or len(tensor.shape) < 5:
+        return operation(*args, **kwargs)
+    # By `call`, because a layer would take its input to its own type again.
+    return ops.cast(operation.call(ops.cast(tensor, "float32")), "float64")

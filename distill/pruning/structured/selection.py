@@ -1,16 +1,19 @@
 """How many channels of each group stay: by a ratio, or so that the model costs what it may."""
 
+import collections
 import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import keras
 import numpy as np
 
+from distill.cost.calls import calls_of
 from distill.pruning.structured.groups import Group
-from distill.pruning.structured.structure import Structure
+from distill.pruning.structured.structure import Size, Structure
 
 Scope = Literal["local", "global"]
 Cost = Callable[[np.ndarray], int]  # which atoms stay -> parameters or multiply-adds
@@ -146,16 +149,27 @@ def reach(choices: Sequence[Choice], cost: Cost, target: float, what: str) -> np
             f"A target lies between what is left at least and what there is. Received: {what}={target:,.0f}, where "
             f"{least:,} to {most:,} can be reached."
         )
-    found = []
+    seen = [least, most]
+
+    def seeing(kept: np.ndarray) -> int:
+        seen.append(cost(kept))
+        return seen[-1]
+
     for choice in choices:
-        kept = choice.keep(choice.nearest(cost, target))
-        found.append(cost(kept))
-        if abs(found[-1] - target) <= TOLERANCE * target:
+        kept = choice.keep(choice.nearest(seeing, target))
+        if abs(cost(kept) - target) <= TOLERANCE * target:
             return kept
+    below, above = _around(seen, target)
     raise ValueError(
-        f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest is "
-        f"{min(found, key=lambda one: abs(one - target)):,}. Ask for that, or for a smaller round_to if you gave one."
+        f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest are {below:,} and "
+        f"{above:,}. Ask for one of them, or for a smaller round_to if you gave one."
     )
+
+
+def _around(seen: Sequence[float], target: float) -> tuple[float, float]:
+    """The nearest below and above."""
+    below = max((one for one in seen if one <= target), default=min(seen))
+    return below, min((one for one in seen if one >= target), default=max(seen))
 
 
 def reach_latency(
@@ -172,7 +186,7 @@ def reach_latency(
             "A target lies between what is left at least and what there is. Received: "
             f"latency_ms={target:g}, where {fastest:.3g} to {slowest:.3g} ms can be reached."
         )
-    nearest = fastest
+    times = [fastest, slowest]
     for choice in choices:
         low, high, seen = 0.0, 1.0, set[tuple[int, ...]]()
         for _ in range(12):
@@ -185,11 +199,12 @@ def reach_latency(
             found = measure(kept)
             if abs(found - target) <= TOLERANCE * target:
                 return kept
-            nearest = min(nearest, found, key=lambda one: abs(one - target))
+            times.append(found)
             low, high = (middle, high) if found > target else (low, middle)
+    below, above = _around(times, target)
     raise ValueError(
-        f"A target is met within {TOLERANCE:.0%}. Received: latency_ms={target:g}; the nearest was {nearest:.3g} ms. "
-        "Ask for that, for a smaller round_to if you gave one, or again when the machine is quiet."
+        f"A target is met within {TOLERANCE:.0%}. Received: latency_ms={target:g}; the nearest were {below:.3g} and "
+        f"{above:.3g} ms. Ask for one of them, for a smaller round_to if you gave one, or again when all is quiet."
     )
 
 
@@ -212,39 +227,78 @@ def score_per_ms(choice: Choice, measure: Callable[[np.ndarray], float]) -> np.n
 
 def parameters_of(structure: Structure) -> Cost:
     """Parameters, as `distill.cost.parameters` counts them, by what stays."""
-    return _cost(structure, [(variable, 1) for variable in structure.model.weights])
+    return _cost(structure, [(variable, ()) for variable in structure.model.weights])
 
 
 def macs_of(structure: Structure) -> Cost:
-    """Multiply-adds of products with kernels, by what stays.
+    """Multiply-adds of products with kernels, as `distill.cost` counts them, by what stays.
 
     Raises:
-        ValueError: the model's inputs have unknown sizes.
+        ValueError: the model's inputs have unknown sizes; those of a layer with weights are not known.
     """
-    products = []
-    for variable, positions in structure.products:
-        if positions is None:
+    cost = _cost(structure, [(product.variable, product.sizes) for product in structure.products])
+    rest = _uncounted(structure)
+    return lambda keep: cost(keep) + rest
+
+
+def _uncounted(structure: Structure) -> int:
+    """Multiply-adds that no rule counts, because all that they depend on stays."""
+    own = {path for path, _, _ in structure.tensors}
+    everything = np.ones(structure.atoms.count, bool)
+    counted: dict[str, int] = collections.defaultdict(int)
+    for product in structure.products:
+        counted[_within(product.path, own)] += _cost(structure, [(product.variable, product.sizes)])(
+            everything
+        )
+    rest: dict[str, int] = collections.defaultdict(int)
+    for call in calls_of(structure.model).calls:
+        path = _within(call.path, own)
+        if call.products is not None:
+            rest[path] += call.products.weights
+        elif path in counted:
+            rest[path] = counted[path]  # the rule knows better
+        elif isinstance(call.operation, keras.Layer) and call.operation.weights:
+            raise ValueError(call.unknown)
+    for slot in structure.slots:
+        path = _within(slot.path, own)
+        if rest[path] and path not in counted:
+            raise ValueError(
+                "A rule says how often the weights are used that it lets be cut. Received: the rule of "
+                f"{path!r}, without call.multiplies. Add it, or ask for a ratio."
+            )
+    return sum(rest.values()) - sum(counted[path] for path in rest)
+
+
+def _within(path: str, known: set[str]) -> str:
+    """The layer of the graph that a layer inside it belongs to."""
+    while path not in known:
+        path = path.rpartition("/")[0]
+    return path
+
+
+def _cost(structure: Structure, uses: Sequence[tuple[Any, Sequence[Size]]]) -> Cost:
+    """The sum over all uses: of the product of a weight's sizes, and of those it is used along."""
+    axes: dict[int, dict[int, np.ndarray]] = {}
+    for slot in structure.slots:
+        axes.setdefault(id(slot.variable), {})[slot.axis] = slot.labels
+    terms = []
+    for variable, along in uses:
+        cut = axes.get(id(variable), {})
+        sizes = [
+            *along,
+            *(cut.get(i, size) for i, size in enumerate(() if variable is None else variable.shape)),
+        ]
+        if any(size is None for size in sizes):
             raise ValueError(
                 "Multiply-adds are of one example, all of whose sizes must be known. Received: "
                 f"{structure.model.name!r}, where they are not. Rebuild the model with a fixed keras.Input shape."
             )
-        products.append((variable, positions))
-    return _cost(structure, products)
-
-
-def _cost(structure: Structure, uses: Sequence[tuple]) -> Cost:
-    axes: dict[int, dict[int, np.ndarray]] = {}
-    for slot in structure.slots:
-        axes.setdefault(id(slot.variable), {})[slot.axis] = structure.atoms.of[slot.labels]
+        fixed = math.prod(size for size in sizes if not isinstance(size, np.ndarray))
+        terms.append((fixed, [structure.atoms.of[size] for size in sizes if isinstance(size, np.ndarray)]))
 
     def cost(keep: np.ndarray) -> int:
-        total = 0
-        for variable, times in uses:
-            size = times
-            cut = axes.get(id(variable), {})
-            for i, whole in enumerate(variable.shape):
-                size *= int(np.count_nonzero(keep[cut[i]])) if i in cut else whole
-            total += size
-        return total
+        return sum(
+            fixed * math.prod(int(np.count_nonzero(keep[axis])) for axis in cut) for fixed, cut in terms
+        )
 
     return cost

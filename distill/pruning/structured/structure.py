@@ -2,8 +2,8 @@
 
 import collections
 import dataclasses
+import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -58,11 +58,23 @@ class Edit(NamedTuple):
 Key = tuple[str, int, int]
 
 
-class Product(NamedTuple):
-    """A weight that a call multiplies with: `positions` times for one example, or `None` if that is not known."""
+# Of one axis: its labels where it can be cut, or its size, or `None` if that is not known.
+Size = np.ndarray | int | None
 
-    variable: keras.Variable
-    positions: int | None
+
+class Product(NamedTuple):
+    """Multiply-adds of a call with one weight, or with an array of the call.
+
+    Attributes:
+        path: of the layer or operation.
+        variable: each number of which is used at as many positions as the product of `sizes`; `None` for an array,
+            whose axes are among `sizes`.
+        sizes: of the axes that are gone through.
+    """
+
+    path: str
+    variable: keras.Variable | None
+    sizes: tuple[Size, ...]
 
 
 @dataclasses.dataclass
@@ -108,15 +120,21 @@ class Call:
         inputs: labels of the tensors that it is called on, in order.
         shapes: their shapes.
         output_shapes: those of its outputs.
+        vanishes: says whether its outputs are zero where channels are removed, that is, where the weights that make
+            them are; if a rule says nothing, where its inputs are.
     """
 
-    def __init__(self, tracer: "_Tracer", node: Any, path: str, inputs: list[Axes]) -> None:
+    def __init__(
+        self, tracer: "_Tracer", node: Any, path: str, inputs: list[Axes], vanishing: list[Callable[[], bool]]
+    ) -> None:
         self._tracer = tracer
         self._node = node
         self._path = path
         self._owner = node.operation
         self._within: tuple[str, ...] = ()
-        self._times: Shape = ()
+        self._vanishing = vanishing
+        self.vanishes: Callable[[], bool] = lambda: all(self.vanishing())
+        self._times: tuple[Size, ...] = ()
         self.operation: Any = node.operation
         self.inputs = inputs
         self.shapes: list[Shape] = [tuple(t.shape) for t in node.input_tensors]
@@ -168,6 +186,25 @@ class Call:
         if self._tracer.exact:
             self.lock(axis, reason)
 
+    def vanishing(self) -> list[bool]:
+        """For each input whether it is zero where channels are removed; of e^x it is not.
+
+        What sums over channels without a weight on each can lose those alone.
+        """
+        self._tracer.settle()
+        return [vanishes() for vanishes in self._vanishing]
+
+    def compute(self, values: Sequence[Any]) -> Any:
+        """What the operation makes of these values in place of its tensors, in order."""
+        if self._node is None:
+            return self.operation.call(*values)
+        given = iter(values)
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: next(given) if isinstance(leaf, keras.KerasTensor) else leaf,
+            (self._node.arguments.args, self._node.arguments.kwargs),
+        )
+        return self.operation.call(*args, **kwargs)
+
     def lock_all(self, reason: str) -> list[Axes]:
         """Locks all inputs; returns outputs without labels."""
         for axes in self.inputs:
@@ -200,12 +237,14 @@ class Call:
                 return
         edits.append(Edit(path, axes, value or (lambda size: size)))
 
-    def multiplies(self, variable: keras.Variable, sizes: Sequence[int | None]) -> None:
-        """Says that each number of a weight is used at as many positions as the product of `sizes`."""
-        sizes = (*self._times, *sizes)
-        known = [size for size in sizes if size is not None]
-        positions = math.prod(known) if len(known) == len(sizes) else None
-        self._tracer.products.append(Product(variable, positions))
+    def multiplies(self, variable: keras.Variable | None, sizes: Sequence[Size]) -> None:
+        """Says that each number of a weight is used at as many positions as the product of `sizes`.
+
+        Args:
+            variable: the weight; `None` for an array in the call, whose axes are then among `sizes`.
+            sizes: of the axes that are gone through: labels where one can be cut, else its size.
+        """
+        self._tracer.products.append(Product(self._path, variable, (*self._times, *sizes)))
 
     def rescale(
         self, variable: keras.Variable, axis: np.ndarray, factor: Callable[[int, int], float]
@@ -247,7 +286,12 @@ class Call:
         return [known[id(tensor)] for tensor in wanted if id(tensor) in known]
 
     def inner(
-        self, key: str, layer: keras.Layer, shapes: Sequence[Shape], axes: list[Axes], times: Shape = ()
+        self,
+        key: str,
+        layer: keras.Layer,
+        shapes: Sequence[Shape],
+        axes: list[Axes],
+        times: Sequence[Size] = (),
     ) -> list[Axes]:
         """What the rule of a wrapped layer says.
 
@@ -256,7 +300,7 @@ class Call:
             layer: the wrapped one.
             shapes: of what it is called on.
             axes: their labels.
-            times: how often it is called for one example.
+            times: sizes of the axes that it is called along.
         """
         call = object.__new__(Call)
         outputs = layer.compute_output_spec(*(keras.KerasTensor(shape) for shape in shapes))
@@ -271,7 +315,9 @@ class Call:
             _times=(*self._times, *times),
             _path=f"{self._path}/{layer.name}",
         )
-        return self._tracer.ask(call)
+        found = self._tracer.ask(call)
+        self.vanishes = call.vanishes
+        return found
 
 
 def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) -> Structure:
@@ -293,8 +339,8 @@ def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) 
             "in a Functional model."
         )
     tracer = _Tracer(rules, exact)
-    outputs = tracer.run(graph, [(None,) * len(t.shape) for t in graph.inputs], "")
-    for axes in outputs:
+    inputs: list[Traced] = [((None,) * len(t.shape), lambda: True) for t in graph.inputs]
+    for axes, _ in tracer.run(graph, inputs, ""):
         for axis in axes:
             tracer.labels.lock(axis, "it is an output of the model")
     return Structure(
@@ -312,6 +358,10 @@ def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) 
     )
 
 
+# The labels of a tensor, and whether it is zero where channels are removed, which is asked of few.
+Traced = tuple[Axes, Callable[[], bool]]
+
+
 class _Tracer:
     def __init__(self, rules: Mapping[type, Rule], exact: bool) -> None:
         self.exact = exact
@@ -327,9 +377,10 @@ class _Tracer:
         self.unknown: dict[str, str] = {}
         self._rules = rules
         self._calls: collections.Counter[str] = collections.Counter()
+        self._unsettled: list[Callable[[], bool]] = []
 
-    def run(self, graph: Functional, inputs: list[Axes], path: str) -> list[Axes]:
-        found = {id(tensor): axes for tensor, axes in zip(graph.inputs, inputs, strict=True)}
+    def run(self, graph: Functional, inputs: list[Traced], path: str) -> list[Traced]:
+        found = {id(tensor): traced for tensor, traced in zip(graph.inputs, inputs, strict=True)}
         for node in nodes_of(graph):
             operation = node.operation
             own = f"{path}/{operation.name}" if path else operation.name
@@ -340,15 +391,29 @@ class _Tracer:
                 given = [found[id(tensor)] for tensor in arguments_of(nested, *call)]
                 outputs = self.run(nested, self._nested_inputs(operation, given, own), own)
             else:
-                outputs = self.ask(
-                    Call(self, node, own, [found[id(tensor)] for tensor in node.input_tensors])
+                given = [found[id(tensor)] for tensor in node.input_tensors]
+                outputs = self._traced(
+                    Call(self, node, own, [axes for axes, _ in given], [known for _, known in given])
                 )
-                for i, axes in enumerate(outputs):
+                for i, (axes, _) in enumerate(outputs):
                     self.tensors[own, self._calls[own], i] = axes
                 self._calls[own] += 1
-            for tensor, axes in zip(node.outputs, outputs, strict=True):
-                found[id(tensor)] = axes
+            for tensor, traced in zip(node.outputs, outputs, strict=True):
+                found[id(tensor)] = traced
         return [found[id(tensor)] for tensor in graph.outputs]
+
+    def _traced(self, call: Call) -> list[Traced]:
+        outputs = self.ask(call)
+        vanishes = functools.cache(call.vanishes)
+        self._unsettled.append(vanishes)
+        return [
+            (axes, (lambda: True) if all(axis is None for axis in axes) else vanishes) for axes in outputs
+        ]
+
+    def settle(self) -> None:
+        """Finds out, from the inputs on, what is asked of one tensor: deep networks are deeper than Python's stack."""
+        while self._unsettled:
+            self._unsettled.pop(0)()
 
     def ask(self, call: Call) -> list[Axes]:
         """What the rule says of a call; where none is known, nothing can be cut."""
@@ -369,11 +434,12 @@ class _Tracer:
             self.slots[key] = Slot(path, layer, variable, axis, role, labels, repeats)
         return self.slots[key].labels
 
-    def _nested_inputs(self, model: Any, arguments: list[Axes], path: str) -> list[Axes]:
+    def _nested_inputs(self, model: Any, arguments: list[Traced], path: str) -> list[Traced]:
         """A nested model is rebuilt once, so all its calls are on the same channels."""
-        first = self.inputs.setdefault(id(model), arguments)
+        first = self.inputs.setdefault(id(model), [axes for axes, _ in arguments])
         reason = f"{path} is called on sizes that stay"
         united = []
-        for one, other in zip(first, arguments, strict=True):
-            united.append(tuple(self.labels.unite(a, b, reason) for a, b in zip(one, other, strict=True)))
+        for one, (other, vanishes) in zip(first, arguments, strict=True):
+            axes = tuple(self.labels.unite(a, b, reason) for a, b in zip(one, other, strict=True))
+            united.append((axes, vanishes))
         return united

@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from distill.pruning.structured.labels import Axes, Axis
-from distill.pruning.structured.structure import Call, Shape
+from distill.pruning.structured.structure import Call, Shape, Size
 
 # These look at one number at a time; any other function may look at its neighbours.
 POSITIONWISE = frozenset(
@@ -63,16 +63,46 @@ POSITIONWISE_LAYERS = (
 
 def same(call: Call) -> Axes:
     """Each number of the output depends on that of the input at its place."""
+    by_number(call)
     return call.inputs[0]
+
+
+def by_number(call: Call) -> None:
+    """Says of what works number by number whether zeros stay zeros, by trying."""
+
+    def vanishes() -> bool:
+        rng = np.random.default_rng(0)
+        ranks = [len(shape) for shape in call.shapes]
+        for _ in range(4):
+            values = [
+                np.full((1,) * rank, 0.0 if zero else 2 * rng.normal(), "float32")
+                for rank, zero in zip(ranks, call.vanishing(), strict=True)
+            ]
+            if np.any(keras.ops.convert_to_numpy(call.compute(values)) != 0):
+                return False
+        return True
+
+    call.vanishes = vanishes
 
 
 def activate(call: Call, activation: Any, axes: Axes) -> Axes:
     """The activation of a layer; one that is not known to be position-wise is taken to look at the whole last axis."""
     if activation is None or activation in POSITIONWISE or type(activation) in POSITIONWISE_LAYERS:
+        call.vanishes = lambda: activation is None or not float(activation(np.zeros((1,), "float32"))[0])
         return axes
     name = getattr(activation, "__name__", type(activation).__name__)
     call.lock(axes[-1], f"{name} looks at all channels")
     return (*axes[:-1], None)
+
+
+def has_arrays(call: Call) -> bool:
+    """Whether it works with an array, such as a kernel, and not with tensors alone."""
+    return len(call.operands()) > len(call.inputs)
+
+
+def sizes_of(axes: Axes, shape: Shape) -> list[Size]:
+    """What `Call.multiplies` takes: the labels of axes that can be cut, the sizes of the others."""
+    return [size if axis is None else axis for axis, size in zip(axes, shape, strict=True)]
 
 
 def is_quantized(layer: Any) -> bool:
@@ -91,6 +121,7 @@ def only(call: Call, axes: Axes, kept: Sequence[int], what: str) -> Axes:
 
 def elementwise(call: Call) -> Axes:
     """Broadcasts like numpy; positions that meet go together."""
+    by_number(call)
     operands = call.operands()
     rank = len(call.output_shapes[0])
     found: list[Axis] = []
@@ -186,8 +217,15 @@ def concatenate(call: Call, axis: int) -> Axes:
     return tuple(found)
 
 
+def sum_over(call: Call, axis: Axis) -> None:
+    """Says that an axis of the input is summed over, to which channels that are zero add nothing."""
+    if axis is not None and not all(call.vanishing()):
+        call.lock(axis, "it sums over channels that are not zero where their weights are")
+
+
 def softmax(call: Call) -> Axes:
     """Axes that are summed over stay."""
+    call.vanishes = lambda: False
     axes, over = call.inputs[0], call.operation.axis
     over = range(len(axes)) if over is None else over if isinstance(over, (list, tuple)) else [over]
     kept = [i for i in range(len(axes)) if i not in {axis % len(axes) for axis in over}]
