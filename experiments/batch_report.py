@@ -184,10 +184,13 @@ def table(rows: Sequence[Row], target: float) -> Grid:
         f"epochs\nto {100 * target:g}%",
         "steps\nto it",
         "s\nto it",
-        f"noise scale,\nepoch {midway}",
+        "noise\nscale",
         "test %,\n95 %",
     )
-    title = f"Batch sizes, {rows[0].epochs} epochs each: the smaller the batch, the more updates"
+    title = (
+        f"Batch sizes, {rows[0].epochs} epochs each: the smaller the batch, the more updates. Noise scale after epoch "
+        f"{midway}"
+    )
     return Grid(title, headings, tuple(lines))
 
 

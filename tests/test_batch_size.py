@@ -167,7 +167,8 @@ def test_the_table_says_what_a_size_costs_and_gives():
     assert grid.rows[2] == ("64", "8", "–", "–", "–", "–", "–", "100", "96.00 ± 2.48")
     assert grid.rows[4][-1] == "90.00"
     assert "to 94%" in grid.headings[4]
-    assert grid.headings[-2] == "noise scale,\nepoch 4"
+    assert grid.headings[-2] == "noise\nscale"
+    assert grid.title.endswith("Noise scale after epoch 4")
 
 
 def test_the_noise_of_several_seeds_is_averaged_before_it_is_divided():
