@@ -1,6 +1,7 @@
 """How long a model takes for a batch: through LiteRT, the runtime of phones and boards, or as a tf.function."""
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -158,7 +159,7 @@ def latencies(
 
 
 def in_turns(calls: Mapping[str, Callable[[], Any]], *, runs: int = 200) -> dict[str, Latency]:
-    """Times of calls that take turns, A B C A B C …; see `latencies`.
+    """Times of calls that take turns, in another order each time; see `latencies`.
 
     Args:
         calls: name to call.
@@ -176,10 +177,12 @@ def in_turns(calls: Mapping[str, Callable[[], Any]], *, runs: int = 200) -> dict
         for call in calls.values():
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
+    # In one order, what always follows the largest model would pay for caches that it left cold.
+    orders = random.Random(0)
     for _ in range(runs):
-        for name, call in calls.items():
+        for name in orders.sample(list(calls), len(calls)):
             start = time.perf_counter()
-            call()
+            calls[name]()
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: _summary(values) for name, values in times.items()}
 
