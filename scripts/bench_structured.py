@@ -54,7 +54,7 @@ from distill.pruning.structured.importance import l2, score_atoms
 from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import Choice
-from distill.pruning.structured.structure import read
+from distill.pruning.structured.tracing import read
 
 RATIO = 0.5
 FASTER = 1.05  # than the twin's gain, where latency is in view: a target is met within 2 %

@@ -36,7 +36,7 @@ from distill.pruning.structured.importance import score_atoms
 from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import Choice
-from distill.pruning.structured.structure import read
+from distill.pruning.structured.tracing import read
 from distill.pruning.structured.verification import largest_error
 from distill.runtimes import Exported
 

@@ -10,7 +10,7 @@ from distill import pruning
 from distill.pruning.structured import hub_rules
 from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.structure import read
+from distill.pruning.structured.tracing import read
 
 WIDTH = 24  # between the dense layers
 TOKENS = {"vocabulary_size": 20, "num_layers": 1, "hidden_dim": 8, "intermediate_dim": WIDTH}

@@ -10,7 +10,7 @@ from distill.pruning import criteria, find_kernels, importance
 from distill.pruning.structured.groups import find_groups
 from distill.pruning.structured.importance import score_atoms
 from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.structure import read
+from distill.pruning.structured.tracing import read
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from keras.src.applications import convnext, inception_resnet_v2
 
 from distill import cost
 from distill.cost.calls import calls_of, total
+from distill.pruning.structured.costs import macs_of, parameters_of
 from distill.pruning.structured.groups import find_groups
 from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.selection import macs_of, parameters_of
-from distill.pruning.structured.structure import read
+from distill.pruning.structured.tracing import read
 from distill.pruning.structured.verification import _difference, _tensors, largest_error
 
 RULES = rules_with()

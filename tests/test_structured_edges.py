@@ -9,10 +9,10 @@ from keras.src.ops import numpy as numpy_ops
 from distill import cost, pruning
 from distill.cost.calls import calls_of, total
 from distill.pruning import importance
+from distill.pruning.structured.costs import macs_of
 from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.selection import macs_of
-from distill.pruning.structured.structure import read
+from distill.pruning.structured.tracing import read
 
 Dense = layers.Dense
 

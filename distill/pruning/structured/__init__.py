@@ -14,7 +14,7 @@ from distill.pruning.structured.channels import prune_channels
 from distill.pruning.structured.depth import output_change, prune_layers, removable_layers
 from distill.pruning.structured.explanation import Channels, explain
 from distill.pruning.structured.recovery import shrink, slim
-from distill.pruning.structured.structure import Call
+from distill.pruning.structured.tracing import Call
 from distill.pruning.structured.verification import Proof
 
 __all__ = [

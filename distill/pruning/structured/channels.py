@@ -10,6 +10,7 @@ import numpy as np
 from distill.cost.timing import latency
 from distill.pruning.kernels import Selector, as_selectors, fits
 from distill.pruning.patterns import is_whole
+from distill.pruning.structured.costs import macs_of, parameters_of
 from distill.pruning.structured.groups import Group, find_groups
 from distill.pruning.structured.importance import Importance, Normalization, Reduction, l2, score_atoms
 from distill.pruning.structured.rebuild import compile_as, rebuild
@@ -17,13 +18,12 @@ from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import (
     Choice,
     Scope,
-    macs_of,
-    parameters_of,
     reach,
     reach_latency,
     score_per_ms,
 )
-from distill.pruning.structured.structure import Rule, Structure, read
+from distill.pruning.structured.structure import Structure
+from distill.pruning.structured.tracing import Rule, read
 from distill.pruning.structured.verification import Proof
 
 

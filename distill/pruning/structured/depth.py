@@ -13,7 +13,7 @@ from distill.pruning.patterns import is_whole
 from distill.pruning.structured.operation_rules import is_addition
 from distill.pruning.structured.rebuild import compile_as, needed_of, rebuild
 from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.structure import read
+from distill.pruning.structured.tracing import read
 
 Harm = Callable[[keras.Model], float]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from distill.pruning.structured.groups import Group, find_groups
 from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.structure import Rule, read
+from distill.pruning.structured.tracing import Rule, read
 from distill.tables import aligned
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from distill.pruning.structured.labels import Axes, Axis
-from distill.pruning.structured.structure import Call, Rule
+from distill.pruning.structured.tracing import Call, Rule
 from distill.pruning.structured.tying import activate, is_quantized
 
 # keras_hub's own activations; these look at one number at a time.

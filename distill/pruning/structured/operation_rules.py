@@ -10,7 +10,7 @@ from keras.src.ops import math as math_ops
 from keras.src.ops import numpy as numpy_ops
 
 from distill.pruning.structured.labels import Axes, Axis
-from distill.pruning.structured.structure import Call, Rule
+from distill.pruning.structured.tracing import Call, Rule
 from distill.pruning.structured.tying import (
     concatenate,
     edit_shape,

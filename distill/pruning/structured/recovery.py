@@ -14,7 +14,7 @@ from distill.pruning.structured.channels import prune_channels, stages
 from distill.pruning.structured.importance import batch_norm_scale
 from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.structure import read
+from distill.pruning.structured.tracing import read
 
 
 def shrink(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from distill.pruning.structured.hub_rules import hub_rules
 from distill.pruning.structured.layer_rules import LAYER_RULES
 from distill.pruning.structured.operation_rules import OPERATION_RULES
-from distill.pruning.structured.structure import Rule
+from distill.pruning.structured.tracing import Rule
 
 
 def rules_with(own: Mapping[type, Rule] | None = None) -> dict[type, Rule]:

@@ -9,7 +9,8 @@ import numpy as np
 from keras import layers
 
 from distill.pruning.structured.labels import Axes, Axis
-from distill.pruning.structured.structure import Call, Shape, Size
+from distill.pruning.structured.structure import Shape, Size
+from distill.pruning.structured.tracing import Call
 
 # These look at one number at a time; any other function may look at its neighbours.
 POSITIONWISE = frozenset(

@@ -12,7 +12,8 @@ from distill.graphs import functional_of
 from distill.pruning.structured.labels import Axes
 from distill.pruning.structured.rebuild import keep_labels, rebuild
 from distill.pruning.structured.running import run
-from distill.pruning.structured.structure import Key, Rule, Slot, Structure, read
+from distill.pruning.structured.structure import Key, Slot, Structure
+from distill.pruning.structured.tracing import Rule, read
 
 VERIFIED = 1e-6  # computed in float64, but rescaled weights are rounded to float32
 COPIED = 1e-4  # in the model's own precision, which may be half
