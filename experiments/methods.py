@@ -286,9 +286,8 @@ def _run(study: Methods, runner: Runner, label: str, cells: Iterable[Cell]) -> l
 
 
 def _work(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
-    from experiments import (
-        method_training,
-    )  # TensorFlow is for the processes that train: --help answers at once
+    # TensorFlow is for the processes that train: --help answers at once.
+    from experiments import method_training
 
     return method_training.run(surroundings, cell, directory)
 

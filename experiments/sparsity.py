@@ -232,9 +232,8 @@ def _run(study: Sparsities, runner: Runner, label: str, cells: Iterable[Cell]) -
 
 
 def _work(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
-    from experiments import (
-        sparsity_training,
-    )  # TensorFlow is for the processes that train: --help answers at once
+    # TensorFlow is for the processes that train: --help answers at once.
+    from experiments import sparsity_training
 
     return sparsity_training.run(surroundings, cell, directory)
 

@@ -249,9 +249,8 @@ def main(options):
             style="red" if found.wrong else None,
         )
         print(f"{found.name}: {found.error:.1e} {'; '.join(found.notes)}", file=sys.stderr, flush=True)
-    console = Console(
-        width=None if sys.stdout.isatty() else 1000, highlight=False
-    )  # no row is wrapped in a file
+    # No row is wrapped in a file.
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
     console.print(table)
     console.print(
         f"{failed} of {table.row_count} differ. {options.ratio:.0%} of the channels go; images of {options.size} × "

@@ -15,7 +15,7 @@ import pytest
 from conftest import dense_net
 
 import distill
-from experiments import batch_report, batch_size, noise
+from experiments import batch_report, batch_rows, batch_size, noise
 
 ROOT = Path(__file__).parents[1]
 
@@ -139,7 +139,7 @@ def test_every_question_compares_arms_that_exist_and_differ_in_one_thing():
     ("target", "expected"), [(0.5, 1), (0.7, 3), (0.9, 3), (0.91, math.inf)], ids=["1", "3", "equal", "never"]
 )
 def test_epochs_to_the_target(target, expected):
-    assert batch_report.epochs_to(target, [0.5, 0.6, 0.9, 0.8]) == expected
+    assert batch_rows.epochs_to(target, [0.5, 0.6, 0.9, 0.8]) == expected
 
 
 def row(size, rule="constant", **changes):
@@ -155,7 +155,7 @@ def row(size, rule="constant", **changes):
         "examples_per_second": 50.0,
         "peak_bytes": 700_000_000,
     }
-    return batch_report.Row(**{**fields, **changes})
+    return batch_rows.Row(**{**fields, **changes})
 
 
 def test_the_table_says_what_a_size_costs_and_gives():
@@ -180,7 +180,7 @@ def test_the_noise_of_several_seeds_is_averaged_before_it_is_divided():
         ]
         for points in values
     ]
-    found = batch_report._noise(seeds)
+    found = batch_rows._noise(seeds)
     assert found[0] == pytest.approx(2.0)
     assert math.isnan(found[4])
 
@@ -209,7 +209,7 @@ def test_a_smoke_run_ends_in_a_table_and_curves(tmp_path):
         assert float(speed.replace(",", "")) > 0
         assert 0 <= float(accuracy) <= 100
 
-    _, raw, rows = batch_report.read(study_dir)
+    _, raw, rows = batch_rows.read(study_dir)
     assert [(row.kind, row.rule, row.size) for row in rows] == [
         (kind, rule, size) for kind in batch_size.KINDS for rule in batch_size.RULES for size in (16, 64)
     ]

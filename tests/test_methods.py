@@ -175,12 +175,12 @@ def test_the_table_holds_paired_differences_to_each_baseline(study):
 def test_the_findings_count_intervals_on_either_side(study):
     _, study = study
     tried = tuple(({"weight": weight}, 0.5) for weight in (0.1, 1.0, 10.0))
-    tunings = [results.Tuning(f"arm{w}", tried, {"weight": w}) for w in (0.1, 0.1, 1.0, 10.0)]
+    tunings = [results.Tuning(f"arm{w}", tried, {"weight": w}) for w in (0.1, 0.1, 0.1, 1.0, 10.0, 10.0)]
     said = method_report.findings(method_report.rows(study), tunings)
     assert said[0] == "one, against alone: of 4 intervals 1 lie above 0 (better) and 1 below (worse)."
     assert len(said) == 7
     assert (
-        "the same number of trials: 3. Of 4 choices 2 are the lowest that was tried and 1 the highest"
+        "the same number of trials: 3. Of 6 choices 3 are the lowest that was tried and 2 the highest"
         in said[-1]
     )
 

@@ -141,9 +141,8 @@ class _Walk:
             kwargs = {key: value for key, value in kwargs.items() if key != "training"}  # as Keras does
         if (nested := functional_of(operation)) is not None:
             return self.model(nested, arguments_of(nested, args, kwargs), path)
-        if (
-            isinstance(operation, keras.Layer) and not operation.built
-        ):  # one without weights, which no call built
+        # One without weights, which no call built.
+        if isinstance(operation, keras.Layer) and not operation.built:
             operation._maybe_build(
                 CallSpec(operation._call_signature, operation._call_context_args, args, kwargs)
             )
@@ -179,9 +178,8 @@ class _Walk:
         Raises:
             ValueError: it cannot be followed.
         """
-        if (
-            type(operation) in _MASKING
-        ):  # a mask changes no size; beside dropout, Keras cannot make it of symbols
+        # A mask changes no size; beside dropout, Keras cannot make it of symbols.
+        if type(operation) in _MASKING:
             kwargs = {key: value for key, value in kwargs.items() if key != "use_causal_mask"}
 
         def follow(inner: Any, args: Any, kwargs: Any) -> Any:

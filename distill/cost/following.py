@@ -45,9 +45,8 @@ def _followed(original: Any) -> Any:
         follow = _FOLLOW.get()
         given = args, kwargs
         if follow is not None and isinstance(operation, keras.Layer) and operation.weights:
-            given = keras.tree.map_structure(
-                _as_symbolic, given
-            )  # what kernels do with learned queries counts too
+            # What kernels do with learned queries counts too.
+            given = keras.tree.map_structure(_as_symbolic, given)
         if follow is None or not any_symbolic_tensors(*given):
             return original(operation, *args, **kwargs)
         return follow(operation, *given)

@@ -26,9 +26,8 @@ def load_preset(folder: Path, trust: bool) -> keras.Model:
         ValueError: a file of it is damaged, carries code or declares more than it holds.
     """
     import_keras_hub(str(folder))
-    folder = (
-        folder.resolve()
-    )  # keras_hub takes a name without slashes for one of its own presets, and downloads it
+    # keras_hub takes a name without slashes for one of its own presets, and downloads it.
+    folder = folder.resolve()
     configs = {path.name: complete(parsed(path.read_bytes(), str(path))) for path in folder.glob("*.json")}
     if not trust:
         for name, config in configs.items():

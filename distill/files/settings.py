@@ -33,9 +33,8 @@ class _Layer(NamedTuple):
     name: str
     kind: str
     settings: dict[str, Any]
-    inputs: (
-        list[tuple[str, int]] | None
-    )  # names of layers, with which of their outputs; numbers in their place
+    # Names of layers, with which of their outputs; numbers in their place.
+    inputs: list[tuple[str, int]] | None
     outputs: list[tuple[str, int]] | None  # of a model, likewise
     trainable: bool
 

@@ -100,9 +100,8 @@ def iterative(
     part = pruned_part(model)
     kernels = fitting(find_kernels(part, include, exclude), pattern).found
     _require_dense(kernels, shares[0])
-    choose(
-        part, kernels, pattern, magnitude, kept_at(shares[-1]), scope
-    )  # refuses now what it would after training
+    # Refuses now what it would after training.
+    choose(part, kernels, pattern, magnitude, kept_at(shares[-1]), scope)
     snapshot = _Snapshot(to_step, _iterations(model))
     updates = _run(model, train, snapshot)
     if snapshot.made is None or updates <= snapshot.made:

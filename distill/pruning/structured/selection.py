@@ -122,9 +122,8 @@ class Choice:
             return abs(cost(self.keep(counts)) - target)
 
         counts = min((self.counts(ratio) for ratio in (low, high)), key=distance)
-        while (
-            distance(counts) > TOLERANCE * target
-        ):  # steps of one or two groups are smaller than those of all
+        # Steps of one or two groups are smaller than those of all.
+        while distance(counts) > TOLERANCE * target:
             steps = list(self._steps(counts))
             pairs = (further for one in steps for further in self._steps(one))
             found = min(itertools.chain(steps, pairs), key=distance, default=counts)
