@@ -1,5 +1,7 @@
 """Says what is in a model file: its layers, its weights with their statistics, its zeros and what it costs.
 
+Of a SavedModel, which can only be run, it shows the weights and what is called.
+
 Command: scripts/inspect FILE, seconds. --files adds the bytes that it takes as a file of other formats, --latency the
     time of one example through LiteRT, --plot FILE.png a picture of the cost by layer.
 """
@@ -17,6 +19,7 @@ from rich.markup import escape
 
 import distill
 from distill import cost, pruning
+from distill.files import InferenceOnly
 from distill.tables import aligned
 
 DESCRIPTION = (
@@ -29,8 +32,10 @@ class Inspect:
     """Says what is in a model file.
 
     Attributes:
-        file: the model.
-        trust: whether code in the file may run.
+        file: the model, a file or a folder.
+        weights: a file with the weights of an architecture in JSON.
+        endpoint: which function of a SavedModel is called; by default that for inference.
+        trust: whether code in the file may run; a SavedModel is code.
         files: say how many bytes it takes as a `.keras` and a LiteRT file, plain and compressed.
         latency: time one example through LiteRT.
         threads: CPU threads for that.
@@ -38,6 +43,8 @@ class Inspect:
     """
 
     file: tyro.conf.Positional[Path]
+    weights: Path | None = None
+    endpoint: str | None = None
     trust: bool = False
     files: bool = False
     latency: bool = False
@@ -50,16 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = tyro.cli(Inspect, args=arguments, prog="scripts/inspect", description=DESCRIPTION)
     console = Console()
     try:
-        model = distill.load_model(options.file, trust=options.trust)
-        if not isinstance(model, keras.Model):
-            raise ValueError(
-                f"What is inspected has layers. Received: {options.file}, a SavedModel, which can only be run. "
-                "Inspect the model that it was exported from."
-            )
-        runtimes = [cost.LiteRT(options.threads)] if options.latency else []
-        profile = cost.profile(model, files=options.files, latency=runtimes)
-        if options.plot is not None:
-            profile.plot().savefig(options.plot)
+        model = distill.load_model(
+            options.file, weights=options.weights, endpoint=options.endpoint, trust=options.trust
+        )
+        parts = of_model(model, options) if isinstance(model, keras.Model) else of_saved_model(model, options)
     except (ImportError, OSError, TypeError, ValueError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
@@ -68,15 +69,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(
         f"[bold]{escape(str(options.file))}[/], {size:,} bytes, {type(model).__name__}", soft_wrap=True
     )
-    model.summary(expand_nested=True)
-    for title, text in (("Weights", weights(model)), ("Zeros", zeros(model))):
-        console.print(f"\n[bold]{title}[/]")
+    if isinstance(model, keras.Model):
+        model.summary(expand_nested=True)
+    for title, text in parts.items():
+        console.print(f"\n[bold]{title}[/]" if title else "")
         print(text)
-    print(f"\n{profile}")
     return 0
 
 
-def weights(model: keras.Model) -> str:
+def of_model(model: keras.Model, options: Inspect) -> dict[str, str]:
+    """What is said of a model, by heading; the cost has its own."""
+    runtimes = [cost.LiteRT(options.threads)] if options.latency else []
+    profile = cost.profile(model, files=options.files, latency=runtimes)
+    if options.plot is not None:
+        profile.plot().savefig(options.plot)
+    return {"Weights": weights(model), "Zeros": zeros(model), "": str(profile)}
+
+
+def of_saved_model(model: InferenceOnly, options: Inspect) -> dict[str, str]:
+    """What is said of a SavedModel, by heading.
+
+    Raises:
+        ValueError: more is asked for than can be known.
+    """
+    if options.files or options.latency or options.plot is not None:
+        raise ValueError(
+            "What a model costs follows from its layers. Received: "
+            f"{options.file}, a SavedModel, which has none to look at, with --files, --latency or --plot. "
+            "Inspect the model that it was exported from."
+        )
+    called = f"{model.call_endpoint!r}; layers, zeros of kernels and cost are not known of a SavedModel"
+    return {"Function": called, "Weights": weights(model)}
+
+
+def weights(model: keras.Layer) -> str:
     """A table: each weight's shape, type and statistics."""
     rows = [("weight", "shape", "type", "mean", "sd", "min", "max", "zeros")]
     for weight in model.weights:

@@ -56,9 +56,30 @@ def test_what_is_no_model_is_an_error(tmp_path, capsys):
         assert capsys.readouterr().out.startswith("error: ")
 
 
-def test_a_saved_model_has_no_layers_to_show(tmp_path, capsys):
-    keras.Sequential([keras.Input((4,)), layers.Dense(2)]).export(tmp_path / "saved", verbose=False)
+def test_of_a_saved_model_there_are_weights_and_a_function(tmp_path, capsys):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    model.layers[0].set_weights([np.full((4, 2), 3.0), np.zeros(2)])
+    model.export(tmp_path / "saved", verbose=False)
     assert inspection.main([str(tmp_path / "saved")]) == 1
     assert "trust" in capsys.readouterr().out
-    assert inspection.main([str(tmp_path / "saved"), "--trust"]) == 1
-    assert "which can only be run" in " ".join(capsys.readouterr().out.split())
+    assert inspection.main([str(tmp_path / "saved"), "--trust"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index("Function") + 1].startswith("'serve'; layers")
+    at = lines.index("Weights")
+    assert [line.split()[-5:] for line in lines[at + 2 : at + 4]] == [
+        ["3", "0", "3", "3", "0.0%"],
+        ["0", "0", "0", "0", "100.0%"],
+    ]
+    assert inspection.main([str(tmp_path / "saved"), "--trust", "--latency"]) == 1
+    assert "which has none to look at" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_architecture_takes_its_weights_from_another_file(tmp_path, capsys):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="only")])
+    (tmp_path / "model.json").write_text(model.to_json())
+    model.save_weights(tmp_path / "w.weights.h5")
+    assert inspection.main([str(tmp_path / "model.json")]) == 1
+    assert "Pass their file as weights" in " ".join(capsys.readouterr().out.split())
+    weights = ["--weights", str(tmp_path / "w.weights.h5")]
+    assert inspection.main([str(tmp_path / "model.json"), *weights]) == 0
+    assert "only/kernel" in capsys.readouterr().out
