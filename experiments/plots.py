@@ -2,6 +2,7 @@
 
 import html
 import io
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -76,14 +77,26 @@ def curves(study: Study) -> str:
         An `<svg>` element.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.5, 5.6), layout="constrained")
-        groups = _groups(study)
-        panels = figure.subplots(2, len(groups), squeeze=False, sharex="col")
+        figure = Figure(figsize=(8.5, 6.4), layout="constrained")
+        groups = {
+            group: known
+            for group, arms in _groups(study).items()
+            if (known := [arm for arm in arms if _history(arm, "val_accuracy") is not None])
+        }
+        panels = figure.subplots(2, max(len(groups), 1), squeeze=False, sharex="col")[:, : len(groups)]
         for (top, bottom), (group, arms) in zip(panels.T, groups.items(), strict=True):
             _curve_panel(top, arms, "val_accuracy", scale=100)
             _curve_panel(bottom, arms, "val_loss", scale=1)
             top.set(title=group, ylabel="dev accuracy %")
             bottom.set(xlabel="epoch", ylabel="dev loss")
+            # Below, where it hides no curve.
+            bottom.legend(
+                *top.get_legend_handles_labels(),
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.2),
+                ncols=2,
+                fontsize="small",
+            )
         return svg(
             figure, "curves", "Dev accuracy and loss per epoch, mean and standard deviation over seeds"
         )
@@ -108,7 +121,10 @@ def size(study: Study) -> str:
             axes.set(title=group, xscale="log", xlabel="parameters", ylabel="test accuracy %, last epoch")
             axes.margins(x=0.15)
         sizes = sorted({p for arm in study.arms if (p := arm.cells[0].cost["parameters"]) is not None})
-        panels[0].set_xticks(sizes, map(tables.count, sizes))
+        # The names of sizes that lie close together would lie on each other.
+        apart = list(itertools.accumulate(sizes, lambda one, other: other if other > 1.5 * one else one))
+        apart = list(dict.fromkeys(apart))
+        panels[0].set_xticks(apart, map(tables.count, apart))
         panels[0].minorticks_off()
         return svg(figure, "size", "Accuracy against size: " + "; ".join(spoken))
 
@@ -157,7 +173,6 @@ def _curve_panel(axes: Axes, arms: Sequence[Arm], key: str, scale: float) -> Non
         late += [*(mean - deviation)[len(mean) // 4 :], *(mean + deviation)[len(mean) // 4 :]]
     if late:
         # The first epochs would flatten the differences that matter.
-        axes.legend(fontsize="small")
         margin = 0.05 * (max(late) - min(late)) or 1.0
         axes.set_ylim(min(late) - margin, max(late) + margin)
 
@@ -176,6 +191,7 @@ def _size_panel(axes: Axes, arms: Sequence[Arm]) -> list[str]:
             yerr=np.nan_to_num(spread.deviation),
             fmt=_MARKERS[index % len(_MARKERS)],
             color=PALETTE[index % len(PALETTE)],
+            fillstyle="full" if index < len(PALETTE) else "none",
             capsize=3,
             label=arm.name,
         )

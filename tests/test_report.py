@@ -1,5 +1,7 @@
 import ast
+import dataclasses
 import io
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -392,6 +394,31 @@ def test_curves_are_of_the_epochs_that_all_seeds_have(tmp_path, study):
     np.testing.assert_allclose(
         plots._history(report.read(tmp_path).arm("alone"), "val_accuracy"), values[:, :3]
     )
+
+
+def test_what_has_no_curve_has_no_panel_and_names_of_sizes_lie_apart(study, monkeypatch):
+    monkeypatch.setattr(plots, "svg", lambda figure, *names: figure)
+    groups = list(dict.fromkeys(arm.group for arm in study.arms))
+    assert len(groups) > 1
+    sizes = itertools.cycle((1000, 1400, 1600, 5000))
+    arms = []
+    for arm in study.arms:
+        cells = [
+            dataclasses.replace(
+                cell,
+                history=() if arm.group == groups[-1] else cell.history,
+                cost={**cell.cost, "parameters": size},
+            )
+            for cell, size in zip(arm.cells, [next(sizes)] * len(arm.cells), strict=True)
+        ]
+        arms.append(dataclasses.replace(arm, cells=tuple(cells)))
+    changed = dataclasses.replace(study, arms=tuple(arms))
+    assert [axes.get_title(loc="left") for axes in plots.curves(changed).axes[: len(groups) - 1]] == groups[
+        :-1
+    ]
+    assert len(plots.curves(changed).axes) == 2 * (len(groups) - 1)
+    ticks = [label.get_text() for label in plots.size(changed).axes[0].get_xticklabels()]
+    assert ticks == ["1.00k", "1.60k", "5.00k"]
 
 
 NASTY = "--> $\\frac$ </style><script>alert(1)</script> [bold]x[/bold] | `a` *b* & \"c\" 'd'\n# e"
