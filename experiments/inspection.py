@@ -1,6 +1,6 @@
 """Says what is in a model file: its layers, its weights with their statistics, its zeros and what it costs.
 
-Of a SavedModel, which can only be run, it shows the weights and what is called.
+Of a SavedModel, which can only be run, it shows the weights and what is called; of a file of weights, the weights.
 
 Command: scripts/inspect FILE, seconds. --files adds the bytes that it takes as a file of other formats, --latency the
     time of one example through LiteRT, --plot FILE.png a picture of the cost by layer.
@@ -8,8 +8,9 @@ Command: scripts/inspect FILE, seconds. --files adds the bytes that it takes as 
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,6 +21,8 @@ from rich.markup import escape
 import distill
 from distill import cost, pruning
 from distill.files import InferenceOnly
+from distill.files.hdf5 import SIGNATURE
+from distill.files.stored import opened
 from distill.tables import aligned
 
 DESCRIPTION = (
@@ -32,7 +35,7 @@ class Inspect:
     """Says what is in a model file.
 
     Attributes:
-        file: the model, a file or a folder.
+        file: the model, a file or a folder, or a file of weights.
         weights: a file with the weights of an architecture in JSON.
         endpoint: which function of a SavedModel is called; by default that for inference.
         trust: whether code in the file may run; a SavedModel is code.
@@ -56,19 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what was found; returns the exit status."""
     options = tyro.cli(Inspect, args=arguments, prog="scripts/inspect", description=DESCRIPTION)
     console = Console()
+    model = None
     try:
-        model = distill.load_model(
-            options.file, weights=options.weights, endpoint=options.endpoint, trust=options.trust
-        )
-        parts = of_model(model, options) if isinstance(model, keras.Model) else of_saved_model(model, options)
+        parts = of_weights(options)
+        if parts is None:
+            model = distill.load_model(
+                options.file, weights=options.weights, endpoint=options.endpoint, trust=options.trust
+            )
+            parts = (
+                of_model(model, options) if isinstance(model, keras.Model) else of_saved_model(model, options)
+            )
     except (ImportError, OSError, TypeError, ValueError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     files = options.file.rglob("*") if options.file.is_dir() else [options.file]
     size = sum(file.stat().st_size for file in files if file.is_file())
-    console.print(
-        f"[bold]{escape(str(options.file))}[/], {size:,} bytes, {type(model).__name__}", soft_wrap=True
-    )
+    kind = "weights alone" if model is None else type(model).__name__
+    console.print(f"[bold]{escape(str(options.file))}[/], {size:,} bytes, {kind}", soft_wrap=True)
     if isinstance(model, keras.Model):
         model.summary(expand_nested=True)
     for title, text in parts.items():
@@ -83,7 +90,7 @@ def of_model(model: keras.Model, options: Inspect) -> dict[str, str]:
     profile = cost.profile(model, files=options.files, latency=runtimes)
     if options.plot is not None:
         profile.plot().savefig(options.plot)
-    return {"Weights": weights(model), "Zeros": zeros(model), "": str(profile)}
+    return {"Weights": weights(_variables(model)), "Zeros": zeros(model), "": str(profile)}
 
 
 def of_saved_model(model: InferenceOnly, options: Inspect) -> dict[str, str]:
@@ -99,20 +106,58 @@ def of_saved_model(model: InferenceOnly, options: Inspect) -> dict[str, str]:
             "Inspect the model that it was exported from."
         )
     called = f"{model.call_endpoint!r}; layers, zeros of kernels and cost are not known of a SavedModel"
-    return {"Function": called, "Weights": weights(model)}
+    return {"Function": called, "Weights": weights(_variables(model))}
 
 
-def weights(model: keras.Layer) -> str:
-    """A table: each weight's shape, type and statistics."""
+def of_weights(options: Inspect) -> dict[str, str] | None:
+    """What is said of a file of weights alone, by heading; `None` of a file that is more than that.
+
+    Raises:
+        ValueError: it is damaged, or more is asked for than can be known.
+    """
+    if options.file.is_dir() or not _begins(options.file, SIGNATURE):
+        return None
+    with opened(options.file) as stored:
+        if stored.config is not None:
+            return None
+        if options.files or options.latency or options.plot is not None or options.weights is not None:
+            raise ValueError(
+                "What a model costs follows from its layers. Received: "
+                f"{options.file}, a file of weights, with --files, --latency, --plot or --weights. Inspect the JSON of "
+                "the architecture, with this file as --weights."
+            )
+        found = [
+            (f"{part.name or place}/{weight.label}", weight.read())
+            for place, part in (stored.parts or {}).items()
+            for weight in part.weights.values()
+        ]
+        return {"Weights": weights(found)}
+
+
+def _begins(path: Path, signature: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(signature)) == signature
+
+
+def _variables(model: keras.Layer) -> Iterable[tuple[str, Any]]:
+    return ((weight.path, keras.ops.convert_to_numpy(weight)) for weight in model.weights)
+
+
+def weights(named: Iterable[tuple[str, Any]]) -> str:
+    """A table: shape, type and statistics of each weight.
+
+    Args:
+        named: each one's name and value, an array.
+    """
     rows = [("weight", "shape", "type", "mean", "sd", "min", "max", "zeros")]
-    for weight in model.weights:
-        value = keras.ops.convert_to_numpy(weight).astype(np.float64)
+    for name, stored in named:
+        value = stored.astype(np.float64)
         numbers = (value.mean(), value.std(), value.min(), value.max()) if value.size else ()
         rows.append(
             (
-                weight.path,
-                " × ".join(map(str, weight.shape)) or "scalar",
-                weight.dtype,
+                name,
+                " × ".join(map(str, value.shape)) or "scalar",
+                str(stored.dtype),
                 *(f"{number:.3g}" for number in numbers or [np.nan] * 4),
                 f"{np.mean(value == 0):.1%}" if value.size else "",
             )

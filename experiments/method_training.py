@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+from keras.optimizers.schedules import LearningRateSchedule, PolynomialDecay
 
 import distill
 from distill import data, schemes
@@ -90,18 +91,25 @@ class _Task:
         """The shuffled batches of an epoch."""
         return data.batches(self.splits.train, self.config.batch_size, seed=self.cell.seed)
 
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch."""
+        return math.ceil(int(self.splits.train.cardinality()) / self.config.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a network's whole training."""
+        return self.epoch_steps * self.config.epochs
+
     def compile(self, model: keras.Model, loss: Any = None) -> None:
         """Adam on a falling rate, the same for all methods."""
-        steps = math.ceil(int(self.splits.train.cardinality()) / self.config.batch_size)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            self.config.learning_rate, steps * self.config.epochs
-        )
+        schedule = keras.optimizers.schedules.CosineDecay(self.config.learning_rate, self.steps)
         decay = self.setting if self.config.method == "alone" else 0.0
         model.compile(
             keras.optimizers.AdamW(schedule, weight_decay=decay),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True) if loss is None else loss,
             metrics=["accuracy"],
-            steps_per_execution=steps,
+            steps_per_execution=self.epoch_steps,
         )
 
     def finish(
@@ -162,14 +170,13 @@ def _learn(task: _Task) -> dict[str, Any]:
             model = _distiller(task.teachers[0], task.network(), loss, setting)
             return _distilled(task, model, _identified(task))
         case _:
-            model = _distiller(task.teachers[0], task.network(), _loss(task), setting)
+            model = _distiller(task.teachers[0], task.network(), _loss(task), _weight(task))
             return _distilled(task, model)
 
 
 def _loss(task: _Task) -> distill.DistillationLoss:
     """The loss of a method that is a single one, with its published defaults."""
     maps = tuple(f"relu{i}" for i in range(len(task.config.network.filters)))
-    steps = math.ceil(int(task.splits.train.cardinality()) / task.config.batch_size)
     match task.config.method:
         case "kd":
             return distill.SoftTargets(4.0)
@@ -190,7 +197,7 @@ def _loss(task: _Task) -> distill.DistillationLoss:
         case "mlkd":
             return distill.MultiLevelKD()
         case "ctkd":
-            return distill.CurriculumTemperature(10 * steps)
+            return distill.CurriculumTemperature(10 * task.epoch_steps)
         case "hint":
             return distill.Hint(maps[len(maps) // 2], maps[len(maps) // 2])
         case "attention":
@@ -212,12 +219,19 @@ def _loss(task: _Task) -> distill.DistillationLoss:
     raise ValueError(f"No such method. Received: {task.config.method!r}.")
 
 
+def _weight(task: _Task) -> float | LearningRateSchedule:
+    """The weight that was tuned; DKD's is reached after a warm-up, 20 of 240 epochs where it was published."""
+    if task.config.method == "dkd":
+        return PolynomialDecay(0.0, task.steps / 12, task.setting)
+    return task.setting
+
+
 # Published without labels, or with half and half. Students here learn from labels too, at the weight of soft targets.
 _LABELS_AS_SOFT_TARGETS = (distill.LogitMSE, distill.HardTargets, distill.GeneralizedJSD)
 
 
 def _distiller(
-    teacher: Any, student: keras.Model, loss: distill.DistillationLoss, weight: float
+    teacher: Any, student: keras.Model, loss: distill.DistillationLoss, weight: float | LearningRateSchedule
 ) -> distill.Distiller:
     """With the published weight of the labels, but for some losses that of soft targets."""
     recipe = distill.SoftTargets.recipe if isinstance(loss, _LABELS_AS_SOFT_TARGETS) else loss.recipe

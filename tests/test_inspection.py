@@ -1,5 +1,6 @@
 """scripts/inspect: what it prints of a model file."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -83,3 +84,34 @@ def test_an_architecture_takes_its_weights_from_another_file(tmp_path, capsys):
     weights = ["--weights", str(tmp_path / "w.weights.h5")]
     assert inspection.main([str(tmp_path / "model.json"), *weights]) == 0
     assert "only/kernel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["w.weights.h5", "w.h5"])
+def test_of_a_file_of_weights_there_are_weights(tmp_path, capsys, name):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="only")])
+    model.layers[0].set_weights([np.full((4, 2), 3.0), np.zeros(2)])
+    file = tmp_path / name
+    if name == "w.h5":  # as Keras did before version 3
+        with h5py.File(file, "w") as stored:
+            stored.attrs["layer_names"] = ["only"]
+            group = stored.create_group("only")
+            group.attrs["weight_names"] = ["only/kernel:0", "only/bias:0"]
+            for key, value in zip(group.attrs["weight_names"], model.get_weights(), strict=True):
+                group[key] = value
+    else:
+        model.save_weights(file)
+    assert inspection.main([str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f"{file.stat().st_size:,} bytes, weights alone")
+    at = lines.index("Weights")
+    assert len(lines) == at + 4
+    labels = ["only/kernel", "only/bias"] if name == "w.h5" else ["only/0", "only/1"]
+    assert [line.split() for line in lines[at + 2 : at + 4]] == [
+        [labels[0], "4", "×", "2", "float32", "3", "0", "3", "3", "0.0%"],
+        [labels[1], "2", "float32", "0", "0", "0", "0", "100.0%"],
+    ]
+    assert inspection.main([str(file), "--latency"]) == 1
+    assert "a file of weights" in " ".join(capsys.readouterr().out.split())
+    file.write_bytes(file.read_bytes()[:-100])
+    assert inspection.main([str(file)]) == 1
+    assert "truncated" in " ".join(capsys.readouterr().out.split())

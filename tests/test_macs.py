@@ -443,6 +443,20 @@ def test_attention_across_two_sequences_by_hand():
     assert products(model) == (weights, 2 * 5 * 5 * 8 + 2 * 5 * 7 * 8)
 
 
+def test_fourier_transforms_by_hand():
+    """Of 4 × 8 numbers: 5 rounds of 16 complex products, of four real ones, across both axes; along one 3 or 2."""
+
+    def transformed(function):
+        return sequential((4, 8), Raw(lambda x: function((x, ops.zeros_like(x)))[0]))
+
+    assert products(transformed(ops.fft2)) == products(transformed(ops.ifft2)) == (5 * 16 * 4, 0)
+    assert products(transformed(ops.fft)) == (3 * 16 * 4, 0)
+    backbone = keras_hub.models.FNetBackbone(9, 1, hidden_dim=8, intermediate_dim=16, max_sequence_length=4)
+    inputs = {key: keras.Input((4,), dtype="int32", name=key) for key in backbone.input}
+    kernels = 4 * (8 * 8 + 8 * 16 + 16 * 8) + 8 * 8  # projection, feed-forward, and the pooled first step
+    assert products(keras.Model(inputs, backbone(inputs))) == (kernels + 5 * 16 * 4, 0)
+
+
 def test_disentangled_attention_by_hand():
     """Five steps and eight distances, which queries and keys see through the kernels of each other."""
     backbone = HARD["deberta"](keras_hub.models)

@@ -84,6 +84,17 @@ def test_the_labels_weigh_what_the_published_cells_have(label_weight, names, tas
         )
 
 
+def test_decoupled_distillation_warms_up_for_a_twelfth_of_the_training(task):
+    one = task("dkd")
+    weight = method_training._weight(one)
+    batches = math.ceil(int(one.splits.train.cardinality()) / one.config.batch_size)
+    steps = batches * one.config.epochs
+    assert [float(weight(step)) for step in (0, steps / 24, steps / 12, steps)] == pytest.approx(
+        [0, one.setting / 2, one.setting, one.setting]
+    )
+    assert method_training._weight(task("kd")) == task("kd").setting
+
+
 def test_an_unknown_method_is_no_soft_target(task):
     unknown = dataclasses.replace(task("kd"), config=dataclasses.replace(cell("kd").config, method="kdd"))
     with pytest.raises(ValueError, match="No such method. Received: 'kdd'"):

@@ -39,7 +39,7 @@ class Products(NamedTuple):
 def is_known(operation: Any) -> bool:
     """Whether `products_of` knows what a layer or operation does, by its exact type: a subclass may do otherwise."""
     kind = type(operation)
-    return any(kind in kinds for kinds in (_LAYERS, _OPERATIONS, _FREE, hub_products()))
+    return any(kind in kinds for kinds in (_LAYERS, _OPERATIONS, _FOURIER, _FREE, hub_products()))
 
 
 def products_of(operation: Any, operands: Sequence[Any], outputs: Sequence[Any]) -> Products:
@@ -62,6 +62,8 @@ def products_of(operation: Any, operands: Sequence[Any], outputs: Sequence[Any])
     if kind in (of_hub := hub_products()):
         one, other = (known(operand.shape, operation.name) for operand in operands[:2])  # a mask may follow
         return Products(*of_hub[kind](operation, one, other))
+    if kind in _FOURIER:
+        return Products(weights=_fourier(operation, outputs[0]))
     if kind in _OPERATIONS:
         count = _OPERATIONS[kind](operation, operands, outputs[0])
         symbolic = all(isinstance(operand, keras.KerasTensor) for operand in operands[:3])  # masks may follow
@@ -211,6 +213,12 @@ def _transposed_operation(operation: Any, operands: Sequence[Any], target: Any) 
     return _size(source, operation.name) // kernel.shape[-1] * math.prod(kernel.shape)
 
 
+def _fourier(operation: Any, target: Any) -> int:
+    """As Cooley and Tukey's transform of radix 2 does it: log2 n times half a complex product for each number."""
+    shape = known(target.shape, operation.name)
+    return round(2 * math.prod(shape) * math.log2(math.prod(shape[-_FOURIER[type(operation)] :])))
+
+
 _LAYERS: dict[type, Callable[[Any, Any, Any], int]] = {
     layers.Dense: _dense,
     layers.EinsumDense: _einsum_dense,
@@ -230,6 +238,8 @@ _OPERATIONS: dict[type, Callable[[Any, Sequence[Any], Any], int]] = {
     numpy_ops.Tensordot: _tensordot,
     numpy_ops.Vdot: _vdot,
 }
+# Transforms of complex numbers, and how many of the last axes they mix.
+_FOURIER: dict[type, int] = {math_ops.FFT: 1, math_ops.FFT2: 2, math_ops.IFFT2: 2}
 _MODULES = (activations, core, image, linalg, nn, math_ops, numpy_ops)
 _KERAS = {
     kind
@@ -242,7 +252,7 @@ _UNKNOWN = {
     *(kind for kind in _KERAS if kind.__module__ == linalg.__name__),
     *(core.AssociativeScan, core.Cond, core.ForiLoop, core.Map, core.Scan, core.Switch, core.VectorizedMap),
     *(image.GaussianBlur, image.SSIM, image.SobelEdges),
-    *(math_ops.CDist, math_ops.FFT, math_ops.FFT2, math_ops.IFFT2, math_ops.IRFFT, math_ops.ISTFT),
+    *(math_ops.CDist, math_ops.IRFFT, math_ops.ISTFT),
     *(math_ops.Logdet, math_ops.RFFT, math_ops.STFT),
     *(nn.CTCDecode, nn.CTCLoss),
     *(numpy_ops.Corrcoef, numpy_ops.Correlate, numpy_ops.Slogdet),

@@ -102,7 +102,8 @@ def _require_known(config: Config, source: str) -> None:
         raise ValueError(
             f"Models are built of Keras' own classes and of yours. Received: {source} with {label!r} of module "
             f"{module!r}, which is neither. If it is yours, pass custom_objects={{{registered or label!r}: {label}}}; "
-            "a model that only TensorFlow knows how to run is taken as a SavedModel."
+            "a model that only TensorFlow knows how to run teaches as a SavedModel: export it (model.export(folder)), "
+            "and load that folder with trust=True."
         )
 
 
