@@ -8,7 +8,10 @@ same small network from new weights, alone or distilled? All small networks are 
 The rates of small networks were chosen on dev by hand, of four for each start, at 80 % (seeds 1000 and 1001), the same
 for both sets. No other setting was tuned.
 
-Command: scripts/study structured. 8 seeds, 592 cells, which have not been run yet.
+Command: scripts/study structured. 8 seeds, 592 cells, 90 minutes on two cores with other work beside it.
+Found, at 80 %: on mnist1d labels recover more than the whole network as the teacher does (1.11 ± 0.64 points, Holm's
+    p = .047; on mnist5k 0.39 ± 0.31, p = .078). That large networks, or these channels, are the better start is not
+    shown. Criteria differ before the training and hardly after it.
 """
 
 import dataclasses
