@@ -180,7 +180,7 @@ def test_width_that_an_activation_looks_across_stays(kind):
     model = keras.Model(inputs, kind(intermediate_dim=WIDTH, activation="softmax", **heads)(inputs))
     (group,) = pruning.explain(model).groups
     assert group.atoms.size == 0
-    assert "softmax looks at all channels" in group.locked
+    assert "softmax reaches across this axis" in group.locked
 
 
 def test_quantized_layers_stay():

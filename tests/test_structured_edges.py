@@ -568,3 +568,123 @@ def test_norms_are_those_of_what_is_not_zero(axis):
     model = net(lambda x: Dense(3)(layers.UnitNormalization()(Dense(8, "sigmoid", name="made")(x))), (5, 6))
     (group, _) = pruning.explain(model).groups
     assert group.locked.endswith("it sums over channels that are not zero where their weights are")
+
+
+def across_positions(t):
+    return ops.softmax(t, axis=1)
+
+
+def test_an_unknown_activation_may_look_along_any_axis():
+    def build(x):
+        return Dense(3)(
+            layers.Flatten()(
+                Dense(5, activation=across_positions)(layers.Permute((2, 1))(Dense(8, name="d")(x)))
+            )
+        )
+
+    with pytest.raises(ValueError, match="across_positions reaches across this axis"):
+        half(net(build, (4, 6)))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x: layers.Softmax(axis=1)(Dense(6)(x), Dense(6)(x) > 0),
+        lambda x: layers.MultiHeadAttention(4, 4)(x, x, attention_mask=Dense(5)(x) > 0),
+        lambda x: layers.LSTM(4)(x, mask=layers.Flatten()(layers.Dense(1)(Dense(4)(x))) > 0),
+        lambda x: layers.GRU(8)(x, initial_state=np.zeros((2, 8), "float32")),
+        lambda x: layers.MultiHeadAttention(4, 4)(x, x, attention_mask=np.ones((1, 4, 5, 5), bool)),
+    ],
+    ids=["softmax", "attention", "lstm", "state", "heads"],
+)
+def test_masks_and_arrays_of_a_call_are_cut_with_what_they_meet(build):
+    model = net(lambda x: Dense(3)(Dense(8)(layers.Flatten()(build(Dense(8, name="first")(x))))), (5, 6))
+    half(model)(np.ones((2, 5, 6)))
+
+
+def test_implicit_masks_reach_attention_in_the_proof():
+    def build(x):
+        embedded = layers.Embedding(5, 8, mask_zero=True)(x)
+        return Dense(3)(layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 4)(embedded, embedded)))
+
+    half(net(build, (7,), dtype="int32"))
+
+
+def test_weights_that_start_as_an_array_are_cut():
+    start = keras.initializers.Constant(np.ones((50, 16)))
+    stack = [layers.Embedding(50, 16, embeddings_initializer=start), layers.LSTM(16), Dense(3)]
+    small = half(keras.Sequential([keras.Input((7,), dtype="int32"), *stack]))
+    assert small.layers[0].output_dim == 8
+
+
+@pytest.mark.parametrize(
+    "build", [lambda x: Dense(8, name="q")(x), lambda x: Dense(8, use_bias=False, name="q")(x)]
+)
+def test_beside_quantized_layers_others_are_cut(build):
+    model = net(lambda x: Dense(3)(Dense(12, name="free")(build(Dense(16)(x)))), (6,))
+    model.get_layer("q").quantize("int8")
+    x = np.ones((2, 6), "float32")
+    small = pruning.prune_channels(model, 0.5, round_to=1)
+    assert small.get_layer("free").units == 6
+    names = [{weight.path for weight in one.get_layer("q").weights} for one in (model, small)]
+    assert names[0] == names[1]
+    assert np.isfinite(small(x)).all()
+
+
+def test_functions_in_wrapped_layers_are_passed_on():
+    model = net(lambda x: Dense(3)(layers.TimeDistributed(Dense(8, activation=across_positions))(x)), (5, 4))
+    small = pruning.prune_channels(
+        keras.Sequential([model, layers.Flatten(), Dense(8), Dense(2)]), 0.5, round_to=1
+    )
+    assert small.layers[0].layers[1].layer.activation is across_positions
+
+
+def test_an_optimizers_own_schedule_and_what_does_not_decay_are_kept():
+    class Slow(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.5
+
+        def get_config(self):
+            return {}
+
+    model = net(lambda x: Dense(3)(Dense(16)(x)), (6,))
+    optimizer = keras.optimizers.AdamW(Slow(), weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, "mse")
+    new = half(model).optimizer
+    assert float(new.learning_rate) == 0.5
+    small = half(model)
+    assert [small.optimizer._use_weight_decay(one) for one in small.trainable_variables] == [True, False] * 2
+
+
+def test_a_metric_without_a_config_is_refused_before_any_work():
+    class Own(keras.metrics.Mean):
+        def __init__(self):
+            super().__init__(name="own")
+
+    model = net(lambda x: Dense(3)(Dense(16)(x)), (6,))
+    model.compile("sgd", "mse", metrics=[Own()])
+    with pytest.raises(ValueError, match="Received: 'own', a Own, whose config does not make another"):
+        pruning.prune_channels(model, macs=1e-9)
+
+
+def test_a_ratio_by_which_nothing_goes_is_refused():
+    model = net(lambda x: Dense(3)(Dense(16)(x)), (6,))
+    with pytest.raises(ValueError, match=r"Something goes\. Received: ratio=0\.1"):
+        pruning.prune_channels(model, 0.1)
+
+
+def test_a_target_that_can_be_reached_is():
+    model = keras.Sequential([keras.Input((5,)), Dense(7), Dense(6), Dense(5), Dense(2)])
+    assert cost.macs(pruning.prune_channels(model, macs=38)) == 38
+
+
+def test_steps_before_the_last_come_as_near_as_they_can():
+    model = keras.Sequential([keras.Input((16,)), Dense(32), Dense(1)])
+    widths = []
+    small = pruning.prune_channels(
+        model, macs=0.25, round_to=8, steps=3, after_step=lambda one: widths.append(one.layers[0].units)
+    )
+    assert small.layers[0].units == 8
+    assert widths == sorted(widths, reverse=True)
+    assert len(widths) == 3

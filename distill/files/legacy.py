@@ -9,7 +9,17 @@ from keras import ops
 # What Keras 3 no longer has -> the value without which nothing is lost, or ... where no value matters.
 _NO_KERNEL = {"groups": 1, "kernel_initializer": ..., "kernel_regularizer": ..., "kernel_constraint": ...}
 _RNN = {"time_major": False, "implementation": ...}
+_RANDOM = {"rng_type": ...}
 _GONE: dict[str, dict[str, Any]] = {
+    "ConvLSTM1D": _RNN,
+    "ConvLSTM2D": _RNN,
+    "ConvLSTM3D": _RNN,
+    "Discretization": {"trainable": ...},
+    "RandomContrast": _RANDOM,
+    "RandomFlip": _RANDOM,
+    "RandomRotation": _RANDOM,
+    "RandomTranslation": _RANDOM,
+    "RandomZoom": _RANDOM,
     "Conv1DTranspose": {"groups": 1},
     "Conv2DTranspose": {"groups": 1},
     "Conv3DTranspose": {"groups": 1},

@@ -1,8 +1,9 @@
 """Takes channels, neurons and heads out of a model: a smaller model of the same kind comes out."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from distill.pruning.patterns import is_whole
 from distill.pruning.structured.costs import macs_of, parameters_of
 from distill.pruning.structured.groups import Group, find_groups
 from distill.pruning.structured.importance import Importance, Normalization, Reduction, l2, score_atoms
-from distill.pruning.structured.rebuild import compile_as, rebuild
+from distill.pruning.structured.rebuild import compile_settings, compile_with, rebuild
 from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import (
     Choice,
@@ -42,6 +43,7 @@ def prune_channels(
     keep: Selector | Sequence[Selector] = (),
     ratios: Mapping[Selector, float] | None = None,
     steps: int = 1,
+    after_step: Callable[[keras.Model], object] | None = None,
     exact: bool = True,
     rules: Mapping[type, Rule] | None = None,
     verify: Any = False,
@@ -73,8 +75,10 @@ def prune_channels(
         keep: layers whose channels stay: names, types or functions, as for `find_kernels`.
         ratios: selector of layers -> share of their channels that goes, whatever is asked of the others; of which
             nothing goes if nothing is asked.
-        steps: in how many steps, each by the same factor, the target is reached; before each, importance is found anew
-            for what is left.
+        steps: in how many steps, each by about the same factor, the target is reached; before each, importance is found
+            anew for what is left. Steps before the last come as near to theirs as they can.
+        after_step: called with what each step leaves, such as to train it; see `shrink`. Before the first call it is
+            tried whether all steps can be gone, but for those of latency_ms, of which the last is.
         exact: whether what LayerNormalization and its like average over stays. Without, their statistics change.
         rules: for types of layers and operations, by exact type, what ties their axes; they come before our own.
         verify: whether every tensor of the new model is compared with the old one's, in float64: `True` on random
@@ -86,9 +90,9 @@ def prune_channels(
 
     Raises:
         ValueError: none or several of ratio, macs, params and latency_ms are given without ratios, or one is out of
-            range; a target cannot be
-            met within 2 %; a selector fits no layer; nothing can be cut; the model has no graph; both ratios and
-            steps are given.
+            range; a target cannot be met within 2 %; by a ratio, nothing would go; a selector fits no layer; nothing
+            can be cut; the model has no graph; both ratios and steps are given; the optimizer or a metric does not come
+            out of its own config.
         RuntimeError: `verify` found a difference.
     """
     targets = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
@@ -110,16 +114,87 @@ def prune_channels(
         raise ValueError(f"The share of channels that goes lies between 0 and 1. Received: ratio={target!r}.")
     if not target > 0 and not alone:
         raise ValueError(f"What stays of a model is more than 0. Received: {what}={target!r}.")
-    if steps > 1:
-        if ratios:
-            raise ValueError(
-                f"Shares of single layers would go in every step anew. Received: ratios and {steps=}. Leave one out."
-            )
-        choosing = {"importance": importance, "reduce": reduce, "normalize": normalize, "scope": scope}
-        shared = {**choosing, "keep": keep, "exact": exact, "rules": rules, "verify": verify}
-        for goal in stages(model, what, target, int(steps), round_to=round_to, rules=rules):
-            model = prune_channels(model, **goal, **shared)
-        return model
+    if steps > 1 and ratios:
+        raise ValueError(
+            f"Shares of single layers would go in every step anew. Received: ratios and {steps=}. Leave one out."
+        )
+    cut = functools.partial(_cut, scope=scope, keep=keep, ratios=ratios, exact=exact, rules=rules)
+    goals = _goals(model, what, target, int(steps), round_to, rules)
+    if after_step is not None:
+        rehearsed = model
+        rehearse = functools.partial(cut, importance=l2, reduce="mean", normalize="mean", verify=False)
+        rehearse(model, goals[-1])
+        for goal in () if what == "latency_ms" else goals:
+            rehearsed = rehearse(rehearsed, goal)
+    new = model
+    for goal in goals:
+        new = cut(new, goal, importance=importance, reduce=reduce, normalize=normalize, verify=verify)
+        if after_step is not None:
+            after_step(new)
+    if what in ("ratio", "ratios") and new.count_params() == model.count_params():
+        raise ValueError(
+            f"Something goes. Received: {what}={ratios or target!r}, by which nothing of {model.name!r} does: numbers "
+            "of channels are rounded. Ask for more, or for round_to=1."
+        )
+    return new
+
+
+class _Goal(NamedTuple):
+    """What one step is to reach.
+
+    Attributes:
+        what: "ratio", "ratios", "macs", "params" or "latency_ms".
+        target: of it.
+        round_to: see `prune_channels`.
+        least: where the target cannot be met, the nearest is taken that costs as much as this; `None` refuses.
+    """
+
+    what: str
+    target: float
+    round_to: int | None
+    least: float | None = None
+
+
+def _goals(
+    model: keras.Model,
+    what: str,
+    target: float,
+    steps: int,
+    round_to: int | None,
+    rules: Mapping[type, Rule] | None,
+) -> list[_Goal]:
+    """What each step is to reach, each by the same factor."""
+    if what in ("ratio", "ratios"):
+        # Rounded in every step, small groups would come back to where they were.
+        ratio = 1 - (1 - target) ** (1 / steps)
+        return [*[_Goal(what, ratio, 1)] * (steps - 1), _Goal(what, ratio, round_to)]
+    if what == "latency_ms":
+        whole = latency(model).median_ms if steps > 1 else target
+    else:
+        structure = read(model, rules_with(rules))
+        count = macs_of(structure) if what == "macs" else parameters_of(structure)
+        whole = count(np.ones(structure.atoms.count, bool))
+        target = target * whole if target < 1 else target
+    towards = [whole * (target / whole) ** (i / steps) for i in range(1, steps)]
+    return [*(_Goal(what, one, round_to, least=target) for one in towards), _Goal(what, target, round_to)]
+
+
+def _cut(
+    model: keras.Model,
+    goal: _Goal,
+    *,
+    importance: Importance,
+    reduce: Reduction,
+    normalize: Normalization,
+    scope: Scope,
+    keep: Selector | Sequence[Selector],
+    ratios: Mapping[Selector, float] | None,
+    exact: bool,
+    rules: Mapping[type, Rule] | None,
+    verify: Any,
+) -> keras.Model:
+    """One step of `prune_channels`."""
+    compiling = compile_settings(model)
     known = rules_with(rules)
     structure = read(model, known, exact=exact)
     found = find_groups(structure)
@@ -133,11 +208,11 @@ def prune_channels(
     own = _own_ratios(structure, cuttable, ratios)
     choices = [
         Choice(structure, cuttable, scores, scope, multiple, own)
-        for multiple in ((8, 4, 2, 1) if round_to is None else (round_to,))
+        for multiple in ((8, 4, 2, 1) if goal.round_to is None else (goal.round_to,))
     ]
-    if what in ("ratio", "ratios"):
-        kept = choices[0].keep(choices[0].counts(target))
-    elif what == "latency_ms":
+    if goal.what in ("ratio", "ratios"):
+        kept = choices[0].keep(choices[0].counts(goal.target))
+    elif goal.what == "latency_ms":
 
         def measure(keep: np.ndarray) -> float:
             return latency(rebuild(structure, keep)).median_ms
@@ -145,57 +220,16 @@ def prune_channels(
         if scope == "global":
             per_ms = score_per_ms(choices[-1], measure)
             choices = [dataclasses.replace(choice, scores=per_ms) for choice in choices]
-        kept = reach_latency(choices, measure, target)
+        kept = reach_latency(choices, measure, goal.target, goal.least)
     else:
-        count = macs_of(structure) if what == "macs" else parameters_of(structure)
-        whole = count(np.ones(structure.atoms.count, bool))
-        kept = reach(choices, count, target * whole if target < 1 else target, what)
+        count = macs_of(structure) if goal.what == "macs" else parameters_of(structure)
+        kept = reach(choices, count, goal.target, goal.what, goal.least)
     new = rebuild(structure, kept)
     if verify is not False:
         proof = verify if isinstance(verify, Proof) else Proof(None if verify is True else verify)
         proof.find(structure, kept, new, known)
-    compile_as(model, new)
+    compile_with(compiling, model, new)
     return new
-
-
-def stages(
-    model: keras.Model,
-    what: str,
-    target: float,
-    steps: int,
-    *,
-    round_to: int | None = None,
-    rules: Mapping[type, Rule] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """What `prune_channels` is asked for so that it comes to a target in steps, each by the same factor.
-
-    Args:
-        model: the whole one.
-        what: "ratio", "macs", "params" or "latency_ms".
-        target: of the last step.
-        steps: how many, >= 1.
-        round_to: of the last step.
-        rules: as for `prune_channels`.
-
-    Yields:
-        Its target and round_to.
-    """
-    if what == "ratio":
-        # Rounded in every step, small groups would come back to where they were.
-        step = {what: 1 - (1 - target) ** (1 / steps)}
-        yield from [{**step, "round_to": 1}] * (steps - 1)
-        yield {**step, "round_to": round_to}
-        return
-    if what == "latency_ms":
-        whole = latency(model).median_ms
-        share = target / whole
-    else:
-        structure = read(model, rules_with(rules))
-        count = macs_of(structure) if what == "macs" else parameters_of(structure)
-        whole = count(np.ones(structure.atoms.count, bool))
-        share = target if target < 1 else target / whole
-    for i in range(1, steps + 1):
-        yield {what: whole * share ** (i / steps), "round_to": round_to}
 
 
 def _only_one(targets: Mapping[str, float | None]) -> list[tuple[str, float]]:

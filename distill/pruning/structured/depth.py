@@ -11,7 +11,7 @@ from distill.graphs import functional_of, nodes_of
 from distill.pruning.criteria.batches import batches, require_examples, require_finite
 from distill.pruning.patterns import is_whole
 from distill.pruning.structured.operation_rules import is_addition
-from distill.pruning.structured.rebuild import compile_as, needed_of, rebuild
+from distill.pruning.structured.rebuild import compile_settings, compile_with, needed_of, rebuild
 from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.tracing import read
 
@@ -102,6 +102,7 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
     if not is_whole(number) or number < 1:
         raise ValueError(f"An integer >= 1 says how many layers go. Received: number={number!r}.")
     graph = _graph(model)
+    compiling = compile_settings(model)
     structure = read(model, rules_with())
     everything = np.ones(structure.atoms.count, bool)
     candidates = list(_removable(graph, ""))
@@ -126,7 +127,7 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
             )
         _, chosen, shortest = min(tried, key=lambda one: one[0])
         skipped[id(chosen.node)] = id(chosen.passed)
-    compile_as(model, shortest)
+    compile_with(compiling, model, shortest)
     return shortest
 
 

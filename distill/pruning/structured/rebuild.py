@@ -90,6 +90,10 @@ class _Builder:
         self._kept = keep_labels(structure, keep)
         self._dtype = dtype
         self._masked = masked
+        # Ids of the weights that get smaller.
+        self._smaller = {
+            id(slot.variable) for slot in structure.slots if not masked and not self._kept[slot.labels].all()
+        }
         self._passed: dict[int, int] = {}  # id of a skipped call's output -> that of what takes its place
         self._built: dict[
             int, tuple[Any, Any]
@@ -150,19 +154,21 @@ class _Builder:
 
     def _from_config(self, old: Any) -> Any:
         """A layer or operation of the same config, but for the edits; functions in it are passed on as they are."""
-        known: dict[str, Any] = {
-            type(one).__name__: type(one) for one in vars(old).values() if _is_foreign(one)
-        }
         functions = {name: one for name, one in vars(old).items() if isinstance(one, types.FunctionType)}
-        known.update({one.__name__: one for one in functions.values()})
         try:
-            with SafeModeScope(False), keras.saving.CustomObjectScope(known), warnings.catch_warnings():
+            with (
+                SafeModeScope(False),
+                keras.saving.CustomObjectScope(_own_of(old)),
+                warnings.catch_warnings(),
+            ):
                 warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
                 config = _config_of(old)
                 if not isinstance(old, keras.layers.Lambda):  # which makes a function of its config itself
                     config.update({name: one for name, one in functions.items() if name in config})
                 for edit in self._structure.edits.get(id(old), ()):
                     self._apply(edit, config)
+                if isinstance(old, keras.Layer) and any(id(one) in self._smaller for one in old.variables):
+                    config = _without_arrays(config)
                 new = type(old).from_config(config if self._dtype is None else _in_dtype(config, self._dtype))
         except (NotImplementedError, TypeError) as error:
             raise ValueError(
@@ -188,7 +194,12 @@ class _Builder:
             if isinstance(leaf, keras.KerasTensor):
                 return tensors[self._passed.get(id(leaf), id(leaf))]
             axes = self._structure.constants.get((id(node), id(leaf)))
-            return leaf if axes is None else self._cut(np.asarray(keras.ops.convert_to_numpy(leaf)), axes)
+            if axes is None:
+                return leaf
+            value = np.asarray(keras.ops.convert_to_numpy(leaf))
+            if self._dtype is not None and np.issubdtype(value.dtype, np.floating):
+                value = value.astype(self._dtype)
+            return self._cut(value, axes)
 
         found: tuple[Any, Any] = keras.tree.map_structure(new, (node.arguments.args, node.arguments.kwargs))
         return found
@@ -206,15 +217,11 @@ class _Builder:
                 if new.trainable != old.trainable:
                     new.trainable = old.trainable
                 continue
-            if _make_up(old) != _make_up(new):
-                raise ValueError(
-                    f"A model is built anew from the configs of its layers. Received: {old.name!r}, a "
-                    f"{type(old).__name__}, whose config makes one of other weights. Write its get_config."
-                )
+            pairs = _pairs(old, new)
             for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
                 if not any(id(variable) in axes for variable in one.variables):
                     _copy_state(one, other)  # first: what is loaded may be computed anew from other weights
-            for source, target in zip(old.variables, new.variables, strict=True):
+            for source, target in pairs:
                 value = keras.ops.convert_to_numpy(source)
                 if id(source) in axes:
                     value = self._cut(value, tuple(axes[id(source)]))
@@ -226,7 +233,7 @@ class _Builder:
             for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
                 if other.trainable != one.trainable:
                     other.trainable = one.trainable
-            for source, target in zip(old.variables, new.variables, strict=True):
+            for source, target in pairs:
                 if target.trainable != source.trainable:
                     target.trainable = source.trainable
 
@@ -249,23 +256,59 @@ class _Builder:
         )
 
 
-def compile_as(old: keras.Model, new: keras.Model) -> None:
-    """Compiles a model as another one was: the same losses, and an optimizer and metrics that start afresh."""
-    if not old.compiled:
-        return
-    settings = dict(old._compile_config.config)
-    settings["optimizer"] = None if old.optimizer is None else _afresh(old.optimizer)
+def compile_settings(model: keras.Model) -> dict[str, Any] | None:
+    """How a model was compiled, with an optimizer and metrics that start afresh; `None` if it was not.
+
+    Raises:
+        ValueError: one of them does not come out of its own config.
+    """
+    if not model.compiled:
+        return None
+    settings = dict(model._compile_config.config)
+    settings["optimizer"] = None if model.optimizer is None else _afresh(model.optimizer)
     for name in ("metrics", "weighted_metrics"):
         settings[name] = keras.tree.map_structure(
             lambda metric: _afresh(metric) if isinstance(metric, keras.Metric) else metric, settings.get(name)
         )
+    return settings
+
+
+def compile_with(settings: dict[str, Any] | None, old: keras.Model, new: keras.Model) -> None:
+    """Compiles a new model as `compile_settings` found the old one; weights that did not decay do not."""
+    if settings is None:
+        return
     new.compile(**settings)
-    if new.optimizer is not None:
-        new.optimizer.build(new.trainable_variables)  # as Keras does, so that a file of it can be loaded
+    if new.optimizer is None:
+        return
+    one, other = (getattr(model.optimizer, "inner_optimizer", model.optimizer) for model in (old, new))
+    staying = {variable.path for variable in old.trainable_variables if not one._use_weight_decay(variable)}
+    if staying:
+        other.exclude_from_weight_decay(
+            var_list=[variable for variable in new.trainable_variables if variable.path in staying]
+        )
+    new.optimizer.build(new.trainable_variables)  # as Keras does, so that a file of it can be loaded
 
 
 def _afresh(one: Any) -> Any:
-    return type(one).from_config(one.get_config())
+    try:
+        with keras.saving.CustomObjectScope(_own_of(one)):
+            return type(one).from_config(one.get_config())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            "A smaller model is compiled as the whole one was, from the configs of its optimizer and metrics. "
+            f"Received: {one.name!r}, a {type(one).__name__}, whose config does not make another. Write its "
+            f"get_config, or load the model with compile=False. Keras said: {error}"
+        ) from error
+
+
+def _own_of(one: Any) -> dict[str, Any]:
+    """Classes and functions of the user's own that a layer, an optimizer or a metric has, by name."""
+    parts = one._flatten_layers() if isinstance(one, keras.Layer) else [one]
+    found = [value for part in parts for value in vars(part).values()]
+    return {
+        **{type(value).__name__: type(value) for value in found if _is_foreign(value)},
+        **{value.__name__: value for value in found if isinstance(value, types.FunctionType)},
+    }
 
 
 def _is_foreign(value: Any) -> bool:
@@ -273,9 +316,34 @@ def _is_foreign(value: Any) -> bool:
     return not type(value).__module__.startswith(("keras.", "builtins", "numpy", "tensorflow"))
 
 
-def _make_up(layer: keras.Layer) -> tuple[list[type], list[int]]:
-    """The layers inside, and the ranks of all weights."""
-    return [type(one) for one in layer._flatten_layers()], [len(one.shape) for one in layer.variables]
+def _pairs(old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Each weight of a layer with that of one which was made of its config."""
+    sources, targets = old.variables, new.variables
+    by_path = {target.path: target for target in targets}
+    # A layer that was quantized has its weights in another order than one that is made so.
+    if len(by_path) == len(targets) and {source.path for source in sources} == by_path.keys():
+        targets = [by_path[source.path] for source in sources]
+
+    def make_up(layer: keras.Layer, variables: list[keras.Variable]) -> tuple[list[type], list[int]]:
+        return [type(one) for one in layer._flatten_layers()], [len(one.shape) for one in variables]
+
+    if make_up(old, sources) != make_up(new, targets):
+        raise ValueError(
+            f"A model is built anew from the configs of its layers. Received: {old.name!r}, a "
+            f"{type(old).__name__}, whose config makes one of other weights. Write its get_config."
+        )
+    return list(zip(sources, targets, strict=True))
+
+
+def _without_arrays(config: Any) -> Any:
+    """A config whose weights do not start as arrays, which have the old sizes; values are copied anyway."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_without_arrays, config))
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "Constant" and not isinstance(config["config"]["value"], (int, float)):
+        return {"class_name": "Zeros", "module": "keras.initializers", "config": {}, "registered_name": None}
+    return {key: _without_arrays(value) for key, value in config.items()}
 
 
 def _copy_state(one: keras.Layer, other: keras.Layer) -> None:

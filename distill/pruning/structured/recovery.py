@@ -10,7 +10,7 @@ from keras import layers
 from distill.distiller import Distiller
 from distill.losses.logits import SoftTargets
 from distill.pruning.patterns import is_whole
-from distill.pruning.structured.channels import prune_channels, stages
+from distill.pruning.structured.channels import prune_channels
 from distill.pruning.structured.importance import batch_norm_scale
 from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
@@ -38,7 +38,7 @@ def shrink(
 
         small = pruning.shrink(model, train, macs=0.25)
 
-    Each round leaves the same share of what the one before left.
+    Each round leaves about the same share of what the one before left.
 
     Args:
         model: the trained original, as for `prune_channels`: the teacher of every round. It is left as it is.
@@ -47,7 +47,7 @@ def shrink(
         macs: instead, what stays in the end; see `prune_channels`.
         params: instead, what stays in the end; see `prune_channels`.
         latency_ms: instead, how long one example may take in the end; see `prune_channels`.
-        rounds: how many, >= 1.
+        rounds: how many, >= 1; the `steps` of `prune_channels`.
         losses: distillation losses, as for `Distiller`; `SoftTargets(4.0)` if not given.
         student_loss_weight: of the labels' loss, as for `Distiller`.
         options: more of `prune_channels`, such as importance, scope, round_to and keep.
@@ -67,15 +67,12 @@ def shrink(
         raise ValueError(
             "Shares of single layers would go in every round anew. Received: ratios. Use keep, or rounds of your own."
         )
-    goals: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
-    prune_channels(model, **goals, **options)  # refuses now what it would after training
-    small = model
-    ((what, value),) = ((what, value) for what, value in goals.items() if value is not None)
-    rounding = {name: options.get(name) for name in ("round_to", "rules")}
-    for goal in stages(model, what, value, int(rounds), **rounding):
-        small = prune_channels(small, **{**options, **goal})
+
+    def learn(small: keras.Model) -> None:
         train(Distiller(model, small, losses or SoftTargets(4.0), student_loss_weight=student_loss_weight))
-    return small
+
+    goals: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
+    return prune_channels(model, **goals, **options, steps=rounds, after_step=learn)
 
 
 def slim(

@@ -16,6 +16,7 @@ from distill.pruning.structured.structure import Structure
 Scope = Literal["local", "global"]
 
 TOLERANCE = 0.02  # of a target
+_FEW = 20_000  # combinations of counts, all of which are tried
 _LEAST_SAVED = 1e-3  # of the whole time, below which no measurement sees anything
 
 
@@ -111,6 +112,26 @@ class Choice:
         least = 0 if fixed else 1
         return int(min(size, max(rounded, step - fixed, least)))
 
+    def _allowed(self, i: int) -> list[int]:
+        """How many of a group may stay."""
+        group, step = self.groups[i], self.step(i)
+        if i in self.ratios:
+            return [self._rounded(i, group.atoms.size * (1 - self.ratios[i]))]
+        least = 0 if group.fixed else 1
+        stepped = range(step - group.fixed, group.atoms.size, step)
+        return [*(count for count in stepped if count >= least), group.atoms.size]
+
+    def _best_of_all(self, cost: Cost, target: float, near: Sequence[int]) -> list[int]:
+        """Of all counts that meet the target those most like `near`, or else the nearest to the target."""
+
+        def order(counts: list[int]) -> tuple[float, int]:
+            distance = abs(cost(self.keep(counts)) - target)
+            unlike = sum(abs(one - other) for one, other in zip(counts, near, strict=True))
+            return (0.0 if distance <= TOLERANCE * target else distance), unlike
+
+        all_counts = itertools.product(*map(self._allowed, range(len(self.groups))))
+        return min(map(list, all_counts), key=order)
+
     def nearest(self, cost: Cost, target: float) -> list[int]:
         """How many atoms of each group stay so that the cost is near a target."""
         low, high = 0.0, 1.0
@@ -130,34 +151,53 @@ class Choice:
             if distance(found) >= distance(counts):
                 break
             counts = found
+        few = math.prod(len(self._allowed(i)) for i in range(len(self.groups))) <= _FEW
+        if few and distance(counts) > TOLERANCE * target:
+            return self._best_of_all(cost, target, counts)
         return counts
 
 
-def reach(choices: Sequence[Choice], cost: Cost, target: float, what: str) -> np.ndarray:
+def reach(
+    choices: Sequence[Choice], cost: Cost, target: float, what: str, least: float | None = None
+) -> np.ndarray:
     """What stays so that the model costs as much as `target`, within 2 %, by the first choice that can.
+
+    Args:
+        choices: that are tried in turn.
+        cost: of what stays.
+        target: of the cost.
+        what: is counted.
+        least: where none can, the nearest of what was seen is taken that costs as much as this; `None` refuses.
 
     Raises:
         ValueError: none can; says what they can.
     """
-    least, most = (cost(choices[-1].keep(choices[-1].counts(ratio))) for ratio in (1.0, 0.0))
-    if not least * (1 - TOLERANCE) <= target <= most * (1 + TOLERANCE):
+    fewest, most = (cost(choices[-1].keep(choices[-1].counts(ratio))) for ratio in (1.0, 0.0))
+    if not fewest * (1 - TOLERANCE) <= target <= most * (1 + TOLERANCE):
         raise ValueError(
             f"A target lies between what is left at least and what there is. Received: {what}={target:,.0f}, where "
-            f"{least:,} to {most:,} can be reached."
+            f"{fewest:,} to {most:,} can be reached."
         )
-    seen = [least, most]
+    seen = [fewest, most]
+    near = most, np.ones(choices[0].structure.atoms.count, bool)
 
     def seeing(kept: np.ndarray) -> int:
-        seen.append(cost(kept))
-        return seen[-1]
+        nonlocal near
+        found = cost(kept)
+        seen.append(found)
+        if least is not None and found >= least and abs(found - target) < abs(near[0] - target):
+            near = found, kept
+        return found
 
     for choice in choices:
         kept = choice.keep(choice.nearest(seeing, target))
         if abs(cost(kept) - target) <= TOLERANCE * target:
             return kept
+    if least is not None:
+        return near[1]
     below, above = _around(seen, target)
     raise ValueError(
-        f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest are {below:,} and "
+        f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest found are {below:,} and "
         f"{above:,}. Ask for one of them, or for a smaller round_to if you gave one."
     )
 
@@ -169,9 +209,18 @@ def _around(seen: Sequence[float], target: float) -> tuple[float, float]:
 
 
 def reach_latency(
-    choices: Sequence[Choice], measure: Callable[[np.ndarray], float], target: float
+    choices: Sequence[Choice],
+    measure: Callable[[np.ndarray], float],
+    target: float,
+    least: float | None = None,
 ) -> np.ndarray:
     """What stays so that a measured time is `target` ms within 2 %; every measurement costs, and none is exact.
+
+    Args:
+        choices: that are tried in turn.
+        measure: milliseconds of what stays.
+        target: of them.
+        least: as for `reach`.
 
     Raises:
         ValueError: no ratio's time is; says which are.
@@ -183,6 +232,7 @@ def reach_latency(
             f"latency_ms={target:g}, where {fastest:.3g} to {slowest:.3g} ms can be reached."
         )
     times = [fastest, slowest]
+    near = slowest, np.ones(choices[0].structure.atoms.count, bool)
     for choice in choices:
         low, high, seen = 0.0, 1.0, set[tuple[int, ...]]()
         for _ in range(12):
@@ -196,7 +246,11 @@ def reach_latency(
             if abs(found - target) <= TOLERANCE * target:
                 return kept
             times.append(found)
+            if least is not None and found >= least and abs(found - target) < abs(near[0] - target):
+                near = found, kept
             low, high = (middle, high) if found > target else (low, middle)
+    if least is not None:
+        return near[1]
     below, above = _around(times, target)
     raise ValueError(
         f"A target is met within {TOLERANCE:.0%}. Received: latency_ms={target:g}; the nearest were {below:.3g} and "

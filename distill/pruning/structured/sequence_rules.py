@@ -10,6 +10,7 @@ from distill.pruning.structured.structure import Shape
 from distill.pruning.structured.tracing import Call, Rule
 from distill.pruning.structured.tying import (
     activate,
+    has_arrays,
     is_quantized,
     only,
     sizes_of,
@@ -19,6 +20,8 @@ from distill.pruning.structured.tying import (
 def _rnn(gates: int) -> Rule:
     def rule(call: Call) -> list[Axes]:
         layer, cell = call.operation, call.operation.cell
+        if has_arrays(call):
+            return call.lock_all("it is called on an array")
         axes = only(call, call.inputs[0], [-1], type(layer).__name__)
         functions = (getattr(cell, "recurrent_activation", None), cell.activation)
         into, out = call.weight(cell.kernel, inputs=(0,), outputs=(1,), repeats=gates)
@@ -44,7 +47,7 @@ def _rnn(gates: int) -> Rule:
 
 def _bidirectional(call: Call) -> list[Axes]:
     layer = call.operation
-    if call.arguments("initial_state") or layer.return_state:
+    if call.arguments("initial_state") or layer.return_state or has_arrays(call):
         return call.lock_all("states of Bidirectional are not followed")
     given = call.shapes[:1], call.inputs[:1]
     (forward,) = call.inner("layer", layer.forward_layer, *given)
@@ -96,6 +99,8 @@ def _attention(call: Call) -> list[Axes]:
         return call.lock_all("it is quantized or has LoRA enabled")
     if not (len(given[0]) == len(given[1]) == 1):
         return call.lock_all("its query and value are not tensors of the graph")
+    if call.value("key") is not None and not given[2]:
+        return call.lock_all("its key is no tensor of the graph")
     (query,), (value,) = given[:2]
     (key,) = given[2] or [value]
     query_heads, query_width = _projection(call, layer._query_dense, query)
@@ -133,9 +138,9 @@ def _attention(call: Call) -> list[Axes]:
             call.rescale(variable, query_width, lambda old, new: (new / old) ** 0.5)
     for axes, _ in (query, key, value):
         only(call, axes, [-1], type(layer).__name__)
-    for _, shape in call.arguments("attention_mask"):
-        if len(shape) > 3 and shape[1] not in (1, None):
-            call.lock(heads, "its attention_mask is of each head")
+    mask_shape = tuple(getattr(call.value("attention_mask"), "shape", ()))
+    if len(mask_shape) > 3 and mask_shape[1] not in (1, None):
+        call.lock(heads, "its attention_mask is of each head")
     call.vanishes = lambda: len(call.output_shapes) == 1  # of no head are scores zero
     scores = [(None, heads, *[None] * (len(shape) - 2)) for shape in call.output_shapes[1:]]
     return [(*query[0][:-1], *outs), *scores]

@@ -115,6 +115,15 @@ class Call:
         )
         return self.operation.call(*args, **kwargs)
 
+    def lock_masks(self) -> None:
+        """Locks the tensors that a layer is given as masks, beside those that its rule is about."""
+        if self._node is None:
+            return
+        for name in inspect.signature(self.operation.call).parameters:
+            for axes, _ in self.arguments(name) if name.endswith("mask") else ():
+                for axis in axes:
+                    self.lock(axis, "it is a mask")
+
     def lock_all(self, reason: str) -> list[Axes]:
         """Locks all inputs; returns outputs without labels."""
         for axes in self.inputs:
@@ -164,6 +173,8 @@ class Call:
 
     def operands(self) -> list[tuple[Axes, Shape]]:
         """Labels and shapes of tensors and of arrays in the call, in order; single numbers are left out."""
+        if self._node is None:
+            return list(zip(self.inputs, self.shapes, strict=True))
         found: list[tuple[Axes, Shape]] = []
         tensors = iter(zip(self.inputs, self.shapes, strict=True))
         args, kwargs = self._node.arguments.args, self._node.arguments.kwargs
@@ -181,6 +192,8 @@ class Call:
 
     def value(self, name: str) -> Any:
         """What is passed as an argument of `call`; `None` if nothing is."""
+        if self._node is None:
+            return None
         given = inspect.signature(self.operation.call).bind_partial(
             *self._node.arguments.args, **self._node.arguments.kwargs
         )
@@ -328,6 +341,7 @@ class _Tracer:
         if rule is None:
             kind = self.unknown[call.path] = type(call.operation).__name__
             return call.lock_all(f"no rule is known for {kind}")
+        call.lock_masks()
         found = rule(call)
         return found if isinstance(found, list) else [found]
 

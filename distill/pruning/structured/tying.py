@@ -48,6 +48,10 @@ POSITIONWISE = frozenset(
         keras.ops.tanh,
     }
 )
+# These look at all of the last axis, and at nothing else.
+_ALONG_LAST = frozenset(
+    {keras.activations.log_softmax, keras.activations.softmax, keras.activations.sparsemax}
+)
 POSITIONWISE_LAYERS = (
     layers.ActivityRegularization,
     layers.ELU,
@@ -87,13 +91,13 @@ def by_number(call: Call) -> None:
 
 
 def activate(call: Call, activation: Any, axes: Axes) -> Axes:
-    """The activation of a layer; one that is not known to be position-wise is taken to look at the whole last axis."""
+    """The activation of a layer; one that is not known is taken to look at everything."""
     if activation is None or activation in POSITIONWISE or type(activation) in POSITIONWISE_LAYERS:
         call.vanishes = lambda: activation is None or not float(activation(np.zeros((1,), "float32"))[0])
         return axes
     name = getattr(activation, "__name__", type(activation).__name__)
-    call.lock(axes[-1], f"{name} looks at all channels")
-    return (*axes[:-1], None)
+    along = [len(axes) - 1] if activation in _ALONG_LAST else range(len(axes))
+    return only(call, axes, [i for i in range(len(axes)) if i not in along], name)
 
 
 def has_arrays(call: Call) -> bool:
@@ -226,8 +230,9 @@ def sum_over(call: Call, axis: Axis) -> None:
 
 def softmax(call: Call) -> Axes:
     """Axes that are summed over stay."""
+    axes = elementwise(call) if call.arguments("mask") else call.inputs[0]
+    over = call.operation.axis
     call.vanishes = lambda: False
-    axes, over = call.inputs[0], call.operation.axis
     over = range(len(axes)) if over is None else over if isinstance(over, (list, tuple)) else [over]
     kept = [i for i in range(len(axes)) if i not in {axis % len(axes) for axis in over}]
     return only(call, axes, kept, type(call.operation).__name__)

@@ -8,6 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+# Keras exports no names for the masks that tensors carry.
+from keras.src.backend import get_keras_mask, set_keras_mask
+
 from distill.graphs import functional_of
 from distill.pruning.structured.labels import Axes
 from distill.pruning.structured.rebuild import keep_labels, rebuild
@@ -154,6 +157,7 @@ def _tensors(
     found: dict[Key, np.ndarray] = {}
 
     def mask(key: Key, value: Any) -> Any:
+        implicit = get_keras_mask(value)
         for i, axis in enumerate(axes.get(key, ())):
             if axis is not None:
                 shape = [-1 if j == i else 1 for j in range(len(value.shape))]
@@ -161,6 +165,8 @@ def _tensors(
                 stays = ops.logical_or(kept[axis].reshape(shape), ops.isfinite(value))
                 value = ops.where(stays, value, ops.zeros_like(value))
         found[key] = np.asarray(ops.convert_to_numpy(value), np.float64)
+        if implicit is not None:
+            set_keras_mask(value, implicit)
         return value
 
     run(model, inputs, mask)
