@@ -436,3 +436,12 @@ def test_an_archive_of_something_else(tmp_path):
     (tmp_path / "m.txt").write_text("hello")
     with pytest.raises(ValueError, match="which begins with b'hello'"):
         distill.load_model(tmp_path / "m.txt")
+
+
+def test_what_would_be_ignored_is_refused(tmp_path):
+    keras.Sequential([keras.Input((2,)), layers.Dense(1)]).save(tmp_path / "a.keras")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=r"Received: weights='w\.h5' with .*folder"):
+        distill.load_model(tmp_path / "folder", weights="w.h5", trust=True)
+    with pytest.raises(ValueError, match=r"Received: endpoint='serve' with .*a\.keras"):
+        distill.load_model(tmp_path / "a.keras", endpoint="serve")

@@ -453,3 +453,13 @@ def test_what_is_mutated_passes():
 def test_names_must_serve_in_logs(name):
     with pytest.raises(ValueError, match="known in the logs by its name"):
         SoftTargets(4.0, name=name)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_has_no_decoupled_answer(label):
+    teacher, student = np.array([[1.0, 2, 3]] * 2, "float32"), np.array([[3.0, 1, 2]] * 2, "float32")
+    rows = as_numpy(
+        DecoupledKD().call(as_tensor(teacher), as_tensor(student), as_tensor(np.array([1, label])))
+    )
+    assert np.isfinite(rows[0])
+    assert np.isnan(rows[1])

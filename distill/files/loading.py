@@ -62,6 +62,18 @@ def load_model(
     Example:
         >>> teacher = distill.load_model("model_from_2018.h5")
     """
+    is_path = isinstance(source, str | os.PathLike)
+    is_folder = is_path and Path(source).is_dir()
+    if weights is not None and (not is_path or is_folder):
+        raise ValueError(
+            f"An architecture in JSON takes its weights from a file. Received: weights={str(weights)!r} with "
+            f"{source!r}, which has its own. Leave them out."
+        )
+    if endpoint is not None and not (is_folder and (Path(source) / "saved_model.pb").exists()):
+        raise ValueError(
+            f"A SavedModel is called by one of its functions. Received: endpoint={endpoint!r} with {source!r}, "
+            "which is none. Leave it out."
+        )
     with keras.saving.custom_object_scope(dict(custom_objects or {})):
         if not isinstance(source, str | os.PathLike):
             return _made(_of_tf_keras(source), trust)

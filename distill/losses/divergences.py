@@ -151,7 +151,9 @@ class DecoupledKD(Softened):
             *(_decouple(side, target) for side in sides), strict=True
         )
         parts = self._alpha * kl_divergence(log_b_t, log_b_s) + self._beta * kl_divergence(log_o_t, log_o_s)
-        return ops.square(self._temperature.variable) * parts
+        # A label that is no class has no answer.
+        known = ops.where(ops.any(target, axis=-1), parts, math.nan)
+        return ops.square(self._temperature.variable) * known
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
