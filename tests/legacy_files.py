@@ -82,7 +82,22 @@ def attention():
     return tf_keras.Model(inputs, layers.Dense(3, "softmax")(layers.Flatten()(layers.PReLU()(x))))
 
 
-MODELS = (sequential, deferred, convolutional, recurrent, nested, shared, attention)
+def filmed():
+    """What Keras 2 said in more words."""
+    inputs = tf_keras.Input((3, 8, 8, 2))
+    x = layers.ConvLSTM2D(3, 2)(inputs)
+    for random in (layers.RandomFlip(), layers.RandomRotation(0.1), layers.RandomZoom(0.1)):
+        x = random(x)
+    x = layers.RandomTranslation(0.1, 0.1)(layers.RandomContrast(0.1)(x))
+    state = [layers.Dense(4)(layers.Flatten()(x)) for _ in range(4)]
+    x = layers.Bidirectional(layers.LSTM(4))(layers.Reshape((7, 21))(x), initial_state=state)
+    levels = layers.Discretization(bin_boundaries=[-0.1, 0.1])(x)
+    return tf_keras.Model(
+        inputs, layers.Dense(3)(layers.Add()([x, layers.Flatten()(layers.Embedding(3, 1)(levels))]))
+    )
+
+
+MODELS = (sequential, deferred, convolutional, recurrent, nested, shared, attention, filmed)
 
 
 def main(folder):
@@ -98,9 +113,10 @@ def main(folder):
             for shape in ([model.input_shape] if isinstance(model.input_shape, tuple) else model.input_shape)
         ]
         inputs = [x.astype("int32" if name == "recurrent" else "float32") for x in inputs]
-        outputs = model(inputs[0] if len(inputs) == 1 else inputs)
+        # Random layers take a call that says nothing for one of training.
+        outputs = model(inputs[0] if len(inputs) == 1 else inputs, training=False)
         outputs = outputs if isinstance(outputs, list) else [outputs]
-        live = distill.load_model(model)(inputs[0] if len(inputs) == 1 else inputs)
+        live = distill.load_model(model)(inputs[0] if len(inputs) == 1 else inputs, training=False)
         live = live if isinstance(live, list) else [live]
         named = {"in": inputs, "out": outputs, "live": live}
         arrays = {f"{key}_{i}": array for key, listed in named.items() for i, array in enumerate(listed)}

@@ -378,6 +378,47 @@ def test_what_is_declared_must_be_held(tmp_path, form):
     assert "which declares" in texts[1]
 
 
+def test_an_array_is_listed_once(tmp_path):
+    names = [f"d{i}" for i in range(40)]
+    dense = [
+        {
+            "class_name": "Dense",
+            "module": "keras.layers",
+            "config": {"name": name, "units": 6, "use_bias": False},
+        }
+        for name in names
+    ]
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps(sequential(*dense))
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = np.array([name.encode() for name in names])
+        first = group.create_group("d0")
+        first["kernel"] = np.zeros((6, 6), "float32")
+        first.attrs["weight_names"] = np.array([b"kernel"])
+        for name in names[1:]:
+            group[name] = first
+    refused(tmp_path / "linked.h5", "'/model_weights/d1/kernel' is '/model_weights/d0/kernel' too")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        ("Dense", {"units": 16_000, "lora_rank": 4}),
+        ("Embedding", {"input_dim": 16_000, "output_dim": 16_000, "lora_rank": 4}),
+        ("StringLookup", {"num_oov_indices": 2**24, "vocabulary": ["a"]}),
+        ("LSTM", {"units": 4, "stateful": True}),
+    ],
+    ids=lambda layer: layer[0],
+)
+def test_what_keras_computes_from_values_takes_no_memory_either(good, layer):
+    name, config = layer
+    shape = {"Dense": [None, 16_000], "LSTM": [10**9, 2, 3]}.get(name, [None, 4])
+    made = sequential({"class_name": name, "module": "keras.layers", "config": {"name": "made", **config}})
+    made["config"]["layers"][0]["config"]["batch_shape"] = shape
+    at_most = "at most 1,048,576 places" if name == "StringLookup" else "Nothing was allocated"
+    refused(changed(good, lambda config: (config.clear(), config.update(made))), at_most)
+
+
 def test_an_archive_that_unpacks_to_more_than_it_holds(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", b" " * 30_000_000)

@@ -20,7 +20,7 @@ from keras import layers, ops
 import distill
 from distill.files import InferenceOnly
 
-KERAS2 = ("sequential", "deferred", "convolutional", "recurrent", "nested", "shared", "attention")
+KERAS2 = ("sequential", "deferred", "convolutional", "recurrent", "nested", "shared", "attention", "filmed")
 WRITER = Path(__file__).with_name("legacy_files.py")
 
 
@@ -218,6 +218,18 @@ def rich_net():
     rng = np.random.default_rng(1)
     model.set_weights([rng.uniform(0.2, 0.8, w.shape) for w in model.get_weights()])
     return model
+
+
+@pytest.mark.parametrize("form", ["model.keras", "model.h5"])
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+def test_layers_that_keep_their_states_between_batches(tmp_path, form, kind):
+    model = keras.Sequential([keras.Input(batch_shape=(2, 5, 3)), kind(4, stateful=True)])
+    model.save(tmp_path / form)
+    loaded = distill.load_model(tmp_path / form)
+    x = np.random.default_rng(0).normal(size=(2, 5, 3))
+    for _ in range(2):  # the second time from the states of the first
+        np.testing.assert_allclose(loaded(x), model(x), rtol=0, atol=1e-6)
+    assert loaded.layers[0].stateful
 
 
 @pytest.mark.parametrize("form", ["model.keras", "model.h5", "unpacked", "model.json", "renamed"])

@@ -282,9 +282,9 @@ ALLOWED = {
     "files.hdf5": {"files.bounds", "files.parts"},
     "files.fitting": {"files.parts", "tables"},
     "files.stored": {"files", "files.legacy", "files.parts"},  # archive and hdf5
-    "files.safety": {"files.legacy"},
+    "files.safety": {"files.bounds", "files.legacy"},
     "files.settings": {"files.fitting", "files.legacy"},
-    "files.architectures": {"files.legacy", "files.stored"},
+    "files.architectures": {"files.bounds", "files.legacy", "files.stored"},
     "files.presets": {
         "files",  # hdf5
         "files.architectures",
@@ -297,6 +297,7 @@ ALLOWED = {
     "files.loading": {
         "files",  # saved_model
         "files.architectures",
+        "files.bounds",
         "files.fitting",
         "files.parts",
         "files.presets",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -250,6 +251,74 @@ def test_layers_in_another_order_are_paired_by_name(tmp_path):
         distill.load_weights(model, path)
         x = np.ones((1, 4))
         np.testing.assert_array_equal(saved(x), -model(x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_that_keras_gives_to_layers_pair_nothing(tmp_path, form):
+    """The head was made before the body: Keras numbers them the other way around."""
+
+    def net(head_first):
+        keras.backend.clear_session()
+        made = [layers.Dense(4) if head_first else None, layers.Dense(4, "relu")]
+        return keras.Sequential([keras.Input((4,)), made[1], made[0] or layers.Dense(4)])
+
+    saved, x = net(False), np.random.default_rng(0).normal(size=(3, 4))
+    path = save(saved, tmp_path / form)
+    model = net(True)
+    assert [layer.name for layer in model.layers] == [layer.name for layer in saved.layers][::-1]
+    distill.load_weights(model, path)
+    np.testing.assert_array_equal(model(x), saved(x))
+
+
+def test_moved_layers_of_given_and_of_numbered_names_are_ambiguous(tmp_path):
+    def net(*order):
+        keras.backend.clear_session()
+        inputs = keras.Input((4,))
+        made = {name: layers.Dense(4, name=name) for name in ("dense", "a", "b")}
+        return keras.Model(inputs, [made[name](inputs) for name in order])
+
+    path = save(net("dense", "a", "b"), tmp_path / "w.weights.h5")
+    assert "place" in refused(net("a", "dense", "b"), path)
+    distill.load_weights(net("dense", "b", "a"), path)
+
+
+def test_weights_alone_of_a_partly_frozen_model_in_the_model(tmp_path):
+    """The older layout has what is trained first, so that the same places are of other layers."""
+
+    def net(frozen):
+        part = keras.Sequential(
+            [keras.Input((4,)), layers.Dense(4, name="one"), layers.Dense(4, name="two")], name="part"
+        )
+        part.layers[0].trainable = not frozen
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Dense(2, name="head")(part(inputs)))
+
+    saved = net(True)
+    saved.save(tmp_path / "whole.h5")
+    with h5py.File(tmp_path / "whole.h5") as whole, h5py.File(tmp_path / "old.h5", "w") as alone:
+        for name in whole["model_weights"]:
+            whole.copy(whole["model_weights"][name], alone)
+        for key, value in whole["model_weights"].attrs.items():
+            alone.attrs[key] = value
+    model = net(False)
+    text = refused(model, tmp_path / "old.h5")
+    assert text.splitlines()[2].split() == ["part", "order", "of", "weights", "one,", "two", "two,", "one"]
+    again = net(True)
+    distill.load_weights(again, tmp_path / "old.h5")
+    x = np.ones((1, 4))
+    np.testing.assert_array_equal(again(x), saved(x))
+
+
+def test_imaginary_parts_are_not_dropped(tmp_path, student):
+    student.save_weights(tmp_path / "w.weights.h5")
+    with h5py.File(tmp_path / "w.weights.h5", "a") as file:
+        places = []
+        file.visititems(lambda path, item: places.append(path) if isinstance(item, h5py.Dataset) else None)
+        value = np.array(file[places[0]]).astype("complex64")
+        del file[places[0]]
+        file[places[0]] = value
+    with pytest.raises(ValueError, match="Weights are real numbers"):
+        distill.load_weights(student, tmp_path / "w.weights.h5")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -11,6 +11,7 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.variables import initialize_all_variables
 from keras.src.saving.serialization_lib import ObjectSharingScope
 
+from distill.files.bounds import require_proportion
 from distill.files.legacy import Config, modern
 from distill.files.stored import Stored
 
@@ -89,7 +90,8 @@ def _module_of(name: str, key: str, config: Any) -> str | None:
 def planned(config: Config, trust: bool, source: str, held: int) -> Iterator[keras.Model]:
     """A model whose weights have shapes and no memory; `allocate` gives it to them, within the block.
 
-    Only models of a class that is not Keras' own may take memory at once, after the models in them were looked at.
+    Only models of a class that is not Keras' own, and those that keep states between batches, may take memory at once,
+    after what they hold was looked at.
 
     Args:
         config: see `complete`.
@@ -106,9 +108,11 @@ def planned(config: Config, trust: bool, source: str, held: int) -> Iterator[ker
         try:
             model = _planned(config, trust, source)
         except ValueError:
-            if keras.saving.get_registered_object(config.get("registered_name")) is None:
+            own = keras.saving.get_registered_object(config.get("registered_name")) is not None
+            if not own and _stateless(config) == config:
                 raise
-            # A class that is not Keras' own may want values when it is made, as tasks of keras_hub do.
+            # A class that is not Keras' own may want values when it is made, as tasks of keras_hub do; so do
+            # recurrent layers that keep their states.
             require_held(config, trust, source, held)
             global_state.set_global_attribute("uninitialized_variables", [])
             with ObjectSharingScope():
@@ -128,27 +132,52 @@ def _planned(config: Config, trust: bool, source: str) -> keras.Model:
 
 
 def require_held(config: Config, trust: bool, source: str, held: int) -> None:
-    """Raises ValueError where a model of a registered class has more weights than its file.
+    """Raises ValueError where a model has more weights than its file, or states far larger than them.
 
     Args:
-        config: of a model that may compile itself when it is made, as tasks of keras_hub do: then its optimizer takes
-            memory, which a plan must not.
+        config: of a model with states, or of a registered class, which may compile itself when it is made, as tasks of
+            keras_hub do: then its optimizer takes memory, which a plan must not.
         trust: whether code in the config may run.
         source: how errors call it.
         held: how many numbers the file has for weights.
     """
-    kind = keras.saving.get_registered_object(config["registered_name"])
-    quiet = type(kind.__name__, (kind,), {"compile": lambda self, *args, **kwargs: None})
-    with keras.saving.custom_object_scope({config["registered_name"]: quiet}):
+    name = config.get("registered_name")
+    kind = keras.saving.get_registered_object(name)
+    quiet = {} if kind is None else {name: type(kind.__name__, (kind,), {"compile": _not_compiled})}
+    with keras.saving.custom_object_scope(quiet):
         try:
-            count = _planned(config, trust, source).count_params()
+            model = _planned(_stateless(config), trust, source)
         except ValueError:
+            if kind is None:
+                raise
             return  # a class of the caller's that makes variables in its own way
+    count = model.count_params()
     if count > held:
         raise ValueError(
             f"A file holds the weights of its model. Received: {source} with {held:,} numbers, where "
             f"{config['class_name']} has {count:,}. Nothing was allocated."
         )
+    require_proportion(4 * _states_of(model), 4 * held, source)
+
+
+def _not_compiled(self: Any, *args: Any, **kwargs: Any) -> None:
+    """In place of `compile`."""
+
+
+def _stateless(config: Any) -> Any:
+    """A config in which no recurrent layer keeps its states between batches."""
+    if isinstance(config, list):
+        return [_stateless(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    return {key: False if key == "stateful" else _stateless(part) for key, part in config.items()}
+
+
+def _states_of(model: keras.Model) -> int:
+    """How many numbers its recurrent layers would keep between batches."""
+    batch = max((tensor.shape[0] or 1 for tensor in model.inputs), default=1)
+    sizes = [getattr(layer, "state_size", 0) for layer in model._flatten_layers()]
+    return batch * sum(keras.tree.flatten(sizes))
 
 
 def _built(config: Config, trust: bool, source: str) -> keras.Model:
@@ -156,8 +185,9 @@ def _built(config: Config, trust: bool, source: str) -> keras.Model:
         # Keras takes configs apart as it goes.
         model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=not trust)
     except Exception as error:
+        cause = str(error).rpartition("Exception encountered:")[2].strip()  # the innermost of Keras' reports
         raise ValueError(
-            f"Keras cannot build what is stored. Received: {source}: {type(error).__name__}: {error}"
+            f"Keras cannot build what is stored. Received: {source}: {type(error).__name__}: {cause}"
         ) from error
     if not isinstance(model, keras.Model):
         raise ValueError(f"A file holds a model. Received: {source}, with a {type(model).__name__}.")

@@ -1,17 +1,23 @@
 """Which weights of a file belong to which of a model, and a table of those that do not fit."""
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import keras
 import numpy as np
+
+# Keras exports no name for how it makes names.
+from keras.src.utils.naming import to_snake_case
 
 from distill.files.parts import Part, Parts
 from distill.tables import aligned
 
 Shape = tuple[int, ...]
 SHOWN, WIDEST = 12, 60
+_KINDS = {to_snake_case(name) for name in vars(keras.layers)} | {"functional", "model", "sequential"}
 
 
 class Difference(NamedTuple):
@@ -59,15 +65,25 @@ def fit(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Difference]
     """Pairs the parts of a model with those of a file.
 
     By the names of their layers if all agree, so that another order of layers does no harm; by their places elsewhere,
-    since Keras numbers the names that nobody gave.
+    and where names differ in place that nobody gave: Keras numbers those as layers are made.
 
     Returns:
         Place in the model -> place in the file, and what does not fit, with either pairing the fewer.
     """
-    pairings = [_by_name(expected, found), _by_place(expected, found)]
-    differences = [differences_of(expected, found, pairs) for pairs in pairings]
-    better = 0 if len(differences[0]) <= len(differences[1]) else 1
-    return pairings[better], differences[better]
+    named, placed = _by_name(expected, found), _by_place(expected, found)
+    of_named, of_placed = (differences_of(expected, found, pairs) for pairs in (named, placed))
+    if of_named or of_placed or named == placed:
+        return (named, of_named) if len(of_named) <= len(of_placed) else (placed, of_placed)
+    moved = [place for place in expected if named[place] != placed[place]]
+    given = [place for place in moved if not _is_automatic(_name(place, expected))]
+    if not given:
+        return placed, []
+    rows = [
+        Difference(_name(place, expected), "place", place, named[place])
+        for place in moved
+        if place not in given
+    ]
+    return named, rows
 
 
 def fit_by_name(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Difference]]:
@@ -110,11 +126,12 @@ def values(found: Parts, pairs: Mapping[str, str], source: str) -> dict[str, dic
             f"The weights cannot be read. Received: {source}, which is damaged: {error}."
         ) from error
     if not all(
-        np.issubdtype(array.dtype, np.number) or array.dtype in (bool, "bfloat16")
+        array.dtype in (bool, "bfloat16")
+        or (np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array))
         for part in read.values()
         for array in part.values()
     ):
-        raise ValueError(f"Weights are numbers. Received: {source}, with an array of something else.")
+        raise ValueError(f"Weights are real numbers. Received: {source}, with an array of something else.")
     return read
 
 
@@ -128,6 +145,11 @@ def _by_place(expected: Parts, found: Parts) -> dict[str, str]:
     return {place: there[_public(place)] for place in expected if _public(place) in there}
 
 
+def _is_automatic(name: str) -> bool:
+    """Whether the last step of a name is one that Keras gives a layer of its own, numbered."""
+    return re.sub(r"_\d+$", "", name.rpartition("/")[2]) in _KINDS
+
+
 def _public(place: str) -> str:
     """A place without the underscores of private attributes, which Keras 2 gave to parts of its attention."""
     return "/".join(step.lstrip("_") for step in place.split("/"))
@@ -138,6 +160,11 @@ def _name(place: str, parts: Parts) -> str:
 
 
 def _weight_differences(layer: str, expected: Part, found: Part) -> list[Difference]:
+    owners = [[weight.owner for weight in part.weights.values()] for part in (expected, found)]
+    # Of a model in the model the older layout has what is trained first.
+    if owners[0] != owners[1] and sorted(owners[0]) == sorted(owners[1]):
+        orders = [", ".join(dict.fromkeys(names)) for names in owners]
+        return [Difference(layer, "order of weights", *orders)]
     rows = []
     for key in {**expected.weights, **found.weights}:
         here, there = expected.weights.get(key), found.weights.get(key)

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from distill.files.bounds import require_proportion
-from distill.files.parts import Part, Parts, Weight, name_at
+from distill.files.parts import Part, Parts, Weight, name_at, owner_of
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -114,21 +114,33 @@ def legacy_parts(file: h5py.File) -> Parts:
 
     Raises:
         KeyError: it lacks what it lists.
+        ValueError: it lists an array twice: a few bytes could be all the weights of a large model.
     """
     group = file.get("model_weights", file)
     parts = []
+    seen: dict[int, str] = {}
+
+    def listed(label: str, dataset: h5py.Dataset) -> Weight:
+        address = h5py.h5o.get_info(dataset.id).addr
+        if address in seen:
+            raise ValueError(
+                f"Each weight of a file has an array of its own. Received: {file.filename}, where {dataset.name!r} is "
+                f"{seen[address]!r} too. Keras writes no such file."
+            )
+        seen[address] = str(dataset.name)
+        short = label.rpartition("/")[2].removesuffix(":0")
+        return _weight(short, dataset)._replace(owner=owner_of(label))
+
     for name in _listed(group, "layer_names"):
         weights = {
-            str(i): _weight(key.rpartition("/")[2].removesuffix(":0"), group[name][key])
+            str(i): listed(key, group[name][key])
             for i, key in enumerate(_listed(group[name], "weight_names"))
         }
         parts.append(Part(name.replace("/", "_"), weights))
     if "top_level_model_weights" in group:
         own = group["top_level_model_weights"]
         keys = _listed(own, "weight_names")
-        parts.append(
-            Part("top_level_model_weights", {str(i): _weight(k, own[k]) for i, k in enumerate(keys)})
-        )
+        parts.append(Part("top_level_model_weights", {str(i): listed(k, own[k]) for i, k in enumerate(keys)}))
     return {str(place): part for place, part in enumerate(part for part in parts if part.weights)}
 
 

@@ -188,6 +188,8 @@ def _functional(config: Config) -> Config:
     def call(layer: Config, node: Any) -> Config:
         arguments = [tensors(node[0] if len(node) == 1 else node)]
         named = tensors(node[0][3]) if isinstance(node, list) and len(node[0]) == 4 else {}
+        if named.get("constants", ...) is None:  # what Bidirectional was given to pass on
+            del named["constants"]
         if layer["class_name"] in _RECURRENT and len(node) > 1:
             arguments, named["initial_state"] = arguments[0][:1], arguments[0][1:]
         return {"args": arguments, "kwargs": named}

@@ -10,6 +10,7 @@ import keras
 
 from distill.files import saved_model
 from distill.files.architectures import allocate, planned, understood
+from distill.files.bounds import require_proportion
 from distill.files.fitting import fit, table, values
 from distill.files.parts import (
     Part,
@@ -138,7 +139,10 @@ def _made(stored: Stored, trust: bool) -> keras.Model:
         )
     if not trust:
         require_safe(config, stored.source)
-    with planned(config, trust, stored.source, numbers_in(stored.parts)) as model:
+    held = numbers_in(stored.parts)
+    with planned(config, trust, stored.source, held) as model:
+        # Before Keras is asked what it would store: of LoRA that is computed from values.
+        require_proportion(4 * model.count_params(), 4 * held, stored.source)
         pairs, differences = fit((in_legacy if stored.legacy else in_keras3)(model), stored.parts)
         if differences:
             raise ValueError(

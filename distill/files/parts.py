@@ -21,11 +21,13 @@ class Weight(NamedTuple):
         label: such as "kernel"; files of Keras 3 have numbers only.
         shape: its own.
         read: returns its value.
+        owner: the name of the layer that has it, in a file of the older layout; "" where a file does not say.
     """
 
     label: str
     shape: tuple[int, ...]
     read: Callable[[], Any]
+    owner: str = ""
 
 
 class Part(NamedTuple):
@@ -60,7 +62,13 @@ def in_keras3(model: keras.Model) -> Parts:
 def in_legacy(model: keras.Model) -> Parts:
     """What Keras wrote before version 3, and still writes to whole models in ".h5"."""
     return {
-        str(place): Part(name, {str(i): _weight(str(i), variable) for i, variable in enumerate(variables)})
+        str(place): Part(
+            name,
+            {
+                str(i): _weight(str(i), variable)._replace(owner=owner_of(variable.path))
+                for i, variable in enumerate(variables)
+            },
+        )
         for place, (name, variables) in enumerate(_legacy_variables(model))
     }
 
@@ -136,6 +144,11 @@ class _Values(saving_lib.H5IOStore):
 
     def has_path(self, path: str) -> bool:
         return any(f"{known}/".startswith(f"{path}/") for known in self._values)
+
+
+def owner_of(path: str) -> str:
+    """The layer in the path of a weight, such as "dense" in "model/dense/kernel:0"."""
+    return path.rpartition("/")[0].rpartition("/")[2]
 
 
 def name_at(path: str, names: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from distill.files.bounds import ALWAYS_ALLOWED
 from distill.files.legacy import Config
 
 _PLAIN = ("__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__slice__", "__ellipsis__")
@@ -65,6 +66,12 @@ def require_safe(config: Any, source: str) -> None:
                 "Operations of a model are called on its tensors. Received: "
                 f"{source} with {config.get('name', name)!r}, which would compute with constants alone."
             )
+    buckets = config.get("num_oov_indices")
+    if isinstance(buckets, int) and buckets > ALWAYS_ALLOWED:
+        raise ValueError(
+            f"A lookup has at most {ALWAYS_ALLOWED:,} places for unknown words. Received: {source} with {buckets:,}. "
+            "Pass trust=True if you know its writer."
+        )
     for key in _FILES:
         if isinstance(config.get(key), str):
             raise ValueError(
