@@ -6,6 +6,7 @@ import pytest
 from backend import BACKEND, as_numpy
 from keras import layers
 
+import distill
 from distill import Distiller, projectors
 from distill.losses.features import (
     AttentionTransfer,
@@ -352,3 +353,46 @@ def read(model, loss):
     # What is read in training: these layers come after a batch normalization.
     outputs = keras.Model(model.input, model.get_layer(loss.teacher_layer_name).output)
     return outputs(X, training=model.get_layer("norm").gamma.shape[0] == 3)
+
+
+def test_training_that_was_killed_goes_on_with_the_projectors(tmp_path):
+    def made():
+        keras.utils.set_random_seed(1)
+        nets = [
+            keras.Sequential(
+                [
+                    keras.Input((8, 8, 1)),
+                    layers.Conv2D(width, 3, name="map"),
+                    layers.GlobalAveragePooling2D(),
+                    layers.Dense(3),
+                ]
+            )
+            for width in (6, 3)
+        ]
+        losses = [distill.Hint("map", "map"), distill.VariationalInformation("map", "map")]
+        distiller = distill.Distiller(*nets, [*losses, distill.CurriculumTemperature(20)])
+        distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return distiller
+
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 8, 8, 1)), rng.integers(0, 3, 32)
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+
+    whole, killed, resumed = made(), made(), made()
+    whole.fit(x, y, epochs=2, shuffle=False, verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit(x, y, epochs=2, shuffle=False, verbose=0, callbacks=[backup(), Killed()])
+    resumed.fit(x, y, epochs=2, shuffle=False, verbose=0, callbacks=[backup()])
+    own = len(whole.trainable_variables) - len(whole.student.trainable_variables)
+    assert own > 2
+    for one, other in zip(whole.trainable_variables, resumed.trainable_variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    resumed.save(tmp_path / "student.keras")
+    assert len(keras.models.load_model(tmp_path / "student.keras").weights) == len(whole.student.weights)

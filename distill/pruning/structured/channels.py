@@ -11,10 +11,11 @@ import numpy as np
 from distill.cost.timing import latency
 from distill.pruning.kernels import Selector, as_selectors, fits
 from distill.pruning.patterns import is_whole
+from distill.pruning.structured.compiling import compile_settings, compile_with
 from distill.pruning.structured.costs import macs_of, parameters_of
 from distill.pruning.structured.groups import Group, find_groups
 from distill.pruning.structured.importance import Importance, Normalization, Reduction, l2, score_atoms
-from distill.pruning.structured.rebuild import compile_settings, compile_with, rebuild
+from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.selection import (
     Choice,

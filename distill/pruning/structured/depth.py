@@ -10,8 +10,9 @@ from keras import layers, ops
 from distill.graphs import functional_of, nodes_of
 from distill.pruning.criteria.batches import batches, require_examples, require_finite
 from distill.pruning.patterns import is_whole
+from distill.pruning.structured.compiling import compile_settings, compile_with
 from distill.pruning.structured.operation_rules import is_addition
-from distill.pruning.structured.rebuild import compile_settings, compile_with, needed_of, rebuild
+from distill.pruning.structured.rebuild import needed_of, rebuild
 from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.tracing import read
 

@@ -1,6 +1,5 @@
 """A smaller model from a structure and what is kept of it: the same graph of new layers, with slices of the weights."""
 
-import inspect
 import tempfile
 import types
 import warnings
@@ -14,6 +13,7 @@ import numpy as np
 from keras.src.saving.serialization_lib import SafeModeScope
 
 from distill.graphs import functional_of, nodes_of
+from distill.pruning.structured.configs import config_of, in_dtype, own_of, without_arrays
 from distill.pruning.structured.labels import Axes
 from distill.pruning.structured.structure import Edit, Shape, Structure
 
@@ -158,18 +158,18 @@ class _Builder:
         try:
             with (
                 SafeModeScope(False),
-                keras.saving.CustomObjectScope(_own_of(old)),
+                keras.saving.CustomObjectScope(own_of(old)),
                 warnings.catch_warnings(),
             ):
                 warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
-                config = _config_of(old)
+                config = config_of(old)
                 if not isinstance(old, keras.layers.Lambda):  # which makes a function of its config itself
                     config.update({name: one for name, one in functions.items() if name in config})
                 for edit in self._structure.edits.get(id(old), ()):
                     self._apply(edit, config)
                 if isinstance(old, keras.Layer) and any(id(one) in self._smaller for one in old.variables):
-                    config = _without_arrays(config)
-                new = type(old).from_config(config if self._dtype is None else _in_dtype(config, self._dtype))
+                    config = without_arrays(config)
+                new = type(old).from_config(config if self._dtype is None else in_dtype(config, self._dtype))
         except (NotImplementedError, TypeError) as error:
             raise ValueError(
                 "A model is built anew from the configs of its layers. Received: "
@@ -256,66 +256,6 @@ class _Builder:
         )
 
 
-def compile_settings(model: keras.Model) -> dict[str, Any] | None:
-    """How a model was compiled, with an optimizer and metrics that start afresh; `None` if it was not.
-
-    Raises:
-        ValueError: one of them does not come out of its own config.
-    """
-    if not model.compiled:
-        return None
-    settings = dict(model._compile_config.config)
-    settings["optimizer"] = None if model.optimizer is None else _afresh(model.optimizer)
-    for name in ("metrics", "weighted_metrics"):
-        settings[name] = keras.tree.map_structure(
-            lambda metric: _afresh(metric) if isinstance(metric, keras.Metric) else metric, settings.get(name)
-        )
-    return settings
-
-
-def compile_with(settings: dict[str, Any] | None, old: keras.Model, new: keras.Model) -> None:
-    """Compiles a new model as `compile_settings` found the old one; weights that did not decay do not."""
-    if settings is None:
-        return
-    new.compile(**settings)
-    if new.optimizer is None:
-        return
-    one, other = (getattr(model.optimizer, "inner_optimizer", model.optimizer) for model in (old, new))
-    staying = {variable.path for variable in old.trainable_variables if not one._use_weight_decay(variable)}
-    if staying:
-        other.exclude_from_weight_decay(
-            var_list=[variable for variable in new.trainable_variables if variable.path in staying]
-        )
-    new.optimizer.build(new.trainable_variables)  # as Keras does, so that a file of it can be loaded
-
-
-def _afresh(one: Any) -> Any:
-    try:
-        with keras.saving.CustomObjectScope(_own_of(one)):
-            return type(one).from_config(one.get_config())
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(
-            "A smaller model is compiled as the whole one was, from the configs of its optimizer and metrics. "
-            f"Received: {one.name!r}, a {type(one).__name__}, whose config does not make another. Write its "
-            f"get_config, or load the model with compile=False. Keras said: {error}"
-        ) from error
-
-
-def _own_of(one: Any) -> dict[str, Any]:
-    """Classes and functions of the user's own that a layer, an optimizer or a metric has, by name."""
-    parts = one._flatten_layers() if isinstance(one, keras.Layer) else [one]
-    found = [value for part in parts for value in vars(part).values()]
-    return {
-        **{type(value).__name__: type(value) for value in found if _is_foreign(value)},
-        **{value.__name__: value for value in found if isinstance(value, types.FunctionType)},
-    }
-
-
-def _is_foreign(value: Any) -> bool:
-    """Whether it is of a class of the user's own."""
-    return not type(value).__module__.startswith(("keras.", "builtins", "numpy", "tensorflow"))
-
-
 def _pairs(old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Variable, keras.Variable]]:
     """Each weight of a layer with that of one which was made of its config."""
     sources, targets = old.variables, new.variables
@@ -335,17 +275,6 @@ def _pairs(old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Variable, ker
     return list(zip(sources, targets, strict=True))
 
 
-def _without_arrays(config: Any) -> Any:
-    """A config whose weights do not start as arrays, which have the old sizes; values are copied anyway."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(map(_without_arrays, config))
-    if not isinstance(config, dict):
-        return config
-    if config.get("class_name") == "Constant" and not isinstance(config["config"]["value"], (int, float)):
-        return {"class_name": "Zeros", "module": "keras.initializers", "config": {}, "registered_name": None}
-    return {key: _without_arrays(value) for key, value in config.items()}
-
-
 def _copy_state(one: keras.Layer, other: keras.Layer) -> None:
     """What a layer that nothing is cut of keeps beside its variables, as the vocabulary of a lookup."""
     if type(one).load_own_variables is not keras.Layer.load_own_variables:
@@ -356,35 +285,3 @@ def _copy_state(one: keras.Layer, other: keras.Layer) -> None:
         with tempfile.TemporaryDirectory() as folder:
             save(folder)
             other.load_assets(folder)
-
-
-def _config_of(old: Any) -> Any:
-    if not type(old).__module__.startswith("keras_hub."):
-        return _unbuilt(old.get_config())
-    # Configs of some of its layers lack arguments, or have more than there are; attributes have their names.
-    names = [name for name in inspect.signature(type(old).__init__).parameters if name in vars(old)]
-    base = keras.Layer.get_config(old)
-    return {**base, **{name: getattr(old, name) for name in names}}
-
-
-def _unbuilt(config: Any) -> Any:
-    """A config that does not build the layers inside it for their old inputs."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(map(_unbuilt, config))
-    if not isinstance(config, dict):
-        return config
-    return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
-
-
-def _in_dtype(config: Any, dtype: str) -> Any:
-    """A config, and those inside, with another type for floating-point numbers."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(_in_dtype(part, dtype) for part in config)
-    if not isinstance(config, dict):
-        return config
-    return {
-        key: dtype
-        if key == "dtype" and (isinstance(value, dict) or "float" in str(value))
-        else _in_dtype(value, dtype)
-        for key, value in config.items()
-    }

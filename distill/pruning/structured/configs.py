@@ -1,0 +1,66 @@
+"""Configs of layers that are made anew: what they refer to, and what of them must not stay."""
+
+import inspect
+import types
+from typing import Any
+
+import keras
+
+
+def own_of(one: Any) -> dict[str, Any]:
+    """Classes and functions of the user's own that a layer, an optimizer or a metric has, by name."""
+    parts = one._flatten_layers() if isinstance(one, keras.Layer) else [one]
+    found = [value for part in parts for value in vars(part).values()]
+    return {
+        **{type(value).__name__: type(value) for value in found if _is_foreign(value)},
+        **{value.__name__: value for value in found if isinstance(value, types.FunctionType)},
+    }
+
+
+def _is_foreign(value: Any) -> bool:
+    """Whether it is of a class of the user's own."""
+    return not type(value).__module__.startswith(("keras.", "builtins", "numpy", "tensorflow"))
+
+
+def without_arrays(config: Any) -> Any:
+    """A config whose weights do not start as arrays, which have the old sizes; values are copied anyway."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(without_arrays, config))
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "Constant" and not isinstance(config["config"]["value"], (int, float)):
+        return {"class_name": "Zeros", "module": "keras.initializers", "config": {}, "registered_name": None}
+    return {key: without_arrays(value) for key, value in config.items()}
+
+
+def config_of(old: Any) -> Any:
+    """The config of a layer or operation, from which another of its kind can be made for other sizes."""
+    if not type(old).__module__.startswith("keras_hub."):
+        return _unbuilt(old.get_config())
+    # Configs of some of its layers lack arguments, or have more than there are; attributes have their names.
+    names = [name for name in inspect.signature(type(old).__init__).parameters if name in vars(old)]
+    base = keras.Layer.get_config(old)
+    return {**base, **{name: getattr(old, name) for name in names}}
+
+
+def _unbuilt(config: Any) -> Any:
+    """A config that does not build the layers inside it for their old inputs."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_unbuilt, config))
+    if not isinstance(config, dict):
+        return config
+    return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+
+
+def in_dtype(config: Any, dtype: str) -> Any:
+    """A config, and those inside, with another type for floating-point numbers."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(in_dtype(part, dtype) for part in config)
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: dtype
+        if key == "dtype" and (isinstance(value, dict) or "float" in str(value))
+        else in_dtype(value, dtype)
+        for key, value in config.items()
+    }
