@@ -688,3 +688,9 @@ def test_steps_before_the_last_come_as_near_as_they_can():
     assert small.layers[0].units == 8
     assert widths == sorted(widths, reverse=True)
     assert len(widths) == 3
+
+
+def test_neighbours_that_were_only_found_are_said_to_be_that():
+    model = keras.Sequential([keras.Input((3,)), *(Dense(40) for _ in range(3)), Dense(1)])
+    with pytest.raises(ValueError, match="the nearest found are 6 and 8"):
+        pruning.prune_channels(model, macs=7, round_to=1)

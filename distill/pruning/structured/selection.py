@@ -112,6 +112,11 @@ class Choice:
         least = 0 if fixed else 1
         return int(min(size, max(rounded, step - fixed, least)))
 
+    @property
+    def few(self) -> bool:
+        """Whether there are so few combinations of counts that all can be tried."""
+        return math.prod(len(self._allowed(i)) for i in range(len(self.groups))) <= _FEW
+
     def _allowed(self, i: int) -> list[int]:
         """How many of a group may stay."""
         group, step = self.groups[i], self.step(i)
@@ -151,8 +156,7 @@ class Choice:
             if distance(found) >= distance(counts):
                 break
             counts = found
-        few = math.prod(len(self._allowed(i)) for i in range(len(self.groups))) <= _FEW
-        if few and distance(counts) > TOLERANCE * target:
+        if self.few and distance(counts) > TOLERANCE * target:
             return self._best_of_all(cost, target, counts)
         return counts
 
@@ -196,8 +200,9 @@ def reach(
     if least is not None:
         return near[1]
     below, above = _around(seen, target)
+    nearest = "nearest" if all(choice.few for choice in choices) else "nearest found"
     raise ValueError(
-        f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the nearest found are {below:,} and "
+        f"A target is met within {TOLERANCE:.0%}. Received: {what}={target:,.0f}; the {nearest} are {below:,} and "
         f"{above:,}. Ask for one of them, or for a smaller round_to if you gave one."
     )
 
