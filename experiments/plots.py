@@ -4,7 +4,7 @@ import html
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib
 import numpy as np
@@ -120,13 +120,19 @@ def size(study: Study) -> str:
             spoken += _size_panel(axes, arms)
             axes.set(title=group, xscale="log", xlabel="parameters", ylabel="test accuracy %, last epoch")
             axes.margins(x=0.15)
-        sizes = sorted({p for arm in study.arms if (p := arm.cells[0].cost["parameters"]) is not None})
-        # The names of sizes that lie close together would lie on each other.
-        apart = list(itertools.accumulate(sizes, lambda one, other: other if other > 1.5 * one else one))
-        apart = list(dict.fromkeys(apart))
-        panels[0].set_xticks(apart, map(tables.count, apart))
+        sizes = {p for arm in study.arms if (p := arm.cells[0].cost["parameters"]) is not None}
+        ticks = apart(sizes)
+        panels[0].set_xticks(ticks, map(tables.count, ticks))
         panels[0].minorticks_off()
         return svg(figure, "size", "Accuracy against size: " + "; ".join(spoken))
+
+
+def apart(values: Iterable[float]) -> list[float]:
+    """Those values, ascending, whose names do not lie on each other along a logarithmic axis."""
+    ordered = sorted(set(values))
+    least = (ordered[-1] / ordered[0]) ** 0.09 if ordered else 1.0
+    kept = itertools.accumulate(ordered, lambda one, other: other if other > least * one else one)
+    return list(dict.fromkeys(kept))
 
 
 def _groups(study: Study) -> dict[str, list[Arm]]:

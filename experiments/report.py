@@ -25,6 +25,7 @@ body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; background: var(--p
        font: 16px/1.5 system-ui, sans-serif; }
 h1 { margin-bottom: 0; font-size: 1.6rem; }
 h2 { margin-top: 2.2rem; font-size: 1.15rem; }
+h3 { font-size: 1rem; }
 p.question { margin-top: .3rem; font-size: 1.1rem; color: var(--faint); }
 p.protocol, figcaption { font-size: .85rem; color: var(--faint); }
 p.warning { padding: .6rem 1rem; border-left: 4px solid #E69F00; background: var(--tint); }

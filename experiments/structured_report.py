@@ -106,10 +106,10 @@ def picture(study: Study, methods: Sequence[str], name: str) -> str:
                     if cost is _macs:
                         spoken.append(f"{dataset} {curve.method} {last:.1f} % at {curve.levels[-1]:g} % gone")
                 levels.draw_line(axes, whole, "whole")
-                ticks = [*xs, cost(study, whole)]
-                axes.axvline(ticks[-1], color=plots.TEXT, linewidth=1)
+                axes.axvline(cost(study, whole), color=plots.TEXT, linewidth=1)
                 axes.set(xscale="log", title=dataset)
-                axes.set_xticks(ticks, [tables.count(value) for value in ticks])
+                ticks = plots.apart([*xs, cost(study, whole)])
+                axes.set_xticks(ticks, [tables.count(v) if cost is _macs else f"{v:.1f}" for v in ticks])
                 axes.minorticks_off()
             levels.error_axis(row[0])
             row[0].set_xlabel("multiply-adds")
@@ -141,13 +141,13 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         report.figure(picture(study, RECOVERIES, "recoveries"), caption),
         "<h2>Which channels go</h2>",
         report.figure(picture(study, CRITERIA, "criteria"), f"{caption} Distilled is l2."),
-        report.grid(grids[0]),
+        *_titled(grids[0]),
         f'<p class="protocol">{report.escaped(PROTOCOL)}</p>',
-        report.grid(grids[1]),
+        *_titled(grids[1]),
         f'<p class="protocol">{tables.TEST}</p>',
-        report.grid(grids[3]),
+        *_titled(grids[3]),
         "<h2>What it brings</h2>",
-        report.grid(grids[2]),
+        *_titled(grids[2]),
         "<h2>Methods</h2>",
         report.listed(sorted({f"{_method(arm)}: {arm.description}" for arm in study.arms})),
         "<h2>All scores</h2>",
@@ -165,6 +165,10 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         tables.TEST,
         f"The report: {page}",
     ]
+
+
+def _titled(grid: Grid) -> list[str]:
+    return [f"<h3>{report.escaped(grid.title)}</h3>", report.grid(grid)]
 
 
 def _datasets(study: Study) -> list[str]:
