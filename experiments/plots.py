@@ -121,17 +121,20 @@ def size(study: Study) -> str:
             axes.set(title=group, xscale="log", xlabel="parameters", ylabel="test accuracy %, last epoch")
             axes.margins(x=0.15)
         sizes = {p for arm in study.arms if (p := arm.cells[0].cost["parameters"]) is not None}
-        ticks = apart(sizes)
+        ticks = apart(sizes, 1.5)
         panels[0].set_xticks(ticks, map(tables.count, ticks))
         panels[0].minorticks_off()
         return svg(figure, "size", "Accuracy against size: " + "; ".join(spoken))
 
 
-def apart(values: Iterable[float]) -> list[float]:
-    """Those values, ascending, whose names do not lie on each other along a logarithmic axis."""
-    ordered = sorted(set(values))
-    least = (ordered[-1] / ordered[0]) ** 0.09 if ordered else 1.0
-    kept = itertools.accumulate(ordered, lambda one, other: other if other > least * one else one)
+def apart(values: Iterable[float], ratio: float) -> list[float]:
+    """Those values, ascending, whose names do not lie on each other along a logarithmic axis.
+
+    Args:
+        values: that may be named.
+        ratio: how many times the one before each must be at least.
+    """
+    kept = itertools.accumulate(sorted(values), lambda one, other: other if other > ratio * one else one)
     return list(dict.fromkeys(kept))
 
 

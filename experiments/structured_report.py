@@ -108,7 +108,7 @@ def picture(study: Study, methods: Sequence[str], name: str) -> str:
                 levels.draw_line(axes, whole, "whole")
                 axes.axvline(cost(study, whole), color=plots.TEXT, linewidth=1)
                 axes.set(xscale="log", title=dataset)
-                ticks = plots.apart([*xs, cost(study, whole)])
+                ticks = plots.apart([*xs, cost(study, whole)], 1.1)
                 axes.set_xticks(ticks, [tables.count(v) if cost is _macs else f"{v:.1f}" for v in ticks])
                 axes.minorticks_off()
             levels.error_axis(row[0])
