@@ -670,8 +670,15 @@ def test_a_metric_without_a_config_is_refused_before_any_work():
 
 def test_a_ratio_by_which_nothing_goes_is_refused():
     model = net(lambda x: Dense(3)(Dense(16)(x)), (6,))
-    with pytest.raises(ValueError, match=r"Something goes\. Received: ratio=0\.1"):
-        pruning.prune_channels(model, 0.1)
+    trained = []
+    for options in (
+        {},
+        {"after_step": trained.append},
+        {"steps": 2, "round_to": 64, "after_step": trained.append},
+    ):
+        with pytest.raises(ValueError, match=r"Something goes\. Received: ratio=0\.0?1"):
+            pruning.prune_channels(model, 0.01 if options.get("steps") else 0.1, **options)
+    assert not trained
 
 
 def test_a_target_that_can_be_reached_is():

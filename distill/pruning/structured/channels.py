@@ -121,23 +121,28 @@ def prune_channels(
         )
     cut = functools.partial(_cut, scope=scope, keep=keep, ratios=ratios, exact=exact, rules=rules)
     goals = _goals(model, what, target, int(steps), round_to, rules)
+    asked = f"{what}={ratios or target!r}"
     if after_step is not None:
-        rehearsed = model
+        # What is refused is refused before anything was trained.
         rehearse = functools.partial(cut, importance=l2, reduce="mean", normalize="mean", verify=False)
         rehearse(model, goals[-1])
-        for goal in () if what == "latency_ms" else goals:
-            rehearsed = rehearse(rehearsed, goal)
+        if what != "latency_ms":
+            _require_change(model, functools.reduce(rehearse, goals, model), what, asked)
     new = model
     for goal in goals:
         new = cut(new, goal, importance=importance, reduce=reduce, normalize=normalize, verify=verify)
         if after_step is not None:
             after_step(new)
+    _require_change(model, new, what, asked)
+    return new
+
+
+def _require_change(model: keras.Model, new: keras.Model, what: str, asked: str) -> None:
     if what in ("ratio", "ratios") and new.count_params() == model.count_params():
         raise ValueError(
-            f"Something goes. Received: {what}={ratios or target!r}, by which nothing of {model.name!r} does: numbers "
-            "of channels are rounded. Ask for more, or for round_to=1."
+            f"Something goes. Received: {asked}, by which nothing of {model.name!r} does: numbers of channels are "
+            "rounded. Ask for more, or for round_to=1."
         )
-    return new
 
 
 class _Goal(NamedTuple):
