@@ -145,15 +145,16 @@ class DecoupledKD(Softened):
 
     def call(self, teacher: Any, student: Any, *labels: Any) -> Any:
         """The two divergences of each row, weighted."""
-        target = _target_mask(labels[0], student)
+        classes = _class_numbers(labels[0], student)
+        target = ops.expand_dims(classes, axis=-1) == ops.arange(student.shape[-1], dtype="int32")
         sides = [side / self._temperature.variable for side in (teacher, student)]
         (log_b_t, log_b_s), (log_o_t, log_o_s) = zip(
             *(_decouple(side, target) for side in sides), strict=True
         )
         parts = self._alpha * kl_divergence(log_b_t, log_b_s) + self._beta * kl_divergence(log_o_t, log_o_s)
         # A label that is no class has no answer.
-        known = ops.where(ops.any(target, axis=-1), parts, math.nan)
-        return ops.square(self._temperature.variable) * known
+        known = ops.logical_and(classes >= 0, classes < student.shape[-1])
+        return ops.square(self._temperature.variable) * ops.where(known, parts, math.nan)
 
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         """Raises ValueError unless both sides are logits of one shape with at least two classes."""
@@ -175,10 +176,9 @@ def _decouple(logits: Any, target: Any) -> tuple[Any, Any]:
     return ops.stack([log_label, log_rest], axis=-1), ops.log_softmax(others, axis=-1)
 
 
-def _target_mask(labels: Any, logits: Any) -> Any:
-    """Where the label's class is: booleans of the logits' shape."""
+def _class_numbers(labels: Any, logits: Any) -> Any:
+    """Labels as int32 (batch, ...)."""
     labels = ops.convert_to_tensor(labels)
-    classes = logits.shape[-1]
     if len(labels.shape) == len(logits.shape):
         labels = labels[..., 0] if labels.shape[-1] == 1 else ops.argmax(labels, axis=-1)
     if len(labels.shape) != len(logits.shape) - 1:
@@ -186,7 +186,7 @@ def _target_mask(labels: Any, logits: Any) -> Any:
             "Labels are class numbers, one for each row of logits, or one-hot. "
             f"Received: labels of shape {tuple(labels.shape)} for logits {tuple(logits.shape)}."
         )
-    return ops.expand_dims(ops.cast(labels, "int32"), axis=-1) == ops.arange(classes, dtype="int32")
+    return ops.cast(labels, "int32")
 
 
 @keras.saving.register_keras_serializable(package="distill")

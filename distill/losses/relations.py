@@ -241,7 +241,7 @@ def _similarities(features: Any) -> Any:
     """G of `SimilarityPreserving`."""
     features = flat(features)
     products = ops.matmul(features, ops.transpose(features))
-    return _unit(products, ops.sum(ops.square(products), axis=-1))
+    return _unit(products, ops.sum(ops.square(products), axis=-1, keepdims=True))
 
 
 def _neighbours(features: Any) -> Any:
@@ -273,16 +273,16 @@ def _distances(squares: Any) -> Any:
 
 def _angles(differences: Any, squares: Any) -> Any:
     """A of `Relational`: cosines (batch, batch, batch)."""
-    e = _unit(differences, squares)
+    e = _unit(differences, ops.expand_dims(squares, -1))
     return ops.matmul(e, ops.transpose(e, (0, 2, 1)))
 
 
 def _unit(x: Any, squares: Any) -> Any:
-    """Divides x by max(‖x‖, 1e-12) along the last axis, given its ‖x‖².
+    """Divides x by max(‖x‖, 1e-12) along the last axis, given ‖x‖² with that axis kept.
 
     A zero vector has no direction, so it gets no gradient: 1e12 times what comes down would be the formula's.
     """
-    return x * ops.expand_dims(_unless_zero(squares, lambda safe: ops.rsqrt(ops.maximum(safe, 1e-24))), -1)
+    return x * _unless_zero(squares, lambda safe: ops.rsqrt(ops.maximum(safe, 1e-24)))
 
 
 def _unless_zero(x: Any, function: Any) -> Any:
