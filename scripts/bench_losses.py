@@ -6,8 +6,9 @@ and gradient. They run in turn, in random order, and every round gives one ratio
 
 Command: scripts/bench_losses. About 4 minutes of CPU time; on cores that others use too, twice as long.
 Choices: --only NAME for some of the losses, --rounds and --seconds for how long, --jit for how they are compiled.
-Expected: ratios about 1 or below; the largest of 86, at 256×100 without XLA, are SimilarityPreserving's 1.20 [1.18, 1.22]
-    and MultiLevelKD's 1.19 [1.17, 1.21]. Exit status 1 if one is surely above 1.2: the lower end of its 95 % interval is.
+Expected: ratios about 1 or below; the largest of 86, at 256×100 without XLA, are SimilarityPreserving's 1.20 [1.18,
+    1.22] and MultiLevelKD's 1.19 [1.17, 1.21]. Exit status 1 if one is surely above 1.2: the lower end of its 95 %
+    interval is.
 """
 
 # ruff: noqa: D103 - a plain formulation bears the name of its loss, whose docstring says what it is

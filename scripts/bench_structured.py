@@ -17,8 +17,9 @@ every group of channels goes, by L2 norms. What is compared is timed in turn; ev
 
 Seconds beside the ratios tell the order of magnitude: they are medians of this machine while it did other things too.
 
-Command: scripts/bench_structured. A quarter of an hour. "latency" has to be asked for by --only: it builds, exports and
-times a network for each of its groups and a dozen times more, 6 minutes for MobileNetV2 and 21 for ConvNeXtTiny. --names chooses too, --rounds says how often.
+Command: scripts/bench_structured. A quarter of an hour. "latency" has to be asked for by --only: it builds, exports
+and times a network for each of its groups and a dozen times more, 6 minutes for MobileNetV2 and 21 for ConvNeXtTiny.
+--names chooses too, --rounds says how often.
 Needs pip's index once, for torch, torchvision and torch-pruning, which go into a venv of their own.
 Expected, on two quiet cores: cut 1.8 to 2.7, VGG16 1.3, DenseNet121 20; build 0.3 to 1.5; memory 0.4 to 1.8,
     MobileNetV2 2.02 [2.01, 2.02], missed; times as fast, ours and torch's: ResNet50 3.7 and 2.9, MobileNetV2 2.6 and
