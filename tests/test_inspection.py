@@ -43,6 +43,14 @@ def test_a_file_is_described(file, tmp_path, capsys):
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_h5_of_a_whole_model_is_no_file_of_weights(file, capsys):
+    keras.models.load_model(file).save(file.with_suffix(".h5"))
+    assert inspection.main([str(file.with_suffix(".h5"))]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("bytes, Sequential")
+    assert "Zeros" in lines
+
+
 def test_a_model_without_kernels_is_described(tmp_path, capsys):
     keras.Sequential([keras.Input((4,)), layers.ReLU()], name="bare").save(tmp_path / "bare.keras")
     assert inspection.main([str(tmp_path / "bare.keras")]) == 0

@@ -617,18 +617,19 @@ def test_weights_that_start_as_an_array_are_cut():
     assert small.layers[0].output_dim == 8
 
 
-@pytest.mark.parametrize(
-    "build", [lambda x: Dense(8, name="q")(x), lambda x: Dense(8, use_bias=False, name="q")(x)]
-)
-def test_beside_quantized_layers_others_are_cut(build):
-    model = net(lambda x: Dense(3)(Dense(12, name="free")(build(Dense(16)(x)))), (6,))
-    model.get_layer("q").quantize("int8")
-    x = np.ones((2, 6), "float32")
-    small = pruning.prune_channels(model, 0.5, round_to=1)
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_beside_quantized_layers_others_are_cut(mode, bias):
+    model = net(
+        lambda x: Dense(3)(Dense(12, name="free")(Dense(8, use_bias=bias, name="q")(Dense(16)(x)))), (6,)
+    )
+    model.get_layer("q").quantize(mode)
+    small = half(model)
     assert small.get_layer("free").units == 6
-    names = [{weight.path for weight in one.get_layer("q").weights} for one in (model, small)]
-    assert names[0] == names[1]
-    assert np.isfinite(small(x)).all()
+    assert small.get_layer("q").quantization_mode == mode
+    there, here = ({w.path: w.numpy() for w in one.get_layer("q").variables} for one in (model, small))
+    assert there.keys() == here.keys()
+    assert all(np.array_equal(value, here[path]) for path, value in there.items())
 
 
 def test_functions_in_wrapped_layers_are_passed_on():
@@ -701,3 +702,34 @@ def test_neighbours_that_were_only_found_are_said_to_be_that():
     model = keras.Sequential([keras.Input((3,)), *(Dense(40) for _ in range(3)), Dense(1)])
     with pytest.raises(ValueError, match="the nearest found are 6 and 8"):
         pruning.prune_channels(model, macs=7, round_to=1)
+
+
+def test_arrays_in_operations_are_verified_in_float64():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 8, 4)).astype("float32")
+    half(
+        net(
+            lambda x: Dense(3)(Dense(8)(layers.Flatten()(ops.conv(layers.Conv2D(8, 3)(x), kernel)))),
+            (9, 9, 2),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "widths", "options", "expected"),
+    [
+        (16, (32,), {"macs": 0.25, "round_to": 8, "steps": 3}, [[24], [16], [8]]),
+        (16, (40,), {"macs": 0.6, "round_to": 8, "steps": 3}, [[32], [32], [24]]),
+        # Half way between the whole and the target lies nearer to [6, 5], which has fewer than the target.
+        (3, (6, 6), {"macs": 0.886, "round_to": 1, "steps": 2}, [[6, 6], [6, 5]]),
+    ],
+)
+def test_a_step_takes_the_nearest_that_leaves_the_target_in_reach(inputs, widths, options, expected):
+    stack = [Dense(width) for width in widths]
+    model = keras.Sequential([keras.Input((inputs,)), *stack, Dense(1)])
+    seen = []
+
+    def after_step(small):
+        seen.append([layer.units for layer in small.layers[:-1]])
+
+    pruning.prune_channels(model, **options, after_step=after_step)
+    assert seen == expected

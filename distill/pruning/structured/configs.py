@@ -53,14 +53,18 @@ def _unbuilt(config: Any) -> Any:
 
 
 def in_dtype(config: Any, dtype: str) -> Any:
-    """A config, and those inside, with another type for floating-point numbers."""
+    """A config, and those inside, with another type for floating-point numbers; what is quantized stays so."""
     if isinstance(config, (list, tuple)):
         return type(config)(in_dtype(part, dtype) for part in config)
     if not isinstance(config, dict):
         return config
     return {
-        key: dtype
-        if key == "dtype" and (isinstance(value, dict) or "float" in str(value))
-        else in_dtype(value, dtype)
+        key: dtype if key == "dtype" and _is_floating(value) else in_dtype(value, dtype)
         for key, value in config.items()
     }
+
+
+def _is_floating(dtype: Any) -> bool:
+    if isinstance(dtype, dict):
+        return dtype["class_name"] == "DTypePolicy"
+    return "float" in str(dtype) and "_from_" not in str(dtype)

@@ -193,9 +193,9 @@ class _Builder:
         def new(leaf: Any) -> Any:
             if isinstance(leaf, keras.KerasTensor):
                 return tensors[self._passed.get(id(leaf), id(leaf))]
-            axes = self._structure.constants.get((id(node), id(leaf)))
-            if axes is None:
+            if not getattr(leaf, "shape", ()) or isinstance(leaf, keras.Variable):
                 return leaf
+            axes = self._structure.constants.get((id(node), id(leaf)), ())
             value = np.asarray(keras.ops.convert_to_numpy(leaf))
             if self._dtype is not None and np.issubdtype(value.dtype, np.floating):
                 value = value.astype(self._dtype)
@@ -260,7 +260,7 @@ def _pairs(old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Variable, ker
     """Each weight of a layer with that of one which was made of its config."""
     sources, targets = old.variables, new.variables
     by_path = {target.path: target for target in targets}
-    # A layer that was quantized has its weights in another order than one that is made so.
+    # A layer that was quantized to float8 has its weights in another order than one that is made so.
     if len(by_path) == len(targets) and {source.path for source in sources} == by_path.keys():
         targets = [by_path[source.path] for source in sources]
 
