@@ -8,6 +8,7 @@ from hypothesis import strategies
 from keras import layers, ops
 from keras.src.applications import convnext, inception_resnet_v2
 
+import distill
 from distill import cost
 from distill.cost.calls import calls_of, total
 from distill.pruning.structured.costs import macs_of, parameters_of
@@ -16,6 +17,7 @@ from distill.pruning.structured.rebuild import rebuild
 from distill.pruning.structured.rules import rules_with
 from distill.pruning.structured.tracing import read
 from distill.pruning.structured.verification import _difference, _tensors, largest_error
+from distill.runtimes import Exported
 
 RULES = rules_with()
 
@@ -421,20 +423,110 @@ def test_a_wrong_slice_is_found(build, name, axis, mutate):
     assert largest_error(structure, keep, small, RULES)[0] > 1e-3
 
 
-@pytest.mark.parametrize("build", [residual, depthwise, grouped, concatenated, attending, nested])
-def test_what_comes_out_runs_in_litert(build, tmp_path):
-    from ai_edge_litert.interpreter import Interpreter
+IN_LITERT = [residual, depthwise, grouped, concatenated, attending, nested]
+NOT_IN_LITERT = [sequence, recurrent_modes, volumes]  # loops, and pooling of three dimensions
 
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(build, marks=[] if build in IN_LITERT else pytest.mark.slow, id=build.__name__)
+        for build in CASES
+    ],
+)
+def test_what_comes_out_runs_in_litert(build, tmp_path):
     structure = read(model_of(build), RULES)
     small = rebuild(structure, some_of(structure, 3))
-    small.export(tmp_path / "small.tflite", format="litert", verbose=False)
-    interpreter = Interpreter(str(tmp_path / "small.tflite"), num_threads=1)
-    interpreter.allocate_tensors()
-    x = np.random.default_rng(0).normal(size=(1, *small.input_shape[1:])).astype("float32")
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
-    interpreter.invoke()
-    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    if build in NOT_IN_LITERT:
+        for model in (structure.model, small):
+            with pytest.raises(ValueError, match="LiteRT has a kernel for every operation"):
+                distill.export(model, tmp_path / "small.tflite")
+        return
+    rng = np.random.default_rng(0)
+    shape = (1, *small.input_shape[1:])
+    x = (
+        rng.integers(0, 2, shape).astype("int32")
+        if build is embedded
+        else rng.normal(size=shape).astype("float32")
+    )
+    (found,) = keras.tree.flatten(Exported(distill.export(small, tmp_path / "small.tflite")).predict(x))
     np.testing.assert_allclose(found, small(x), rtol=1e-3, atol=1e-3 * np.abs(small(x)).max())
+
+
+SIZES = {
+    *("units", "filters", "groups", "output_dim", "num_heads", "key_dim", "value_dim"),
+    *(
+        "head_dim",
+        "num_query_heads",
+        "num_key_value_heads",
+        "output_shape",
+        "target_shape",
+        "projection_dim",
+        "noise_shape",
+    ),
+}
+
+
+def strange(config, other):
+    """Keys whose values differ, but for sizes."""
+    if isinstance(config, dict) and isinstance(other, dict):
+        keys = config.keys() ^ other.keys()
+        return keys | {
+            key
+            for name in config.keys() & other.keys()
+            if name not in SIZES | {"build_config"}
+            for key in ({name} if strange(config[name], other[name]) else set())
+        }
+    return set() if config == other else {"value"}
+
+
+@cases
+def test_settings_stay(build):
+    structure = read(model_of(build), RULES)
+    for number, layer in enumerate(structure.model.layers[1:]):
+        layer.trainable = bool(number % 2)
+        if isinstance(layer, layers.Dense):
+            layer.kernel_regularizer = keras.regularizers.L1(number)
+            layer.bias_constraint = keras.constraints.MaxNorm(number + 1)
+    small = rebuild(structure, some_of(structure, 1))
+    for one, other in zip(structure.model.layers, small.layers, strict=True):
+        if not isinstance(one, (keras.Model, layers.InputLayer)):
+            assert not strange(one.get_config(), other.get_config()), one.name
+        assert one.trainable == other.trainable
+
+
+def grown_sequence(choices):
+    """As `grown`, a network of 6 steps of 4 numbers."""
+    inputs = keras.Input((6, 4))
+    tensors = [layers.Dense(4)(inputs)]
+    for what, one, other, width in choices:
+        a, b = tensors[one % len(tensors)], tensors[other % len(tensors)]
+        if what == "dense":
+            made = layers.Dense(2 * width, activation="tanh")(a)
+        elif what == "recurrent":
+            made = (layers.LSTM, layers.GRU, layers.SimpleRNN)[width % 3](width + 1, return_sequences=True)(a)
+        elif what == "both ways":
+            made = layers.Bidirectional(layers.GRU(width, return_sequences=True))(a)
+        elif what == "attention":
+            made = layers.MultiHeadAttention(1 + width % 3, 2)(a, b)
+        elif what == "norm":
+            made = layers.LayerNormalization()(a)
+        elif what == "heads":
+            wide = layers.Dense(2 * width)(a)
+            made = ops.reshape(
+                ops.transpose(ops.reshape(wide, (-1, 6, 2, width)), (0, 1, 3, 2)), (-1, 6, 2 * width)
+            )
+        elif what == "each":
+            made = layers.TimeDistributed(layers.Dense(width + 1))(a)
+        elif what == "inside":
+            part = keras.Input((6, a.shape[-1]))
+            nested = keras.Model(part, layers.Dense(a.shape[-1])(layers.Dense(width + 2)(part)))
+            made = layers.Add()([nested(a), a])
+        else:
+            made = layers.Concatenate()([a, b])
+        tensors.append(made)
+    outputs = dense_head(layers.GlobalAveragePooling1D()(layers.Concatenate()(tensors[-2:])))
+    return keras.Model(inputs, {"head": outputs, "steps": [layers.Dense(2)(tensors[-1])]})
 
 
 def grown(choices):
@@ -492,3 +584,40 @@ def test_random_networks(choices, seed):
     error, where = largest_error(structure, keep, small, RULES, seed=seed)
     assert error < 1e-12, where
     assert cost.macs(small) == macs_of(structure)(keep)
+
+
+@hypothesis.given(
+    strategies.lists(
+        strategies.tuples(
+            strategies.sampled_from(
+                [
+                    "dense",
+                    "recurrent",
+                    "both ways",
+                    "attention",
+                    "norm",
+                    "heads",
+                    "each",
+                    "inside",
+                    "concatenate",
+                ]
+            ),
+            strategies.integers(0, 9),
+            strategies.integers(0, 9),
+            strategies.integers(1, 4),
+        ),
+        min_size=2,
+        max_size=5,
+    ),
+    strategies.integers(0, 3),
+)
+@hypothesis.settings(max_examples=10, deadline=None, derandomize=True)
+def test_random_sequences(choices, seed):
+    structure = read(grown_sequence(choices), RULES)
+    keep = some_of(structure, seed)
+    small = rebuild(structure, keep)
+    error, where = largest_error(structure, keep, small, RULES, seed=seed)
+    assert error < 1e-6, where  # attention's weights are rescaled
+    assert small.count_params() == parameters_of(structure)(keep)
+    shapes = keras.tree.map_structure(lambda tensor: tuple(tensor.shape[1:]), small.output)
+    assert {key: keras.tree.flatten(shape) for key, shape in shapes.items()} == {"head": [3], "steps": [6, 2]}
