@@ -424,7 +424,7 @@ def test_a_wrong_slice_is_found(build, name, axis, mutate):
 
 
 IN_LITERT = [residual, depthwise, grouped, concatenated, attending, nested]
-NOT_IN_LITERT = [sequence, recurrent_modes, volumes]  # loops, and pooling of three dimensions
+NOT_IN_LITERT = [sequence, recurrent_modes, repeated, volumes]  # loops, and pooling of three dimensions
 
 
 @pytest.mark.parametrize(
