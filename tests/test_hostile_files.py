@@ -265,7 +265,7 @@ def test_arrays_of_objects_are_not_opened(good, tmp_path):
     model = dense_net(4)
     before = model.get_weights()
     assert all(
-        "Weights are numbers" in text for text in refused(tmp_path / "bad.keras", "Weights are numbers")
+        "Weights are real numbers" in text for text in refused(tmp_path / "bad.keras", "Weights are real numbers")
     )
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
@@ -324,7 +324,7 @@ def test_huge_shapes_are_not_made(good, tmp_path):
     def change(config):
         config["config"]["layers"][2]["config"]["units"] = 10**11
 
-    texts = refused(changed(good, change), "head   kernel  (4, 100000000000)  (4, 3)")
+    texts = refused(changed(good, change), "with 172 bytes, which declares 2,000,000,000,112")
     assert len(texts) == 2
     with keras.StatelessScope():
         pass  # Keras makes all variables that wait, and none may
@@ -333,7 +333,7 @@ def test_huge_shapes_are_not_made(good, tmp_path):
             sequential({"class_name": "Dense", "config": {"name": "d", "units": 10**12}}),
             tmp_path / "huge.h5",
         ),
-        "d      kernel  (6, 1000000000000)  missing",
+        "which declares 28,000,000,000,000",
     )
 
 

@@ -142,7 +142,7 @@ def _made(stored: Stored, trust: bool) -> keras.Model:
     held = numbers_in(stored.parts)
     with planned(config, trust, stored.source, held) as model:
         # Before Keras is asked what it would store: of LoRA that is computed from values.
-        require_proportion(4 * model.count_params(), 4 * held, stored.source)
+        require_proportion(4 * model.count_params(), 4 * held, f"the weights of {stored.source}")
         pairs, differences = fit((in_legacy if stored.legacy else in_keras3)(model), stored.parts)
         if differences:
             raise ValueError(
