@@ -265,7 +265,8 @@ def test_arrays_of_objects_are_not_opened(good, tmp_path):
     model = dense_net(4)
     before = model.get_weights()
     assert all(
-        "Weights are real numbers" in text for text in refused(tmp_path / "bad.keras", "Weights are real numbers")
+        "Weights are real numbers" in text
+        for text in refused(tmp_path / "bad.keras", "Weights are real numbers")
     )
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
