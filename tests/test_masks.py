@@ -222,7 +222,7 @@ def test_what_is_not_a_number_does_not_come_through_a_mask():
     pruning.prune(model, 0.5)
     kernel = model.get_layer("hidden").kernel
     mask = kernel.constraint
-    out = np.array(mask(np.full((6, 8), np.nan, "float32")))
+    out = keras.ops.convert_to_numpy(mask(np.full((6, 8), np.nan, "float32")))
     np.testing.assert_array_equal(np.isnan(out), np.array(mask.kept))
 
 
