@@ -10,6 +10,7 @@ from keras import layers, ops
 from test_distiller import assert_logs, compiled, forward
 from test_models import FeatureMSE, array, one_head_idle
 
+import distill
 from distill import BernoulliSoftTargets, Distiller, OutputMSE, SoftTargets
 
 RNG = np.random.default_rng(1)
@@ -186,6 +187,27 @@ def test_a_tf_keras_model_teaches(batch):
         np.testing.assert_array_equal(old, new)
     with pytest.raises(ValueError, match=r"'sequential.*', whose graph cannot be read"):
         Distiller(teacher, dense_net(4), SoftTargets(4.0))
+
+
+@only_on("tensorflow", reason="tf_keras models are TensorFlow models")
+def test_a_tf_keras_model_that_keras_3_cannot_hold_teaches_as_it_is():
+    import tf_keras
+
+    class Subclassed(tf_keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = tf_keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.head(x)
+
+    inputs = tf_keras.Input((6,))
+    raw = tf_keras.Model(inputs, 2.0 * tf_keras.layers.Dense(3)(inputs))
+    for teacher in (Subclassed(), raw):
+        expected = np.asarray(teacher(X), "float64")
+        with pytest.raises(ValueError, match=r"Keras' own classes.* As it is, it teaches by its outputs"):
+            distill.load_model(teacher)
+        taught_by(teacher, True, expected)
 
 
 @only_on("tensorflow", reason="a SavedModel is a TensorFlow graph")

@@ -77,7 +77,13 @@ def load_model(
         )
     with keras.saving.custom_object_scope(dict(custom_objects or {})):
         if not isinstance(source, str | os.PathLike):
-            return _made(_of_tf_keras(source), trust)
+            stored = _of_tf_keras(source)
+            try:
+                return _made(stored, trust)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} As it is, it teaches by its outputs: Distiller(model, ...)."
+                ) from error
         path = Path(source)
         if path.is_dir():
             return _of_folder(path, endpoint, trust)
