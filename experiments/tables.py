@@ -278,7 +278,8 @@ def terminal(grid: Grid) -> rich.table.Table:
         show_edge=False,
     )
     for index, heading in enumerate(grid.headings):
-        result.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
+        # A name that is too long goes on in a line below: cut short, two arms could look alike.
+        result.add_column(heading, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
     for row in grid.rows:
         if len(row) == 1:
             result.add_section()

@@ -124,6 +124,14 @@ def study(study_dir):
     return report.read(study_dir)
 
 
+def test_no_name_is_cut_short_in_a_terminal_of_80_columns(study):
+    arm = dataclasses.replace(study.arm("distilled"), name="distilled-int8-x")
+    long = dataclasses.replace(study, arms=(*study.arms, arm))
+    text = terminal(long, 80)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 @pytest.fixture(scope="module")
 def page(study):
     return report.html(study)
