@@ -9,8 +9,9 @@ from typing import Any
 import keras
 
 import distill
-from distill import data, tuning
-from experiments import cells, training
+from distill import data, training
+from experiments import cells
+from experiments import training as cell_training
 from experiments.noise import NoiseScale
 from experiments.runner import Cell
 from experiments.settings import Surroundings, Training
@@ -36,7 +37,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     """
     config: Training = cell.config
     if config.teacher is None:
-        return training.run(surroundings, cell, directory)
+        return cell_training.run(surroundings, cell, directory)
     splits = _load(config, surroundings)
     train, dev, test = (data.arrays(split) for split in (splits.train, splits.dev, splits.test))
     if config.batch_size > len(train[0]):
@@ -84,16 +85,16 @@ def speeds(
         cell: a student; its batch size does not count.
         study_dir: where its teacher is.
         sizes: batch sizes, ascending.
-        rounds: see `distill.tuning.largest_batch`.
+        rounds: see `distill.training.largest_batch`.
 
     Returns:
-        A dictionary for each `distill.tuning.BatchSize`.
+        A dictionary for each `distill.training.BatchSize`.
     """
     config: Training = cell.config
     splits = _load(config, surroundings)
     teacher = keras.models.load_model(study_dir / "cells" / str(config.teacher) / "teacher.keras")
     model = _compiled(config, splits, teacher, _TIMED_STEPS)
-    found = tuning.largest_batch(model, splits.train, sizes=sizes, rounds=rounds)
+    found = training.largest_batch(model, splits.train, sizes=sizes, rounds=rounds)
     return [dataclasses.asdict(row) for row in found.rows]
 
 

@@ -20,10 +20,10 @@ from rich.markup import escape
 
 import distill
 from distill import cost, pruning
+from distill._tables import aligned
 from distill.files import InferenceOnly
-from distill.files.hdf5 import SIGNATURE
-from distill.files.stored import opened
-from distill.tables import aligned
+from distill.files._hdf5 import SIGNATURE
+from distill.files._stored import opened
 
 DESCRIPTION = (
     "Says what is in a model file: its layers, its weights with statistics, its zeros and what it costs."

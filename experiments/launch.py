@@ -3,7 +3,7 @@
 Command: scripts/launch --workers 2 --restarts 3 -- python train.py --epochs 10
     Each worker finds the others' loopback addresses, and its own number, in TF_CONFIG. Its lines are printed
     with its number before them. When one dies, the others are stopped, for they cannot go on without it, and
-    all are started again: let the program hold a `distill.multiworker.Backup`, with delete_checkpoint=False.
+    all are started again: let the program hold a `distill.training.Backup`, with delete_checkpoint=False.
     TensorFlow's workers listen on all of the machine's addresses and ask for no password: not for open networks.
 """
 

@@ -13,7 +13,7 @@ from keras import layers
 from keras.optimizers.schedules import LearningRateSchedule, PolynomialDecay
 
 import distill
-from distill import data, schemes
+from distill import data, training
 from experiments import cells, runner
 from experiments.methods import ENSEMBLE, GENERATIONS, Learning
 from experiments.runner import Cell
@@ -145,7 +145,7 @@ def _learn(task: _Task) -> dict[str, Any]:
             classes = task.splits.num_classes
             return _alone(task, lambda y_true, y_pred: smoothed(_one_hot(y_true, classes), y_pred))
         case "virtual-teacher":
-            return _alone(task, distill.VirtualTeacher(weight=setting, from_logits=True))
+            return _alone(task, distill.losses.VirtualTeacher(weight=setting, from_logits=True))
         case "function-matching":
             model = distill.Distiller(
                 task.teachers[0], task.network(), distill.SoftTargets(1.0), student_loss_weight=0
@@ -166,7 +166,7 @@ def _learn(task: _Task) -> dict[str, Any]:
             return _chain(task)
         case "crd":
             _, labels = data.arrays(task.splits.train)
-            loss = distill.ContrastiveRepresentation(labels, "embedding", "embedding")
+            loss = distill.losses.ContrastiveRepresentation(labels, "embedding", "embedding")
             model = _distiller(task.teachers[0], task.network(), loss, setting)
             return _distilled(task, model, _identified(task))
         case _:
@@ -174,48 +174,48 @@ def _learn(task: _Task) -> dict[str, Any]:
             return _distilled(task, model)
 
 
-def _loss(task: _Task) -> distill.DistillationLoss:
+def _loss(task: _Task) -> distill.losses.DistillationLoss:
     """The loss of a method that is a single one, with its published defaults."""
     maps = tuple(f"relu{i}" for i in range(len(task.config.network.filters)))
     match task.config.method:
         case "kd":
             return distill.SoftTargets(4.0)
         case "logit-mse":
-            return distill.LogitMSE()
+            return distill.losses.LogitMSE()
         case "hard-labels":
-            return distill.HardTargets()
+            return distill.losses.HardTargets()
         case "standardized-kd":
-            return distill.Standardized(distill.SoftTargets(2.0))
+            return distill.losses.Standardized(distill.SoftTargets(2.0))
         case "dkd":
-            return distill.DecoupledKD()
+            return distill.losses.DecoupledKD()
         case "dist":
-            return distill.DIST()
+            return distill.losses.DIST()
         case "jsd":
-            return distill.GeneralizedJSD()
+            return distill.losses.GeneralizedJSD()
         case "reverse-kl":
-            return distill.GeneralizedJSD(beta=1.0)
+            return distill.losses.GeneralizedJSD(beta=1.0)
         case "mlkd":
-            return distill.MultiLevelKD()
+            return distill.losses.MultiLevelKD()
         case "ctkd":
-            return distill.CurriculumTemperature(10 * task.epoch_steps)
+            return distill.losses.CurriculumTemperature(10 * task.epoch_steps)
         case "hint":
             return distill.Hint(maps[len(maps) // 2], maps[len(maps) // 2])
         case "attention":
             return distill.AttentionTransfer(maps, maps)
         case "vid":
-            return distill.VariationalInformation(maps, maps)
+            return distill.losses.VariationalInformation(maps, maps)
         case "nst":
-            return distill.NeuronSelectivity(maps, maps)
+            return distill.losses.NeuronSelectivity(maps, maps)
         case "ofd":
             norms = tuple(f"norm{i}" for i in range(len(maps)))
-            margins = [distill.batch_norm_margins(task.teachers[0].get_layer(name)) for name in norms]
-            return distill.OverhaulDistillation(margins, norms, norms)
+            margins = [distill.losses.batch_norm_margins(task.teachers[0].get_layer(name)) for name in norms]
+            return distill.losses.OverhaulDistillation(margins, norms, norms)
         case "similarity":
-            return distill.SimilarityPreserving(maps[-1], maps[-1])
+            return distill.losses.SimilarityPreserving(maps[-1], maps[-1])
         case "rkd":
-            return distill.Relational(teacher_layer_name="embedding", student_layer_name="embedding")
+            return distill.losses.Relational(teacher_layer_name="embedding", student_layer_name="embedding")
         case "pkt":
-            return distill.ProbabilisticTransfer("embedding", "embedding")
+            return distill.losses.ProbabilisticTransfer("embedding", "embedding")
     raise ValueError(f"No such method. Received: {task.config.method!r}.")
 
 
@@ -227,11 +227,14 @@ def _weight(task: _Task) -> float | LearningRateSchedule:
 
 
 # Published without labels, or with half and half. Students here learn from labels too, at the weight of soft targets.
-_LABELS_AS_SOFT_TARGETS = (distill.LogitMSE, distill.HardTargets, distill.GeneralizedJSD)
+_LABELS_AS_SOFT_TARGETS = (distill.losses.LogitMSE, distill.losses.HardTargets, distill.losses.GeneralizedJSD)
 
 
 def _distiller(
-    teacher: Any, student: keras.Model, loss: distill.DistillationLoss, weight: float | LearningRateSchedule
+    teacher: Any,
+    student: keras.Model,
+    loss: distill.losses.DistillationLoss,
+    weight: float | LearningRateSchedule,
 ) -> distill.Distiller:
     """With the published weight of the labels, but for some losses that of soft targets."""
     recipe = distill.SoftTargets.recipe if isinstance(loss, _LABELS_AS_SOFT_TARGETS) else loss.recipe
@@ -293,7 +296,7 @@ def _chain(task: _Task) -> dict[str, Any]:
     folder = task.directory / runner.STAGES
     # A stop between the last stage and result.json: what it measured is lost, so that stage is done again.
     (folder / f"{len(kinds) - 1}.weights.h5").unlink(missing_ok=True)
-    schemes.chain([maker(stage) for stage in range(len(kinds))], train, teacher=teacher, folder=folder)
+    training.chain([maker(stage) for stage in range(len(kinds))], train, teacher=teacher, folder=folder)
     return result
 
 
@@ -304,7 +307,7 @@ def _ensemble(task: _Task, stages: Path) -> dict[str, Any]:
         member = task.network(f"network{stage}")
         member.load_weights(stages / f"{stage}.weights.h5")
         members.append(member)
-    together = schemes.ensemble(members)
+    together = training.ensemble(members)
     file = task.directory / "student.keras"
     together.save(file)
     (task.directory / "metrics.jsonl").touch()  # nothing was trained
@@ -324,7 +327,7 @@ def _ensemble(task: _Task, stages: Path) -> dict[str, Any]:
 def _identified(task: _Task) -> tf.data.Dataset:
     """Batches whose inputs carry the number of each example."""
     x, y = data.arrays(task.splits.train)
-    examples = tf.data.Dataset.from_tensor_slices((distill.Identified(x, np.arange(len(x))), y))
+    examples = tf.data.Dataset.from_tensor_slices((distill.training.Identified(x, np.arange(len(x))), y))
     return data.batches(examples, task.config.batch_size, seed=task.cell.seed)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 import distill
 from distill import cost
-from distill.runtimes import Exported
+from distill.exports._runtimes import Exported
 
 
 def ship(

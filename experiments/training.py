@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import distill
 from distill import data, pruning
-from distill.runtimes import Exported
+from distill.exports._runtimes import Exported
 from experiments import cells
 from experiments.runner import Cell
 from experiments.settings import Network, Surroundings, Training

@@ -31,8 +31,8 @@ from keras import layers
 
 import distill
 from distill import data, quantization
-from distill.export_check import ExportComparison
-from distill.runtimes import Exported
+from distill.cost._exported import ExportComparison
+from distill.exports._runtimes import Exported
 
 GOAL = 0.2
 COLUMNS = (
@@ -170,7 +170,7 @@ def in_every_format(
     }
     files["ONNX"] = distill.export(model, folder / "model.onnx")
     files["SavedModel"] = distill.export(model, folder / "saved")
-    return distill.compare_exports(model, files, x_dev, y_dev)
+    return distill.cost.compare_exports(model, files, x_dev, y_dev)
 
 
 def main(bench: Bench) -> int:

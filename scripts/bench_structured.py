@@ -51,12 +51,12 @@ from rich.table import Table
 
 from distill import cost
 from distill.pruning import prune_channels
-from distill.pruning.structured.groups import find_groups
+from distill.pruning.structured._groups import find_groups
+from distill.pruning.structured._rebuild import rebuild
+from distill.pruning.structured._rules import rules_with
+from distill.pruning.structured._selection import Choice
+from distill.pruning.structured._tracing import read
 from distill.pruning.structured.importance import l2, score_atoms
-from distill.pruning.structured.rebuild import rebuild
-from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.selection import Choice
-from distill.pruning.structured.tracing import read
 
 RATIO = 0.5
 FASTER = 1.05  # than the twin's gain, where latency is in view: a target is met within 2 %

@@ -29,16 +29,16 @@ from rich.console import Console
 from rich.table import Table
 from small_backbones import BACKBONES, examples
 
-from distill.exporting import export, inputs_by_name
+from distill.exports._export import export, inputs_by_name
+from distill.exports._runtimes import Exported
 from distill.pruning import importance
-from distill.pruning.structured.groups import find_groups
+from distill.pruning.structured._groups import find_groups
+from distill.pruning.structured._rebuild import rebuild
+from distill.pruning.structured._rules import rules_with
+from distill.pruning.structured._selection import Choice
+from distill.pruning.structured._tracing import read
+from distill.pruning.structured._verification import largest_error
 from distill.pruning.structured.importance import score_atoms
-from distill.pruning.structured.rebuild import rebuild
-from distill.pruning.structured.rules import rules_with
-from distill.pruning.structured.selection import Choice
-from distill.pruning.structured.tracing import read
-from distill.pruning.structured.verification import largest_error
-from distill.runtimes import Exported
 
 APPLICATIONS = tuple(name for name in dir(applications) if name[0].isupper())
 TOLERANCE = 1e-9

@@ -7,15 +7,18 @@ Each number is of one example and of the model as it stands, so that a student a
 compared on the same terms.
 """
 
-from distill.cost.calls import macs
-from distill.cost.layers import LayerCost
-from distill.cost.memory import Activations
-from distill.cost.profiling import Profile, Profiles, profile, profiles
-from distill.cost.storage import Sizes, file_bytes, parameters, sizes
-from distill.cost.timing import Latency, LiteRT, TFFunction, in_turns, latencies, latency
+from distill.cost._calls import macs
+from distill.cost._exported import ExportComparison, ExportRow, compare_exports
+from distill.cost._layers import LayerCost
+from distill.cost._memory import Activations
+from distill.cost._profiling import Profile, Profiles, profile, profiles
+from distill.cost._storage import Sizes, file_bytes, parameters, sizes
+from distill.cost._timing import Latency, LiteRT, TFFunction, in_turns, latencies, latency
 
 __all__ = [
     "Activations",
+    "ExportComparison",
+    "ExportRow",
     "Latency",
     "LayerCost",
     "LiteRT",
@@ -23,6 +26,7 @@ __all__ = [
     "Profiles",
     "Sizes",
     "TFFunction",
+    "compare_exports",
     "file_bytes",
     "in_turns",
     "latencies",

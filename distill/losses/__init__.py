@@ -1,8 +1,8 @@
 """Distillation losses: small classes that compare a teacher's and a student's tensors per example."""
 
-from distill.losses.base import DistillationLoss
-from distill.losses.contrastive import ContrastiveRepresentation
-from distill.losses.divergences import (
+from distill.losses._base import DistillationLoss
+from distill.losses._contrastive import ContrastiveRepresentation
+from distill.losses._divergences import (
     DIST,
     CurriculumTemperature,
     DecoupledKD,
@@ -10,7 +10,7 @@ from distill.losses.divergences import (
     MultiLevelKD,
     Standardized,
 )
-from distill.losses.features import (
+from distill.losses._features import (
     AttentionTransfer,
     Hint,
     NeuronSelectivity,
@@ -18,10 +18,10 @@ from distill.losses.features import (
     VariationalInformation,
     batch_norm_margins,
 )
-from distill.losses.logits import BernoulliSoftTargets, HardTargets, LogitMSE, SoftTargets
-from distill.losses.outputs import OutputMSE
-from distill.losses.relations import ProbabilisticTransfer, Relational, SimilarityPreserving
-from distill.losses.virtual_teacher import VirtualTeacher
+from distill.losses._logits import BernoulliSoftTargets, HardTargets, LogitMSE, SoftTargets
+from distill.losses._output_mse import OutputMSE
+from distill.losses._relations import ProbabilisticTransfer, Relational, SimilarityPreserving
+from distill.losses._virtual_teacher import VirtualTeacher
 
 __all__ = [
     "DIST",

@@ -17,14 +17,6 @@ What is pruned so is as large as before; `prune_channels` takes whole channels o
 
 from typing import Any
 
-from distill.pruning import criteria
-from distill.pruning.callbacks import GradualPruning, KeepZeros
-from distill.pruning.dynamic import SET, RigL
-from distill.pruning.kernels import find_kernels
-from distill.pruning.masks import keep_zeros, measure_sparsity, prune
-from distill.pruning.patterns import Blocks, Elements, NofM
-from distill.pruning.rewinding import iterative
-from distill.pruning.sparsity import KernelSparsity, Sparsity
 from distill.pruning.structured import (
     Channels,
     Proof,
@@ -37,7 +29,20 @@ from distill.pruning.structured import (
     shrink,
     slim,
 )
-from distill.pruning.tfmot_names import UpdatePruningStep, prune_low_magnitude, strip_pruning, tfmot_schedule
+from distill.pruning.weights import criteria
+from distill.pruning.weights._callbacks import GradualPruning, KeepZeros
+from distill.pruning.weights._dynamic import SET, RigL
+from distill.pruning.weights._kernels import find_kernels
+from distill.pruning.weights._masks import keep_zeros, measure_sparsity, prune
+from distill.pruning.weights._patterns import Blocks, Elements, NofM
+from distill.pruning.weights._rewinding import iterative
+from distill.pruning.weights._sparsity import KernelSparsity, Sparsity
+from distill.pruning.weights._tfmot import (
+    UpdatePruningStep,
+    prune_low_magnitude,
+    strip_pruning,
+    tfmot_schedule,
+)
 
 __all__ = [
     "SET",

@@ -10,12 +10,12 @@ go by measured harm (`depth`). Training in between is there too (`recovery`).
 """
 
 from distill.pruning.structured import importance
-from distill.pruning.structured.channels import prune_channels
-from distill.pruning.structured.depth import output_change, prune_layers, removable_layers
-from distill.pruning.structured.explanation import Channels, explain
-from distill.pruning.structured.recovery import shrink, slim
-from distill.pruning.structured.tracing import Call
-from distill.pruning.structured.verification import Proof
+from distill.pruning.structured._channels import prune_channels
+from distill.pruning.structured._depth import output_change, prune_layers, removable_layers
+from distill.pruning.structured._explanation import Channels, explain
+from distill.pruning.structured._recovery import shrink, slim
+from distill.pruning.structured._tracing import Call
+from distill.pruning.structured._verification import Proof
 
 __all__ = [
     "Call",

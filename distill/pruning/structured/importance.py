@@ -7,13 +7,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from distill.pruning.criteria.batches import batches, require_examples, require_finite
-from distill.pruning.criteria.weights import Criterion
-from distill.pruning.kernels import find_kernels
-from distill.pruning.structured.groups import Group
-from distill.pruning.structured.operation_rules import ACTIVATIONS
-from distill.pruning.structured.running import run
-from distill.pruning.structured.structure import Key, Slot, Structure
+from distill.pruning.structured._groups import Group
+from distill.pruning.structured._operation_rules import ACTIVATIONS
+from distill.pruning.structured._running import run
+from distill.pruning.structured._structure import Key, Slot, Structure
+from distill.pruning.weights._kernels import find_kernels
+from distill.pruning.weights.criteria._batches import batches, require_examples, require_finite
+from distill.pruning.weights.criteria._weights import Criterion
 
 
 class Scored(NamedTuple):

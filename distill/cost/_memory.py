@@ -1,0 +1,63 @@
+"""How much memory a model's activations take, for one example."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import keras
+
+# Keras exports no name for it.
+from keras.src.utils.dtype_utils import dtype_size
+
+from distill.cost._calls import Calls
+from distill.cost._products import known
+
+
+@dataclasses.dataclass(frozen=True)
+class Activations:
+    """Memory of the tensors between layers, for one example.
+
+    Every call makes tensors of its own: nothing is written in place, and no calls are fused. What a layer holds inside
+    while it runs is not in it, as what a convolution unfolds its input to, or the states of a recurrent layer; nor
+    are scores that `keras.ops.dot_product_attention` keeps to itself, as MultiHeadAttention without dropout does.
+
+    Attributes:
+        all_bytes: of the inputs and of all that the calls make. It is what training keeps for its backward pass, if it
+            keeps everything.
+        peak_bytes: of the tensors that are alive at once, at most, in inference: a tensor lives from the call that
+            makes it to the last one that reads it, in the order in which Keras runs them; inputs from the start,
+            outputs to the end.
+    """
+
+    all_bytes: int
+    peak_bytes: int
+
+
+def activations_of(calls: Calls) -> Activations:
+    """Memory of the tensors between layers; see `Activations`.
+
+    Raises:
+        ValueError: the size of a tensor is unknown.
+    """
+    alive = {id(tensor): tensor for tensor in calls.inputs}
+    last_use = dict.fromkeys(alive, 0)
+    for i, call in enumerate(calls.calls):
+        last_use.update((id(tensor), i) for tensor in (*call.outputs, *call.inputs))
+    last_use.update((id(tensor), len(calls.calls)) for tensor in calls.outputs)
+    peak = bytes_of(alive.values())
+    for i, call in enumerate(calls.calls):
+        alive.update((id(tensor), tensor) for tensor in call.outputs)
+        peak = max(peak, bytes_of(alive.values()))
+        alive = {key: tensor for key, tensor in alive.items() if last_use[key] > i}
+    made = [tensor for call in calls.calls for tensor in call.outputs]
+    return Activations(bytes_of([*calls.inputs, *made]), peak)
+
+
+def bytes_of(tensors: Iterable[keras.KerasTensor]) -> int:
+    """Bytes of tensors together.
+
+    Raises:
+        ValueError: the size of one is unknown.
+    """
+    # A bool takes a byte.
+    return sum(math.prod(known(t.shape, t.name)) * max(8, dtype_size(t.dtype)) // 8 for t in tensors)

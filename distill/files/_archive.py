@@ -1,0 +1,73 @@
+"""The `.keras` file: a zip archive of an architecture, weights and what is no array."""
+
+import contextlib
+import io
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from distill.files._bounds import require_proportion
+
+SIGNATURE = b"PK"
+
+
+class Members(NamedTuple):
+    """What an archive holds.
+
+    Attributes:
+        config: the architecture, as JSON.
+        metadata: who wrote it, as JSON.
+        weights: an HDF5 file.
+        assets: a folder with the rest, such as vocabularies; `None` if there is none.
+    """
+
+    config: bytes
+    metadata: bytes
+    weights: io.BytesIO
+    assets: str | None
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Members]:
+    """Reads an archive; assets lie in a temporary folder while it is open.
+
+    Raises:
+        ValueError: it is cut off or damaged, is no Keras file, would unpack to far more than it holds, or has a member
+            that would be written elsewhere.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+        except zipfile.BadZipFile as error:
+            raise ValueError(
+                f"A file must be whole. Received: {path}, which begins as a .keras file and is truncated or damaged: "
+                f"{error}. Copy or download it again."
+            ) from error
+        names = archive.namelist()
+        for name in names:
+            if name.startswith("/") or "\\" in name or ":" in name or ".." in PurePosixPath(name).parts:
+                raise ValueError(
+                    f"Members of a .keras file lie inside it. Received: {path} with {name!r}, which leads elsewhere."
+                )
+        require_proportion(sum(item.file_size for item in archive.infolist()), path.stat().st_size, str(path))
+        if not {"config.json", "model.weights.h5"} <= set(names):
+            raise ValueError(
+                "A .keras file holds config.json and model.weights.h5. Received: "
+                f"{path}, a zip archive of {names[:5]}."
+            )
+        try:
+            inside = [name for name in names if name.startswith("assets/") and not name.endswith("/")]
+            assets = stack.enter_context(tempfile.TemporaryDirectory()) if inside else None
+            for name in inside:
+                file = Path(assets or "", *PurePosixPath(name).parts[1:])
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(archive.read(name))
+            metadata = archive.read("metadata.json") if "metadata.json" in names else b"{}"
+            weights = io.BytesIO(archive.read("model.weights.h5"))
+            members = Members(archive.read("config.json"), metadata, weights, assets)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"This .keras file is damaged. Received: {path}: {error}.") from error
+        yield members

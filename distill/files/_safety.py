@@ -1,0 +1,148 @@
+"""Whether an architecture can be built without running code that came with it."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import keras
+
+from distill.files._bounds import ALWAYS_ALLOWED
+from distill.files._legacy import Config
+
+_PLAIN = ("__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__slice__", "__ellipsis__")
+_PARTS = (
+    keras.Operation,
+    keras.DTypePolicy,
+    keras.InputSpec,
+    keras.constraints.Constraint,
+    keras.initializers.Initializer,
+    keras.quantizers.QuantizationConfig,
+    keras.quantizers.Quantizer,
+    keras.random.SeedGenerator,
+    keras.regularizers.Regularizer,
+)
+_RUNS_CODE = (
+    keras.layers.FlaxLayer,
+    keras.layers.JaxLayer,
+    keras.layers.Lambda,
+    keras.layers.TFSMLayer,
+    keras.layers.TorchModuleWrapper,
+)
+_FILES = (
+    "vocabulary",
+    "merges",
+    "special_tokens",
+    "language_tokens",
+    "proto",
+)  # or the words themselves, as lists
+_FUNCTIONS = (
+    "builtins",  # how Keras stores its own activations and the like, by name
+    "keras.activations",
+    "keras.constraints",
+    "keras.initializers",
+    "keras.ops",
+    "keras.regularizers",
+)
+
+
+def require_safe(config: Any, source: str) -> None:
+    """Raises ValueError unless building from a config runs no code but Keras' own and that of registered classes.
+
+    Args:
+        config: see `complete`; it is read, nothing is imported or made.
+        source: how errors call it.
+    """
+    if isinstance(config, list):
+        for part in config:
+            require_safe(part, source)
+    if not isinstance(config, dict):
+        return
+    name = config.get("class_name")
+    if name is not None and "config" in config and name not in _PLAIN:
+        _require_known(config, source)
+    for call in config.get("inbound_nodes") or ():
+        if not _on_tensors(call):
+            raise ValueError(
+                "Operations of a model are called on its tensors. Received: "
+                f"{source} with {config.get('name', name)!r}, which would compute with constants alone."
+            )
+    buckets = config.get("num_oov_indices")
+    if isinstance(buckets, int) and buckets > ALWAYS_ALLOWED:
+        raise ValueError(
+            f"A lookup has at most {ALWAYS_ALLOWED:,} places for unknown words. Received: {source} with {buckets:,}. "
+            "Pass trust=True if you know its writer."
+        )
+    for key in _FILES:
+        if isinstance(config.get(key), str):
+            raise ValueError(
+                "A model's words come with it. Received: "
+                f"{source}, which would read {key} from {config[key]!r}; pass trust=True if you know its writer."
+            )
+    if name in ("__numpy__", "__tensor__"):
+        _require_numbers(config["config"], source)
+    for part in config.values():
+        require_safe(part, source)
+
+
+def _require_known(config: Config, source: str) -> None:
+    name, module = config["class_name"], config.get("module")
+    registered = config.get("registered_name", name)
+    label = config["config"] if name == "function" else name
+    if name == "__lambda__":
+        raise ValueError(_carries_code(source, name))
+    if (
+        not isinstance(label, str)
+        or not isinstance(module, str | None)
+        or not isinstance(registered, str | None)
+    ):
+        raise ValueError(f"Classes go by names. Received: {source} with {name!r} of {module!r}.")
+    if (module or "").partition(".")[0] == "keras_hub":
+        import_keras_hub(source)  # which registers its layers
+    if keras.saving.get_registered_object(label if name == "function" else registered) is not None:
+        return  # the caller's own, or of keras_hub
+    if name == "function" and module in _FUNCTIONS:
+        return
+    found = vars(sys.modules[module]).get(label) if _is_keras(module) and module in sys.modules else None
+    if isinstance(found, type) and issubclass(found, _RUNS_CODE):
+        raise ValueError(_carries_code(source, name))
+    if not isinstance(found, type) or not issubclass(found, _PARTS):
+        raise ValueError(
+            f"Models are built of Keras' own classes and of yours. Received: {source} with {label!r} of module "
+            f"{module!r}, which is neither. If it is yours, pass custom_objects={{{registered or label!r}: {label}}}; "
+            "a model that only TensorFlow knows how to run teaches as a SavedModel: export it (model.export(folder)), "
+            "and load that folder with trust=True."
+        )
+
+
+def _on_tensors(call: Any) -> bool:
+    if isinstance(call, dict):
+        return "keras_history" in call or any(map(_on_tensors, call.values()))
+    return isinstance(call, list) and any(map(_on_tensors, call))
+
+
+def _carries_code(source: str, name: str) -> str:
+    return (
+        "Files that carry code are not run: whoever wrote one could do anything. Received: "
+        f"{source} with a {name}. Pass trust=True if you know its writer."
+    )
+
+
+def _require_numbers(config: Any, source: str) -> None:
+    kind = config.get("dtype") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or not kind.startswith(("bool", "int", "uint", "float", "bfloat")):
+        raise ValueError(f"Constants of a model are numbers. Received: {source} with one of type {kind!r}.")
+
+
+def import_keras_hub(source: str) -> ModuleType:
+    """Raises ImportError, saying why it is needed, where keras_hub is not installed."""
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ImportError(
+            f"{source} holds a model of keras_hub. Install it: pip install keras-hub."
+        ) from error
+    return keras_hub
+
+
+def _is_keras(module: str | None) -> bool:
+    return module is not None and (module == "keras" or module.startswith("keras."))

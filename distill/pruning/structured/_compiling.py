@@ -1,0 +1,52 @@
+"""A smaller model is compiled as the whole one was."""
+
+from typing import Any
+
+import keras
+
+from distill.pruning.structured._configs import own_of
+
+
+def compile_settings(model: keras.Model) -> dict[str, Any] | None:
+    """How a model was compiled, with an optimizer and metrics that start afresh; `None` if it was not.
+
+    Raises:
+        ValueError: one of them does not come out of its own config.
+    """
+    if not model.compiled:
+        return None
+    settings = dict(model._compile_config.config)
+    settings["optimizer"] = None if model.optimizer is None else _afresh(model.optimizer)
+    for name in ("metrics", "weighted_metrics"):
+        settings[name] = keras.tree.map_structure(
+            lambda metric: _afresh(metric) if isinstance(metric, keras.Metric) else metric, settings.get(name)
+        )
+    return settings
+
+
+def compile_with(settings: dict[str, Any] | None, old: keras.Model, new: keras.Model) -> None:
+    """Compiles a new model as `compile_settings` found the old one; weights that did not decay do not."""
+    if settings is None:
+        return
+    new.compile(**settings)
+    if new.optimizer is None:
+        return
+    one, other = (getattr(model.optimizer, "inner_optimizer", model.optimizer) for model in (old, new))
+    staying = {variable.path for variable in old.trainable_variables if not one._use_weight_decay(variable)}
+    if staying:
+        other.exclude_from_weight_decay(
+            var_list=[variable for variable in new.trainable_variables if variable.path in staying]
+        )
+    new.optimizer.build(new.trainable_variables)  # as Keras does, so that a file of it can be loaded
+
+
+def _afresh(one: Any) -> Any:
+    try:
+        with keras.saving.CustomObjectScope(own_of(one)):
+            return type(one).from_config(one.get_config())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            "A smaller model is compiled as the whole one was, from the configs of its optimizer and metrics. "
+            f"Received: {one.name!r}, a {type(one).__name__}, whose config does not make another. Write its "
+            f"get_config, or load the model with compile=False. Keras said: {error}"
+        ) from error

@@ -1,0 +1,109 @@
+"""Says what can be taken out of a model, and why the rest stays."""
+
+import collections
+import dataclasses
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from distill._tables import aligned
+from distill.pruning.structured._groups import Group, find_groups
+from distill.pruning.structured._rules import rules_with
+from distill.pruning.structured._tracing import Rule, read
+
+
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """What can be taken out of a model; `print` shows it as a table, `plot` as a picture.
+
+    Attributes:
+        model: the model's name.
+        groups: channels that the same layers make, in the order of the graph.
+        unknown: path of a layer or operation that no rule is known for -> its type; what it touches stays.
+    """
+
+    model: str
+    groups: tuple[Group, ...]
+    unknown: dict[str, str]
+
+    def __str__(self) -> str:
+        rows = [("made by", "channels", "can go", "why others stay")]
+        for group in self.groups:
+            free = group.atoms.size * group.multiple
+            rows.append((_named(group), str(group.width), str(free), group.locked))
+        lines = aligned(rows, "<>><")
+        if self.unknown:
+            kinds = collections.Counter(self.unknown.values())
+            lines.append(
+                "No rule is known for "
+                + ", ".join(
+                    f"{kind} ({'once' if count == 1 else f'{count} times'})" for kind, count in kinds.items()
+                )
+                + ": what it touches stays. Teach it by rules={type: function of the call}."
+            )
+        return "\n".join([f"Channels of {self.model!r}", *lines])
+
+    def plot(self) -> Any:
+        """A bar for each group of channels: what can go, what stays, and why.
+
+        Returns:
+            A `matplotlib.figure.Figure`; `figure.savefig("channels.png")` writes it.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from matplotlib.figure import Figure
+
+        widths = np.array([group.width for group in self.groups])
+        free = np.array([group.atoms.size * group.multiple for group in self.groups])
+        places = np.arange(len(self.groups))
+        figure = Figure(figsize=(9, 1.2 + 0.22 * len(self.groups)), layout="constrained")
+        axes = figure.subplots()
+        axes.barh(places, free, color="#0072B2", label="can go")
+        axes.barh(places, widths - free, left=free, color="#B0B0B0", label="stay")
+        for place, group in zip(places, self.groups, strict=True):
+            axes.annotate(
+                textwrap.shorten(group.locked.partition(": ")[2] or group.locked, 60, placeholder=" …"),
+                (group.width, place),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+            )
+        names = [_named(group) for group in self.groups]
+        axes.set_yticks(places, [f"…{name[-45:]}" if len(name) > 46 else name for name in names], fontsize=7)
+        axes.set(xlabel="channels", title=f"Channels of {self.model}", ylim=(len(places) - 0.5, -0.5))
+        room = [
+            w * 1.05 + (0.55 * widths.max() if g.locked else 0)
+            for w, g in zip(widths, self.groups, strict=True)
+        ]
+        axes.set_xlim(0, max(room))
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)
+        return figure
+
+
+def explain(model: keras.Model, *, exact: bool = True, rules: Mapping[type, Rule] | None = None) -> Channels:
+    """Says which channels of a model can be taken out, which go together, and why others stay.
+
+    Args:
+        model: as for `prune_channels`.
+        exact: as for `prune_channels`.
+        rules: as for `prune_channels`.
+
+    Returns:
+        The groups.
+
+    Raises:
+        ValueError: the model has no graph.
+    """
+    structure = read(model, rules_with(rules), exact=exact)
+    return Channels(model.name, tuple(find_groups(structure)), structure.unknown)
+
+
+def _named(group: Group) -> str:
+    more = len(group.layers) - 1
+    return f"{group.name} and {more} more" if more else group.name

@@ -1,0 +1,60 @@
+"""Runs a model's graph and shows every tensor on the way."""
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import layers, ops
+from keras.src.ops import nn
+
+from distill._graphs import arguments_of, functional_of, nodes_of
+from distill.pruning.structured._structure import Key
+
+# TensorFlow has no kernel for float64 of these; of the raw ones, of three dimensions.
+_IN_FLOAT32 = (layers.AveragePooling3D, layers.MaxPooling3D, nn.AveragePool, nn.MaxPool)
+
+
+def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
+    """Runs a Functional or Sequential model in inference mode.
+
+    Args:
+        model: whose layers run one after the other.
+        inputs: arrays or tensors, as for the model.
+        see: is given every tensor by its key, and returns what the layers after it are given.
+
+    Returns:
+        The outputs, as a list.
+    """
+    calls: collections.Counter[str] = collections.Counter()
+
+    def walk(graph: Any, values: list[Any], path: str) -> list[Any]:
+        tensors = {id(tensor): value for tensor, value in zip(graph.inputs, values, strict=True)}
+        for node in nodes_of(graph):
+            operation = node.operation
+            own = f"{path}/{operation.name}" if path else operation.name
+            nested = functional_of(operation)
+            if nested is not None:
+                call = node.arguments.args, node.arguments.kwargs
+                given = [tensors[id(tensor)] for tensor in arguments_of(nested, *call)]
+                outputs = walk(nested, given, own)
+            else:
+                args, kwargs = node.arguments.fill_in(tensors)
+                outputs = keras.tree.flatten(_called(operation, args, kwargs))
+                outputs = [see((own, calls[own], i), value) for i, value in enumerate(outputs)]
+                calls[own] += 1
+            for tensor, value in zip(node.outputs, outputs, strict=True):
+                tensors[id(tensor)] = value
+        return [tensors[id(tensor)] for tensor in graph.outputs]
+
+    graph: Any = functional_of(model)
+    return walk(graph, graph._standardize_inputs(inputs), "")  # as Keras' own call does
+
+
+def _called(operation: Any, args: Any, kwargs: Any) -> Any:
+    (tensor, *_) = keras.tree.flatten((args, kwargs))
+    in_float64 = ops.is_tensor(tensor) and keras.backend.standardize_dtype(tensor.dtype) == "float64"
+    if type(operation) not in _IN_FLOAT32 or not in_float64 or len(tensor.shape) < 5:
+        return operation(*args, **kwargs)
+    # By `call`, because a layer would take its input to its own type again.
+    return ops.cast(operation.call(ops.cast(tensor, "float32")), "float64")

@@ -1,0 +1,249 @@
+"""What many rules have in common: how axes are tied by broadcasting, reshaping, concatenating and activating."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from distill.pruning.structured._labels import Axes, Axis
+from distill.pruning.structured._structure import Shape, Size
+from distill.pruning.structured._tracing import Call
+
+# These look at one number at a time; any other function may look at its neighbours.
+POSITIONWISE = frozenset(
+    {
+        keras.activations.celu,
+        keras.activations.elu,
+        keras.activations.exponential,
+        keras.activations.gelu,
+        keras.activations.hard_shrink,
+        keras.activations.hard_sigmoid,
+        keras.activations.hard_silu,
+        keras.activations.hard_tanh,
+        keras.activations.leaky_relu,
+        keras.activations.linear,
+        keras.activations.log_sigmoid,
+        keras.activations.mish,
+        keras.activations.relu,
+        keras.activations.relu6,
+        keras.activations.selu,
+        keras.activations.sigmoid,
+        keras.activations.silu,
+        keras.activations.soft_shrink,
+        keras.activations.softplus,
+        keras.activations.softsign,
+        keras.activations.sparse_plus,
+        keras.activations.sparse_sigmoid,
+        keras.activations.squareplus,
+        keras.activations.tanh,
+        keras.activations.tanh_shrink,
+        keras.activations.threshold,
+        keras.ops.gelu,  # which keras_hub has for activations too
+        keras.ops.relu,
+        keras.ops.sigmoid,
+        keras.ops.silu,
+        keras.ops.tanh,
+    }
+)
+# These look at all of the last axis, and at nothing else.
+_ALONG_LAST = frozenset(
+    {keras.activations.log_softmax, keras.activations.softmax, keras.activations.sparsemax}
+)
+POSITIONWISE_LAYERS = (
+    layers.ActivityRegularization,
+    layers.ELU,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.Identity,
+    layers.LeakyReLU,
+    layers.ReLU,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+)
+
+
+def same(call: Call) -> Axes:
+    """Each number of the output depends on that of the input at its place."""
+    by_number(call)
+    return call.inputs[0]
+
+
+def by_number(call: Call) -> None:
+    """Says of what works number by number whether zeros stay zeros, by trying."""
+
+    def vanishes() -> bool:
+        rng = np.random.default_rng(0)
+        ranks = [len(shape) for shape in call.shapes]
+        for _ in range(4):
+            values = [
+                np.full((1,) * rank, 0.0 if zero else 2 * rng.normal(), "float32")
+                for rank, zero in zip(ranks, call.vanishing(), strict=True)
+            ]
+            if np.any(keras.ops.convert_to_numpy(call.compute(values)) != 0):
+                return False
+        return True
+
+    call.vanishes = vanishes
+
+
+def activate(call: Call, activation: Any, axes: Axes) -> Axes:
+    """The activation of a layer; one that is not known is taken to look at everything."""
+    if activation is None or activation in POSITIONWISE or type(activation) in POSITIONWISE_LAYERS:
+        call.vanishes = lambda: activation is None or not float(activation(np.zeros((1,), "float32"))[0])
+        return axes
+    name = getattr(activation, "__name__", type(activation).__name__)
+    along = [len(axes) - 1] if activation in _ALONG_LAST else range(len(axes))
+    return only(call, axes, [i for i in range(len(axes)) if i not in along], name)
+
+
+def has_arrays(call: Call) -> bool:
+    """Whether it works with an array, such as a kernel, and not with tensors alone."""
+    return len(call.operands()) > len(call.inputs)
+
+
+def sizes_of(axes: Axes, shape: Shape) -> list[Size]:
+    """What `Call.multiplies` takes: the labels of axes that can be cut, the sizes of the others."""
+    return [size if axis is None else axis for axis, size in zip(axes, shape, strict=True)]
+
+
+def is_quantized(layer: Any) -> bool:
+    """Whether its weights are not all that it computes with, as when it is quantized or has LoRA enabled."""
+    return getattr(layer, "quantization_mode", None) is not None or getattr(layer, "lora_enabled", False)
+
+
+def only(call: Call, axes: Axes, kept: Sequence[int], what: str) -> Axes:
+    """Locks what is cut along any other axis than those of `kept`."""
+    places = {axis % len(axes) for axis in kept}
+    for i, axis in enumerate(axes):
+        if i not in places:
+            call.lock(axis, f"{what} reaches across this axis")
+    return tuple(axis if i in places else None for i, axis in enumerate(axes))
+
+
+def elementwise(call: Call) -> Axes:
+    """Broadcasts like numpy; positions that meet go together."""
+    by_number(call)
+    operands = call.operands()
+    rank = len(call.output_shapes[0])
+    found: list[Axis] = []
+    for i in range(rank):
+        axis: Axis = None
+        meeting = [
+            (axes[i - rank], shape[i - rank])
+            for axes, shape in operands
+            if len(axes) >= rank - i and shape[i - rank] != 1
+        ]
+        for j, (labels, _) in enumerate(meeting):
+            axis = labels if j == 0 else call.unite(axis, labels)
+        fixed = any(labels is None for labels, _ in meeting)
+        found.append(None if fixed else axis)
+    return tuple(found)
+
+
+def reshape(call: Call, axes: Axes, shape: Shape, target: Shape) -> Axes:
+    """Labels after a reshape of all axes but the batch's; runs of axes with equal products are taken apart."""
+    found: list[Axis] = [None]
+    if _known(shape[1:]) != _known(target[1:]):  # sizes that are unknown differ, maybe that of the batch
+        for axis in axes:
+            call.lock(axis, "the sizes of a reshape are unknown")
+        return (None,) * len(target)
+    i, j = 1, 1
+    while i < len(shape) or j < len(target):
+        one, other = i, j
+        i, j = min(one + 1, len(shape)), min(other + 1, len(target))
+        while (missing := _product(target[other:j]) - _product(shape[one:i])) and not math.isnan(missing):
+            i, j = (i + 1, j) if missing > 0 else (i, j + 1)
+        if math.isnan(missing) and shape[one:i] != target[other:j]:  # all that follows cannot be told apart
+            for axis in axes[one:]:
+                call.lock(axis, "the sizes of a reshape are unknown")
+            return (*found, *(None for _ in target[other:]))
+        found += _regroup(call, axes[one:i], shape[one:i], target[other:j])
+    return tuple(found)
+
+
+def _known(shape: Shape) -> tuple[int, int]:
+    """The product of the sizes that are known, and how many are not."""
+    sizes = [size for size in shape if size is not None]
+    return math.prod(sizes), len(shape) - len(sizes)
+
+
+def _product(shape: Shape) -> float:
+    """NaN where a size is unknown."""
+    return math.prod(math.nan if size is None else size for size in shape)
+
+
+def _regroup(call: Call, axes: Axes, shape: Shape, target: Shape) -> list[Axis]:
+    """Labels of one run of axes that becomes another of the same product."""
+    labelled = [(i, axis) for i, axis in enumerate(axes) if axis is not None]
+    if shape == target or not labelled:
+        return list(axes) if shape == target else [None] * len(target)
+    if len(labelled) > 1 or not target:  # without a target, of one position
+        for _, axis in labelled:
+            call.lock(axis, "a reshape runs axes together that are cut both")
+        return [None] * len(target)
+    ((at, axis),) = labelled
+    sizes, targets = ([size or 0 for size in side] for side in (shape, target))  # all are known here
+    along = axis.reshape([-1 if i == at else 1 for i in range(len(axes))])
+    labels = np.broadcast_to(along, sizes).reshape(targets)
+    # Axes that do not depend on the labels need no cut; of the others only one can have it, the last.
+    wide = [i for i, size in enumerate(targets) if size != 1] or [len(targets) - 1]
+    varying = [i for i in wide if (labels != np.take(labels, [0], i)).any()] or wide[-1:]
+    lines = np.moveaxis(labels, varying[-1], -1).reshape(-1, targets[varying[-1]])
+    for line in lines[1:] if len(varying) > 1 else ():
+        call.unite(lines[0], line)
+    return [lines[0].copy() if i == varying[-1] else None for i in range(len(targets))]
+
+
+def concatenate(call: Call, axis: int) -> Axes:
+    """One after another along an axis; along the others positions go together."""
+    operands = call.operands()
+    rank = len(call.output_shapes[0])
+    axis %= rank
+    found: list[Axis] = []
+    for i in range(rank):
+        parts = [axes[i] for axes, _ in operands]
+        if i != axis:
+            united = parts[0]
+            for part in parts[1:]:
+                united = call.unite(united, part)
+            found.append(None if any(part is None for part in parts) else united)
+        elif all(part is None for part in parts):
+            found.append(None)
+        else:
+            known = [
+                call.fixed(shape[i] or 0, "it cannot be cut") if part is None else part
+                for part, (_, shape) in zip(parts, operands, strict=True)
+            ]
+            found.append(np.concatenate(known))
+    return tuple(found)
+
+
+def sum_over(call: Call, axis: Axis) -> None:
+    """Says that an axis of the input is summed over, to which channels that are zero add nothing."""
+    if axis is not None and not all(call.vanishing()):
+        call.lock(axis, "it sums over channels that are not zero where their weights are")
+
+
+def softmax(call: Call) -> Axes:
+    """Axes that are summed over stay."""
+    axes = elementwise(call) if call.arguments("mask") else call.inputs[0]
+    over = call.operation.axis
+    call.vanishes = lambda: False
+    over = range(len(axes)) if over is None else over if isinstance(over, (list, tuple)) else [over]
+    kept = [i for i in range(len(axes)) if i not in {axis % len(axes) for axis in over}]
+    return only(call, axes, kept, type(call.operation).__name__)
+
+
+def edit_shape(call: Call, key: str, shape: Shape, axes: Axes) -> None:
+    """A shape in a config follows the axes that are cut, where it gives their sizes."""
+
+    def resized(*sizes: int | None) -> tuple[int | None, ...]:
+        return tuple(
+            old if new is None or old in (-1, None, 1) else new for old, new in zip(shape, sizes, strict=True)
+        )
+
+    call.edit(key, *axes, value=resized)

@@ -1,0 +1,216 @@
+"""Keeps tensors of a model's graph while it runs: named layers, and the logits before a head's activation."""
+
+import difflib
+import re
+from typing import Any
+
+import keras
+from keras import layers
+
+# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes, nor for masks.
+from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.models import Functional
+
+from distill._graphs import functional_of, twin
+from distill.losses._base import Head
+from distill.quantization._layers import FakeQuantize, QuantizedConv1D, QuantizedConv2D, QuantizedDense
+
+# The last thing that `call` of these does is to apply `activation`, so a copy with a linear one returns logits.
+_END_IN_ACTIVATION = (
+    *(layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
+    *(QuantizedDense, QuantizedConv1D, QuantizedConv2D),
+)
+_ACTIVATIONS = {
+    keras.activations.linear: "linear",
+    keras.activations.log_softmax: "log_softmax",
+    keras.activations.sigmoid: "sigmoid",
+    keras.activations.softmax: "softmax",
+}
+_LOSS_FOR = {"softmax": "SoftTargets", "sigmoid": "BernoulliSoftTargets"}
+
+
+Key = tuple[int, int]
+
+
+class GraphReader:
+    """What to keep of a graph's tensors when it runs, each under a key.
+
+    Args:
+        graph: the Functional model.
+        owner: the model's name, for errors.
+    """
+
+    def __init__(self, graph: Functional, owner: str) -> None:
+        self._graph = graph
+        self._owner = owner
+        self._kept: dict[Key, keras.KerasTensor] = {}
+        self._taken_apart: dict[int, list[Key]] = {}  # id of a head's node -> keys
+        self._nested: dict[int, GraphReader] = {}  # id of a nested model's node -> its reader
+        depths = sorted(graph._nodes_by_depth, reverse=True)
+        self._nodes = [node for depth in depths for node in graph._nodes_by_depth[depth] if not node.is_input]
+
+    @property
+    def outputs(self) -> Any:
+        """The model's outputs, as the model returns them."""
+        outputs = self._graph._outputs_struct
+        return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
+
+    def keep_layer(self, path: str, key: Key) -> Any:
+        """Keeps the output of the layer at `path`, such as "backbone/block3"; returns its symbolic tensor."""
+        first, _, rest = path.partition("/")
+        node = self._call_of(first)
+        if not rest:
+            if len(node.output_tensors) != 1:
+                raise ValueError(
+                    f"A layer that is read has one output. Received: {path!r} of {self._owner!r}, with "
+                    f"{len(node.output_tensors)}. Follow the one you mean by keras.layers.Identity(name=...)."
+                )
+            self._kept[key] = node.output_tensors[0]
+            return node.output_tensors[0]
+        graph = functional_of(node.operation)
+        if graph is None:
+            raise ValueError(
+                "Layers are read inside Functional and Sequential models. "
+                f"Received: {path!r} of {self._owner!r}, where {first!r} is a {type(node.operation).__name__}."
+            )
+        return self._inside(node, graph).keep_layer(rest, key)
+
+    def keep_logits(self, output: keras.KerasTensor, head: Head, key: Key) -> None:
+        """Keeps the pre-activation of the head that computed `output`."""
+        found = self._find_logits(output, key)
+        found = "softmax" if found == "log_softmax" else found
+        if found not in ("linear", head):
+            raise ValueError(
+                f"A loss on {head} logits needs a {head} head. Received: {self._owner!r}, which ends in "
+                f"{found}. Use {_LOSS_FOR[found]}, or state "
+                "from_logits=True if its outputs are logits all the same."
+            )
+
+    def recording(self, model: Any, kept: dict[Key, Any]) -> Any:
+        """A twin of `model` that fills `kept` when it is called; `model` itself is left alone.
+
+        Only how the graph is run differs: Keras' own `__call__` sees to inputs, masks, `training` and losses.
+        A twin serves one call, because replicas of tf.distribute take turns within it.
+        """
+        graph = twin(self._graph)
+        graph.__dict__["_run_through_graph"] = lambda inputs, operation_fn: self._run(
+            inputs, operation_fn, kept
+        )
+        return graph if model is self._graph else twin(model, _functional=graph)
+
+    def _run(self, inputs: Any, operation_fn: Any, kept: dict[Key, Any]) -> Any:
+        """`Functional._run_through_graph`, keeping what was asked for."""
+        flat = keras.tree.flatten(inputs)
+        tensors = {id(symbolic): value for symbolic, value in zip(self._graph.inputs, flat, strict=True)}
+        for node in self._nodes:
+            if any(id(x) not in tensors for x in node.input_tensors):
+                continue
+            args, kwargs = node.arguments.fill_in(tensors)
+            operation = node.operation
+            if id(node) in self._taken_apart:
+                logits = operation_fn(twin(operation, activation=keras.activations.linear))(*args, **kwargs)
+                kept.update(dict.fromkeys(self._taken_apart[id(node)], logits))
+                # The activation leaves the logits on its output, for Keras' cross-entropy.
+                outputs = operation.activation(logits)
+                if (mask := get_keras_mask(logits)) is not None:
+                    set_keras_mask(outputs, mask)
+            else:
+                if id(node) in self._nested:
+                    operation = self._nested[id(node)].recording(operation, kept)
+                outputs = operation_fn(operation)(*args, **kwargs)
+            for symbolic, value in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+                tensors[id(symbolic)] = value
+        kept.update({key: tensors[id(symbolic)] for key, symbolic in self._kept.items()})
+        results = [tensors[id(symbolic)] for symbolic in self._graph.outputs]
+        return keras.tree.pack_sequence_as(self._graph._outputs_struct, results)
+
+    def _inside(self, node: Any, graph: Functional) -> "GraphReader":
+        owner = f"{self._owner}/{node.operation.name}"
+        return self._nested.setdefault(id(node), GraphReader(graph, owner))
+
+    def _call_of(self, name: str) -> Any:
+        """The node of a layer's only call, or of the one that "name[i]" counts."""
+        calls = [node for node in self._nodes if node.operation.name == name]
+        counted = re.fullmatch(r"(.+)\[(\d+)\]", name)
+        if not calls and counted:
+            name = counted[1]
+            calls = [node for node in self._nodes if node.operation.name == name]
+            if int(counted[2]) < len(calls):
+                return calls[int(counted[2])]
+        if not calls:
+            paths = self._paths()
+            ending = [path for path in paths if path.endswith(f"/{name}")]
+            near = ending or difflib.get_close_matches(name, paths, n=3) or paths[:12]
+            raise ValueError(
+                f"No layer of that name in {self._owner!r}. Received: {name!r}. Did you mean one of {near}?"
+            )
+        if len(calls) > 1 or counted:
+            listed = [
+                f"{name}[{i}] on "
+                + ", ".join(repr(x._keras_history.operation.name) for x in call.input_tensors)
+                for i, call in enumerate(calls)
+            ]
+            raise ValueError(
+                f"A layer that is read must be called once, or the call be named. Received: {name!r}, called "
+                f"{len(calls)} times in {self._owner!r}: {'; '.join(listed)}. Write {name + '[0]'!r} for the first."
+            )
+        return calls[0]
+
+    def _paths(self) -> list[str]:
+        """All layers that can be read."""
+        paths = []
+        for operation in dict.fromkeys(node.operation for node in self._nodes):
+            paths.append(operation.name)
+            if (graph := functional_of(operation)) is not None:
+                inner = GraphReader(graph, operation.name)._paths()
+                paths += [f"{operation.name}/{path}" for path in inner]
+        return paths
+
+    def _find_logits(self, tensor: keras.KerasTensor, key: Key) -> str:
+        """Keeps what `tensor` was before the last activation; returns which that is."""
+        operation, node_index, tensor_index = tensor._keras_history
+        node = operation._inbound_nodes[node_index]
+        if type(operation) in (layers.Activation, FakeQuantize):
+            rounds = type(operation) is FakeQuantize
+            activation = "linear" if rounds else _ACTIVATIONS.get(operation.activation)
+            if activation == "linear":
+                before = self._find_logits(node.input_tensors[0], key)
+                if before == "linear":
+                    self._kept[key] = tensor
+                return before
+            if activation is not None:
+                self._kept[key] = node.input_tensors[0]
+                return activation
+        elif type(operation) is layers.Softmax:
+            if operation.axis in (-1, len(tensor.shape) - 1) and len(node.input_tensors) == 1:
+                self._kept[key] = node.input_tensors[0]
+                return "softmax"
+        elif type(operation) in _END_IN_ACTIVATION:
+            activation = _ACTIVATIONS.get(operation.activation)
+            if activation == "linear":
+                self._kept[key] = tensor
+                return "linear"
+            # An activity regularizer on the layer means its outputs, which the copy no longer computes.
+            if activation is not None and operation.activity_regularizer is None:
+                self._taken_apart.setdefault(id(node), []).append(key)
+                return activation
+        elif (graph := functional_of(operation)) is not None:
+            return self._inside(node, graph)._find_logits(graph.outputs[tensor_index], key)
+        raise ValueError(
+            f"A loss on logits must know where they are. Received: {self._owner!r}, which ends in "
+            f"{type(operation).__name__} {operation.name!r}. "
+            "Recognised are Dense, EinsumDense, Conv1D, Conv2D, Conv3D and Activation with a linear, softmax or "
+            "sigmoid activation, and Softmax over the last axis. If the model returns logits, say so with "
+            "from_logits=True; if it returns probabilities, with from_logits=False."
+        )
+
+
+def activation_of(model: keras.Model) -> str:
+    """What the head of a Functional or Sequential model ends in: "linear", "softmax", "log_softmax" or "sigmoid"."""
+    graph = functional_of(model)
+    if graph is None:
+        raise ValueError(
+            "A head is recognised where the graph can be read: in Functional and Sequential models. "
+            f"Received: {model.name!r}, a {type(model).__name__}."
+        )
+    return GraphReader(graph, model.name)._find_logits(graph.outputs[0], (0, 0))

@@ -1,0 +1,285 @@
+"""The main study: its cells, its command line, a smoke run, and a run that was killed."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from distill import cost
+from experiments import cells, compare, training
+from experiments.runner import Cell
+from experiments.settings import Network, Surroundings, Training
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ["--smoke", "--seeds", "1"]
+SAME_SIZE = ("alone", "smoothing", "distilled", "few-alone", "few-hard", "few-soft")
+
+
+def start(*arguments, **kwargs):
+    command = [sys.executable, "-m", "experiments.compare", *arguments]
+    environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs
+    )
+
+
+def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
+    """SIGKILL while the second cell is at work; then the same command again."""
+    arguments = [*SMOKE, "--jobs", "1", "--out", str(tmp_path)]
+    study_dir = tmp_path / "compare-smoke"
+    killed = start(*arguments)
+    deadline = time.monotonic() + 120
+    while len(list(study_dir.glob("cells/*/config.json"))) < 2:
+        assert killed.poll() is None, killed.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in study_dir.glob("cells/*/result.json")}
+    assert len(finished) == 1
+    assert len(list(study_dir.glob("cells/*"))) == 2
+
+    resumed = start(*arguments)
+    output, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, output
+    assert "1 of 1 cells are finished already" in output
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    results = [json.loads(path.read_text()) for path in study_dir.glob("cells/*/result.json")]
+    assert sorted(result["arm"] for result in results) == sorted(
+        [
+            *("teacher", "deep", "alone", "smoothing", "distilled", "pruned", "channels", "layers"),
+            *("few-alone", "few-hard", "few-soft", "teacher-int8", "distilled-int8", "channels-int8"),
+        ]
+    )
+    for result in results:
+        assert 0 <= result["test"]["last"]["accuracy"] <= 1
+        assert (result["test"]["last"]["agreement"] is None) == (result["arm"] in ("teacher", "deep"))
+    sizes = [result["cost"]["file_bytes"] for result in results if result["arm"] in SAME_SIZE]
+    assert max(sizes) - min(sizes) < 300  # one network: only names differ, and no file holds an optimizer
+    study = json.loads((study_dir / "study.json").read_text())
+    assert set(study["latency_ms"]) == set(study["litert_bytes"]) == {result["arm"] for result in results}
+    for arm in study["arms"]:
+        name = arm["name"]
+        if name.endswith("-int8"):
+            file = study_dir / arm["cells"][0] / "int8.tflite"
+            assert file.stat().st_size < study["litert_bytes"][name.removesuffix("-int8")]
+            agreement = json.loads((file.parent / "result.json").read_text())["test"]["last"]["agreement"]
+            assert agreement > 0.9 or name != "teacher-int8"
+        else:
+            file = study_dir / "litert" / f"{name}.tflite"
+        assert file.stat().st_size == study["litert_bytes"][name]
+    assert study["litert_bytes"]["pruned"] < 0.5 * study["litert_bytes"]["teacher"]  # its zeros are left out
+    (pruned,) = (result["cost"] for result in results if result["arm"] == "pruned")
+    (teacher,) = (result["cost"] for result in results if result["arm"] == "teacher")
+    assert pruned["parameters"] == teacher["parameters"]
+    kernels = 3 * 3 * 16, 3 * 3 * 16 * 32, 128 * 64, 64 * 10
+    biases = 16 + 32 + 64 + 10
+    assert pruned["nonzero"] == sum(kernels) - round(0.95 * sum(kernels)) + biases
+    assert pruned["gzip_bytes"] < 0.4 * teacher["gzip_bytes"]
+    (channels,) = (result["cost"] for result in results if result["arm"] == "channels")
+    assert abs(channels["macs"] / teacher["macs"] - 0.1) <= 0.02 * 0.1
+    deep, shorter = (r["cost"] for arm in ("deep", "layers") for r in results if r["arm"] == arm)
+    convolution = 4 * 9 * 32 * 32
+    assert deep["macs"] == teacher["macs"] + 4 * convolution
+    assert (deep["macs"] - shorter["macs"]) / convolution in (2, 3, 4)  # two convolutions or blocks of two
+    assert "Smoke run" in output
+    assert str(study_dir / "report.html") in output.replace("\n", "")
+    assert "<svg" in (study_dir / "report.html").read_text()
+    for arm in study["arms"]:
+        if arm["name"].endswith("-int8"):
+            continue
+        file = "teacher.keras" if arm["name"] in ("teacher", "deep") else "student.keras"
+        assert keras.models.load_model(study_dir / arm["cells"][0] / file).output_shape == (None, 10)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        compare.main(["--temprature", "3"])
+    assert stopped.value.code == 2
+    assert "--temperature" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0"], "a seed or more"),
+        (["--epochs", "1"], "two epochs or more"),
+        (["--sparsity", "1"], "a part is zero. Received: --sparsity 1"),
+        (["--channels", "0"], "a part is left. Received: --channels 0"),
+        (["--layers", "3"], "or fewer. Received: --layers 3 of 2"),
+        (["--labels", "9"], "ten or more"),
+    ],
+)
+def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
+    assert compare.main([*arguments, "--out", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_field_can_be_set_from_the_command_line(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        compare.main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(compare.Compare):
+        prefix = {
+            "teacher": "teacher.units",
+            "deep": "deep.units",
+            "student": "student.units",
+            "surroundings": "wandb",
+        }
+        assert f"--{prefix.get(field.name, field.name).replace('_', '-')}" in shown
+
+
+def test_arms_of_a_seed_share_all_but_what_is_compared():
+    study = compare.Compare()
+    cells = {arm.name: compare.student_cell(study, arm, 3) for arm in compare.student_arms(study)}
+    alone = dataclasses.asdict(cells["alone"].config)
+    changed = {
+        name: {key: value for key, value in dataclasses.asdict(cell.config).items() if value != alone[key]}
+        for name, cell in cells.items()
+    }
+    assert changed["smoothing"] == {"label_smoothing": study.smoothing}
+    assert changed["distilled"] == {
+        "temperature": study.temperature, "student_loss_weight": study.student_loss_weight
+    }  # fmt: skip
+    pruned = changed["pruned"]
+    assert pruned.pop("network") == dataclasses.asdict(study.teacher)
+    assert pruned == {**changed["distilled"], "sparsity": study.sparsity}
+    teacher, deep = dataclasses.asdict(study.teacher), dataclasses.asdict(study.deep)
+    assert changed["channels"] == {**changed["distilled"], "network": teacher, "macs": study.channels}
+    own = {"network": deep, "layers": study.layers, "teacher": compare.deep_cell(study, 3).name}
+    assert changed["layers"] == {**changed["distilled"], **own}
+    assert changed["few-alone"] == {"labels": 120}
+    assert set(changed["few-hard"]) <= {"labels", "pseudo_labels", "label_smoothing"}
+    assert changed["few-soft"] == {"labels": 120, "temperature": study.low_temperature}
+    assert cells.pop("layers").config.teacher == compare.deep_cell(study, 3).name
+    assert {cell.config.teacher for cell in cells.values()} == {compare.teacher_cell(study, 3).name}
+
+
+def test_every_tuned_arm_has_as_many_trials_and_its_default_among_them():
+    study = compare.Compare()
+    assert {len(trials) for trials in compare.TRIALS.values()} == {4}
+    for trials in compare.TRIALS.values():
+        assert {name: getattr(study, name) for name in trials[0]} in trials
+    assert not set(compare.TUNING_SEEDS) & set(range(study.seeds))
+
+
+def training_set(**changes):
+    """What an arm is fed: 60 one-pixel images whose value is their index, and their targets."""
+    x = np.arange(60, dtype="float32").reshape(60, 1, 1, 1)
+    y = np.arange(60) % 10
+    teacher = keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    teacher.set_weights([np.zeros((1, 10), "float32"), np.eye(10, dtype="float32")[7]])  # always says 7
+    config = Training("digits", Network((4,), 4), 1, 16, 0.1, **changes)
+    batches = training._training_batches(config, 5, (x, y), teacher, 10)
+    return [batch if isinstance(batch, tuple) else (batch, None) for batch in batches.as_numpy_iterator()]
+
+
+def flat(batches):
+    x = np.concatenate([x for x, _ in batches]).ravel().astype(int)
+    return x, np.concatenate([y for _, y in batches])
+
+
+def test_all_labels_once_an_epoch():
+    x, targets = flat(training_set())
+    assert sorted(x) == list(range(60))
+    np.testing.assert_array_equal(targets, np.eye(10)[x % 10])
+    assert not np.array_equal(x, np.sort(x))
+
+
+def test_label_smoothing_spreads_its_share_evenly():
+    x, targets = flat(training_set(label_smoothing=0.2))
+    np.testing.assert_allclose(targets, 0.8 * np.eye(10)[x % 10] + 0.02, rtol=1e-6)
+
+
+def test_few_labels_come_again_for_as_many_steps():
+    batches = training_set(labels=20)
+    x, targets = flat(batches)
+    assert [len(x) for x, _ in batches] == [16, 16, 16, 12]
+    assert len(set(x)) == 20
+    assert np.bincount(np.array(sorted(set(x))) % 10).tolist() == [2] * 10
+    np.testing.assert_array_equal(targets, np.eye(10)[x % 10])
+
+
+def test_pseudo_labels_are_the_teachers_where_labels_may_not_be_seen():
+    seen = set(flat(training_set(labels=20))[0])
+    x, targets = flat(training_set(labels=20, pseudo_labels=True))
+    assert sorted(x) == list(range(60))
+    expected = [index % 10 if index in seen else 7 for index in x]
+    np.testing.assert_array_equal(targets.argmax(axis=1), expected)
+
+
+def test_distilling_without_labels_sees_every_image_and_no_label():
+    batches = training_set(labels=20, temperature=4.0, student_loss_weight=0.0)
+    assert all(y is None for _, y in batches)
+    assert sorted(np.concatenate([x for x, _ in batches]).ravel()) == list(range(60))
+
+
+def test_the_best_epoch_on_dev_is_kept_and_the_earliest_of_equals():
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    best = cells.BestOnDev(network)
+    for epoch, accuracy in enumerate([0.5, 0.75, 0.75, 0.25]):
+        network.set_weights([np.full((1, 1), epoch)])
+        best.on_epoch_end(epoch, {"val_accuracy": accuracy})
+    assert best.epoch == 1
+    np.testing.assert_array_equal(best.weights[0], [[1.0]])
+    late = cells.BestOnDev(network, first=2)
+    for epoch, accuracy in enumerate([0.75, 0.9, 0.5, 0.25]):
+        late.on_epoch_end(epoch, {"val_accuracy": accuracy})
+    assert late.epoch == 2
+
+
+def prepared(config, directory, monkeypatch):
+    """What a cell trains, just before it does: its network's weights, its teacher's, and how it is to be trained."""
+    teacher = training.build(config.network, (8, 8, 1), 10)
+    (directory / "teacher-cell").mkdir(parents=True)
+    teacher.save(directory / "teacher-cell" / "teacher.keras")
+    seen = {}
+
+    def fit_and_measure(model, network, batches, **kwargs):
+        seen.update(kwargs, weights=network.get_weights(), macs=cost.macs(network))
+        return {}
+
+    monkeypatch.setattr(training.cells, "fit_and_measure", fit_and_measure)
+    training.run(Surroundings(), Cell("compare", "arm", 5, config), directory / "own")
+    return seen, teacher.get_weights()
+
+
+def test_the_pruned_network_starts_as_its_teacher_and_is_selected_once_it_is_pruned(tmp_path, monkeypatch):
+    config = Training(
+        "digits", Network((4,), 4), 5, 16, 0.1, teacher="teacher-cell", temperature=4.0, sparsity=0.5
+    )
+    seen, weights = prepared(config, tmp_path / "pruned", monkeypatch)
+    assert all(map(np.array_equal, seen["weights"], weights))
+    assert (len(seen["callbacks"]), seen["first_epoch"]) == (1, 2)
+    seen, weights = prepared(dataclasses.replace(config, sparsity=0.0), tmp_path / "plain", monkeypatch)
+    assert not np.array_equal(seen["weights"][0], weights[0])
+    assert (len(seen["callbacks"]), seen["first_epoch"]) == (0, 0)
+
+
+def test_networks_without_channels_and_layers_start_as_what_is_left_of_their_teacher(tmp_path, monkeypatch):
+    config = Training(
+        "digits", Network((8,), 8, blocks=1), 5, 16, 0.1, teacher="teacher-cell", temperature=4.0, layers=1
+    )
+    seen, weights = prepared(config, tmp_path / "layers", monkeypatch)
+    assert [np.shape(one) for one in seen["weights"]] == [
+        np.shape(one) for one in (*weights[:2], *weights[6:])
+    ]
+    assert all(map(np.array_equal, seen["weights"], [*weights[:2], *weights[6:]]))
+    config = dataclasses.replace(config, layers=0, macs=0.25)
+    seen, weights = prepared(config, tmp_path / "channels", monkeypatch)
+    columns = {column.tobytes() for column in weights[0].reshape(9, 8).T}
+    kept = {column.tobytes() for column in seen["weights"][0].reshape(9, -1).T}
+    assert kept < columns
+    whole = cost.macs(training.build(config.network, (8, 8, 1), 10))
+    assert abs(seen["macs"] / whole - 0.25) <= 0.02 * 0.25
+    assert (len(seen["callbacks"]), seen["first_epoch"]) == (0, 0)

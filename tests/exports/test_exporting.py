@@ -1,0 +1,334 @@
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import distill
+from distill import cost, export, quantization
+from distill._atomic import replacing_folder
+from distill.cost import compare_exports
+from distill.exports._export import inputs_by_name
+from distill.exports._runtimes import Exported
+
+SHAPE = (8, 8, 3)
+PRECISIONS = ("float32", "float16", "dynamic_range", "int8", "int16x8")
+
+
+def images(count=40):
+    return np.random.default_rng(0).normal(size=(count, *SHAPE)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(7)
+    stack = [layers.Conv2D(16, 3, activation="relu"), layers.BatchNormalization(), layers.Flatten()]
+    return keras.Sequential(
+        [keras.Input(SHAPE, name="image"), *stack, layers.Dense(5, "softmax")], name="net"
+    )
+
+
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory):
+    """The model in each format and precision, and once as a SavedModel."""
+    folder = tmp_path_factory.mktemp("exports")
+    needs = {"int8": {"examples": images()}, "int16x8": {"examples": images()}}
+    made = {
+        precision: export(
+            model, folder / f"{precision}.tflite", precision=precision, **needs.get(precision, {})
+        )
+        for precision in PRECISIONS
+    }
+    made["saved_model"] = export(model, folder / "saved_model")
+    made["onnx"] = export(model, folder / "model.onnx")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in made.values())
+    return made
+
+
+ERRORS = {
+    "float32": 1e-6,
+    "float16": 1e-3,
+    "dynamic_range": 0.02,
+    "int8": 0.03,
+    "int16x8": 5e-3,
+    "saved_model": 1e-6,
+    "onnx": 1e-6,
+}
+
+
+def test_files_answer_as_the_model_does(model, files):
+    x = images()
+    expected = model.predict(x, verbose=0)
+    for name, path in files.items():
+        found = Exported(path).predict(x, batch_size=16)  # the last batch is smaller
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=ERRORS[name], err_msg=name)
+        if name in ("float16", "dynamic_range", "int8", "int16x8"):
+            assert np.abs(found - expected).max() > 1e-7, name
+
+
+def test_files_hold_what_their_precision_says(files):
+    from ai_edge_litert.interpreter import Interpreter
+
+    def types(name):
+        interpreter = Interpreter(str(files[name]))
+        details = interpreter.get_tensor_details()
+        runner = interpreter.get_signature_runner()
+        (entry,), (end,) = runner.get_input_details().values(), runner.get_output_details().values()
+        return {d["dtype"].__name__ for d in details}, entry["dtype"].__name__, end["dtype"].__name__
+
+    assert types("float32") == ({"float32", "int32"}, "float32", "float32")
+    assert "float16" in types("float16")[0]
+    assert "int8" in types("dynamic_range")[0]
+    assert types("int8") == ({"int8", "int32"}, "int8", "int8")
+    assert types("int16x8")[0] <= {"int8", "int16", "int32", "int64"}
+    assert types("int16x8")[1:] == ("int16", "int16")
+
+
+def test_the_comparison_counts_what_it_says(model, files):
+    x = images()
+    expected = model.predict(x, verbose=0)
+    y = expected.argmax(-1)
+    y[:10] = (y[:10] + 1) % 5
+    result = compare_exports(model, files, x, y, runs=3)
+    assert result.accuracy == 0.75
+    assert result.bytes == cost.file_bytes(model)
+    assert list(result.rows) == list(files)
+    for name, row in result.rows.items():
+        found = Exported(files[name]).predict(x)
+        assert row.accuracy == np.mean(found.argmax(-1) == y)
+        assert row.agreement == np.mean(found.argmax(-1) == expected.argmax(-1))
+        assert row.largest_difference == pytest.approx(np.abs(found - expected).max())
+        assert row.latency.runs == 3
+    assert result.rows["float32"].accuracy == 0.75
+    sizes = {name: row.bytes for name, row in result.rows.items()}
+    assert sizes["float32"] == files["float32"].stat().st_size
+    assert sizes["int8"] < sizes["float16"] < sizes["float32"] < sizes["saved_model"]
+    lines = str(result).splitlines()
+    assert lines[0].split() == ["accuracy", "agreement", "largest", "difference", "bytes", "ms"]
+    assert lines[1].split()[:3] == ["keras", "75.00", "%"]
+    assert len(lines) == 2 + len(files)
+    assert len({len(line) for line in lines if "keras" not in line}) == 1
+    assert compare_exports(model, {"a": files["float32"]}, x, runs=1).rows["a"].accuracy is None
+
+
+def test_labels_are_one_integer_for_each_answer(model, files):
+    x = images()
+    y = model.predict(x, verbose=0).argmax(-1)
+    one = {"a": files["float32"]}
+    assert compare_exports(model, one, x, y[:, None], runs=1).accuracy == 1.0
+    for wrong in (y[:1], np.eye(5)[y], y.astype("float32")):
+        with pytest.raises(ValueError, match="Labels are integers, one for each answer"):
+            compare_exports(model, one, x, wrong, runs=1)
+
+
+def test_examples_are_arrays_as_many_of_each_input(tmp_path):
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    model = keras.Model([a, b], layers.Dense(2)(layers.Add()([a, b])))
+    data = tf.data.Dataset.from_tensor_slices(np.ones((4, 4), "float32")).batch(2)
+    for wrong, error, message in (
+        ([np.ones((4, 4)), np.ones((3, 4))], ValueError, "as many of each input"),
+        (data, TypeError, "Of a dataset pass np.concatenate"),
+    ):
+        with pytest.raises(error, match=message):
+            export(model, tmp_path / "m.tflite", precision="int8", examples=wrong)
+        with pytest.raises(error, match=message):
+            quantization.quantize_aware(model, wrong)
+    assert not (tmp_path / "m.tflite").exists()
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "bad.tflite").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"files of its own format. Received: .*bad\.tflite"):
+        Exported(tmp_path / "bad.tflite")
+
+
+def test_one_output_has_no_largest(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(1, "sigmoid")])
+    file = export(model, tmp_path / "m.tflite")
+    with pytest.raises(ValueError, match="the largest of several outputs"):
+        compare_exports(model, {"a": file}, np.ones((3, 4), "float32"), runs=1)
+
+
+def test_folders_and_files_that_are_no_exports_stay(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "m.tflite").mkdir()
+    for name, message in (("data", "would be lost"), ("file", "a file"), ("m.tflite", "a folder")):
+        with pytest.raises(FileExistsError, match=message):
+            export(model, tmp_path / name)
+    assert (tmp_path / "data" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "x"
+    export(model, tmp_path / "saved")
+    export(model, tmp_path / "saved")
+
+
+def test_sparse_kernels_are_stored_without_their_zeros(tmp_path):
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(256, use_bias=False)])
+    kernel = np.random.default_rng(0).normal(size=(64, 256)).astype("float32")
+    model.set_weights([np.where(np.abs(kernel) < np.quantile(np.abs(kernel), 0.9), 0, kernel)])
+    x = np.random.default_rng(1).normal(size=(9, 64)).astype("float32")
+    expected = model.predict(x, verbose=0)
+    for precision, size in (("float32", 4), ("float16", 2)):
+        file = Exported(export(model, tmp_path / "sparse.tflite", precision=precision, sparse=True))
+        assert file.bytes < 0.4 * size * kernel.size + 2000
+        np.testing.assert_allclose(file.predict(x), expected, atol=4 / 10 ** (size + 0.5))
+
+
+def test_several_inputs_and_outputs_go_by_their_names(tmp_path):
+    a, b = keras.Input((5,), name="zed"), keras.Input((7,), name="ay")
+    count = keras.Input((1,), dtype="int32", name="count")
+    mixed = layers.Concatenate()([a, b, layers.Flatten()(layers.Embedding(4, 2)(count))])
+    model = keras.Model([a, b, count], {"u": layers.Dense(3)(mixed), "v": layers.Dense(2)(a)})
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(9, 5)), rng.normal(size=(9, 7)), rng.integers(0, 4, (9, 1))]
+    expected = model.predict(x, verbose=0)
+    for name in ("model.tflite", "int8.tflite", "model.onnx", "folder"):
+        options = {"precision": "int8", "examples": x} if name == "int8.tflite" else {}
+        file = Exported(export(model, tmp_path / name, **options))
+        found = file.predict(inputs_by_name(model, x))
+        assert set(found) == {"u", "v"}
+        for key in found:
+            np.testing.assert_allclose(found[key], expected[key], atol=0.1 if options else 1e-5)
+        with pytest.raises(ValueError, match=r"inputs are .*\. Received: ay, zed"):
+            file.predict({"ay": x[1], "zed": x[0]})
+        with pytest.raises(ValueError, match=r"as many of each input\. Received: \[8, 9\]"):
+            file.predict({"ay": x[1], "zed": x[0][:8], "count": x[2]})
+    with pytest.raises(ValueError, match="Models of one output"):
+        compare_exports(model, {}, x)
+
+
+def test_an_export_that_fails_leaves_the_old_file(model, tmp_path, monkeypatch):
+    path = export(model, tmp_path / "new" / "folder")
+    assert Exported(export(model, path)).predict(images(1)).shape == (1, 5)  # in place of the old one
+    kept = sorted(each.name for each in path.rglob("*"))
+
+    def broken(self, filepath, **kwargs):
+        filepath.mkdir()
+        raise OSError("disk full")
+
+    monkeypatch.setattr(keras.Sequential, "export", broken)
+    with pytest.raises(OSError, match="disk full"):
+        export(model, path)
+    assert sorted(each.name for each in path.rglob("*")) == kept
+    assert [each.name for each in path.parent.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch, error):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_text("old")
+    rename = pathlib.Path.rename
+
+    def broken(self, target):
+        if self.name == "saved" and target.name == "saved":
+            raise error("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", broken)
+    context = replacing_folder(tmp_path / "saved")
+    draft = context.__enter__()
+    draft.mkdir()
+    (draft / "saved_model.pb").write_text("new")
+    with pytest.raises(error, match="no"):
+        context.__exit__(None, None, None)
+    assert [each.name for each in tmp_path.iterdir()] == ["saved"]
+    assert (tmp_path / "saved" / "saved_model.pb").read_text() == "old"
+
+
+def dense(**options):
+    return keras.Sequential([keras.Input((4,)), layers.Dense(3, **options)], name="small")
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("a.pb", {}, r"no suffix a SavedModel folder\. Received: '.*a\.pb'"),
+        ("a.onnx", {"precision": "int8", "examples": 1}, r"are LiteRT's\. Received: precision='int8'"),
+        ("a", {"sparse": True}, "are LiteRT's"),
+        ("a.tflite", {"precision": "int4"}, r"Received: 'int4'"),
+        (
+            "a.tflite",
+            {"precision": "int8", "examples": 1, "sparse": True},
+            "files with sparse integers cannot",
+        ),
+        ("a.tflite", {"precision": "dynamic_range", "sparse": True}, "cannot be loaded"),
+        ("a.tflite", {"precision": "int8"}, r"examples=None\. Pass examples="),
+        ("a.tflite", {"precision": "float16", "examples": 1}, r"precision='float16'\. Leave them out"),
+        ("a.tflite", {"precision": "int8", "examples": np.zeros((0, 4))}, r"Received: \[0\] of them"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(path, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export(dense(), tmp_path / path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_from_quantize_aware_are_exported_as_int8(tmp_path):
+    aware = distill.quantization.quantize_aware(dense(), np.ones((4, 4), "float32"))
+    for path, options in (("a.tflite", {}), ("a", {}), ("a.tflite", {"precision": "int16x8", "examples": 1})):
+        with pytest.raises(ValueError, match=r"'small' with .*quantization\.strip\(model\)"):
+            export(aware, tmp_path / path, **options)
+    with pytest.raises(ValueError, match="has ranges from its training"):
+        export(aware, tmp_path / "a.tflite", precision="int8", examples=1)
+
+
+def test_what_litert_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'headless', which is not"):
+        export(keras.Sequential([layers.Dense(2)], name="headless"), tmp_path / "a.tflite")
+    with pytest.raises(ValueError, match=r"whose layer 'dense\w*' computes in float16"):
+        export(dense(dtype="mixed_float16"), tmp_path / "a.tflite")
+    large = dense(kernel_initializer="zeros")
+    large.layers[0].kernel.assign(np.full((4, 3), 1e5))
+    with pytest.raises(ValueError, match=r"kernel' with 100000\. Export in another"):
+        export(large, tmp_path / "a.tflite", precision="float16")
+    recurrent = keras.Sequential([keras.Input((3, 4)), layers.LSTM(2)], name="memory")
+    with pytest.raises(ValueError, match=r"'memory' in float32, with tf\.TensorList\w+.* unroll=True"):
+        export(recurrent, tmp_path / "a.tflite")
+    normed = keras.Sequential([keras.Input((4,)), layers.LayerNormalization()], name="normed")
+    with pytest.raises(ValueError, match=r"'normed', of which LiteRT computes \w+.* in float32"):
+        export(normed, tmp_path / "a.tflite", precision="int8", examples=np.eye(4))
+    bent = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="elu")], name="bent")
+    with pytest.raises(ValueError, match=r"In int16x8 .* Received: 'bent' with ELU\. Replace the layer"):
+        export(bent, tmp_path / "a.tflite", precision="int16x8", examples=np.eye(4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_onnx_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"Received: 'small'; No Op registered for Erfc"):
+        export(dense(activation="gelu"), tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match=r"Received: 'small'; .*bfloat16.* dtypes"):
+        export(dense(dtype="mixed_bfloat16"), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("missing", "call", "message"),
+    [
+        ("tf2onnx", lambda files, path: export(dense(), path / "a.onnx"), r"no tf2onnx .*distill\[onnx\]"),
+        ("onnxruntime", lambda files, path: Exported(files["onnx"]), r"no onnxruntime.*distill\[onnx\]"),
+        (
+            "ai_edge_litert.interpreter",
+            lambda files, path: Exported(files["int8"]),
+            "no ai_edge_litert.*pip install ai-edge-litert",
+        ),
+    ],
+)
+def test_missing_packages_are_named(missing, call, message, files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=message):
+        call(files, tmp_path)
+
+
+def test_files_that_are_not_there_or_another_models_are_refused(files, tmp_path):
+    with pytest.raises(FileNotFoundError, match="where there is none"):
+        Exported(tmp_path / "a.tflite")
+    with pytest.raises(ValueError, match=r"Received: 'a\.h5'"):
+        Exported("a.h5")
+    other = keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(4)])
+    with pytest.raises(ValueError, match=r"\(40, 4\)\. Received: 'int8', \(40, 5\)"):
+        compare_exports(other, {"int8": files["int8"]}, images(), runs=1)

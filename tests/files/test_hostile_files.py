@@ -1,0 +1,603 @@
+"""Files that want to run code, reach out, take memory or are broken: nothing happens but one clear error."""
+
+import base64
+import io
+import json
+import marshal
+import os
+import pickle
+import sys
+import tracemalloc
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from backend import only_on
+from conftest import dense_net
+from keras.src.backend.common import global_state
+
+import distill
+from distill.files import _loading as loading
+
+CODE = "__import__('pathlib').Path('ran').touch()"
+
+
+@pytest.fixture(autouse=True)
+def harmless(tmp_path, monkeypatch):
+    """The working directory, in which nothing new may appear but what the test writes; nothing may be imported."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil_module.py").write_text("import pathlib; pathlib.Path('ran').touch()\nclass Evil: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    assert not (tmp_path / "ran").exists()
+    assert "evil_module" not in sys.modules
+
+
+@pytest.fixture
+def good(tmp_path):
+    """A good .keras file, to be made bad."""
+    dense_net(4).save(tmp_path / "good.keras")
+    return tmp_path / "good.keras"
+
+
+def refused(path, match, *, error=ValueError, **kwargs):
+    """Loading fails with one error, leaves no file behind and takes little memory; that of weights too."""
+    before = sorted(os.listdir())
+    model, texts = dense_net(4), []
+    for load in (lambda: distill.load_model(path, **kwargs), lambda: distill.load_weights(model, path)):
+        tracemalloc.start()
+        try:
+            load()
+        except error as caught:
+            texts.append(str(caught))
+        finally:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 20e6
+    assert texts, "it was loaded"
+    assert match in texts[0]
+    assert str(path) in texts[0]
+    assert sorted(os.listdir()) == before
+    return texts
+
+
+def changed(good, change, name="bad.keras"):
+    """The archive with another config."""
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(good.with_name(name), "w") as new:
+        for member in old.namelist():
+            content = old.read(member)
+            if member == "config.json":
+                config = json.loads(content)
+                change(config)
+                content = json.dumps(config)
+            new.writestr(member, content)
+    return good.with_name(name)
+
+
+def in_h5(config, path, version="3.15.1"):
+    """A file of HDF5 with this architecture and no weights."""
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(config)
+        file.attrs["keras_version"] = version
+        file.create_group("model_weights").attrs["layer_names"] = np.array([], "S1")
+    return path
+
+
+def sequential(*listed):
+    first = {"class_name": "InputLayer", "module": "keras.layers", "config": {"batch_shape": [None, 6]}}
+    return {
+        "class_name": "Sequential",
+        "module": "keras",
+        "config": {"name": "s", "layers": [first, *listed]},
+    }
+
+
+# Code
+
+
+def lambda_layer():
+    code = base64.b64encode(marshal.dumps(compile(CODE, "evil", "eval"))).decode()
+    stored = {"class_name": "__lambda__", "config": {"code": code, "defaults": None, "closure": None}}
+    return {"class_name": "Lambda", "module": "keras.layers", "config": {"name": "l", "function": stored}}
+
+
+def old_lambda_layer():
+    code = base64.b64encode(marshal.dumps(compile(CODE, "evil", "eval"))).decode()
+    config = {"name": "l", "function": [code, None, None], "function_type": "lambda", "module": "evil_module"}
+    return {"class_name": "Lambda", "config": config}
+
+
+FOREIGN = {
+    "a class of a module": {"class_name": "Evil", "module": "evil_module", "config": {}},
+    "a function of a module": {
+        "class_name": "Activation",
+        "module": "keras.layers",
+        "config": {"activation": {"class_name": "function", "module": "evil_module", "config": "Evil"}},
+    },
+    "Python's own": {"class_name": "system", "module": "os", "config": {"command": "touch ran"}},
+    "a dotted name": {"class_name": "layers.Lambda", "module": "keras", "config": {"function": "x"}},
+    "what Keras has besides layers": {
+        "class_name": "Model",
+        "module": "keras.src.saving.saving_api",
+        "config": {},
+    },
+    "a function of Keras that writes": {
+        "class_name": "Activation",
+        "module": "keras.layers",
+        "config": {"activation": {"class_name": "function", "module": "keras.utils", "config": "get_file"}},
+    },
+    "a switch of Keras": {
+        "class_name": "function",
+        "module": "keras.config",
+        "config": "enable_unsafe_deserialization",
+    },
+    "a type of TensorFlow": {
+        "class_name": "__typespec__",
+        "module": "evil_module",
+        "config": [],
+        "spec_name": "Evil",
+        "registered_name": None,
+    },
+    "numbers for names": {"class_name": "Dense", "module": 7, "config": {}},
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_classes_are_keras_own_or_the_callers(good, tmp_path, what):
+    bad = changed(good, lambda config: config.update(sequential(FOREIGN[what])))
+    refused(bad, "which is neither" if what != "numbers for names" else "Classes go by names")
+    refused(in_h5(sequential(FOREIGN[what]), tmp_path / "bad.h5"), "Received")
+    unsafe = keras.src.saving.serialization_lib.in_safe_mode()
+    assert unsafe is None
+
+
+def test_lambdas_are_not_run(good, tmp_path):
+    match = "Files that carry code are not run"
+    refused(changed(good, lambda config: config.update(sequential(lambda_layer()))), match)
+    refused(in_h5(sequential(lambda_layer()), tmp_path / "new.h5"), match)
+    refused(in_h5(sequential(old_lambda_layer()), tmp_path / "old.h5", "2.15.0"), match)
+    wrapped = {"class_name": "TimeDistributed", "config": {"layer": old_lambda_layer()}}
+    refused(in_h5(sequential(wrapped), tmp_path / "wrapped.h5", "2.15.0"), match)
+    named = {"class_name": "Lambda", "module": "keras.layers", "config": {"function": "relu"}}
+    refused(changed(good, lambda config: config.update(sequential(named))), "with a Lambda")
+    hidden = lambda_layer()["config"]["function"]  # where no layer is
+    bad = {"class_name": "Dense", "module": "keras.layers", "config": {"units": 2, "activation": hidden}}
+    refused(changed(good, lambda config: config.update(sequential(bad))), match)
+
+
+@pytest.mark.parametrize("kind", ["TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"])
+def test_layers_that_read_programs_are_not_made(good, kind):
+    bad = {"class_name": kind, "module": "keras.layers", "config": {"filepath": "evil", "module": "evil"}}
+    refused(changed(good, lambda config: config.update(sequential(bad))), f"with a {kind}")
+
+
+def test_what_keras_is_told_to_run_by_name_must_be_known(good):
+    def change(config):
+        config["config"]["layers"][1]["registered_name"] = "evil>Dense"
+        config["config"]["layers"][1]["module"] = "evil_module"
+
+    refused(changed(good, change), "custom_objects={'evil>Dense': Dense}")
+
+
+def test_words_are_not_read_from_other_files(good, tmp_path):
+    (tmp_path / "secret").write_text("secret\n")
+    bad = {"class_name": "StringLookup", "module": "keras.layers", "config": {"vocabulary": "secret"}}
+    refused(
+        changed(good, lambda config: config.update(sequential(bad))), "would read vocabulary from 'secret'"
+    )
+
+
+class Pickled:
+    def __reduce__(self):
+        return exec, (CODE,)
+
+
+def test_words_of_tokenizers_are_not_read_from_other_files(good):
+    import keras_hub  # noqa: F401  # its import takes memory of its own
+
+    path = "/etc/hostname"
+    tokenizer = {
+        "class_name": "WhisperTokenizer",
+        "module": "keras_hub.tokenizers",
+        "registered_name": "keras_hub>WhisperTokenizer",
+        "config": {"special_tokens": path},
+    }
+    refused(changed(good, lambda config: config.update(tokenizer)), "which would read special_tokens from")
+
+
+def test_links_do_not_lead_out_of_a_folder(good, tmp_path):
+    folder = tmp_path / "unpacked"
+    with zipfile.ZipFile(good) as archive:
+        archive.extractall(folder)
+    distill.load_model(folder)
+    (folder / "assets").mkdir()
+    (folder / "assets" / "words.txt").symlink_to("/etc/hostname")
+    with pytest.raises(ValueError, match="a link that leads out of it"):
+        distill.load_model(folder)
+
+
+def test_constants_are_numbers(good):
+    constant = {"class_name": "__numpy__", "config": {"value": ["a"], "dtype": "U300000000"}}
+    refused(changed(good, lambda config: config.update(extra=constant)), "Constants of a model are numbers")
+
+
+def test_operations_are_not_run_on_constants(tmp_path):
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.ops.tile(inputs, (1, 2))))
+    model.save(tmp_path / "m.keras")
+    constant = {"class_name": "__tensor__", "config": {"value": [[1.0]], "dtype": "float32"}}
+
+    def change(config):
+        (tile,) = (layer for layer in config["config"]["layers"] if layer["class_name"] == "Tile")
+        tile["inbound_nodes"][0]["args"] = [constant]
+        tile["inbound_nodes"][0]["kwargs"] = {}
+
+    bad = changed(tmp_path / "m.keras", change)
+    with pytest.raises(ValueError, match="would compute with constants alone"):
+        distill.load_model(bad)
+
+
+def test_a_registered_name_does_not_make_a_lambda_safe(good):
+    code = {"class_name": "__lambda__", "registered_name": "distill>hard_sigmoid", "config": {"value": "xx"}}
+    refused(changed(good, lambda config: config.update(extra=code)), "carry code")
+
+
+def test_pickles_and_saved_models_are_not_opened(tmp_path):
+    (tmp_path / "model.h5").write_bytes(pickle.dumps(Pickled()))  # whatever its name
+    refused(tmp_path / "model.h5", "a pickle, which runs whatever code its writer chose")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"evil")
+    with pytest.raises(ValueError, match="A SavedModel is a TensorFlow program"):
+        distill.load_model(tmp_path / "saved")
+
+
+def test_arrays_of_objects_are_not_opened(good, tmp_path):
+    with zipfile.ZipFile(good) as old:
+        content = io.BytesIO(old.read("model.weights.h5"))
+        with h5py.File(content, "r+") as file:
+            del file["layers/dense/vars/1"]
+            file["layers/dense/vars/1"] = np.array([pickle.dumps(Pickled()) for _ in range(4)], "S200")
+        with zipfile.ZipFile(tmp_path / "bad.keras", "w") as new:
+            new.writestr("config.json", old.read("config.json"))
+            new.writestr("model.weights.h5", content.getvalue())
+    model = dense_net(4)
+    before = model.get_weights()
+    assert all(
+        "Weights are real numbers" in text
+        for text in refused(tmp_path / "bad.keras", "Weights are real numbers")
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+# Other places
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "assets/../../out", "assets\\..\\out", "C:out"])
+def test_members_of_an_archive_lie_inside_it(good, tmp_path, name):
+    with zipfile.ZipFile(good, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(name), "evil")
+    refused(good, "which leads elsewhere")
+    assert not (tmp_path.parent / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["keras", "weights.h5", "h5"])
+@pytest.mark.parametrize("how", ["external link", "soft link", "external data", "virtual data"])
+def test_weights_lie_in_their_file(tmp_path, form, how):
+    model = dense_net(4)
+    path = tmp_path / f"bad.{form}"
+    (model.save_weights if form == "weights.h5" else model.save)(path)
+    (tmp_path / "secret").write_bytes(b"0" * 96)
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.zeros((6, 4), "float32")
+    content = io.BytesIO(path.read_bytes())
+    if form == "keras":
+        with zipfile.ZipFile(path) as archive:
+            config, content = archive.read("config.json"), io.BytesIO(archive.read("model.weights.h5"))
+    place = "model_weights/hidden/hidden/kernel" if form == "h5" else "layers/dense/vars/0"
+    with h5py.File(content, "r+") as file:
+        del file[place]
+        if how == "external link":
+            file[place] = h5py.ExternalLink("other.h5", "x")
+        elif how == "soft link":
+            file[place] = h5py.SoftLink("/layers")
+        elif how == "external data":
+            file.create_dataset(place, (6, 4), "float32", external=[("secret", 0, 96)])
+        else:
+            layout = h5py.VirtualLayout((6, 4), "float32")
+            layout[:] = h5py.VirtualSource("other.h5", "x", (6, 4))
+            file.create_virtual_dataset(place, layout)
+    if form == "keras":
+        with zipfile.ZipFile(path, "w") as new:
+            new.writestr("config.json", config)
+            new.writestr("model.weights.h5", content.getvalue())
+    else:
+        path.write_bytes(content.getvalue())
+    texts = refused(path, "" if form == "weights.h5" else "which points elsewhere")
+    assert "which points elsewhere" in texts[-1]
+
+
+# Memory
+
+
+def test_huge_shapes_are_not_made(good, tmp_path):
+    def change(config):
+        config["config"]["layers"][2]["config"]["units"] = 10**11
+
+    texts = refused(changed(good, change), "with 172 bytes, which declares 2,000,000,000,112")
+    assert len(texts) == 2
+    with keras.StatelessScope():
+        pass  # Keras makes all variables that wait, and none may
+    refused(
+        in_h5(
+            sequential({"class_name": "Dense", "config": {"name": "d", "units": 10**12}}),
+            tmp_path / "huge.h5",
+        ),
+        "which declares 28,000,000,000,000",
+    )
+
+
+def test_an_archive_and_the_file_in_it_do_not_expand_by_turns(tmp_path):
+    """Padding that the archive packs would allow fifty times as much again of what was never written."""
+    units = 2**21
+    dense = {"class_name": "Dense", "module": "keras.layers", "config": {"name": "d", "units": units}}
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file["padding"] = np.zeros(2**20, "uint8")
+        group = file.create_group("layers/dense/vars")
+        group.create_dataset("0", (6, units), "float32", chunks=True)
+        group.create_dataset("1", (units,), "float32", chunks=True)
+    with zipfile.ZipFile(tmp_path / "turns.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("random", np.random.default_rng(0).bytes(2**15))
+        archive.writestr("config.json", json.dumps(sequential(dense)))
+        archive.writestr("model.weights.h5", content.getvalue())
+    assert len(content.getvalue()) > 2**20
+    refused(tmp_path / "turns.keras", "which declares")
+
+
+@pytest.mark.parametrize("form", ["keras", "h5"])
+def test_what_is_declared_must_be_held(tmp_path, form):
+    units = 10**8
+    dense = {"class_name": "Dense", "module": "keras.layers", "config": {"name": "d", "units": units}}
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        group = file.create_group("layers/dense/vars" if form == "keras" else "model_weights/d")
+        for key, shape in (("0", (6, units)), ("1", (units,))):
+            group.create_dataset(key, shape, "float32", chunks=True, compression="gzip")
+        if form == "h5":
+            file.attrs["model_config"] = json.dumps(sequential(dense))
+            file["model_weights"].attrs["layer_names"] = np.array([b"d"])
+            group.attrs["weight_names"] = np.array([b"0", b"1"])
+    path = tmp_path / f"bomb.{form}"
+    path.write_bytes(content.getvalue())
+    if form == "keras":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", json.dumps(sequential(dense)))
+            archive.writestr("model.weights.h5", content.getvalue())
+    texts = refused(path, "which declares 2,800,000,000")
+    assert "which declares" in texts[1]
+
+
+def test_an_array_is_listed_once(tmp_path):
+    names = [f"d{i}" for i in range(40)]
+    dense = [
+        {
+            "class_name": "Dense",
+            "module": "keras.layers",
+            "config": {"name": name, "units": 6, "use_bias": False},
+        }
+        for name in names
+    ]
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps(sequential(*dense))
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = np.array([name.encode() for name in names])
+        first = group.create_group("d0")
+        first["kernel"] = np.zeros((6, 6), "float32")
+        first.attrs["weight_names"] = np.array([b"kernel"])
+        for name in names[1:]:
+            group[name] = first
+    refused(tmp_path / "linked.h5", "'/model_weights/d1/kernel' is '/model_weights/d0/kernel' too")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        ("Dense", {"units": 16_000, "lora_rank": 4}),
+        ("Embedding", {"input_dim": 16_000, "output_dim": 16_000, "lora_rank": 4}),
+        ("StringLookup", {"num_oov_indices": 2**24, "vocabulary": ["a"]}),
+        ("LSTM", {"units": 4, "stateful": True}),
+    ],
+    ids=lambda layer: layer[0],
+)
+def test_what_keras_computes_from_values_takes_no_memory_either(good, layer):
+    name, config = layer
+    shape = {"Dense": [None, 16_000], "LSTM": [10**9, 2, 3]}.get(name, [None, 4])
+    made = sequential({"class_name": name, "module": "keras.layers", "config": {"name": "made", **config}})
+    made["config"]["layers"][0]["config"]["batch_shape"] = shape
+    at_most = "at most 1,048,576 places" if name == "StringLookup" else "Nothing was allocated"
+    refused(changed(good, lambda config: (config.clear(), config.update(made))), at_most)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", b" " * 30_000_000)
+        archive.writestr("model.weights.h5", b"")
+    refused(tmp_path / "bomb.keras", "which declares 30,000,000")
+
+
+def test_deep_nesting_ends(tmp_path):
+    (tmp_path / "deep.json").write_text('{"a":' * 50_000 + "1" + "}" * 50_000)
+    refused(tmp_path / "deep.json", "stored as JSON")
+    config = layer = {}
+    for _ in range(300):
+        layer["config"] = {}
+        layer["class_name"], layer = "Dense", layer["config"]
+    refused(in_h5(sequential(config), tmp_path / "deep.h5"), "deep.h5")
+
+
+# Damage
+
+
+@pytest.mark.parametrize("form", ["keras", "weights.h5", "h5"])
+def test_truncated_files_say_so(tmp_path, form):
+    model = dense_net(4)
+    path = tmp_path / f"cut.{form}"
+    (model.save_weights if form == "weights.h5" else model.save)(path)
+    whole = path.read_bytes()
+    for share in (0.02, 0.5, 0.99):
+        path.write_bytes(whole[: int(share * len(whole))])
+        assert all("truncated" in text for text in refused(path, "truncated"))
+
+
+@pytest.mark.parametrize("form", ["keras", "weights.h5", "h5"])
+def test_flipped_bytes_give_an_error_or_a_model(tmp_path, form):
+    saved = dense_net(4)
+    path = tmp_path / f"flipped.{form}"
+    (saved.save_weights if form == "weights.h5" else saved.save)(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(whole), 40):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        model = dense_net(4)
+        before = model.get_weights()
+        try:
+            distill.load_weights(model, path)
+        except ValueError:
+            assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    path.write_bytes(whole)
+    distill.load_weights(model, path)
+
+
+def test_what_is_no_model(tmp_path):
+    (tmp_path / "empty.keras").touch()
+    refused(tmp_path / "empty.keras", "which is empty")
+    (tmp_path / "random.h5").write_bytes(np.random.default_rng(0).bytes(1000))
+    refused(tmp_path / "random.h5", "which begins with b'")
+    (tmp_path / "begin.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + np.random.default_rng(0).bytes(1000))
+    refused(tmp_path / "begin.h5", "cannot be read")
+    (tmp_path / "list.json").write_text('{"class_name": 1')
+    refused(tmp_path / "list.json", "stored as JSON")
+    (tmp_path / "folder.keras").mkdir()
+    with pytest.raises(ValueError, match="A model's folder is a SavedModel, a preset"):
+        distill.load_model(tmp_path / "folder.keras")
+    with pytest.raises(IsADirectoryError):
+        distill.load_weights(dense_net(4), tmp_path / "folder.keras")
+    with pytest.raises(FileNotFoundError):
+        distill.load_model(tmp_path / "none.keras")
+
+
+def test_no_permission(good):
+    good.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root may read everything
+    try:
+        with pytest.raises(PermissionError):
+            distill.load_model(good)
+    finally:
+        os.seteuid(user)
+
+
+NONSENSE = [
+    {},
+    {"class_name": "Sequential"},
+    {"class_name": "Sequential", "config": 3},
+    {"class_name": "Sequential", "config": {"layers": 3}},
+    {"class_name": "Sequential", "config": {"layers": []}},
+    {"class_name": "Sequential", "config": {"layers": [{"class_name": "Dense", "config": None}]}},
+    {"class_name": "Functional", "config": {"layers": [{}], "input_layers": [], "output_layers": []}},
+    {"class_name": "Functional", "config": {"name": "f", "layers": [], "input_layers": [], "output_layers": []}},
+    {"class_name": "Dense", "config": {"units": 3}},
+    {"class_name": "Sequential", "config": [{"class_name": "Dense", "config": {"units": -3}}]},
+    {"class_name": "Sequential", "config": [{"class_name": ["Dense"], "config": {"units": 3}}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("version", ["2.4.0", "3.15.1"])
+@pytest.mark.parametrize("config", NONSENSE)
+def test_architectures_that_make_no_sense(tmp_path, config, version):
+    refused(in_h5(config, tmp_path / "nonsense.h5", version), "nonsense.h5")
+
+
+def test_files_of_hdf5_that_lack_what_they_list(tmp_path):
+    path = in_h5(sequential({"class_name": "Dense", "config": {"units": 3}}), tmp_path / "lacking.h5")
+    with h5py.File(path, "r+") as file:
+        file["model_weights"].attrs["layer_names"] = np.array([b"d"])
+    refused(path, "lacks what it lists")
+
+
+@only_on("tensorflow", reason="a SavedModel is TensorFlow's")
+def test_a_damaged_saved_model(tmp_path):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"evil")
+    with pytest.raises(ValueError, match="no SavedModel, or a damaged one"):
+        distill.load_model(tmp_path / "saved", trust=True)
+
+
+def test_a_hostile_preset(tmp_path):
+    import keras_hub
+
+    keras_hub.models.BertBackbone(20, 1, 2, 4, 6, max_sequence_length=8).save_to_preset(tmp_path / "p")
+    config = json.loads((tmp_path / "p" / "config.json").read_text())
+
+    def attempt(match):
+        with pytest.raises(ValueError, match=match):
+            distill.load_model(tmp_path / "p")
+
+    huge = {**config, "config": {**config["config"], "vocabulary_size": 10**11}}
+    (tmp_path / "p" / "config.json").write_text(json.dumps(huge))
+    attempt("token_embedding +embeddings +\\(100000000000, 4\\) +\\(20, 4\\)")
+    (tmp_path / "p" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "p" / "task.json").write_text(json.dumps(sequential(lambda_layer())))
+    attempt("with a __lambda__|with a Lambda")
+    (tmp_path / "p" / "task.json").unlink()
+    distill.load_model(tmp_path / "p")
+
+
+def uninitialized():
+    return global_state.get_global_attribute("uninitialized_variables", [])
+
+
+def test_a_task_that_declares_more_than_its_file_holds(tmp_path, monkeypatch):
+    import keras_hub
+
+    backbone = keras_hub.models.BertBackbone(20, 1, 2, 4, 6, max_sequence_length=8)
+    keras_hub.models.BertTextClassifier(backbone, num_classes=2).save(tmp_path / "good.keras")
+
+    def change(config):
+        config["config"]["backbone"]["config"]["vocabulary_size"] = 10**11
+
+    match = "where BertTextClassifier has 400,000,0"
+    refused(changed(tmp_path / "good.keras", change), match)
+    waiting = []
+    monkeypatch.setattr(loading, "allocate", lambda: waiting.extend(uninitialized()))
+    assert distill.load_model(tmp_path / "good.keras").count_params() > 0
+    assert not waiting  # what was planned before is not made besides
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested")  # Keras tells of what it skips before it fails
+def test_the_head_of_a_preset_is_held_too(tmp_path, monkeypatch):
+    import keras_hub
+
+    backbone = keras_hub.models.BertBackbone(20, 1, 2, 4, 6, max_sequence_length=8)
+    task = keras_hub.models.BertTextClassifier(backbone, num_classes=2, preprocessor=None)
+    task.save_to_preset(tmp_path / "bert_tiny_en_uncased")
+
+    def downloaded(*args, **kwargs):
+        raise AssertionError("it asked the network")
+
+    # A folder in the working directory is no preset of keras_hub's own, whatever its name.
+    monkeypatch.setattr("kagglehub.model_download", downloaded)
+    assert distill.load_model("bert_tiny_en_uncased").count_params() == task.count_params()
+    path = tmp_path / "bert_tiny_en_uncased" / "task.json"
+    config = json.loads(path.read_text())
+    config["config"]["num_classes"] = 10**11
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="where BertTextClassifier has 500,000,0"):
+        distill.load_model(tmp_path / "bert_tiny_en_uncased")
+    config["config"]["num_classes"] = 1
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="cannot load this preset"):
+        distill.load_model(tmp_path / "bert_tiny_en_uncased")

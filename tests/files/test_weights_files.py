@@ -1,0 +1,516 @@
+"""Weights into a model that is there: all or nothing, and what is different; files that are written whole."""
+
+import contextlib
+import os
+import resource
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import dense_net
+from keras import layers
+
+import distill
+
+ATOMIC = Path(__file__).parents[2] / "distill" / "_atomic.py"
+FORMS = ("w.weights.h5", "m.keras", "m.h5")
+
+
+def save(model, path):
+    (model.save_weights if path.name.endswith(".weights.h5") else model.save)(path)
+    return path
+
+
+def equal(arrays, others):
+    return all(np.array_equal(a, b) for a, b in zip(arrays, others, strict=True))
+
+
+def same(one, other):
+    return equal(one.get_weights(), other.get_weights())
+
+
+def refused(model, path, **kwargs):
+    """The error's text; nothing was loaded."""
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="nothing was loaded") as caught:
+        distill.load_weights(model, path, **kwargs)
+    assert equal(before, model.get_weights())
+    return str(caught.value)
+
+
+def rows(text):
+    """The table in an error or report, by cells."""
+    lines = text.splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("layer "))
+    return [tuple(cell.strip() for cell in line.split("  ") if cell.strip()) for line in lines[begin + 1 :]]
+
+
+def stack(width=4, activation="relu", name="stack", prefix=""):
+    inner = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(width, name="deep"), layers.BatchNormalization(name="norm")],
+        name="inner",
+    )
+    listed = [inner, layers.Dense(5, activation, name=f"{prefix}wide"), layers.Dense(3, name=f"{prefix}head")]
+    return keras.Sequential([keras.Input((6,)), *listed], name=name)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_go_into_the_same_architecture(tmp_path, form):
+    saved, model = stack(), stack(name="again")
+    loaded = distill.load_weights(model, save(saved, tmp_path / form))
+    assert same(saved, model)
+    names = ("inner", "wide", "head") if form == "m.h5" else ("inner/deep", "inner/norm", "wide", "head")
+    assert loaded.taken == names
+    assert loaded.differences == ()
+    assert str(loaded) == f"{len(names)} layers were loaded: {', '.join(names)}."
+    other = stack(prefix="other_")  # names that Keras or the user gave anew
+    distill.load_weights(other, tmp_path / form)
+    assert same(saved, other)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_another_width_is_refused_with_a_table(tmp_path, form):
+    text = refused(stack(width=4), save(stack(width=7), tmp_path / form))
+    deep, wide = ("inner/deep", "wide") if form != "m.h5" else ("inner", "wide")
+    assert (deep, "kernel", "(6, 4)", "(6, 7)") in rows(text)
+    assert (wide, "kernel", "(4, 5)", "(7, 5)") in rows(text)
+    assert f"{tmp_path / form} for 'stack'" in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_layers_that_one_side_lacks_are_named(tmp_path, form):
+    def net(*names):
+        return keras.Sequential([keras.Input((6,)), *(layers.Dense(6, name=name) for name in names)])
+
+    text = refused(net("a", "b", "c"), save(net("a", "d"), tmp_path / form))
+    found = rows(text)
+    if form == "w.weights.h5":  # which tells no architecture, so that places are as good a guide as names
+        assert ("c", "kernel", "(6, 6)", "missing") in found
+    else:
+        assert ("(the model)", "layers", "3", "2") in found
+    text = refused(net("a"), save(net("a", "b"), tmp_path / form))
+    assert ("b", "kernel", "–", "(6, 6), unexpected") in rows(text) or (
+        "b",
+        "0",
+        "–",
+        "(6, 6), unexpected",
+    ) in rows(text)
+
+
+def test_a_long_table_is_cut(tmp_path):
+    deep = keras.Sequential([keras.Input((2,)), *(layers.Dense(2) for _ in range(9))])
+    text = refused(
+        keras.Sequential([keras.Input((2,)), layers.Dense(3)]), save(deep, tmp_path / "w.weights.h5")
+    )
+    assert "and 6 more" in text
+
+
+@pytest.mark.parametrize("form", ["m.keras", "m.h5"])
+def test_what_keras_takes_silently_is_seen_where_the_file_tells(tmp_path, form):
+    text = refused(stack(activation="tanh"), save(stack(activation="relu"), tmp_path / form))
+    assert rows(text)[0] == ("wide", "activation", "tanh", "relu")
+
+    def net(layer, second="a"):
+        inputs = keras.Input((4,))
+        named = {"a": layers.Dense(4, name="a")(inputs)}
+        named["b"] = layers.Dense(4, name="b")(named["a"])
+        return keras.Model(inputs, layers.Dense(1, name="c")(layer(named[second])))
+
+    text = refused(net(layers.ReLU(name="r")), save(net(layers.ELU(name="r")), tmp_path / form))
+    assert rows(text) == [("r", "layer", "ReLU", "ELU"), ("partial=True takes the layers that agree.",)]
+    text = refused(net(layers.ReLU(0.5, name="r")), save(net(layers.ReLU(name="r")), tmp_path / form))
+    assert rows(text)[0] == ("r", "max_value", "0.5", "None")
+    text = refused(net(layers.ReLU(name="r"), "b"), save(net(layers.ReLU(name="r")), tmp_path / form))
+    assert ("r", "called on", "b", "a") in rows(text)
+
+
+def test_what_changes_no_answer_is_no_difference(tmp_path):
+    def net(rate, regularizer, axis):
+        listed = [layers.Dense(3, "swish", kernel_regularizer=regularizer), layers.Dropout(rate)]
+        return keras.Sequential([keras.Input((2,)), *listed, layers.BatchNormalization(axis=axis)])
+
+    saved, model = net(0.5, None, -1), net(0.1, "l2", 1)
+    distill.load_weights(model, save(saved, tmp_path / "m.keras"))
+    assert same(saved, model)
+
+
+def test_a_number_that_is_no_axis_differs_by_its_sign(tmp_path):
+    def scaled(offset, axis=-1):
+        stack = [
+            layers.Rescaling(1 / 127.5, offset=offset),
+            layers.Dense(2, name="d"),
+            layers.Softmax(axis=axis),
+        ]
+        return keras.Sequential([keras.Input((4,)), *stack])
+
+    save(scaled(-1), tmp_path / "m.keras")
+    assert "offset" in refused(scaled(0), tmp_path / "m.keras")
+    distill.load_weights(scaled(-1, axis=1), tmp_path / "m.keras")  # the same, counted from the front
+
+
+@pytest.mark.parametrize("form", ["m.keras", "m.h5"])
+def test_numbers_in_the_graph_and_outputs_of_layers_are_compared(tmp_path, form):
+    def scaled(by):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Dense(2, name="d")(inputs / by - 1))
+
+    def state(which):
+        inputs = keras.Input((4, 3))
+        states = layers.LSTM(5, return_state=True, name="l")(inputs)
+        return keras.Model(inputs, layers.Dense(2, name="d")(states[which]))
+
+    save(scaled(127.5), tmp_path / form)
+    distill.load_weights(scaled(127.5), tmp_path / form)
+    text = refused(scaled(255.0), tmp_path / form)
+    assert "255.0" in text
+    assert "127.5" in text
+    save(state(1), tmp_path / form)
+    distill.load_weights(state(1), tmp_path / form)
+    assert ("d", "called on", "l[2]", "l[1]") in rows(refused(state(2), tmp_path / form))
+
+
+def within(activation="relu"):
+    """A model in a wrapper, none of them named."""
+    inputs = keras.Input((4,))
+    inner = layers.Subtract()([layers.Dense(2)(inputs), layers.Dense(2, activation)(inputs)])
+    series = keras.Input((3, 4))
+    return keras.Model(series, layers.TimeDistributed(keras.Model(inputs, inner))(series))
+
+
+def beside(first=0, ends=("x", "y")):
+    """A model in a model, of two inputs, with two ends."""
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    made = {"x": inner(layers.Subtract()([inputs[first], inputs[1 - first]]))}
+    made["y"] = layers.Dense(3)(made["x"])
+    return keras.Model(inputs, [made[end] for end in ends])
+
+
+def cells(width=3):
+    return keras.Sequential([keras.Input((3, 4)), layers.RNN([layers.LSTMCell(2), layers.LSTMCell(width)])])
+
+
+@pytest.mark.parametrize("form", ["m.keras", "m.h5"])
+@pytest.mark.parametrize("make", [within, beside, cells])
+def test_models_in_models_and_wrappers_are_one_architecture_whatever_they_are_called(tmp_path, form, make):
+    source, target = make(), make()
+    save(source, tmp_path / form)
+    distill.load_weights(target, tmp_path / form)
+    assert same(target, source)
+
+
+@pytest.mark.parametrize("form", ["m.keras", "m.h5"])
+def test_wiring_is_compared_to_the_ends_and_in_wrappers(tmp_path, form):
+    save(within(), tmp_path / form)
+    text = refused(within("tanh"), tmp_path / form)
+    assert "layer/1/activation  tanh      relu" in text
+    save(beside(), tmp_path / form)
+    assert "(input 1), (input 0)  (input 0), (input 1)" in refused(beside(first=1), tmp_path / form)
+    text = refused(beside(ends=("y", "x")), tmp_path / form)
+    assert [row[:2] for row in rows(text)[:-1]] == [("(the model)", "outputs")]
+    distill.load_weights(beside(ends=("y",)), tmp_path / form)  # part of what it computes
+
+
+def test_the_older_layout_is_not_guessed_where_parts_of_a_nested_model_are_frozen(tmp_path):
+    """There, what is trained comes first, so that weights of one shape would change places."""
+
+    def transferred(frozen):
+        blocks = [layers.Dense(4, name=f"block{i}") for i in range(4)]
+        for block in blocks[:frozen]:
+            block.trainable = False
+        inner = keras.Sequential([keras.Input((4,)), *blocks], name="backbone")
+        return keras.Sequential([keras.Input((4,)), inner, layers.Dense(2, name="head")])
+
+    half = transferred(2)
+    for name in ("half.h5", "half.keras"):
+        save(half, tmp_path / name)
+    assert "trainable" in refused(transferred(0), tmp_path / "half.h5")
+    for model, name in ((transferred(2), "half.h5"), (transferred(0), "half.keras")):
+        distill.load_weights(model, tmp_path / name)
+        x = np.ones((1, 4), "float32")
+        np.testing.assert_array_equal(model(x), half(x))
+
+
+def test_layers_in_another_order_are_paired_by_name(tmp_path):
+    def net(*order):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Subtract()([layers.Dense(4, name=name)(inputs) for name in order]))
+
+    saved = net("a", "b")
+    for form in ("w.weights.h5", "m.h5"):
+        model = net("b", "a")
+        path = save(saved, tmp_path / form)
+        if form == "m.h5":  # which tells that the two subtract the other way around
+            assert "called on" in refused(model, path)
+            continue
+        distill.load_weights(model, path)
+        x = np.ones((1, 4))
+        np.testing.assert_array_equal(saved(x), -model(x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_that_keras_gives_to_layers_pair_nothing(tmp_path, form):
+    """The head was made before the body: Keras numbers them the other way around."""
+
+    def net(head_first):
+        keras.backend.clear_session()
+        made = [layers.Dense(4) if head_first else None, layers.Dense(4, "relu")]
+        return keras.Sequential([keras.Input((4,)), made[1], made[0] or layers.Dense(4)])
+
+    saved, x = net(False), np.random.default_rng(0).normal(size=(3, 4))
+    path = save(saved, tmp_path / form)
+    model = net(True)
+    assert [layer.name for layer in model.layers] == [layer.name for layer in saved.layers][::-1]
+    distill.load_weights(model, path)
+    np.testing.assert_array_equal(model(x), saved(x))
+
+
+def test_moved_layers_of_given_and_of_numbered_names_are_ambiguous(tmp_path):
+    def net(*order):
+        keras.backend.clear_session()
+        inputs = keras.Input((4,))
+        made = {name: layers.Dense(4, name=name) for name in ("dense", "a", "b")}
+        return keras.Model(inputs, [made[name](inputs) for name in order])
+
+    path = save(net("dense", "a", "b"), tmp_path / "w.weights.h5")
+    assert "place" in refused(net("a", "dense", "b"), path)
+    distill.load_weights(net("dense", "b", "a"), path)
+
+
+def test_weights_alone_of_a_partly_frozen_model_in_the_model(tmp_path):
+    """The older layout has what is trained first, so that the same places are of other layers."""
+
+    def net(frozen):
+        part = keras.Sequential(
+            [keras.Input((4,)), layers.Dense(4, name="one"), layers.Dense(4, name="two")], name="part"
+        )
+        part.layers[0].trainable = not frozen
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Dense(2, name="head")(part(inputs)))
+
+    saved = net(True)
+    saved.save(tmp_path / "whole.h5")
+    with h5py.File(tmp_path / "whole.h5") as whole, h5py.File(tmp_path / "old.h5", "w") as alone:
+        for name in whole["model_weights"]:
+            whole.copy(whole["model_weights"][name], alone)
+        for key, value in whole["model_weights"].attrs.items():
+            alone.attrs[key] = value
+    model = net(False)
+    text = refused(model, tmp_path / "old.h5")
+    assert text.splitlines()[2].split() == ["part", "order", "of", "weights", "one,", "two", "two,", "one"]
+    again = net(True)
+    distill.load_weights(again, tmp_path / "old.h5")
+    x = np.ones((1, 4))
+    np.testing.assert_array_equal(again(x), saved(x))
+
+
+def test_imaginary_parts_are_not_dropped(tmp_path, student):
+    student.save_weights(tmp_path / "w.weights.h5")
+    with h5py.File(tmp_path / "w.weights.h5", "a") as file:
+        places = []
+        file.visititems(lambda path, item: places.append(path) if isinstance(item, h5py.Dataset) else None)
+        value = np.array(file[places[0]]).astype("complex64")
+        del file[places[0]]
+        file[places[0]] = value
+    with pytest.raises(ValueError, match="Weights are real numbers"):
+        distill.load_weights(student, tmp_path / "w.weights.h5")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_part_is_taken_where_it_is_asked_for(tmp_path, form):
+    saved = stack()
+    model = keras.Sequential(
+        [keras.Input((6,)), *stack().layers[:2], layers.Dense(9, name="head"), layers.Dense(1, name="more")]
+    )
+    model.layers[1].activation = keras.activations.tanh
+    path = save(saved, tmp_path / form)
+    refused(model, path)
+    head = model.get_layer("head").get_weights()
+    loaded = distill.load_weights(model, path, partial=True)
+    knows = form != "w.weights.h5"  # that "wide" has another activation
+    inner = ("inner",) if form == "m.h5" else ("inner/deep", "inner/norm")
+    assert loaded.taken == (inner if knows else (*inner, "wide"))
+    assert ("head", "kernel", "(5, 9)", "(5, 3)") in rows(str(loaded))
+    assert ("more", "bias", "(1,)", "missing") in rows(str(loaded))
+    assert (("wide", "activation", "tanh", "relu") in rows(str(loaded))) == knows
+    np.testing.assert_array_equal(
+        model.get_layer("inner").get_weights()[0], saved.get_layer("inner").get_weights()[0]
+    )
+    assert (
+        np.array_equal(model.get_layer("wide").get_weights()[0], saved.get_layer("wide").get_weights()[0])
+        != knows
+    )
+    assert equal(head, model.get_layer("head").get_weights())
+    assert "No layer agrees" in refused(dense_net(2), path, partial=True)
+
+
+def test_what_training_keeps_is_left_alone(tmp_path, batch):
+    saved, model = dense_net(4), dense_net(4)
+    for net, optimizer in ((saved, "adam"), (model, "sgd")):
+        net.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        net.fit(*batch, verbose=0)
+    distill.save_weights(saved, tmp_path / "w.weights.h5")
+    distill.load_weights(model, tmp_path / "w.weights.h5")
+    assert same(saved, model)
+    assert int(model.optimizer.iterations) == 2
+    distill.load_weights(dense_net(4), tmp_path / "w.weights.h5")
+
+
+def test_statistics_of_the_data_are_put_to_use(tmp_path):
+    def net():
+        return keras.Sequential([keras.Input((3,)), layers.Normalization()])
+
+    saved = net()
+    saved.layers[0].adapt(np.random.default_rng(0).normal(2.0, 3.0, (50, 3)))
+    for form in FORMS:
+        model = net()
+        distill.load_weights(model, save(saved, tmp_path / form))
+        x = np.ones((2, 3))
+        np.testing.assert_array_equal(saved(x), model(x))
+
+
+def test_subclassed_models_load_too(tmp_path):
+    class Net(keras.Model):
+        def __init__(self, width):
+            super().__init__()
+            self.first, self.rest = layers.Dense(width), [layers.Dense(2), {"last": layers.Dense(1)}]
+
+        def call(self, inputs):
+            return self.rest[1]["last"](self.rest[0](self.first(inputs)))
+
+    saved, model = Net(3), Net(3)
+    with pytest.raises(ValueError, match="which is not built"):
+        distill.load_weights(model, tmp_path / "w.weights.h5")
+    for net in (saved, model):
+        net(np.ones((1, 2)))
+    path = save(saved, tmp_path / "w.weights.h5")
+    distill.load_weights(model, path)
+    assert same(saved, model)
+    wider = Net(4)
+    wider(np.ones((1, 2)))
+    refused(wider, path)
+
+
+def test_a_distiller_keeps_and_takes_weights(tmp_path, teacher, student, batch):
+    distiller = distill.Distiller(teacher, student, distill.SoftTargets(3.0))
+    distiller.compile("adam", "sparse_categorical_crossentropy")
+    distiller.fit(*batch, verbose=0)
+    distill.save_weights(distiller, tmp_path / "d.weights.h5")
+    loss = distill.SoftTargets(5.0)
+    other = distill.Distiller(teacher, dense_net(4), loss)
+    distill.load_weights(other, tmp_path / "d.weights.h5")
+    assert same(other.student, student)
+    assert loss.temperature == 3.0
+
+
+def test_json_has_no_weights(tmp_path, student):
+    (tmp_path / "m.json").write_text(student.to_json())
+    with pytest.raises(ValueError, match="An architecture has no weights"):
+        distill.load_weights(student, tmp_path / "m.json")
+
+
+# Saving
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_saved_is_what_keras_reads(tmp_path, form):
+    saved, model = dense_net(4), dense_net(4)
+    path = tmp_path / form
+    for _ in range(2):  # the second takes the place of the first
+        saved.set_weights([w + 1 for w in saved.get_weights()])
+        (distill.save_weights if form.endswith(".weights.h5") else distill.save_model)(saved, path)
+        model.load_weights(path)
+        assert same(saved, model)
+        assert os.listdir(tmp_path) == [form]
+
+
+@pytest.mark.parametrize("form", [*FORMS, "student.keras"])
+def test_a_full_disk_leaves_the_old_file(tmp_path, teacher, form):
+    small, large = dense_net(4), dense_net(20000)
+    path = tmp_path / form
+    save(small, path)
+    before = path.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = distill.save_weights if form.endswith(".weights.h5") else distill.save_model
+    if form == "student.keras":
+        distiller = distill.Distiller(teacher, large, distill.SoftTargets(1.0))
+        write = lambda model, path: distiller.save(path)  # noqa: E731
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (100_000, limit[1])
+    )  # Python ignores the signal, so that writing fails
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(large, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [form]
+
+
+KILLED = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+replacing = runpy.run_path(sys.argv[1])["replacing"]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+with replacing(sys.argv[2]) as draft, draft.open("wb", buffering=0) as file:
+    for _ in range(100):
+        file.write(b"new" * 100)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("at", [0, 1, 15_000, 29_700, 30_000])
+def test_a_kill_at_any_byte_leaves_the_old_file_or_the_new(tmp_path, at):
+    path = tmp_path / "file"
+    path.write_text("old")
+    command = [sys.executable, "-I", "-c", KILLED, str(ATOMIC), str(path), str(at)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout == "done\n") == (at == 30_000)
+    assert path.read_text() == ("new" * 10_000 if at == 30_000 else "old")
+
+
+def test_the_new_file_is_whole_on_disk_before_it_takes_the_place(tmp_path, monkeypatch):
+    events = []
+    for name in ("fsync", "rename", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *args, name=name, real=real: (events.append(name), real(*args))[1]
+        )
+    replacing = runpy.run_path(str(ATOMIC))["replacing"]
+    with replacing(tmp_path / "file") as draft:
+        draft.write_text("new")
+        assert draft.parent == tmp_path
+        assert draft.name.endswith(".file")
+    assert events == ["fsync", "replace", "fsync"]
+
+
+def test_an_error_leaves_the_old_file_and_a_link_stays_one(tmp_path):
+    from distill._atomic import replacing
+
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    with contextlib.suppress(ZeroDivisionError), replacing(tmp_path / "link") as draft:
+        draft.write_text(str(1 / 0))
+    assert (tmp_path / "real").read_text() == "old"
+    with replacing(tmp_path / "link") as draft:
+        draft.write_text("new")
+    assert (tmp_path / "real").read_text() == "new"
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+def test_endings_folders_and_unbuilt_models_are_checked_first(tmp_path, student):
+    with pytest.raises(ValueError, match="A model's file ends in .keras or .h5 or .hdf5"):
+        distill.save_model(student, tmp_path / "m.json")
+    with pytest.raises(ValueError, match="A file of weights ends in .weights.h5"):
+        distill.save_weights(student, tmp_path / "m.h5")
+    with pytest.raises(FileNotFoundError, match="a folder that exists. Received: '.*nowhere/m.keras'"):
+        distill.save_model(student, tmp_path / "nowhere" / "m.keras")
+    with pytest.raises(ValueError, match="only once a model is built"):
+        distill.save_model(keras.Sequential([layers.Dense(2)]), tmp_path / "m.keras")
+    assert os.listdir(tmp_path) == []

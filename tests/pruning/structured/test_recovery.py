@@ -1,0 +1,153 @@
+"""shrink and slim: channels go, and a model learns to do without them."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import distill
+from distill import cost, pruning
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def net():
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(32, use_bias=False, name="first"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="relu"),
+            layers.Dense(24, use_bias=False, name="second"),
+            layers.BatchNormalization(name="norm_2"),
+            layers.Dense(3, name="head"),
+        ]
+    )
+
+
+def test_each_round_leaves_the_same_share_and_learns_from_the_original(batch):
+    x, y = batch
+    model = net()
+    before = model.get_weights()
+    seen = []
+
+    def train(distiller):
+        assert isinstance(distiller, distill.Distiller)
+        assert distiller.teacher.model is model
+        seen.append(cost.macs(distiller.student) / cost.macs(model))
+        distiller.compile(keras.optimizers.SGD(0.1), LOSS)
+        logs = distiller.fit(x, y, verbose=0).history
+        assert set(logs) == {"loss", "student_loss", "soft_targets"}
+
+    small = pruning.shrink(model, train, macs=0.25, round_to=1)
+    np.testing.assert_allclose(seen, [0.25 ** (1 / 3), 0.25 ** (2 / 3), 0.25], rtol=0.02)
+    assert cost.macs(small) / cost.macs(model) == seen[-1]
+    for value, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+    widths = []
+    pruning.shrink(model, lambda one: widths.append(one.student.layers[0].units), 0.75, rounds=2, round_to=1)
+    assert widths == [16, 8]
+
+
+def test_a_latency_is_reached_in_rounds(monkeypatch):
+    def latency(model):
+        return cost.Latency(cost.macs(model) / 1e3, 0, 0, runs=1)
+
+    monkeypatch.setattr("distill.pruning.structured._channels.latency", latency)
+    model, seen = net(), []
+    target = 0.422
+    small = pruning.shrink(
+        model, lambda one: seen.append(cost.macs(one.student)), latency_ms=target, rounds=2, round_to=1
+    )
+    assert seen[1] == cost.macs(small) < seen[0] < cost.macs(model)
+    assert seen[1] / 1e3 == pytest.approx(target, rel=0.02)
+
+
+def test_losses_of_the_recovery_can_be_chosen(batch):
+    x, _ = batch
+
+    def train(distiller):
+        distiller.compile("sgd")
+        assert set(distiller.fit(x, verbose=0).history) == {"loss", "logit_mse"}
+
+    pruning.shrink(net(), train, 0.5, rounds=1, losses=distill.losses.LogitMSE(), student_loss_weight=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ratio": 0.5, "rounds": 0}, "An integer >= 1 says how many rounds there are"),
+        ({"ratio": 0.5, "ratios": {"first": 0.2}}, "Use keep, or rounds of your own"),
+        ({}, "Received: none of them"),
+        ({"macs": 0.001}, "can be reached"),
+    ],
+)
+def test_what_is_refused_is_refused_before_training(arguments, message):
+    def train(distiller):
+        raise AssertionError("trained")
+
+    with pytest.raises(ValueError, match=message):
+        pruning.shrink(net(), train, **arguments)
+
+
+def test_slimming_penalizes_scales_and_cuts_the_smallest(batch):
+    x, y = batch
+    model = net()
+    before = model.get_weights()
+    penalties, scales = [], []
+
+    def train(one):
+        one.compile(keras.optimizers.SGD(0.1), LOSS)
+        penalties.append(sum(float(loss) for loss in one.losses))
+        one.fit(x, y, epochs=2, verbose=0)
+        scales.append(np.abs(np.concatenate([one.get_layer(name).gamma for name in ("norm", "norm_2")])))
+
+    small = pruning.slim(model, train, 0.5, penalty=0.02, round_to=1)
+    assert penalties == [pytest.approx(0.02 * (32 + 24)), 0]  # the scales begin at 1
+    kept = small.get_layer("first").units + small.get_layer("second").units
+    assert kept == 28
+    assert small.layers[0].units != 16  # by all layers together
+    for value, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+    assert [scale.size for scale in scales] == [56, 28]
+
+
+def test_slimming_starts_the_second_training_from_the_largest_scales():
+    model = net()
+    values = iter(np.random.default_rng(0).permutation(56) + 1.0)
+
+    def train(one):
+        if one.get_layer("first").units != 32:
+            return
+        for name in ("norm", "norm_2"):
+            gamma = one.get_layer(name).gamma
+            gamma.assign([next(values) for _ in range(gamma.shape[0])])
+
+    small = pruning.slim(model, train, 0.5, round_to=1)
+    found = np.concatenate([small.get_layer(name).gamma for name in ("norm", "norm_2")])
+    np.testing.assert_array_equal(np.sort(found), np.arange(28) + 29.0)
+
+
+@pytest.mark.parametrize("penalty", [0, -1, np.inf, "1"])
+def test_a_penalty_is_positive(penalty):
+    with pytest.raises(ValueError, match="A penalty is a number > 0"):
+        pruning.slim(net(), lambda model: None, 0.5, penalty=penalty)
+
+
+def test_scales_have_one_penalty():
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(8),
+            layers.BatchNormalization(gamma_regularizer="l1"),
+            layers.Dense(3),
+        ]
+    )
+    with pytest.raises(ValueError, match="Scales have one penalty"):
+        pruning.slim(model, lambda model: None, 0.5)
+
+
+def test_channels_without_a_scale_are_to_be_kept():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8, name="bare"), layers.Dense(3)])
+    with pytest.raises(ValueError, match="none for 'bare'. Keep it"):
+        pruning.slim(model, lambda model: None, 0.5)

@@ -1,0 +1,504 @@
+import contextlib
+import json
+import logging
+import math
+import multiprocessing
+import os
+import pty
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from wandb_reader import read_runs
+from wandb_server import WandbServer
+
+from distill.tracking._loggers import EpochLogger, Tracker
+
+# Python 3.12 and later; the forked processes below touch no TensorFlow.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+CONFIG = {"optimizer": {"name": "adam", "rate": 1e-3}, "seed": np.int64(3), "widths": (4, 8)}
+TABLE = (["arm", "accuracy"], [["alone", 0.9], ["distilled", 0.5], ["broken", math.nan]])
+PATIENCE = 60.0  # seconds; how long a busy machine may take, never how long a test waits when all is well
+
+
+@pytest.fixture(autouse=True)
+def clean_surroundings(tmp_path, monkeypatch):
+    """No W&B variable, and a home and a working directory of our own, where W&B leaves nothing."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for folder in ("home", "work"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    yield
+    # Keras and its friends may write there; W&B must not.
+    assert not list((tmp_path / "home").rglob("*wandb*"))
+    assert not list((tmp_path / "work").iterdir())
+
+
+def track(directory, **options):
+    return Tracker(directory, **{"study": "widths", "arm": "distilled", "config": CONFIG, **options})
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for(condition, seconds=PATIENCE):
+    """Polls until the condition holds; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# JSON lines
+
+
+def test_json_lines_hold_what_was_logged(tmp_path):
+    with track(tmp_path / "run", wandb="disabled") as tracker:
+        tracker.log({"loss": 0.5, "accuracy": np.float32(0.25)}, 0)
+        assert lines(tmp_path / "run") == [{"step": 0, "loss": 0.5, "accuracy": 0.25}]
+        tracker.log({"loss": keras.ops.convert_to_tensor(2.0), "count": np.array(3)}, 4)
+    assert lines(tmp_path / "run")[1:] == [{"step": 4, "loss": 2.0, "count": 3.0}]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
+
+
+def test_values_that_are_not_finite_stay_valid_json(tmp_path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    with track(tmp_path, wandb="disabled") as tracker:
+        tracker.log({"a": math.nan, "b": np.float32("inf"), "c": -math.inf}, 0)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert row == {"step": 0, "a": "NaN", "b": "Infinity", "c": "-Infinity"}
+    assert math.isnan(float(row["a"]))
+    assert [float(row["b"]), float(row["c"])] == [math.inf, -math.inf]
+
+
+def test_a_file_that_is_there_is_continued_without_its_torn_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n{"step": 1, "lo')
+    with track(tmp_path, wandb="disabled") as tracker:
+        tracker.log({"loss": 0.5}, 1)
+    assert lines(tmp_path) == [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
+
+
+def test_a_full_disk_is_an_error(tmp_path):
+    tracker = track(tmp_path, wandb="disabled")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"), tracker:
+            tracker.log({"loss": 0.5}, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"wandb": "on"}, ValueError, "one of offline, online, disabled. Received 'on'. Leave it out"),
+        ({"timeout": 0}, ValueError, "seconds > 0. Received 0. Use wandb='disabled'"),
+        ({"timeout": math.nan}, ValueError, "seconds > 0. Received nan"),
+        ({"config": {"layer": object}}, TypeError, "plain values.*Received <class 'object'>"),
+    ],
+)
+def test_arguments_that_are_refused(tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        track(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "step", "error", "message"),
+    [
+        ({"loss": 0.1}, 5, ValueError, "steps >= 0 that increase.*Received step 5 after 5"),
+        ({"loss": 0.1}, 4, ValueError, "Received step 4 after 5"),
+        ({"step": 0.1}, 6, ValueError, r"Received metrics \['step'\]. Rename"),
+        ({"loss": np.ones(1)}, 6, TypeError, r"one number an epoch. Received 'loss' = array\(\[1.\]\)"),
+        ({"loss": "0.1"}, 6, TypeError, "Received 'loss' = '0.1'"),
+        ({"loss": None}, 6, TypeError, "Received 'loss' = None"),
+        ({"loss": [1.0, [2.0]]}, 6, TypeError, "Received 'loss'"),
+    ],
+)
+def test_points_that_are_refused_leave_no_trace(tmp_path, metrics, step, error, message):
+    with track(tmp_path, wandb="disabled") as tracker:
+        tracker.log({"loss": 0.5}, 5)
+        with pytest.raises(error, match=message):
+            tracker.log(metrics, step)
+        tracker.log({"loss": 0.25}, 6)
+    assert lines(tmp_path) == [{"step": 5, "loss": 0.5}, {"step": 6, "loss": 0.25}]
+
+
+def test_negative_steps_are_refused(tmp_path):
+    with track(tmp_path, wandb="disabled") as tracker, pytest.raises(ValueError, match="Received step -1"):
+        tracker.log({"loss": 0.5}, -1)
+
+
+def test_a_finished_run_takes_nothing_more(tmp_path):
+    tracker = track(tmp_path, wandb="disabled")
+    tracker.finish({})
+    with pytest.raises(RuntimeError, match=r"Received log\(\)"):
+        tracker.log({"loss": 0.5}, 0)
+    with pytest.raises(RuntimeError, match=r"Received finish\(\)"):
+        tracker.finish({})
+
+
+def test_a_summary_must_be_plain(tmp_path):
+    with (
+        track(tmp_path, wandb="disabled") as tracker,
+        pytest.raises(TypeError, match="Received <class 'int'>"),
+    ):
+        tracker.finish({"type": int})
+
+
+# W&B offline
+
+
+def test_an_offline_run_holds_everything(tmp_path, caplog):
+    environment = dict(os.environ)
+    student = tmp_path / "run" / "student.keras"
+    with track(tmp_path / "run", tags=["small", "paper"]) as tracker:
+        student.write_bytes(b"weights")
+        for epoch in range(3):
+            tracker.log({"loss": 1 / (epoch + 1), "odd": math.inf if epoch == 1 else math.nan}, epoch)
+        tracker.finish({"accuracy": np.float32(0.5), "seconds": 3}, table=TABLE, model_file=student)
+    (offline,) = read_runs(tmp_path / "run")
+    assert (offline.run.run_group, offline.run.job_type) == ("widths", "distilled")
+    assert offline.run.project == "distill"
+    assert offline.run.display_name == "run"
+    assert list(offline.run.tags) == ["small", "paper"]
+    config = {name: value for name, value in offline.config.items() if name != "_wandb"}
+    assert config == {"optimizer": {"name": "adam", "rate": 1e-3}, "seed": 3, "widths": [4, 8]}
+    assert offline.column("loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    assert [str(value) for _, value in offline.column("odd")] == ["nan", "inf", "nan"]
+    assert (offline.summary["accuracy"], offline.summary["seconds"]) == (0.5, 3)
+    table = offline.table("table")
+    assert (table["columns"], str(table["data"])) == (TABLE[0], str(TABLE[1]))
+    (artifact,) = [artifact for artifact in offline.artifacts if artifact.type == "model"]
+    (entry,) = artifact.manifest.contents
+    assert (entry.path, entry.local_path, entry.size) == ("student.keras", str(student), 7)
+    assert offline.exit_code == 0
+    assert not caplog.records
+    assert dict(os.environ) == environment
+
+
+def test_variables_beat_defaults_and_arguments_beat_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "from-variable")
+    monkeypatch.setenv("WANDB_TAGS", "from-variable,too")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    trackers = [track(tmp_path / "first", tags=["ours"]), track(tmp_path / "second", project="from-argument")]
+    for tracker in trackers:
+        tracker.finish({})
+    runs = {offline.run.display_name: offline.run for offline in read_runs(tmp_path / "elsewhere")}
+    assert runs["first"].project == "from-variable"
+    assert list(runs["first"].tags) == ["from-variable", "too", "ours"]
+    assert runs["second"].project == "from-argument"
+    assert not read_runs(tmp_path / "first")
+
+
+def test_the_mode_follows_the_variable_unless_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    track(tmp_path / "variable").finish({})
+    track(tmp_path / "argument", wandb="offline").finish({})
+    assert not (tmp_path / "variable" / "wandb").exists()
+    assert len(read_runs(tmp_path / "argument")) == 1
+
+
+def test_an_exception_marks_the_run_failed(tmp_path):
+    with pytest.raises(KeyboardInterrupt), track(tmp_path) as tracker:  # noqa: PT012 (the block is the subject)
+        tracker.log({"loss": 0.5}, 0)
+        raise KeyboardInterrupt
+    (offline,) = read_runs(tmp_path)
+    assert offline.exit_code == 1
+    assert offline.column("loss") == [(0, 0.5)]
+    assert lines(tmp_path) == [{"step": 0, "loss": 0.5}]
+
+
+@contextlib.contextmanager
+def killed_in_the_end(directory):
+    """Tracks a run in a forked process, which is alive inside the block and killed -9 after it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            tracker = track(directory)
+            tracker.log({"loss": 0.5}, 0)
+            tracker.log({"loss": 0.25}, 1)
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def descendants(pid):
+    """The ids of a process's children, their children and so on."""
+    children = [
+        int(stat.parent.name)
+        for stat in Path("/proc").glob("[0-9]*/stat")
+        if int(stat.read_text().rpartition(")")[2].split()[1]) == pid
+    ]
+    return children + [below for child in children for below in descendants(child)]
+
+
+def rows_on_disk(directory):
+    return [offline.column("loss") for offline in read_runs(directory)]
+
+
+def test_killing_training_loses_nothing_and_marks_the_run_failed(tmp_path):
+    with killed_in_the_end(tmp_path):
+        wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and len(lines(tmp_path)) == 2)
+    wait_for(lambda: [offline.exit_code for offline in read_runs(tmp_path)] == [1])
+    assert rows_on_disk(tmp_path) == [[(0, 0.5), (1, 0.25)]]
+
+
+def test_killing_everything_keeps_what_was_flushed(tmp_path):
+    with killed_in_the_end(tmp_path) as pid:
+        # W&B's own interval is 15 s.
+        wait_for(lambda: rows_on_disk(tmp_path) == [[(0, 0.5), (1, 0.25)]], seconds=12)
+        family = descendants(pid)
+        assert len(family) == 2
+        for member in [pid, *family]:
+            os.kill(member, signal.SIGKILL)
+    assert rows_on_disk(tmp_path) == [[(0, 0.5), (1, 0.25)]]
+    assert [offline.exit_code for offline in read_runs(tmp_path)] == [None]
+
+
+# W&B that fails
+
+
+def fake_wandb(tmp_path, monkeypatch, code):
+    """Puts a module `wandb` that runs `code` before the real one in every process started from here."""
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "wandb.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+
+
+def test_a_missing_package_is_reported_once(tmp_path, monkeypatch, caplog):
+    fake_wandb(tmp_path, monkeypatch, "raise ModuleNotFoundError('No module named wandb')")
+    with track(tmp_path) as tracker:
+        tracker.log({"loss": 0.5}, 0)
+        tracker.finish({})
+    reason, lost = [record.getMessage() for record in caplog.records]
+    assert reason == "W&B: ModuleNotFoundError: No module named wandb"
+    assert lost == (
+        "W&B is left out from here: its process ended with exit code 1. "
+        f"The run goes on; its numbers are in {tmp_path / 'metrics.jsonl'}."
+    )
+
+
+def test_a_process_that_crashes_is_left_out_at_once(tmp_path, monkeypatch, caplog):
+    fake_wandb(tmp_path, monkeypatch, "import os; os._exit(3)")
+    with track(tmp_path) as tracker:
+        steps = iter(range(1_000_000))
+
+        def reported():
+            tracker.log({"loss": 0.5}, next(steps))
+            return caplog.records
+
+        wait_for(reported)
+        tracker.log({"loss": 0.5}, next(steps))
+        tracker.finish({})
+    assert [record.getMessage().split(".")[0] for record in caplog.records] == [
+        "W&B is left out from here: its process ended with exit code 3"
+    ]
+    assert len(lines(tmp_path)) == next(steps)
+
+
+def test_wandb_that_takes_nothing_blocks_nothing(tmp_path, monkeypatch, caplog):
+    fake_wandb(tmp_path, monkeypatch, "import threading; threading.Event().wait()")
+    tracker = track(tmp_path, timeout=0.5)
+    metrics = {f"metric_{index}": index / 7 for index in range(100)}
+    for epoch in range(500):  # 1 MB, many times what a pipe holds
+        tracker.log(metrics, epoch)
+    start = time.monotonic()
+    tracker.finish({"table": "x" * 1_000_000})
+    assert time.monotonic() - start < 0.5 + 2
+    assert [record.getMessage().split(". ")[0] for record in caplog.records] == [
+        "W&B is left out from here: its process did not end within 0.5 s and was killed"
+    ]
+    assert len(lines(tmp_path)) == 500
+
+
+# W&B online
+
+
+@pytest.fixture
+def key(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+
+
+def track_online(directory, url, monkeypatch, timeout):
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    return track(directory, wandb="online", timeout=timeout, tags=["small"])
+
+
+def test_an_online_run_reaches_the_server(tmp_path, monkeypatch, caplog, key):
+    student = tmp_path / "student.keras"
+    student.write_bytes(b"weights")
+    with WandbServer() as server, track_online(tmp_path, server.url, monkeypatch, PATIENCE) as tracker:
+        tracker.log({"loss": 0.5, "odd": math.nan}, 0)
+        tracker.log({"loss": 0.25}, 7)
+        tracker.finish({"accuracy": 0.75}, table=TABLE, model_file=student)
+    ((name, run),) = server.runs.items()
+    assert (run["project"], run["groupName"], run["jobType"]) == ("distill", "widths", "distilled")
+    assert run["tags"] == ["small"]
+    config = json.loads(run["config"])
+    assert config["optimizer"]["value"] == {"name": "adam", "rate": 1e-3}
+    assert config["widths"]["value"] == [4, 8]
+    assert [(row["_step"], row["loss"]) for row in server.history if "loss" in row] == [(0, 0.5), (7, 0.25)]
+    assert math.isnan(server.history[0]["odd"])
+    assert server.summary["accuracy"] == 0.75
+    assert server.exit_code == 0
+    assert server.artifacts[f"student-{name}"] == {
+        "type": "model",
+        "state": "COMMITTED",
+        "files": ["student.keras"],
+    }
+    assert server.files[f"student-{name}/student.keras"] == b"weights"
+    assert json.loads(server.files[server.summary["table"]["path"]])["data"][0] == ["alone", 0.9]
+    assert server.unknown == []
+    assert not caplog.records
+
+
+def test_without_a_key_nothing_is_asked_on_a_terminal(tmp_path):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        logging.disable()
+        try:
+            with track(tmp_path, wandb="online", timeout=PATIENCE) as tracker:
+                tracker.log({"loss": 0.5}, 0)
+        finally:
+            os._exit(0)
+    shown = b""
+    while select.select([terminal], [], [], PATIENCE)[0]:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # Linux's end of file on a terminal
+            break
+    os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert shown == b""
+    (offline,) = [offline for offline in read_runs(tmp_path) if "offline" in str(offline.path)]
+    assert offline.column("loss") == [(0, 0.5)]
+    assert "no online run (UsageError" in (tmp_path / "wandb" / "process.log").read_text()
+
+
+@pytest.mark.parametrize("server", ["refuses", "never answers"])
+def test_a_server_that_is_not_there_leaves_an_offline_run(tmp_path, monkeypatch, caplog, key, server):
+    timeout = 8
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if server == "refuses":
+            listener.close()
+        with track_online(tmp_path, url, monkeypatch, timeout) as tracker:
+            tracker.log({"loss": 0.5}, 0)
+            start = time.monotonic()
+            tracker.finish({"accuracy": 0.75}, table=TABLE)
+    assert time.monotonic() - start < timeout + 2
+    (offline,) = [offline for offline in read_runs(tmp_path) if "offline" in str(offline.path)]
+    assert offline.column("loss") == [(0, 0.5)]
+    assert offline.summary["accuracy"] == 0.75
+    assert offline.exit_code == 0
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("W&B: no online run (")
+    assert message.endswith(f"It is kept offline: wandb sync {offline.path.parent}")
+
+
+def test_a_server_that_dies_half_way_costs_no_more_than_the_time_out(tmp_path, monkeypatch, caplog, key):
+    timeout = 6
+    with WandbServer() as server, track_online(tmp_path, server.url, monkeypatch, timeout) as tracker:
+        tracker.log({"loss": 0.5}, 0)
+        tracker.log({"loss": 0.25}, 1)
+        assert server.streaming.wait(PATIENCE)
+        server.die()
+        tracker.log({"loss": 0.125}, 2)
+        start = time.monotonic()
+        tracker.finish({"accuracy": 0.75}, table=TABLE)
+        assert time.monotonic() - start < timeout + 2
+    (kept,) = read_runs(tmp_path)
+    assert kept.column("loss") == [(0, 0.5), (1, 0.25), (2, 0.125)]
+    assert kept.summary["accuracy"] == 0.75
+    assert len(lines(tmp_path)) == 3
+    reasons = [record.getMessage() for record in caplog.records]
+    assert reasons[0].startswith("W&B: the final table or the student was not logged")
+    assert reasons[1].endswith(f"wandb sync {kept.path.parent}")
+
+
+# TensorBoard
+
+
+def test_tensorboard_gets_the_epochs(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    with track(tmp_path, wandb="disabled", tensorboard=True) as tracker:
+        tracker.log({"loss": 0.5, "val/loss": 0.75}, 0)
+        tracker.log({"loss": 0.25}, 3)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    read = {
+        name: [(event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors(name)]
+        for name in events.Tags()["tensors"]
+    }
+    assert read == {"loss": [(0, 0.5), (3, 0.25)], "val/loss": [(0, 0.75)]}
+
+
+def test_tensorboard_that_cannot_write_is_left_out(tmp_path, caplog):
+    (tmp_path / "tensorboard").write_text("a file where the directory should be")
+    with track(tmp_path, wandb="disabled", tensorboard=True) as tracker:
+        tracker.log({"loss": 0.5}, 0)
+        tracker.log({"loss": 0.25}, 1)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("TensorBoard is left out from here: ")
+    assert len(lines(tmp_path)) == 2
+
+
+# Keras, and other processes
+
+
+def test_fit_is_logged_epoch_by_epoch(tmp_path, student, batch):
+    x, y = batch
+    student.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    with track(tmp_path, wandb="disabled") as tracker:
+        logger = EpochLogger(tracker)
+        history = student.fit(x, y, epochs=2, validation_split=0.2, callbacks=[logger], verbose=0).history
+        student.fit(x, y, epochs=3, initial_epoch=2, callbacks=[logger], verbose=0)
+    rows = lines(tmp_path)
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert [row["val_accuracy"] for row in rows[:2]] == history["val_accuracy"]
+    assert rows[1]["loss"] == history["loss"][1]
+    assert set(rows[2]) == {"step", "loss", "accuracy"}
+
+
+def two_runs(directory):
+    """Two runs one after the other; returns whether this process loaded W&B."""
+    for name in ("first", "second"):
+        with track(directory / name) as tracker:
+            tracker.log({"loss": 0.5}, 0)
+            tracker.finish({"name": name})
+    return "wandb" in sys.modules
+
+
+def test_processes_track_at_once(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        there = pool.apply_async(two_runs, [tmp_path / "there"])
+        two_runs(tmp_path / "here")
+        assert there.get(PATIENCE) is False
+    for run in ("here/first", "here/second", "there/first", "there/second"):
+        (offline,) = read_runs(tmp_path / run)
+        assert (offline.summary["name"], offline.exit_code) == (run.split("/")[1], 0)
+        assert offline.column("loss") == [(0, 0.5)]

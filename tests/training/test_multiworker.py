@@ -1,0 +1,417 @@
+"""Real workers over loopback equal one process, and go on after they were killed.
+
+This file is also the program that the workers run: `compare` or `killed`, with a folder.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import distill
+from distill.training import _workers as multiworker
+from distill.training._workers import Backup
+
+ROOT = Path(__file__).parents[2]
+EPOCHS, BATCH = 4, 16
+UNEVEN = {"uneven": 53, "one worker has none": 49}  # the last batch of 16 has 5 examples, or 1
+
+
+def only_tensorflow(reason):
+    backend = keras.backend.backend()
+    return pytest.mark.skipif(backend != "tensorflow", reason=f"tensorflow only: {reason}")
+
+
+def data():
+    """64 examples (x, y) that a linear model can learn."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(64, 6)).astype("float32")
+    return x, (x[:, 0] > 0).astype("int64") + (x[:, 1] > 0)
+
+
+def make(strategy, model=distill.Distiller, **compiled):
+    def net(*layers):
+        return keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(3, "softmax")])
+
+    keras.utils.set_random_seed(1)
+    teacher = net(keras.layers.Dense(16, "relu"))
+    with strategy.scope():
+        normed = keras.layers.BatchNormalization(synchronized=True)
+        student = net(keras.layers.Dense(8, "relu"), normed)
+        distiller = model(teacher, student, distill.SoftTargets(2.0))
+        metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")]
+        distiller.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics, **compiled)
+    return distiller
+
+
+def weights(distiller):
+    return [weight.tolist() for weight in distiller.student.get_weights()]
+
+
+def compare(strategy):
+    """What several workers must share with one process."""
+    import tensorflow as tf
+
+    x, y = data()
+    results = {}
+
+    distiller = make(strategy)
+    held_out = {"validation_data": (x[:32], y[:32]), "validation_batch_size": 8, "validation_freq": 2}
+    run = distiller.fit(x, y, BATCH, EPOCHS, verbose=0, shuffle=False, **held_out)
+    results["arrays"] = {"history": run.history, "weights": weights(distiller)}
+    results["evaluate"] = distiller.evaluate(x, y, BATCH, verbose=0, return_dict=True)
+    for name, examples in UNEVEN.items():
+        part = x[:examples], y[:examples]
+        results[f"evaluate, {name}"] = distiller.evaluate(*part, BATCH, verbose=0, return_dict=True)
+        results[f"predict, {name}"] = distiller.predict(part[0], BATCH, verbose=0).tolist()
+
+    distiller = make(strategy)
+    run = distiller.fit(x[:53], y[:53], BATCH, 2, verbose=0)
+    results["shuffled arrays, uneven"] = {"history": run.history, "weights": weights(distiller)}
+
+    distiller = make(strategy)
+    dataset = tf.data.Dataset.from_tensor_slices((x[:49], y[:49])).shuffle(49, seed=5).batch(BATCH)
+    run = distiller.fit(dataset, epochs=2, verbose=0, shuffle=False)
+    results["shuffled dataset, one worker has none"] = {"history": run.history, "weights": weights(distiller)}
+    return results
+
+
+def refusals(strategy):
+    """Errors by what was asked for; only several workers refuse it."""
+    x, y = data()
+    errors = {}
+    for compiled in ({"steps_per_execution": 2}, {"jit_compile": True}):
+        with pytest.raises(ValueError, match="With several workers") as caught:
+            make(strategy, **compiled).fit(x, y, BATCH, verbose=0)
+        errors[next(iter(compiled))] = str(caught.value)
+    multiworker.TESTED_KERAS = ("3.14.0",)
+    for name in ("fit", "evaluate"):
+        with pytest.raises(RuntimeError, match="Training with several workers") as caught:
+            getattr(make(strategy), name)(x, y, BATCH, verbose=0)
+        errors[name] = str(caught.value)
+    return errors
+
+
+def killed(strategy, number, folder):
+    """Trains with a backup; worker 1 is killed in the middle of epoch 1, and worker 0 later, while it saves."""
+
+    def die_once():
+        marker = folder / f"killed-{number}"
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+            with (folder / f"epochs-{number}").open("a") as file:
+                file.write(f"{epoch}\n")
+
+        def on_train_batch_end(self, batch, logs=None):
+            if number == 1 and (self.epoch, batch) == (1, 1):
+                die_once()
+
+    class Torn(distill.Distiller):
+        def save_weights(self, filepath, *args, **kwargs):
+            assert number == 0, "only the chief writes"
+            super().save_weights(filepath, *args, **kwargs)
+            if callback.epoch == 2:
+                os.truncate(filepath, Path(filepath).stat().st_size // 2)
+                die_once()
+                super().save_weights(filepath, *args, **kwargs)
+
+    x, y = data()
+    callback = Kill()
+    distiller = make(strategy, Torn)
+    backup = Backup(folder / "backup", delete_checkpoint=False)
+    distiller.fit(x, y, BATCH, EPOCHS, verbose=0, shuffle=False, callbacks=[backup, callback])
+    other = make(strategy)
+    other.fit(x, y, BATCH, EPOCHS, verbose=0, shuffle=False)
+    return {"killed": weights(distiller), "not killed": weights(other)}
+
+
+def disagree(strategy, number, folder):
+    """Gives each worker a backup directory of its own, where only the first has a backup."""
+    x, y = data()
+    distiller = make(strategy)
+    backup = Backup(folder / f"own-{number}")
+    if number == 0:
+        backup.set_model(distiller)
+        backup.on_epoch_end(2)
+    with pytest.raises(ValueError, match="All workers go on from one backup") as caught:
+        distiller.fit(x, y, BATCH, verbose=0, callbacks=[backup])
+    return re.search("backups of epochs .*? none", str(caught.value))[0]
+
+
+def work(what, folder):
+    """One worker: leaves its results in a file."""
+    import tensorflow as tf
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    number = strategy.cluster_resolver.task_id
+    if what == "compare":
+        results = compare(strategy)
+        results["disagree"] = disagree(strategy, number, folder)
+        results["refusals"] = refusals(strategy)
+    else:
+        results = killed(strategy, number, folder)
+    (folder / f"results-{number}.json").write_text(json.dumps(results))
+
+
+def launch(*arguments, timeout=20):
+    """Runs the launcher; `python` stands for this interpreter."""
+    command = [sys.executable if argument == "python" else str(argument) for argument in arguments]
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.launch", *command],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def results_of(what, folder, restarts=0):
+    done = launch("--restarts", restarts, "--", "python", __file__, what, folder, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads((folder / f"results-{number}.json").read_text()) for number in (0, 1)], done
+
+
+def assert_close(actual, expected):
+    """Equal structures of numbers."""
+    assert type(actual) is type(expected)
+    if isinstance(expected, dict):
+        assert set(actual) == set(expected)
+        for key, value in expected.items():
+            assert_close(actual[key], value)
+    elif isinstance(expected, list):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
+            assert_close(one, other)
+    else:
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+@only_tensorflow("its strategies")
+def test_two_workers_equal_one_process(tmp_path):
+    import tensorflow as tf
+
+    workers, _ = results_of("compare", tmp_path)
+    assert workers[0] == workers[1]
+    one = compare(tf.distribute.get_strategy())
+    for name, expected in one.items():
+        assert_close(workers[0][name], json.loads(json.dumps(expected)))
+
+    errors = workers[0]["refusals"]
+    assert "steps_per_execution=2, jit_compile=False" in errors["steps_per_execution"]
+    assert "steps_per_execution=1, jit_compile=True" in errors["jit_compile"]
+    for name in ("fit", "evaluate"):
+        assert f"with: 3.14.0. Received: Keras {keras.__version__}." in errors[name]
+    assert workers[0]["disagree"] == "backups of epochs [3, -1] (-1: none"
+
+
+@only_tensorflow("its strategies")
+def test_other_keras_is_fine_for_one_process(monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(multiworker, "TESTED_KERAS", ("3.14.0",))
+    x, y = data()
+    history = make(tf.distribute.get_strategy(), steps_per_execution=2).fit(x, y, BATCH, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+@only_tensorflow("its strategies")
+def test_killed_workers_end_where_others_end(tmp_path):
+    workers, done = results_of("killed", tmp_path, restarts=2)
+    assert [line for line in done.stderr.splitlines() if line.startswith("launch: ")] == [
+        "launch: worker 1 was killed by SIGKILL: starting all again, 1 of 2",
+        "launch: worker 0 was killed by SIGKILL: starting all again, 2 of 2",
+    ]
+    # Epoch 1 was cut off by the first kill, the save after epoch 2 by the second.
+    assert (tmp_path / "epochs-0").read_text().split() == ["0", "1", "1", "2", "2", "3"]
+    for worker in workers:
+        assert worker["killed"] == worker["not killed"] == workers[0]["killed"]  # bit for bit
+    assert files(tmp_path / "backup") == [f"epoch-{EPOCHS}.weights.h5"]
+
+
+class Stop(keras.callbacks.Callback):
+    """Interrupts training at the end of the n-th batch."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.left = batches
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def net():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    return model
+
+
+def fit(model, *callbacks, **kwargs):
+    """4 batches an epoch."""
+    x, _ = data()
+    kwargs = {"epochs": 4, "batch_size": 16, "shuffle": False, "verbose": 0, **kwargs}
+    return model.fit(x, x[:, :3], callbacks=list(callbacks), **kwargs).epoch
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_backup_goes_on_in_one_process(tmp_path):
+    whole = net()
+    fit(whole)
+    for stop in (6, 9):  # in epoch 1, then 9 batches on from there: in epoch 3
+        with pytest.raises(KeyboardInterrupt):
+            fit(net(), Backup(tmp_path), Stop(stop))
+    assert files(tmp_path) == ["epoch-3.weights.h5"]
+    (tmp_path / "partial.weights.h5").write_text("from a save that was cut off")
+    (tmp_path / "epoch-2.weights.h5").write_text("from a kill before this was deleted")
+    model = net()
+    assert fit(model, Backup(tmp_path, delete_checkpoint=False)) == [3]
+    assert files(tmp_path) == ["epoch-4.weights.h5"]
+    np.testing.assert_array_equal(model.get_weights()[0], whole.get_weights()[0])
+
+    finished = net()
+    assert fit(finished, Backup(tmp_path)) == []
+    np.testing.assert_array_equal(finished.get_weights()[0], whole.get_weights()[0])
+    assert not tmp_path.exists()
+    assert fit(finished, Backup(tmp_path)) == [0, 1, 2, 3]  # no backup, so from the beginning
+
+
+def test_backup_in_the_middle_of_an_epoch(tmp_path):
+    cut = net()
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut, Stop(7), Backup(tmp_path, save_freq=3), initial_epoch=1)
+    assert files(tmp_path) == ["epoch-2.weights.h5"]  # saved after 2 batches of the second epoch
+    model, six = net(), net()
+    assert fit(model, Backup(tmp_path, save_freq=3)) == [2, 3]
+    fit(six, epochs=1)
+    fit(six, epochs=1, steps_per_epoch=2)
+    fit(six, epochs=2)
+    np.testing.assert_array_equal(model.get_weights()[0], six.get_weights()[0])
+
+
+@only_tensorflow("on others fit has built the model by then")
+def test_backup_needs_a_built_model(tmp_path):
+    model = keras.Sequential([keras.layers.Dense(3)], name="bare")
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="Received: bare, which is not built"):
+        fit(model, Backup(tmp_path))
+
+
+def test_launcher_tells_each_worker_where_all_are():
+    show = "import os, sys; print(os.environ['TF_CONFIG']); print('to stderr', file=sys.stderr)"
+    done = launch("--workers", 3, "--", "python", "-c", show)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = sorted(done.stdout.splitlines())
+    assert [line for line in lines if "stderr" in line] == [f"[{number}] to stderr" for number in range(3)]
+    configs = [json.loads(line[4:]) for line in lines if "{" in line]
+    assert [config["task"] for config in configs] == [{"type": "worker", "index": n} for n in range(3)]
+    addresses = configs[0]["cluster"]["worker"]
+    assert len(set(addresses)) == 3
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+", address) for address in addresses)
+    assert configs[0]["cluster"] == configs[1]["cluster"] == configs[2]["cluster"]
+
+
+# Worker 1 ends as told; worker 0 says that it is there, and waits to be stopped.
+UNEQUAL = """
+import json, os, signal, sys, time
+if json.loads(os.environ["TF_CONFIG"])["task"]["index"]:
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.01)
+    os.remove(sys.argv[1])
+    {death}
+{ears}
+open(sys.argv[1], "x").close()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("death", "ears", "status", "how"),
+    [
+        ("sys.exit(3)", "", 3, "ended with status 3"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "", 137, "was killed by SIGKILL"),
+        ("sys.exit(3)", "signal.signal(signal.SIGTERM, signal.SIG_IGN)", 3, "ended with status 3"),
+    ],
+    ids=["status", "signal", "the other is deaf to SIGTERM"],
+)
+def test_launcher_stops_the_others_and_starts_again(tmp_path, monkeypatch, capfd, death, ears, status, how):
+    from experiments import launch as launcher
+
+    monkeypatch.setattr(launcher, "GRACE", 0.2)
+    program = UNEQUAL.format(death=death, ears=ears)
+    command = [sys.executable, "-c", program, str(tmp_path / "there")]
+    assert launcher.launch(command, workers=2, restarts=1) == status
+    assert capfd.readouterr().err.splitlines() == [
+        f"launch: worker 1 {how}: starting all again, 1 of 1",
+        f"launch: worker 1 {how}: stopped all",
+    ]
+
+
+ONCE = """
+import pathlib, sys
+try:
+    pathlib.Path(sys.argv[1]).mkdir()
+except FileExistsError:
+    print("again")
+else:
+    sys.exit(1)
+"""
+
+
+def test_launcher_ends_well_after_a_restart(tmp_path):
+    program = ("python", "-c", ONCE, tmp_path / "made")
+    done = launch("--workers", 1, "--restarts", 1, "--", *program)
+    assert (done.returncode, done.stdout) == (0, "[0] again\n")
+    assert done.stderr == "launch: worker 0 ended with status 1: starting all again, 1 of 1\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_launcher_leaves_no_worker_behind(number, status):
+    program = "import os, time; print(os.getpid()); time.sleep(60)"
+    command = [sys.executable, "-m", "experiments.launch", "--", sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        started = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+        process.send_signal(number)
+        assert process.wait(timeout=20) == status
+    for worker in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--workers", "2"], "the command to run comes after --"),
+        (["--workers", "2", "train.py"], "unrecognized arguments: train.py"),
+        (["--workers", "0", "--", "true"], "a whole number >= 1 is needed. Received: '0'"),
+        (["--restarts", "-1", "--", "true"], "a whole number >= 0 is needed. Received: '-1'"),
+        (["--", "./no-such-program"], "the command cannot be run: [Errno 2]"),
+    ],
+)
+def test_launcher_says_what_is_wrong(arguments, error):
+    done = launch(*arguments)
+    assert done.returncode == 2
+    assert error in done.stderr
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], Path(sys.argv[2]))
