@@ -5,8 +5,7 @@ from typing import Any
 
 import keras
 
-# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
-from keras.src.models import Functional
+from distill._keras import Functional, graph_of_sequential, nodes_by_depth
 
 
 def functional_of(model: Any) -> Functional | None:
@@ -14,14 +13,15 @@ def functional_of(model: Any) -> Functional | None:
     if isinstance(model, Functional) and type(model).call is Functional.call:
         return model
     if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call and model.built:
-        return model._functional
+        return graph_of_sequential(model)
     return None
 
 
 def nodes_of(graph: Functional) -> Iterator[Any]:
     """The calls of a graph, inputs left out, each after those that it needs."""
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
+    by_depth = nodes_by_depth(graph)
+    for depth in sorted(by_depth, reverse=True):
+        for node in by_depth[depth]:
             if not node.is_input:
                 yield node
 
@@ -29,16 +29,6 @@ def nodes_of(graph: Functional) -> Iterator[Any]:
 def arguments_of(graph: Functional, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """What a call of a nested model gives it, in the order of the model's inputs."""
     given = args[0] if args else kwargs["inputs"]
-    if isinstance(given, dict) and not isinstance(graph._inputs_struct, dict):
+    if isinstance(given, dict) and not isinstance(graph.input, dict):
         return [given[tensor.name] for tensor in graph.inputs]
     return keras.tree.flatten(given)
-
-
-def twin(layer: Any, **changes: Any) -> Any:
-    """A layer or model that shares every variable with `layer` and can be called without a trace on it.
-
-    `copy.copy` goes through Keras' pickling, which copies the weights too.
-    """
-    made = object.__new__(type(layer))
-    made.__dict__.update(layer.__dict__, _inbound_nodes=[], _outbound_nodes=[], **changes)
-    return made

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from distill._keras import strategy_of
+
 
 def whole_batch_means(means: list[Any], counts: list[Any]) -> list[Any]:
     """Turns means over this replica's part of the batch into means over the whole batch.
@@ -51,7 +53,7 @@ def scope_of(model: keras.Model) -> AbstractContextManager[Any]:
         return nullcontext()
     import tensorflow as tf
 
-    own = model._distribute_strategy  # the public property answers with the present one where it has none
+    own = strategy_of(model)
     if own is None and tf.distribute.has_strategy():
         raise ValueError(
             "Under a tf.distribute strategy the student's variables belong to the replicas. Received: "

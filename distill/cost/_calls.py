@@ -10,11 +10,8 @@ import numpy as np
 from keras import layers
 
 # Keras exports no names for the scopes in which it infers shapes, nor for the arguments that it builds from.
-from keras.src.backend import AutocastScope
-from keras.src.backend.common.symbolic_scope import SymbolicScope
-from keras.src.layers.layer import CallSpec
-
 from distill._graphs import arguments_of, functional_of
+from distill._keras import AutocastScope, build_for_call, flatten_layers, run_through_graph
 from distill.cost._following import following
 from distill.cost._products import Products, is_known, known, mended, products_of
 
@@ -127,9 +124,7 @@ class _Walk:
         def followed(operation: Any) -> Any:
             return lambda *args, **kwargs: self.call(operation, _inside(path, operation), args, kwargs)
 
-        return keras.Function(part.inputs, part._outputs_struct)._run_through_graph(
-            tensors, operation_fn=followed
-        )
+        return run_through_graph(keras.Function(part.inputs, part.output), tensors, followed)
 
     def call(self, operation: Any, path: str, args: Any, kwargs: Any) -> Any:
         """Follows one call; returns its outputs.
@@ -143,9 +138,7 @@ class _Walk:
             return self.model(nested, arguments_of(nested, args, kwargs), path)
         # One without weights, which no call built.
         if isinstance(operation, keras.Layer) and not operation.built:
-            operation._maybe_build(
-                CallSpec(operation._call_signature, operation._call_context_args, args, kwargs)
-            )
+            build_for_call(operation, args, kwargs)
         inside, inputs = _Walk(), _symbolic((args, kwargs))
         products, unknown, outputs = None, "", None
         try:
@@ -161,7 +154,7 @@ class _Walk:
                 products = Products(times * found.weights, times * found.activations)
             else:
                 outputs = inside.opened(operation, path, args, kwargs)
-                if isinstance(operation, keras.Layer) and operation._flatten_layers(include_self=False):
+                if isinstance(operation, keras.Layer) and flatten_layers(operation, include_self=False):
                     self.calls += inside.calls
                     return outputs
                 products = total(inside.calls)
@@ -190,7 +183,7 @@ class _Walk:
         try:
             # Variables, losses and metrics stay as they are.
             scope = AutocastScope(_compute_dtype(operation))
-            with keras.StatelessScope(), SymbolicScope(), scope, following(follow):
+            with keras.StatelessScope(), keras.SymbolicScope(), scope, following(follow):
                 made = operation.call(*args, **kwargs)
         except Exception as error:  # whatever the code of a layer raises on tensors without values
             kind = type(operation).__name__

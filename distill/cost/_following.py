@@ -9,10 +9,6 @@ from unittest import mock
 
 import keras
 
-# Keras exports no names for them.
-from keras.src.backend import is_float_dtype
-from keras.src.backend.common.keras_tensor import any_symbolic_tensors
-
 Follow = Callable[[Any, Any, Any], Any]
 _FOLLOW: ContextVar[Follow | None] = ContextVar("follow", default=None)
 _LOCK = threading.RLock()
@@ -47,7 +43,9 @@ def _followed(original: Any) -> Any:
         if follow is not None and isinstance(operation, keras.Layer) and operation.weights:
             # What kernels do with learned queries counts too.
             given = keras.tree.map_structure(_as_symbolic, given)
-        if follow is None or not any_symbolic_tensors(*given):
+        if follow is None or not any(
+            isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(given)
+        ):
             return original(operation, *args, **kwargs)
         return follow(operation, *given)
 
@@ -57,7 +55,7 @@ def _followed(original: Any) -> Any:
 def _as_symbolic(leaf: Any) -> Any:
     """Of numbers; indices are looked up."""
     is_tensor = isinstance(leaf, keras.Variable) or keras.ops.is_tensor(leaf)
-    if not is_tensor or isinstance(leaf, keras.KerasTensor) or not is_float_dtype(leaf.dtype):
+    if not is_tensor or isinstance(leaf, keras.KerasTensor) or not keras.backend.is_float_dtype(leaf.dtype):
         return leaf
     return keras.KerasTensor(leaf.shape, keras.backend.standardize_dtype(leaf.dtype))
 

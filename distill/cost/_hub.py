@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from distill._keras import attention_projections
+
 
 def hub_products() -> dict[type, Callable[[Any, tuple[int, ...], tuple[int, ...]], tuple[int, int]]]:
     """By type of layer, where keras_hub is used: multiply-adds with weights and of activations.
@@ -20,9 +22,6 @@ def _disentangled(layer: Any, shape: tuple[int, ...], distances_shape: tuple[int
     """DeBERTa's: queries and keys meet each other, and each of them what the other kernel makes of the distances."""
     _, steps, width = shape
     _, distances, _ = distances_shape
-    query, key, value, output = (
-        math.prod(dense.kernel.shape)
-        for dense in (layer._query_dense, layer._key_dense, layer._value_dense, layer._output_dense)
-    )
+    query, key, value, output = (math.prod(dense.kernel.shape) for dense in attention_projections(layer))
     weights = steps * (query + key + value + output) + distances * (query + key)
     return weights, 2 * steps * steps * width + 2 * steps * distances * width

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from distill._keras import flatten_layers, own_variables
 from distill.cost._calls import Call, total
 from distill.cost._memory import bytes_of
 
@@ -55,7 +56,7 @@ def layer_costs(model: keras.Model, calls: Sequence[Call] | None) -> tuple[Layer
         row = next((parent for parent in _parents(path) if parent in whole), path or model.name)
         if row not in whole:
             kinds[row] = type(layer).__name__
-        for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
+        for variable in own_variables(layer):
             if id(variable) in left:
                 left.remove(id(variable))
                 weights.setdefault(row, []).append(keras.ops.convert_to_numpy(variable))
@@ -81,7 +82,7 @@ def _cost(path: str, kind: str, calls: Sequence[Call] | None, weights: Sequence[
 def _tree(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Each layer by its path, the model itself by none."""
     yield path, layer
-    for inner in layer._flatten_layers(include_self=False, recursive=False):
+    for inner in flatten_layers(layer, include_self=False, recursive=False):
         yield from _tree(inner, f"{path}/{inner.name}" if path else inner.name)
 
 

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 
 import keras
 
-# Keras exports no name for it.
-from keras.src.utils.dtype_utils import dtype_size
-
+from distill._keras import dtype_size
 from distill.cost._calls import Calls
 from distill.cost._products import known
 

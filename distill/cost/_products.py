@@ -8,12 +8,17 @@ import keras
 import numpy as np
 from keras import layers
 
-# Keras exports functions for its operations, not their classes.
-from keras.src.activations import activations
-from keras.src.ops import core, image, linalg, nn
-from keras.src.ops import math as math_ops
-from keras.src.ops import numpy as numpy_ops
-
+from distill._keras import (
+    activation_ops,
+    core,
+    image,
+    linalg,
+    math_ops,
+    nn,
+    numpy_ops,
+    operation_modules,
+    operations,
+)
 from distill.cost._hub import hub_products
 
 Shape = tuple[int | None, ...]
@@ -240,10 +245,9 @@ _OPERATIONS: dict[type, Callable[[Any, Sequence[Any], Any], int]] = {
 }
 # Transforms of complex numbers, and how many of the last axes they mix.
 _FOURIER: dict[type, int] = {math_ops.FFT: 1, math_ops.FFT2: 2, math_ops.IFFT2: 2}
-_MODULES = (activations, core, image, linalg, nn, math_ops, numpy_ops)
 _KERAS = {
     kind
-    for module in _MODULES
+    for module in (activation_ops, *operation_modules())
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, keras.Operation)
 }
@@ -251,8 +255,8 @@ _KERAS = {
 _UNKNOWN = {
     *(kind for kind in _KERAS if kind.__module__ == linalg.__name__),
     *(core.AssociativeScan, core.Cond, core.ForiLoop, core.Map, core.Scan, core.Switch, core.VectorizedMap),
-    *(image.GaussianBlur, image.SSIM, image.SobelEdges),
-    *(math_ops.CDist, math_ops.IRFFT, math_ops.ISTFT),
+    *operations(image, "GaussianBlur", "SSIM", "SobelEdges"),
+    *operations(math_ops, "CDist", "IRFFT", "ISTFT"),
     *(math_ops.Logdet, math_ops.RFFT, math_ops.STFT),
     *(nn.CTCDecode, nn.CTCLoss),
     *(numpy_ops.Corrcoef, numpy_ops.Correlate, numpy_ops.Slogdet),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from distill._graphs import twin
+from distill._keras import twin
 from distill.exports._export import export
 
 

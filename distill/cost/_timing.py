@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-# What `model.export` goes by; Keras exports it to nobody else.
-from keras.src.export.export_utils import get_input_signature
+from distill._keras import get_input_signature
 
+# What `model.export` goes by; Keras exports it to nobody else.
 from distill.cost._products import known
 from distill.cost._storage import litert_file
 

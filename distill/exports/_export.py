@@ -12,10 +12,9 @@ import keras
 import numpy as np
 
 # Keras exports no name for it.
-from keras.src.export.export_utils import get_input_signature
-
 from distill._atomic import replacing, replacing_folder
 from distill._graphs import functional_of
+from distill._keras import flatten_layers, get_input_signature, standardize_inputs
 from distill.quantization._aware import is_quantized, require_examples, without_rounded_kernels
 
 Precision = Literal["float32", "float16", "dynamic_range", "int8", "int16x8"]
@@ -147,7 +146,7 @@ def inputs_by_name(model: keras.Model, x: Any) -> Any:
             )
         array = np.asarray(x)
         return array.astype("float32") if array.dtype.kind == "f" else array
-    arrays = [keras.ops.convert_to_numpy(tensor) for tensor in graph._standardize_inputs(x)]
+    arrays = [keras.ops.convert_to_numpy(tensor) for tensor in standardize_inputs(graph, x)]
     return arrays[0] if len(arrays) == 1 else {t.name: a for t, a in zip(graph.inputs, arrays, strict=True)}
 
 
@@ -221,7 +220,7 @@ def _one_by_one(inputs: Any) -> Iterator[Any]:
 
 
 def _check_types(model: keras.Model, *, half: bool) -> None:
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         if layer.compute_dtype in ("float16", "bfloat16", "float64"):
             raise ValueError(
                 f"LiteRT computes in float32. Received: {model.name!r}, whose layer {layer.name!r} computes in "

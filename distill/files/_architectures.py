@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src import ops
-from keras.src.backend.common import global_state
-from keras.src.backend.common.variables import initialize_all_variables
-from keras.src.saving.serialization_lib import ObjectSharingScope
 
+from distill._keras import (
+    Functional,
+    ObjectSharingScope,
+    flatten_layers,
+    initialize_all_variables,
+    operation_modules,
+    set_uninitialized_variables,
+    uninitialized_variables,
+)
 from distill.files._bounds import require_proportion
 from distill.files._legacy import Config, modern
 from distill.files._stored import Stored
@@ -73,13 +78,9 @@ def _module_of(name: str, key: str, config: Any) -> str | None:
         return None
     if key == "dtype":
         return "keras"
-    if name in ("Functional", "Sequential"):
-        return f"keras.src.models.{name.lower()}"
-    operations = [
-        module
-        for module in (ops.core, ops.image, ops.linalg, ops.math, ops.nn, ops.numpy)
-        if isinstance(vars(module).get(name), type)
-    ]
+    if name in (kinds := {"Functional": Functional, "Sequential": keras.Sequential}):
+        return kinds[name].__module__
+    operations = [module for module in operation_modules() if isinstance(vars(module).get(name), type)]
     # The sum of two tensors and the layer that adds have one name; only layers can be trained.
     if operations and "trainable" not in config:
         return operations[0].__name__
@@ -102,8 +103,8 @@ def planned(config: Config, trust: bool, source: str, held: int) -> Iterator[ker
     Raises:
         ValueError: it cannot be built.
     """
-    waiting = global_state.get_global_attribute("uninitialized_variables", [])
-    global_state.set_global_attribute("uninitialized_variables", [])
+    waiting = uninitialized_variables()
+    set_uninitialized_variables([])
     try:
         try:
             model = _planned(config, trust, source)
@@ -114,13 +115,13 @@ def planned(config: Config, trust: bool, source: str, held: int) -> Iterator[ker
             # A class that is not Keras' own may want values when it is made, as tasks of keras_hub do; so do
             # recurrent layers that keep their states.
             require_held(config, trust, source, held)
-            global_state.set_global_attribute("uninitialized_variables", [])
+            set_uninitialized_variables([])
             with ObjectSharingScope():
                 model = _built(config, trust, source)
         yield model
     finally:
         # Those of a model that was refused must never be made: Keras would do so on the next occasion.
-        global_state.set_global_attribute("uninitialized_variables", waiting)
+        set_uninitialized_variables(waiting)
 
 
 allocate = initialize_all_variables
@@ -176,7 +177,7 @@ def _stateless(config: Any) -> Any:
 def _states_of(model: keras.Model) -> int:
     """How many numbers its recurrent layers would keep between batches."""
     batch = max((tensor.shape[0] or 1 for tensor in model.inputs), default=1)
-    sizes = [getattr(layer, "state_size", 0) for layer in model._flatten_layers()]
+    sizes = [getattr(layer, "state_size", 0) for layer in flatten_layers(model)]
     return batch * sum(keras.tree.flatten(sizes))
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-# Keras exports no name for how it makes names.
-from keras.src.utils.naming import to_snake_case
+from distill._keras import to_snake_case
 
+# Keras exports no name for how it makes names.
 from distill._tables import aligned
 from distill.files._parts import Part, Parts
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from distill._keras import flatten_layers
 from distill.files import _saved_model as saved_model
 from distill.files._architectures import allocate, planned, understood
 from distill.files._bounds import require_proportion
@@ -169,7 +170,7 @@ def _require_words(model: keras.Model, stored: Stored) -> None:
     """A lookup whose words are not in its config has them in a file of its own."""
     lookups = [
         layer.name
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if isinstance(layer, keras.layers.StringLookup | keras.layers.IntegerLookup)
         and layer.input_vocabulary is None
     ]

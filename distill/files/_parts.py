@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras.src.saving import saving_lib
+
+from distill._keras import DiskIOStore, H5IOStore, flatten_layers, load_state, save_state
 
 
 class Weight(NamedTuple):
@@ -55,7 +56,7 @@ def in_keras3(model: keras.Model) -> Parts:
     store = _Recorder()
     # A layer that writes values, not variables, may have none yet; and none may be made.
     with keras.StatelessScope(initialize_variables=False):
-        saving_lib._save_state(model, store, None, "", _training_state(model))
+        save_state(model, store, None, _training_state(model))
     return {path: Part(store.name_of(path), weights) for path, weights in store.kept.items() if weights}
 
 
@@ -89,8 +90,8 @@ def assign_keras3(
         if path not in values
     }
     store = _Values({**kept, **values})
-    files = None if assets is None else saving_lib.DiskIOStore(assets, mode="r")
-    saving_lib._load_state(model, store, files, "", visited_saveables=_training_state(model))
+    files = None if assets is None else DiskIOStore(assets, mode="r")
+    load_state(model, store, files, _training_state(model))
 
 
 def assign_legacy(model: keras.Model, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -98,12 +99,12 @@ def assign_legacy(model: keras.Model, values: Mapping[str, Mapping[str, np.ndarr
     for place, (_, variables) in enumerate(_legacy_variables(model)):
         for i, variable in enumerate(variables if str(place) in values else ()):
             variable.assign(values[str(place)][str(i)])
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # what it computes with is made of its weights
 
 
-class _Recorder(saving_lib.H5IOStore):
+class _Recorder(H5IOStore):
     """Stands for a file; keeps shapes. Keras asks for the class."""
 
     def __init__(self) -> None:
@@ -130,7 +131,7 @@ class _Weights(dict):
         super().__setitem__(key, _weight(key, value))
 
 
-class _Values(saving_lib.H5IOStore):
+class _Values(H5IOStore):
     """Stands for a file that holds these values."""
 
     def __init__(self, values: Mapping[str, Mapping[str, Any]]) -> None:

@@ -6,10 +6,7 @@ from typing import Any, ClassVar, Literal
 import keras
 from keras import ops
 
-# The code by which Keras reduces its own losses: mean over the batch, masks, replicas of tf.distribute.
-from keras.src.backend import get_keras_mask
-from keras.src.losses.loss import reduce_weighted_values
-
+from distill._keras import get_keras_mask, reduce_weighted_values
 from distill.losses._settings import Setting
 
 Head = Literal["softmax", "sigmoid"]

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from distill._keras import compute_output_spec, is_present
+
 # Keras exports no name for its symbolic call.
-from keras.src.backend import compute_output_spec
 
 Schedule = Callable[[Any], Any]
 
@@ -73,7 +74,7 @@ class Setting:
 
     def _require_present(self) -> None:
         # Keras has no public word for a variable whose value its JAX trainer holds elsewhere.
-        if keras.backend.backend() == "jax" and self.variable._value is None:
+        if keras.backend.backend() == "jax" and not is_present(self.variable):
             raise RuntimeError(
                 f"On JAX, {self.name} is not in its variable between the batches of an epoch. Received: a use of it "
                 "there. Call the Distiller's jax_state_sync() first, or change it between epochs."

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from distill._graphs import functional_of, nodes_of
+from distill._keras import flatten_layers, standardize_inputs
 from distill.quantization._layers import PLAIN, FakeQuantize
 from distill.quantization._rewriting import copy_of, rewrite
 from distill.quantization._rounding import rounded
@@ -82,7 +83,7 @@ def without_rounded_kernels(model: keras.Model) -> keras.Model:
 
 def is_quantized(model: keras.Model) -> bool:
     """Whether the model is one from `quantize_aware`, or holds one."""
-    return any(type(layer) is FakeQuantize for layer in model._flatten_layers())
+    return any(type(layer) is FakeQuantize for layer in flatten_layers(model))
 
 
 def _plain(layer: Any, name: str) -> Any:
@@ -95,7 +96,7 @@ def _find_ranges(model: keras.Model, examples: Any, batch_size: int) -> None:
     count = len(keras.tree.flatten(examples)[0])
     for start in range(0, count, batch_size):
         batch = keras.tree.map_structure(lambda array: array[start : start + batch_size], examples)  # noqa: B023
-        tensors = dict(zip(map(id, graph.inputs), graph._standardize_inputs(batch), strict=True))
+        tensors = dict(zip(map(id, graph.inputs), standardize_inputs(graph, batch), strict=True))
         for node in nodes_of(graph):
             args, kwargs = node.arguments.fill_in(tensors)
             if type(node.operation) is not FakeQuantize:

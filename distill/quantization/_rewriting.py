@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from distill._graphs import arguments_of, functional_of, nodes_of
+from distill._keras import history_of
 
 Replace = Callable[[Any, str], Any]
 
@@ -79,12 +80,10 @@ def copy_of(layer: Any, name: str, kind: Any = None) -> Any:
 
 def input_like(tensor: Any) -> Any:
     """A new input of the same shape, type and name."""
-    return keras.Input(
-        batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name
-    )
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=history_of(tensor).operation.name)
 
 
 def model_like(graph: Any, inputs: Sequence[Any], outputs: Sequence[Any], name: str) -> keras.Model:
     """A Functional model that takes and returns its tensors in the same structures as another."""
-    structures = zip((graph._inputs_struct, graph._outputs_struct), (inputs, outputs), strict=True)
+    structures = zip((graph.input, graph.output), (inputs, outputs), strict=True)
     return keras.Model(*(keras.tree.pack_sequence_as(*pair) for pair in structures), name=name)

@@ -8,6 +8,7 @@ import numpy as np
 from keras import activations, layers
 
 from distill._graphs import functional_of, nodes_of
+from distill._keras import history_of, inbound_nodes
 from distill.quantization._layers import QUANTIZED, FakeQuantize
 from distill.quantization._rewriting import copy_of, input_like, model_like, names_of, rewrite, unused
 
@@ -156,7 +157,7 @@ class _Rounding:
         if is_head:
             return self._call_head(result, layer, layer.activation, self._round(output, layer.name))
         if normalization is not None:
-            result = normalization._inbound_nodes[0].outputs[0]
+            result = inbound_nodes(normalization)[0].outputs[0]
         return self._stored(result, output, layer)
 
     def _call_head(self, result: Any, layer: Any, activation: Any, logits: Any) -> Any:
@@ -187,9 +188,9 @@ class _Rounding:
         return reader if is_norm and is_linear and alone else None
 
     def _refuse_unless_folded(self, node: Any) -> None:
-        before = node.input_tensors[0]._keras_history
+        before = history_of(node.input_tensors[0])
         source = before.operation
-        if type(source) not in QUANTIZED or self._folded(source._inbound_nodes[before.node_index]) is None:
+        if type(source) not in QUANTIZED or self._folded(inbound_nodes(source)[before.node_index]) is None:
             raise ValueError(
                 "A BatchNormalization is folded into the Dense or convolution layer right before it, where both are "
                 "called once, nothing else reads that layer and it has no activation. Received: "

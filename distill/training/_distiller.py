@@ -9,6 +9,16 @@ import numpy as np
 from keras import ops
 
 from distill._graphs import functional_of
+from distill._keras import (
+    Trainer,
+    compiled_loss,
+    compiled_metrics,
+    flatten_layers,
+    forget_compiled,
+    own_losses,
+    share_of_penalty,
+    take_any_arguments,
+)
 from distill._replicas import replica_count, scope_of
 from distill.files._saving import save_model
 from distill.losses._base import DistillationLoss
@@ -19,10 +29,9 @@ from distill.training._objective import Objective, Term
 from distill.training._outputs import Output, output_key
 from distill.training._taps import Read, Tapped, Taps
 from distill.training._teacher import Peer, Teacher
-from distill.training._workers import MultiWorker
 
 
-class Distiller(MultiWorker):
+class Distiller(Trainer):
     """Trains a student on its own loss and on distillation losses against a frozen teacher.
 
     The loss of a training step is
@@ -202,7 +211,7 @@ class Distiller(MultiWorker):
 
     @student_loss_weight.setter
     def student_loss_weight(self, value: float) -> None:
-        needs_new_step = self.compiled and (self._compile_loss is None or self._traced_without_labels)
+        needs_new_step = self.compiled and (compiled_loss(self) is None or self._traced_without_labels)
         if needs_new_step and require_number("student_loss_weight", value, 0.0, 1.0) > 0:
             raise ValueError(
                 "A student_loss_weight above 0 needs a compiled loss and labels, and this model was compiled or "
@@ -279,7 +288,7 @@ class Distiller(MultiWorker):
         if loss is None and self._needs_labels:
             raise self._loss_missing()
         # Keras keeps the loss and metrics of an earlier call where this one gives none.
-        self._compile_loss = self._compile_metrics = None
+        forget_compiled(self)
         with scope_of(self):
             super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self._traced_without_labels = False
@@ -301,7 +310,7 @@ class Distiller(MultiWorker):
     def make_train_function(self, force: bool = False) -> Any:
         """Prepares a training step, as Keras does at each `fit`."""
         self._needs_labels = self._objective.needs_labels  # `load_weights` may have changed it
-        if self._needs_labels and self._compile_loss is None:
+        if self._needs_labels and compiled_loss(self) is None:
             raise self._loss_missing()
         # A step that was traced without labels would go on without the student's loss.
         stale: bool = self._needs_labels and self._traced_without_labels
@@ -318,10 +327,10 @@ class Distiller(MultiWorker):
             self._traced_teachers = values
         return super().make_train_function(force or stale)
 
-    def _resolve_auto_jit_compile(self) -> bool:
-        # Keras asks the layers that it tracks; the teachers are compiled along on TensorFlow.
-        supported = keras.backend.backend() != "tensorflow" or all(t.supports_jit for t in self._teachers)
-        return super()._resolve_auto_jit_compile() and supported
+    @property
+    def allows_jit(self) -> bool:
+        """Whether XLA may compile the step; on TensorFlow it compiles the teachers along."""
+        return keras.backend.backend() != "tensorflow" or all(t.supports_jit for t in self._teachers)
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """One training step, as `keras.Model.train_on_batch`."""
@@ -331,14 +340,14 @@ class Distiller(MultiWorker):
 
     def _forget_step_without_labels(self) -> None:
         # What was compiled is built with the first labels, for which a step that was traced has no room.
-        compiled = (self._compile_loss, self._compile_metrics)
+        compiled = (compiled_loss(self), compiled_metrics(self))
         if self._traced_without_labels and any(part is not None and not part.built for part in compiled):
             self.train_function = None
 
     def test_step(self, *args: Any) -> Any:
         """One batch of an evaluation; with JAX its state comes before it."""
         _, y, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
-        if y is None or (self._compile_loss is None and self._compile_metrics is None):
+        if y is None or (compiled_loss(self) is None and compiled_metrics(self) is None):
             raise ValueError(
                 "Evaluation and validation report the student's own loss and metrics, so they need labels and "
                 f"something compiled. Received: {'no labels' if y is None else 'neither a loss nor metrics'}. "
@@ -408,7 +417,7 @@ class Distiller(MultiWorker):
         """
         if not training:
             # Without labels, Keras asks for this to build what was compiled; `test_step` refuses it.
-            if self._compile_loss is None or y is None:
+            if compiled_loss(self) is None or y is None:
                 return ops.zeros(())
             return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
 
@@ -433,9 +442,8 @@ class Distiller(MultiWorker):
                     "student_loss_weight above 0. Train on (x, y), or set student_loss_weight=0."
                 )
             self._traced_without_labels = True
-        elif self._compile_loss is not None:
-            # Keras has no public way to its compiled loss apart from the penalties, which are not to be weighted.
-            student_loss = self._compile_loss(y, y_pred.outputs, sample_weight)
+        elif (loss := compiled_loss(self)) is not None:
+            student_loss = loss(y, y_pred.outputs, sample_weight)
         taught = [teacher(x, y_pred) for teacher in self._teachers]
         weight = sample_weight if self._weigh_distillation else None
         parts = self._loss_layers(
@@ -448,20 +456,19 @@ class Distiller(MultiWorker):
     def _sum_of_penalties(self, losses: Sequence[Any]) -> Any:
         total = ops.zeros((), "float32")
         for loss in losses:
-            # Keras' own step for a penalty: divided by the number of replicas, all of which compute it.
-            total += ops.cast(self._aggregate_additional_loss(loss), "float32")
+            total += ops.cast(share_of_penalty(self, loss), "float32")
         return total
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Updates the compiled metrics and returns the logs; nothing that this pass did not compute is in them."""
         training = isinstance(y_pred, Tapped)
-        has_loss = self._compile_loss is not None
+        has_loss = compiled_loss(self) is not None
         own = {tracker.name for tracker in self._objective_trackers}
         if y is None:
             logged = {"loss"} | own - {"student_loss"}
             return {metric.name: metric.result() for metric in self.metrics if metric.name in logged}
         results = super().compute_metrics(x, y, y_pred.outputs if training else y_pred, sample_weight)
-        if self._compile_metrics is not None and (clash := own & set(self._compile_metrics.result())):
+        if (compiled := compiled_metrics(self)) is not None and (clash := own & set(compiled.result())):
             raise ValueError(
                 f"Each name in the logs is one number. Received: {sorted(clash)}, both a term of the loss and a "
                 "compiled metric. Give the distillation loss another name=."
@@ -473,9 +480,8 @@ class Distiller(MultiWorker):
 
     def get_metrics_result(self) -> dict[str, Any]:
         """The metrics' values; compiled metrics that no labels ever reached are left out."""
-        unreached = (
-            self._compile_metrics if self._compile_metrics and not self._compile_metrics.built else None
-        )
+        compiled = compiled_metrics(self)
+        unreached = compiled if compiled and not compiled.built else None
         results: dict[str, Any] = {}
         for metric in self.metrics:
             if metric is not unreached:
@@ -549,7 +555,7 @@ class _LossLayers(keras.Layer):
 
     def __init__(self) -> None:
         super().__init__(dtype="float32", autocast=False, name="loss_layers")
-        self._allow_non_tensor_positional_args = True
+        take_any_arguments(self)
 
     def hold(self, layers: Sequence[keras.Layer]) -> None:
         """Takes the losses' layers, once all are made."""
@@ -562,7 +568,7 @@ class _LossLayers(keras.Layer):
 
     def own_losses(self) -> list[Any]:
         """What the layers passed to `add_loss` in the last call, and their activity regularizers."""
-        return [loss for layer in self._flatten_layers() for loss in layer._get_own_losses()]
+        return [loss for layer in flatten_layers(self) for loss in own_losses(layer)]
 
 
 def _term(

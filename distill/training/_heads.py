@@ -7,11 +7,17 @@ from typing import Any
 import keras
 from keras import layers
 
-# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes, nor for masks.
-from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.models import Functional
-
-from distill._graphs import functional_of, twin
+from distill._graphs import functional_of, nodes_of
+from distill._keras import (
+    Functional,
+    get_keras_mask,
+    history_of,
+    inbound_nodes,
+    set_keras_mask,
+    twin,
+    twin_run_by,
+    twin_with_graph,
+)
 from distill.losses._base import Head
 from distill.quantization._layers import FakeQuantize, QuantizedConv1D, QuantizedConv2D, QuantizedDense
 
@@ -46,13 +52,12 @@ class GraphReader:
         self._kept: dict[Key, keras.KerasTensor] = {}
         self._taken_apart: dict[int, list[Key]] = {}  # id of a head's node -> keys
         self._nested: dict[int, GraphReader] = {}  # id of a nested model's node -> its reader
-        depths = sorted(graph._nodes_by_depth, reverse=True)
-        self._nodes = [node for depth in depths for node in graph._nodes_by_depth[depth] if not node.is_input]
+        self._nodes = list(nodes_of(graph))
 
     @property
     def outputs(self) -> Any:
         """The model's outputs, as the model returns them."""
-        outputs = self._graph._outputs_struct
+        outputs = self._graph.output
         return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
 
     def keep_layer(self, path: str, key: Key) -> Any:
@@ -92,14 +97,11 @@ class GraphReader:
         Only how the graph is run differs: Keras' own `__call__` sees to inputs, masks, `training` and losses.
         A twin serves one call, because replicas of tf.distribute take turns within it.
         """
-        graph = twin(self._graph)
-        graph.__dict__["_run_through_graph"] = lambda inputs, operation_fn: self._run(
-            inputs, operation_fn, kept
-        )
-        return graph if model is self._graph else twin(model, _functional=graph)
+        graph = twin_run_by(self._graph, lambda inputs, operation_fn: self._run(inputs, operation_fn, kept))
+        return graph if model is self._graph else twin_with_graph(model, graph)
 
     def _run(self, inputs: Any, operation_fn: Any, kept: dict[Key, Any]) -> Any:
-        """`Functional._run_through_graph`, keeping what was asked for."""
+        """As Keras runs a graph, keeping what was asked for."""
         flat = keras.tree.flatten(inputs)
         tensors = {id(symbolic): value for symbolic, value in zip(self._graph.inputs, flat, strict=True)}
         for node in self._nodes:
@@ -122,7 +124,7 @@ class GraphReader:
                 tensors[id(symbolic)] = value
         kept.update({key: tensors[id(symbolic)] for key, symbolic in self._kept.items()})
         results = [tensors[id(symbolic)] for symbolic in self._graph.outputs]
-        return keras.tree.pack_sequence_as(self._graph._outputs_struct, results)
+        return keras.tree.pack_sequence_as(self._graph.output, results)
 
     def _inside(self, node: Any, graph: Functional) -> "GraphReader":
         owner = f"{self._owner}/{node.operation.name}"
@@ -146,8 +148,7 @@ class GraphReader:
             )
         if len(calls) > 1 or counted:
             listed = [
-                f"{name}[{i}] on "
-                + ", ".join(repr(x._keras_history.operation.name) for x in call.input_tensors)
+                f"{name}[{i}] on " + ", ".join(repr(history_of(x).operation.name) for x in call.input_tensors)
                 for i, call in enumerate(calls)
             ]
             raise ValueError(
@@ -168,8 +169,8 @@ class GraphReader:
 
     def _find_logits(self, tensor: keras.KerasTensor, key: Key) -> str:
         """Keeps what `tensor` was before the last activation; returns which that is."""
-        operation, node_index, tensor_index = tensor._keras_history
-        node = operation._inbound_nodes[node_index]
+        operation, node_index, tensor_index = history_of(tensor)
+        node = inbound_nodes(operation)[node_index]
         if type(operation) in (layers.Activation, FakeQuantize):
             rounds = type(operation) is FakeQuantize
             activation = "linear" if rounds else _ACTIVATIONS.get(operation.activation)

@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-# Keras exports no name for masks.
-from keras.src.backend import get_keras_mask
-
+from distill._keras import get_keras_mask
 from distill._replicas import replica_count, whole_batch_means
 from distill.losses._base import BatchLoss, DistillationLoss
 from distill.losses._settings import Setting

@@ -4,8 +4,7 @@ from typing import Any
 
 import keras
 
-# Keras exports no name for the class that `keras.Model(inputs, outputs)` makes.
-from keras.src.models import Functional
+from distill._keras import Functional
 
 Output = str | int | None
 
@@ -49,11 +48,7 @@ def pick(outputs: Any, output: Output, owner: str, *, only_serves_all: bool = Fa
 
 def output_key(graph: Functional, output: Output) -> Output:
     """An output's key in what the model returns: what Keras calls by the name of a layer is a position in a list."""
-    if (
-        isinstance(output, str)
-        and not isinstance(graph._outputs_struct, dict)
-        and output in graph.output_names
-    ):
+    if isinstance(output, str) and not isinstance(graph.output, dict) and output in graph.output_names:
         if graph.output_names.count(output) > 1:
             raise ValueError(
                 f"An output goes by a name of its own. Received: {output!r} of {graph.name!r}, whose outputs are "

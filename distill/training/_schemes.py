@@ -304,7 +304,7 @@ def _joined(models: Any, what: str, head: Callable[[list[Any]], Any], name: str)
         ([_sizes(part) for part in graph.inputs], [_sizes(part) for part in graph.outputs])
         for graph in graphs
     ]
-    structures = [keras.tree.map_structure(lambda _: 0, graph._inputs_struct) for graph in graphs]
+    structures = [keras.tree.map_structure(lambda _: 0, graph.input) for graph in graphs]
     if (
         any(one != described[0] for one in described)
         or len(graphs[0].outputs) > 1
@@ -318,11 +318,11 @@ def _joined(models: Any, what: str, head: Callable[[list[Any]], Any], name: str)
     with scope_of(models[0]):
         inputs = keras.tree.map_structure(
             lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name),
-            graphs[0]._inputs_struct,
+            graphs[0].input,
         )
         given = keras.tree.flatten(inputs)
         outputs = [
-            keras.tree.flatten(model(keras.tree.pack_sequence_as(graph._inputs_struct, given)))[0]
+            keras.tree.flatten(model(keras.tree.pack_sequence_as(graph.input, given)))[0]
             for model, graph in zip(models, graphs, strict=True)
         ]
         joined = keras.Model(inputs, head(outputs), name=name)

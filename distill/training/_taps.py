@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-# Keras exports no name for masks.
-from keras.src.backend import get_keras_mask, set_keras_mask
-
 from distill._graphs import functional_of
+from distill._keras import get_keras_mask, set_keras_mask
 from distill.losses._base import Head
 from distill.training._heads import GraphReader
 from distill.training._outputs import Output, output_key, pick

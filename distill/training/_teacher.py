@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from distill._keras import flatten_layers
 from distill.training._taps import Read, Tapped, Taps
 
 
@@ -61,7 +62,7 @@ class Teacher:
     def supports_jit(self) -> bool:
         """Whether XLA may compile it, as far as Keras can tell."""
         return isinstance(self.model, keras.Layer) and all(
-            layer.supports_jit for layer in self.model._flatten_layers()
+            layer.supports_jit for layer in flatten_layers(self.model)
         )
 
     def expected(self, learned: Tapped) -> Tapped:

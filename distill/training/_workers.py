@@ -35,64 +35,13 @@ seconds. All have to start again, which `scripts/launch --restarts` does.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
-from keras import ops
 
-# What is overridden here is private to Keras: add a version once tests/test_multiworker.py has passed with it.
-TESTED_KERAS = ("3.15.1",)
-
-
-class MultiWorker(keras.Model):
-    """A `keras.Model` whose `fit` and `evaluate` work with several replicas, in one process or in several.
-
-    To be inherited in place of `keras.Model`. The module's text says what each worker sees and reports.
-
-    Raises:
-        RuntimeError: at `fit` and `evaluate` with several workers, on a version of Keras that was not tested.
-        ValueError: there, compiled with `steps_per_execution` above 1 or `jit_compile=True`.
-    """
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # Keras averages a batch over all replicas to learn its shape: that fails for several workers and for shards
-        # of several sizes, and it takes a batch from a generator or an order from a dataset's shuffling.
-        # The shape is known without.
-        if iterator is not None and _replicas(self) > 1:
-            import tensorflow as tf
-
-            data_batch = tf.nest.map_structure(
-                lambda replicas: tf.nest.flatten(replicas, expand_composites=True)[0],
-                iterator._distributed_dataset.element_spec,
-            )
-            iterator = None
-        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-
-    def _make_function(self, step_function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if _strategy(self) is None:
-            return super()._make_function(step_function, *args, **kwargs)
-        if self.steps_per_execution > 1 or self.jit_compile:
-            raise ValueError(
-                "With several workers, TensorFlow compiles neither loops of steps nor steps for XLA. Received: "
-                f"steps_per_execution={self.steps_per_execution}, jit_compile={self.jit_compile}. "
-                "Compile with steps_per_execution=1 and jit_compile=False."
-            )
-
-        def step(data: Any) -> Any:
-            # Keras averages the logs over axis 0, then over workers, and a scalar has no axis 0.
-            return keras.tree.map_structure(lambda log: ops.expand_dims(log, 0), step_function(data))
-
-        return super()._make_function(step, *args, **kwargs)
-
-    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
-        # Keras keeps the last batch's logs, a mean over replicas, unless the model's metrics have exactly their
-        # names. Read here, outside the step, a metric is that of all examples.
-        if not isinstance(logs, dict):
-            return logs
-        results = self.get_metrics_result()
-        return {name: results.get(name, log) for name, log in logs.items()}
+from distill._keras import set_initial_epoch, worker_strategy
 
 
 class Backup(keras.callbacks.BackupAndRestore):
@@ -135,13 +84,13 @@ class Backup(keras.callbacks.BackupAndRestore):
 
     @property
     def _writes(self) -> bool:
-        strategy = _strategy(self.model)
+        strategy = worker_strategy(self.model)
         return strategy is None or strategy.extended.should_checkpoint
 
     def _load_model(self) -> None:
         backups = dict(self._backups())
         epoch = max(backups, default=-1)
-        strategy = _strategy(self.model)
+        strategy = worker_strategy(self.model)
         if strategy is not None:
             import tensorflow as tf
 
@@ -161,7 +110,7 @@ class Backup(keras.callbacks.BackupAndRestore):
             if self.model.optimizer is not None and not self.model.optimizer.built:
                 self.model.optimizer.build(self.model.trainable_variables)
             self.model.load_weights(backups[epoch])
-        self.model._initial_epoch = max(epoch, 0)
+        set_initial_epoch(self.model, max(epoch, 0))
 
     def _save_model(self) -> None:
         if not self._writes:
@@ -181,30 +130,3 @@ class Backup(keras.callbacks.BackupAndRestore):
         for path in Path(self.backup_dir).glob("epoch-*.weights.h5"):
             if match := re.fullmatch(r"epoch-(\d+)\.weights\.h5", path.name):
                 yield int(match[1]), path
-
-
-def _replicas(model: keras.Model) -> int:
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    _strategy(model)  # refuses an untested Keras
-    return model.distribute_strategy.num_replicas_in_sync
-
-
-def _strategy(model: keras.Model) -> Any:
-    """The strategy of a model that several workers train; `None` for all others."""
-    if keras.backend.backend() != "tensorflow":
-        return None
-    import tensorflow as tf
-
-    strategy = model.distribute_strategy
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return None
-    if not strategy.extended._in_multi_worker_mode():
-        return None
-    if keras.__version__ not in TESTED_KERAS:
-        raise RuntimeError(
-            "Training with several workers overrides what is private to Keras, so it works with the versions it was "
-            f"tested with: {', '.join(TESTED_KERAS)}. Received: Keras {keras.__version__}. "
-            f"Install keras=={TESTED_KERAS[-1]}, or train in one process."
-        )
-    return strategy

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import distill
-from distill.training import _workers as multiworker
+from distill import _keras
 from distill.training._workers import Backup
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def refusals(strategy):
         with pytest.raises(ValueError, match="With several workers") as caught:
             make(strategy, **compiled).fit(x, y, BATCH, verbose=0)
         errors[next(iter(compiled))] = str(caught.value)
-    multiworker.TESTED_KERAS = ("3.14.0",)
+    _keras.WORKERS_TESTED_WITH = ("3.14.0",)
     for name in ("fit", "evaluate"):
         with pytest.raises(RuntimeError, match="Training with several workers") as caught:
             getattr(make(strategy), name)(x, y, BATCH, verbose=0)
@@ -221,7 +221,7 @@ def test_two_workers_equal_one_process(tmp_path):
 def test_other_keras_is_fine_for_one_process(monkeypatch):
     import tensorflow as tf
 
-    monkeypatch.setattr(multiworker, "TESTED_KERAS", ("3.14.0",))
+    monkeypatch.setattr(_keras, "WORKERS_TESTED_WITH", ("3.14.0",))
     x, y = data()
     history = make(tf.distribute.get_strategy(), steps_per_execution=2).fit(x, y, BATCH, verbose=0).history
     assert np.isfinite(history["loss"]).all()

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from distill import _keras
 from distill.pruning.structured._configs import own_of
 
 
@@ -15,7 +16,7 @@ def compile_settings(model: keras.Model) -> dict[str, Any] | None:
     """
     if not model.compiled:
         return None
-    settings = dict(model._compile_config.config)
+    settings = _keras.compile_settings(model)
     settings["optimizer"] = None if model.optimizer is None else _afresh(model.optimizer)
     for name in ("metrics", "weighted_metrics"):
         settings[name] = keras.tree.map_structure(
@@ -32,7 +33,7 @@ def compile_with(settings: dict[str, Any] | None, old: keras.Model, new: keras.M
     if new.optimizer is None:
         return
     one, other = (getattr(model.optimizer, "inner_optimizer", model.optimizer) for model in (old, new))
-    staying = {variable.path for variable in old.trainable_variables if not one._use_weight_decay(variable)}
+    staying = {variable.path for variable in old.trainable_variables if not _keras.decays(one, variable)}
     if staying:
         other.exclude_from_weight_decay(
             var_list=[variable for variable in new.trainable_variables if variable.path in staying]

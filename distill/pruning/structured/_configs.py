@@ -6,10 +6,12 @@ from typing import Any
 
 import keras
 
+from distill._keras import flatten_layers
+
 
 def own_of(one: Any) -> dict[str, Any]:
     """Classes and functions of the user's own that a layer, an optimizer or a metric has, by name."""
-    parts = one._flatten_layers() if isinstance(one, keras.Layer) else [one]
+    parts = flatten_layers(one) if isinstance(one, keras.Layer) else [one]
     found = [value for part in parts for value in vars(part).values()]
     return {
         **{type(value).__name__: type(value) for value in found if _is_foreign(value)},

@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 from distill._graphs import functional_of, nodes_of
+from distill._keras import inbound_nodes
 from distill.pruning.structured._compiling import compile_settings, compile_with
 from distill.pruning.structured._operation_rules import is_addition
 from distill.pruning.structured._rebuild import needed_of, rebuild
@@ -155,7 +156,7 @@ def _removable(graph: Any, path: str) -> Iterator[Removable]:
         own = f"{path}/{operation.name}" if path else operation.name
         inner = functional_of(operation)
         if inner is not None:
-            if len(operation._inbound_nodes) == 1:  # else what goes from one call goes from all
+            if len(inbound_nodes(operation)) == 1:  # else what goes from one call goes from all
                 yield from _removable(inner, own)
             continue
         if is_addition(operation) and len(node.input_tensors) == 2:

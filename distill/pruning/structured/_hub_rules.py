@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from distill._keras import kernel_variable
 from distill.pruning.structured._labels import Axes, Axis
 from distill.pruning.structured._tracing import Call, Rule
 from distill.pruning.structured._tying import activate, is_quantized
@@ -65,9 +66,9 @@ def _between(call: Call, key: str, makers: list[Any], reader: Any, activation: A
     if any(is_quantized(dense) for dense in (*makers, reader)):
         call.lock_all("it is quantized or has LoRA enabled")
         return
-    (hidden,) = call.weight(reader._kernel, inputs=(0,))
+    (hidden,) = call.weight(kernel_variable(reader), inputs=(0,))
     for dense in makers:
-        (made,) = call.weight(dense._kernel, outputs=(1,))
+        (made,) = call.weight(kernel_variable(dense), outputs=(1,))
         call.unite(made, hidden)
         if dense.bias is not None:
             call.unite(call.weight(dense.bias, scales=(0,))[0], hidden)
@@ -114,16 +115,16 @@ def _gemma4(call: Call) -> Axes | list[Axes]:
 def _inverted_residual(call: Call) -> list[Axes]:
     """The channels between its convolutions, in runs of 8: keras_hub rounds to multiples of it."""
     layer = call.operation
-    (hidden,) = call.weight(layer.conv1._kernel, outputs=(3,))
+    (hidden,) = call.weight(kernel_variable(layer.conv1), outputs=(3,))
     call.groups(hidden, hidden.size // 8)
-    (each,) = call.weight(layer.conv2._kernel, scales=(3,))
-    (read,) = call.weight(layer.conv3._kernel, inputs=(2,))
+    (each,) = call.weight(kernel_variable(layer.conv2), scales=(3,))
+    (read,) = call.weight(kernel_variable(layer.conv3), inputs=(2,))
     scaled = [*layer.batch_normalization1.weights, *layer.batch_normalization2.weights]
     if layer.squeeze_excite is not None:
         bottleneck = layer.squeeze_excite.bottleneck_filters
         reduce, expand = layer.squeeze_excite.conv_reduce, layer.squeeze_excite.conv_expand
-        call.unite(call.weight(reduce._kernel, inputs=(2,))[0], hidden)
-        call.unite(call.weight(expand._kernel, outputs=(3,))[0], hidden)
+        call.unite(call.weight(kernel_variable(reduce), inputs=(2,))[0], hidden)
+        call.unite(call.weight(kernel_variable(expand), outputs=(3,))[0], hidden)
         scaled.append(expand.bias)
         call.edit("squeeze_excite_ratio", hidden, value=lambda size: bottleneck / size)
     for axis in (each, read, *(call.weight(variable, scales=(0,))[0] for variable in scaled)):
@@ -136,7 +137,7 @@ def _inverted_residual(call: Call) -> list[Axes]:
         shape[2:] if channels_first else shape[1:3] for shape in (call.shapes[0], call.output_shapes[0])
     )
     for conv, pixels in ((layer.conv1, before), (layer.conv2, after), (layer.conv3, after)):
-        call.multiplies(conv._kernel, pixels)
+        call.multiplies(kernel_variable(conv), pixels)
     return call.lock_all("it may add its input to what it makes of it")
 
 

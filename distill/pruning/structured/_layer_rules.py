@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import layers
 
-# Keras exports no names for the layers of its applications.
-from keras.src.applications import convnext, inception_resnet_v2
+from distill._keras import CustomScaleLayer, LayerScale, StochasticDepth, embeddings_variable, kernel_variable
 
+# Keras exports no names for the layers of its applications.
 from distill.pruning.structured._labels import Axes, Axis
 from distill.pruning.structured._sequence_rules import SEQUENCE_RULES
 from distill.pruning.structured._structure import Shape
@@ -58,11 +58,11 @@ def _dense(call: Call) -> Axes:
     layer, axes = call.operation, call.inputs[0]
     if (quantized := _quantized(call)) is not None:
         return quantized
-    into, out = call.weight(layer._kernel, inputs=(0,), outputs=(1,))
+    into, out = call.weight(kernel_variable(layer), inputs=(0,), outputs=(1,))
     call.unite(axes[-1], into)
     _bias(call, out)
     call.edit("units", out)
-    call.multiplies(layer._kernel, sizes_of(axes[1:-1], call.shapes[0][1:-1]))
+    call.multiplies(kernel_variable(layer), sizes_of(axes[1:-1], call.shapes[0][1:-1]))
     return _made(call, (*axes[:-1], out), [out])
 
 
@@ -99,7 +99,7 @@ def _einsum_dense(call: Call) -> Axes:
         )
         roles[role].append(i)
     order = [i for places in roles.values() for i in places]
-    labels = dict(zip((kernel[i] for i in order), call.weight(layer._kernel, **roles), strict=True))
+    labels = dict(zip((kernel[i] for i in order), call.weight(kernel_variable(layer), **roles), strict=True))
     for letter, place in at_input.items():
         if letter in labels:
             call.unite(axes[-place], labels[letter])
@@ -122,7 +122,7 @@ def _einsum_dense(call: Call) -> Axes:
     letter_at = {len(axes) - place: letter for letter, place in at_input.items()}
     free = [i for i in range(1, len(axes)) if letter_at.get(i) not in labels]
     call.multiplies(
-        layer._kernel, [size for i, size in enumerate(sizes_of(axes, call.shapes[0])) if i in free]
+        kernel_variable(layer), [size for i, size in enumerate(sizes_of(axes, call.shapes[0])) if i in free]
     )
     return _made(call, tuple(found), list(labels.values()))
 
@@ -134,10 +134,10 @@ def _conv(call: Call) -> Axes:
     rank, axes = layer.rank, _spatial(call)
     channel = _channel_axis(layer, len(axes))
     if layer.groups == 1:
-        into, out = call.weight(layer._kernel, inputs=(rank,), outputs=(rank + 1,))
+        into, out = call.weight(kernel_variable(layer), inputs=(rank,), outputs=(rank + 1,))
         call.unite(axes[channel], into)
     else:
-        (out,) = call.weight(layer._kernel, outputs=(rank + 1,))
+        (out,) = call.weight(kernel_variable(layer), outputs=(rank + 1,))
         source = axes[channel]
         call.groups(out, layer.groups)
         if source is not None:
@@ -148,7 +148,7 @@ def _conv(call: Call) -> Axes:
         call.edit("groups", out, value=lambda size: size // width)
     _bias(call, out)
     call.edit("filters", out)
-    call.multiplies(layer._kernel, _pixels(layer, call.output_shapes[0]))
+    call.multiplies(kernel_variable(layer), _pixels(layer, call.output_shapes[0]))
     return activate(call, layer.activation, (*axes[:channel], out, *axes[channel + 1 :]))
 
 
@@ -201,7 +201,7 @@ def _embedding(call: Call) -> Axes:
     layer = call.operation
     if (quantized := _quantized(call)) is not None:
         return quantized
-    (out,) = call.weight(layer._embeddings, outputs=(1,))
+    (out,) = call.weight(embeddings_variable(layer), outputs=(1,))
     call.edit("output_dim", out)
     return (*call.inputs[0], out)
 
@@ -362,7 +362,7 @@ LAYER_RULES: dict[type, Rule] = {
     layers.Softmax: softmax,
     layers.UnitNormalization: _unit_normalization,
     # Layers of `keras.applications`.
-    convnext.LayerScale: _layer_scale,
-    convnext.StochasticDepth: same,
-    inception_resnet_v2.CustomScaleLayer: elementwise,
+    LayerScale: _layer_scale,
+    StochasticDepth: same,
+    CustomScaleLayer: elementwise,
 }

@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.ops import core, image, nn
-from keras.src.ops import math as math_ops
-from keras.src.ops import numpy as numpy_ops
 
+from distill._keras import core, image, math_ops, nn, numpy_ops
 from distill.pruning.structured._labels import Axes, Axis
 from distill.pruning.structured._tracing import Call, Rule
 from distill.pruning.structured._tying import (

@@ -10,9 +10,8 @@ import keras
 import numpy as np
 
 # Keras exports no name for this: layers of the caller's own model may hold a Lambda.
-from keras.src.saving.serialization_lib import SafeModeScope
-
 from distill._graphs import functional_of, nodes_of
+from distill._keras import SafeModeScope, flatten_layers, history_of
 from distill.pruning.structured._configs import config_of, in_dtype, own_of, without_arrays
 from distill.pruning.structured._labels import Axes
 from distill.pruning.structured._structure import Edit, Shape, Structure
@@ -109,7 +108,7 @@ class _Builder:
         if isinstance(old, keras.Sequential):
             (entry,) = entries
             kept = [self._operation(node.operation) for node in self._needed(graph)]
-            new = keras.Sequential([entry._keras_history.operation, *kept], name=old.name)
+            new = keras.Sequential([history_of(entry).operation, *kept], name=old.name)
         else:
             new = self._functional(old, graph, entries)
         self._built[id(old)] = old, new
@@ -124,7 +123,7 @@ class _Builder:
                 tensors[id(symbolic)] = value
         inputs, outputs = (
             keras.tree.map_structure(lambda tensor: tensors[self._passed.get(id(tensor), id(tensor))], ends)
-            for ends in (graph._inputs_struct, graph._outputs_struct)
+            for ends in (graph.input, graph.output)
         )
         return keras.Model(inputs, outputs, name=old.name)
 
@@ -138,8 +137,8 @@ class _Builder:
             batch_shape=self._shape(axes, tensor.shape),
             dtype=self._dtype if self._dtype is not None and "float" in tensor.dtype else tensor.dtype,
             sparse=tensor.sparse,
-            name=tensor._keras_history.operation.name,
-            optional=getattr(tensor._keras_history.operation, "optional", False),
+            name=history_of(tensor).operation.name,
+            optional=getattr(history_of(tensor).operation, "optional", False),
         )
 
     def _operation(self, old: Any) -> Any:
@@ -218,7 +217,7 @@ class _Builder:
                     new.trainable = old.trainable
                 continue
             pairs = _pairs(old, new)
-            for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+            for one, other in zip(flatten_layers(old), flatten_layers(new), strict=True):
                 if not any(id(variable) in axes for variable in one.variables):
                     _copy_state(one, other)  # first: what is loaded may be computed anew from other weights
             for source, target in pairs:
@@ -230,7 +229,7 @@ class _Builder:
                     size = self._size(labels)
                     value = value if size == labels.size else value * factor(labels.size, size)
                 target.assign(value)
-            for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+            for one, other in zip(flatten_layers(old), flatten_layers(new), strict=True):
                 if other.trainable != one.trainable:
                     other.trainable = one.trainable
             for source, target in pairs:
@@ -265,7 +264,7 @@ def _pairs(old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Variable, ker
         targets = [by_path[source.path] for source in sources]
 
     def make_up(layer: keras.Layer, variables: list[keras.Variable]) -> tuple[list[type], list[int]]:
-        return [type(one) for one in layer._flatten_layers()], [len(one.shape) for one in variables]
+        return [type(one) for one in flatten_layers(layer)], [len(one.shape) for one in variables]
 
     if make_up(old, sources) != make_up(new, targets):
         raise ValueError(

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from distill._keras import flatten_layers
 from distill.losses._logits import SoftTargets
 from distill.pruning.structured._channels import prune_channels
 from distill.pruning.structured._rebuild import rebuild
@@ -131,7 +132,7 @@ def _penalize(model: keras.Model, penalty: float) -> None:
     """L1 on the scales, which is in no config: what is built anew from the model has none."""
     scales = [
         layer.gamma
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if isinstance(layer, layers.BatchNormalization) and layer.gamma is not None
     ]
     if any(scale.regularizer is not None for scale in scales):

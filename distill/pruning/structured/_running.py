@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 from keras import layers, ops
-from keras.src.ops import nn
 
 from distill._graphs import arguments_of, functional_of, nodes_of
+from distill._keras import nn, standardize_inputs
 from distill.pruning.structured._structure import Key
 
 # TensorFlow has no kernel for float64 of these; of the raw ones, of three dimensions.
@@ -48,7 +48,7 @@ def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
         return [tensors[id(tensor)] for tensor in graph.outputs]
 
     graph: Any = functional_of(model)
-    return walk(graph, graph._standardize_inputs(inputs), "")  # as Keras' own call does
+    return walk(graph, standardize_inputs(graph, inputs), "")  # as Keras' own call does
 
 
 def _called(operation: Any, args: Any, kwargs: Any) -> Any:

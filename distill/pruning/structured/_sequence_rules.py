@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from keras import layers
 
+from distill._keras import attention_projections, is_gated, kernel_variable
 from distill.pruning.structured._labels import Axes
 from distill.pruning.structured._structure import Shape
 from distill.pruning.structured._tracing import Call, Rule
@@ -75,10 +76,10 @@ def _time_distributed(call: Call) -> list[Axes]:
 def _projection(call: Call, dense: Any, given: tuple[Axes, Shape]) -> list[np.ndarray]:
     """Labels of what an attention's projection makes of an input's last axis: heads, width."""
     axes, shape = given
-    into, *found = call.weight(dense._kernel, inputs=(0,), outputs=(1, 2))
+    into, *found = call.weight(kernel_variable(dense), inputs=(0,), outputs=(1, 2))
     call.unite(axes[-1], into)
     _bias_of(call, dense, found)
-    call.multiplies(dense._kernel, shape[1:-1])
+    call.multiplies(kernel_variable(dense), shape[1:-1])
     return found
 
 
@@ -92,8 +93,8 @@ def _bias_of(call: Call, dense: Any, outputs: list[np.ndarray]) -> None:
 def _attention(call: Call) -> list[Axes]:
     layer = call.operation
     given = [call.arguments(name) for name in ("query", "value", "key")]
-    projections = [layer._query_dense, layer._value_dense, layer._key_dense, layer._output_dense]
-    if layer._use_gate if isinstance(layer, layers.MultiHeadAttention) else layer.use_gate:
+    projections = attention_projections(layer)
+    if is_gated(layer):
         return call.lock_all("its gate is not followed")
     if any(is_quantized(dense) for dense in projections):
         return call.lock_all("it is quantized or has LoRA enabled")
@@ -103,15 +104,15 @@ def _attention(call: Call) -> list[Axes]:
         return call.lock_all("its key is no tensor of the graph")
     (query,), (value,) = given[:2]
     (key,) = given[2] or [value]
-    query_heads, query_width = _projection(call, layer._query_dense, query)
-    key_heads, key_width = _projection(call, layer._key_dense, key)
-    value_heads, value_width = _projection(call, layer._value_dense, value)
-    dense = layer._output_dense
+    query_heads, query_width = _projection(call, projections[0], query)
+    key_heads, key_width = _projection(call, projections[1], key)
+    value_heads, value_width = _projection(call, projections[2], value)
+    dense = projections[3]
     heads, width, *outs = call.weight(
-        dense._kernel, inputs=(0, 1), outputs=range(2, len(dense._kernel.shape))
+        kernel_variable(dense), inputs=(0, 1), outputs=range(2, len(kernel_variable(dense).shape))
     )
     _bias_of(call, dense, outs)
-    call.multiplies(dense._kernel, query[1][1:-1])
+    call.multiplies(kernel_variable(dense), query[1][1:-1])
     call.unite(query_width, key_width)
     call.unite(value_width, width)
     call.unite(query_heads, heads)
@@ -133,7 +134,7 @@ def _attention(call: Call) -> list[Axes]:
         # Not given it is the size of the query, which may be cut where the output is not.
         call.edit("output_shape", *outs, stream, value=lambda *sizes: sizes[: len(outs)])
     # The layer divides by the root of its width, which is another now.
-    for variable in (layer._query_dense._kernel, layer._query_dense.bias):
+    for variable in (kernel_variable(projections[0]), projections[0].bias):
         if variable is not None:
             call.rescale(variable, query_width, lambda old, new: (new / old) ** 0.5)
     for axes, _ in (query, key, value):

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.models import Functional
 
 from distill._graphs import arguments_of, functional_of, nodes_of
+from distill._keras import Functional
 from distill.pruning.structured._labels import Axes, Axis, Labels
 from distill.pruning.structured._structure import Edit, Key, Product, Role, Shape, Size, Slot, Structure
 

@@ -9,9 +9,8 @@ import numpy as np
 from keras import ops
 
 # Keras exports no names for the masks that tensors carry.
-from keras.src.backend import get_keras_mask, set_keras_mask
-
 from distill._graphs import functional_of
+from distill._keras import get_keras_mask, set_keras_mask
 from distill.pruning.structured._labels import Axes
 from distill.pruning.structured._rebuild import keep_labels, rebuild
 from distill.pruning.structured._running import run
@@ -147,7 +146,7 @@ def _examples(model: keras.Model, seed: int) -> Any:
         return rng.integers(0, 2, shape).astype(tensor.dtype)
 
     graph: Any = functional_of(model)
-    return keras.tree.map_structure(example, graph._inputs_struct)
+    return keras.tree.map_structure(example, graph.input)
 
 
 def _tensors(

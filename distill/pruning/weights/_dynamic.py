@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from distill._keras import call_takes_training
 from distill.pruning.weights._callbacks import MaskCallback
 from distill.pruning.weights._kernels import Kernel, Selector
 from distill.pruning.weights._masks import Mask, kept_at, require_sparsity
@@ -362,7 +363,7 @@ def _gradients_of(model: keras.Model, variables: Sequence[keras.Variable]) -> Ca
         with tf.GradientTape() as tape:
             values = [variable.value for variable in variables]
             tape.watch(values)  # those of frozen layers too
-            y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
+            y_pred = model(x, training=True) if call_takes_training(model) else model(x)
             loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
             loss = loss * tf.cast(scale, loss.dtype)
         found = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 from keras import layers
 
+from distill._keras import embeddings_variable, flatten_layers, kernel_variable, own_trainable_variables
+
 Selector = str | type[keras.Layer] | Callable[[keras.Layer], bool]
 
 
@@ -160,7 +162,7 @@ def fits(selector: Selector, path: str, layer: keras.Layer) -> bool:
 
 
 def _children(layer: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
-    for child in layer._flatten_layers(include_self=False, recursive=False):
+    for child in flatten_layers(layer, include_self=False, recursive=False):
         if not isinstance(child, layers.InputLayer):
             yield child.name, child
 
@@ -203,7 +205,7 @@ def _kernels_of(path: str, layer: keras.Layer) -> Iterator[tuple[Kernel, str]]:
         reason = f"{type(layer).__name__} is quantized"
     elif getattr(layer, "lora_enabled", False):
         reason = f"{type(layer).__name__} has LoRA enabled"
-    others = [variable for variable in layer._trainable_variables if id(variable) not in known]
+    others = [variable for variable in own_trainable_variables(layer) if id(variable) not in known]
     for variable in (*(variable for variable, _ in axes), *others):
         name = f"{path}/{variable.name}" if path else variable.name
         input_axes = known.get(id(variable), ())
@@ -221,11 +223,11 @@ def _input_axes(layer: keras.Layer) -> list[tuple[keras.Variable, tuple[int, ...
     if prunable is not None:
         return [(variable, tuple(range(len(variable.shape) - 1))) for variable in prunable()]
     if isinstance(layer, layers.Dense):
-        return [(layer._kernel, (0,))]
+        return [(kernel_variable(layer), (0,))]
     if isinstance(layer, layers.EinsumDense):
-        return [(layer._kernel, _contracted(layer.equation))]
+        return [(kernel_variable(layer), _contracted(layer.equation))]
     if isinstance(layer, _CONVOLUTIONS):
-        return [(layer._kernel, tuple(range(layer.rank + 1)))]
+        return [(kernel_variable(layer), tuple(range(layer.rank + 1)))]
     if isinstance(layer, _TRANSPOSED):
         return [(layer.kernel, (*range(layer.rank), layer.rank + 1))]
     if isinstance(layer, _DEPTHWISE):
@@ -234,7 +236,7 @@ def _input_axes(layer: keras.Layer) -> list[tuple[keras.Variable, tuple[int, ...
         across = tuple(range(layer.rank))
         return [(layer.depthwise_kernel, across), (layer.pointwise_kernel, (*across, layer.rank))]
     if isinstance(layer, layers.Embedding):
-        return [(layer._embeddings, ())]
+        return [(embeddings_variable(layer), ())]
     if isinstance(layer, _CELLS):
         return [(layer.kernel, (0,)), (layer.recurrent_kernel, (0,))]
     if type(layer).__name__ == "ConvLSTMCell":

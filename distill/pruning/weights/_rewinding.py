@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from distill._keras import iterations_of, learning_rate_of
 from distill.pruning.weights._kernels import Kernel, Selector, find_kernels
 from distill.pruning.weights._masks import (
     choose,
@@ -254,12 +255,12 @@ class _Stop(keras.callbacks.Callback):
 def _last_learning_rate(model: keras.Model) -> Iterator[None]:
     """Inside, a schedule of the learning rate stands still where it last was."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    schedule = optimizer._learning_rate
+    schedule = learning_rate_of(optimizer)
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         yield
         return
     last = ops.convert_to_numpy(
-        schedule(optimizer._iterations - 1)
+        schedule(iterations_of(optimizer) - 1)
     )  # batches, where gradients are accumulated
     optimizer.learning_rate = _Constant(float(last))
     try:

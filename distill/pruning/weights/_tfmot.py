@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from distill._keras import flatten_layers
 from distill.pruning.weights._callbacks import GradualPruning, Schedule
 from distill.pruning.weights._kernels import Kernel, find_kernels
 from distill.pruning.weights._masks import Constraint, Mask, forget_traces, pruned_part, strip_masks
@@ -142,7 +143,7 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise ValueError(f"Models are stripped. Received: {type(model).__qualname__}.")
     part = pruned_part(model)
-    for layer in part._flatten_layers():
+    for layer in flatten_layers(part):
         _plans.pop(layer, None)
         for kernel in _kernels(layer):
             _take_guard(kernel.variable)
@@ -300,7 +301,7 @@ def _mark(layer: keras.Layer, plan: _Plan, policy: PruningPolicy | None) -> None
 def _mark_inside(layer: keras.Layer, plan: _Plan, policy: PruningPolicy | None) -> None:
     if layer not in _plans:
         return  # stripped before it was built
-    for child in layer._flatten_layers(include_self=False, recursive=False):
+    for child in flatten_layers(layer, include_self=False, recursive=False):
         _mark(child, plan, policy)
     for kernel in _kernels(layer):
         constraint = kernel.variable.constraint

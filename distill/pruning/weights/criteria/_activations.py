@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from distill._keras import embeddings_variable, flatten_layers, kernel_variable, own_variables
 from distill.pruning.weights._kernels import Kernel
 from distill.pruning.weights.criteria._batches import batches, put_back, require_examples, require_finite
 from distill.pruning.weights.criteria._weights import Criterion, weights_of
@@ -113,9 +114,8 @@ def _require_seen(model: keras.Model, kernels: Sequence[Kernel], unseen: dict[in
 def _holders(model: keras.Model, kernel: Kernel) -> list[keras.Layer]:
     """The layers that a kernel belongs to: several where it is shared."""
     holders = {id(kernel.layer): kernel.layer}
-    for layer in model._flatten_layers():
-        own = (*layer._trainable_variables, *layer._non_trainable_variables)
-        if any(variable is kernel.variable for variable in own):
+    for layer in flatten_layers(model):
+        if any(variable is kernel.variable for variable in own_variables(layer)):
             holders[id(layer)] = layer
     return list(holders.values())
 
@@ -168,11 +168,13 @@ def _squares_of(layer: keras.Layer, variable: keras.Variable) -> _Squares | None
     def by_channel(arguments: dict[str, Any]) -> np.ndarray:
         return _sums(_inputs(arguments), axis)[:, None]
 
-    if isinstance(layer, layers.Dense) and variable is layer._kernel:
+    if isinstance(layer, layers.Dense) and variable is kernel_variable(layer):
         return by_channel
-    if isinstance(layer, layers.EinsumDense) and variable is layer._kernel:
+    if isinstance(layer, layers.EinsumDense) and variable is kernel_variable(layer):
         return lambda arguments: _einsum_sums(layer.equation, _inputs(arguments))
-    if isinstance(layer, (layers.Conv1D, layers.Conv2D, layers.Conv3D)) and variable is layer._kernel:
+    if isinstance(layer, (layers.Conv1D, layers.Conv2D, layers.Conv3D)) and variable is kernel_variable(
+        layer
+    ):
         return grouped
     transposed = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
     if isinstance(layer, transposed) and variable is layer.kernel:
@@ -181,7 +183,7 @@ def _squares_of(layer: keras.Layer, variable: keras.Variable) -> _Squares | None
         return by_channel
     if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
         return {id(layer.depthwise_kernel): by_channel, id(layer.pointwise_kernel): between}.get(id(variable))
-    if isinstance(layer, layers.Embedding) and variable is layer._embeddings:
+    if isinstance(layer, layers.Embedding) and variable is embeddings_variable(layer):
         return looked_up
     return None
 

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from distill._keras import clear_losses
+
 _BATCH = 128  # examples of arrays that are looked at together
 
 
@@ -94,4 +96,4 @@ def put_back(model: keras.Model, variables: Sequence[keras.Variable]) -> Iterato
         for metric in model.metrics:
             if any(id(variable) not in kept for variable in metric.variables):
                 metric.reset_state()  # the loss made it at its first call
-        model._clear_losses()  # what layers passed to `add_loss` in a graph that is gone
+        clear_losses(model)  # what layers passed to `add_loss` in a graph that is gone

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from distill._keras import compute_loss
 from distill.pruning.weights._kernels import Kernel
 from distill.pruning.weights.criteria._batches import batches, require_examples
 
@@ -41,7 +42,7 @@ def _loss_of(model: keras.Model, loss: Any, batch: tuple[Any, Any, Any], trainin
     y_pred = model(x, training=training)
     if loss is None:
         # Not `compute_loss`: that of a model written for older versions of Keras knows no `training`.
-        return model._compute_loss(x, y, y_pred, sample_weight, training=training)
+        return compute_loss(model, x, y, y_pred, sample_weight, training)
     if isinstance(loss, keras.losses.Loss):
         return ops.mean(loss(y, y_pred, sample_weight=sample_weight))
     values = ops.convert_to_tensor(loss(y, y_pred))
