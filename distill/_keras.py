@@ -307,9 +307,10 @@ class Trainer(keras.Model):
         ValueError: there, compiled with `steps_per_execution` above 1 or `jit_compile=True`.
     """
 
-    allows_jit = (
-        True  # asked where `compile` is left to decide on XLA: Keras asks the layers that it tracks alone
-    )
+    @property
+    def allows_jit(self) -> bool:
+        """Whether XLA may compile a step; Keras asks only the layers that it tracks."""
+        return True
 
     def _resolve_auto_jit_compile(self) -> bool:
         return super()._resolve_auto_jit_compile() and self.allows_jit
