@@ -170,7 +170,7 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         f'<p class="protocol">{tables.PROTOCOL}</p>',
         "<h2>Files</h2>",
         "<p>Zeros make a file smaller only where it is compressed or leaves them out, and no network faster: "
-        "<code>scripts/bench_pruning</code> measures that.</p>",
+        "<code>scripts/bench/pruning</code> measures that.</p>",
         report.grid(grids[2]),
         "<h2>Layers</h2>",
         report.grid(kernels(shown[f"gradual, {level} %"])),

@@ -33,7 +33,7 @@ class ContrastiveRepresentation(Relation):
     Memory: two banks of n · width floats, made once and updated in place; and for a step a few times
     batch · (n + K) floats, since the batch is scored against the whole bank. That is smaller and faster than to gather
     batch · K · width floats, unless n is above K · width: at batch 256 and n = K = 4096 a step takes 0.05 GB compiled
-    by XLA and 0.11 GB without, and 1.1 or 1.2 GB with gathered rows (`scripts/bench_losses`).
+    by XLA and 0.11 GB without, and 1.1 or 1.2 GB with gathered rows (`scripts/bench/losses`).
 
     Args:
         labels: the class of each training example, integers (n,), in the order of the ids. For negatives among

@@ -1,4 +1,4 @@
-"""The plain formulations of scripts/bench_losses are those of the losses, of each that there is."""
+"""The plain formulations of scripts/bench/losses are those of the losses, of each that there is."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ if BACKEND != "tensorflow":
     pytest.skip("the plain formulations are TensorFlow", allow_module_level=True)
 
 SPEC = importlib.util.spec_from_file_location(
-    "bench_losses", Path(__file__).parents[2] / "scripts" / "bench_losses.py"
+    "bench_losses", Path(__file__).parents[2] / "scripts" / "bench" / "losses.py"
 )
 bench = importlib.util.module_from_spec(SPEC)
 sys.modules["bench_losses"] = bench  # for its dataclasses

@@ -1,4 +1,4 @@
-"""scripts/bench_pruning times what it says: masks that agree, models with masks and without."""
+"""scripts/bench/pruning times what it says: masks that agree, models with masks and without."""
 
 import importlib.util
 import os
@@ -13,9 +13,9 @@ if BACKEND != "tensorflow":
     pytest.skip("tfmot is TensorFlow", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("bench_pruning", ROOT / "scripts" / "bench_pruning.py")
+SPEC = importlib.util.spec_from_file_location("pruning", ROOT / "scripts" / "bench" / "pruning.py")
 bench = importlib.util.module_from_spec(SPEC)
-sys.modules["bench_pruning"] = bench  # for its dataclasses
+sys.modules["pruning"] = bench  # for its dataclasses
 SPEC.loader.exec_module(bench)
 
 LINE = bench.Line("updates", "an update", "tfmot / distill", (20.0, 1.0), 20.0, 9.0, 30.0)
@@ -58,7 +58,7 @@ def test_the_lines_of_updates():
 
 
 def test_the_lines_of_steps(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")  # for tfmot's process
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "bench")  # for tfmot's process
     before = dict(os.environ)
     found = list(bench.steps(True, 2))
     assert dict(os.environ) == before

@@ -1,4 +1,4 @@
-"""scripts/bench_structured compares what it says: gains of one runtime each, per multiply-add where that is asked."""
+"""scripts/bench/structured compares what it says: gains of one runtime each, per multiply-add where that is asked."""
 
 import contextlib
 import importlib.util
@@ -18,7 +18,7 @@ if BACKEND != "tensorflow":
     pytest.skip("LiteRT and tf.function run models of TensorFlow", allow_module_level=True)
 
 SPEC = importlib.util.spec_from_file_location(
-    "bench_structured", Path(__file__).parents[2] / "scripts" / "bench_structured.py"
+    "bench_structured", Path(__file__).parents[2] / "scripts" / "bench" / "structured.py"
 )
 bench = importlib.util.module_from_spec(SPEC)
 sys.modules["bench_structured"] = bench  # for its dataclasses

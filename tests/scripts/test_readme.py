@@ -26,6 +26,6 @@ def test_snippets_run(snippet, tmp_path, monkeypatch, capsys):
 
 
 def test_commands_that_the_readme_names_exist():
-    commands = set(re.findall(r"\bscripts/[\w-]+", README.read_text()))
+    commands = set(re.findall(r"\bscripts/[\w/-]*\w", README.read_text()))
     assert {"scripts/compare", "scripts/test"} <= commands
     assert all((README.parent / command).stat().st_mode & 0o111 for command in commands)

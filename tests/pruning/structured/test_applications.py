@@ -1,7 +1,7 @@
 """One small network of every family of keras.applications: pruned, it is the original with zeros; and it lives on.
 
 Networks are made small by the arguments of the families; where these do not go far enough, by their first blocks, with
-a head of our own. scripts/check_applications does the same for the networks as they are.
+a head of our own. scripts/checks/applications does the same for the networks as they are.
 """
 
 import re

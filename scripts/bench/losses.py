@@ -4,7 +4,7 @@ Each loss is timed forward and backward, with the gradient to the student's tens
 against a few lines of TensorFlow that follow the paper in float32 and in logarithms. Both must first agree in value
 and gradient. They run in turn, in random order, and every round gives one ratio of their times.
 
-Command: scripts/bench_losses. About 4 minutes of CPU time; on cores that others use too, twice as long.
+Command: scripts/bench/losses. About 4 minutes of CPU time; on cores that others use too, twice as long.
 Choices: --only NAME for some of the losses, --rounds and --seconds for how long, --jit for how they are compiled.
 Expected: ratios about 1 or below; the largest of 86, at 256×100 without XLA, are SimilarityPreserving's 1.20 [1.18,
     1.22] and MultiLevelKD's 1.19 [1.17, 1.21]. Exit status 1 if one is surely above 1.2: the lower end of its 95 %

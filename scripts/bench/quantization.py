@@ -12,7 +12,7 @@ The first student of each kind is also written in every format, and what the fil
 Accuracies are on dev, 500 images, of which one is 0.2 points; "same class" is how often "promised" and its file agree
 on train and dev, 3,500 images.
 
-Command: scripts/bench_quantization. About 6 minutes on two cores; --seeds and --epochs make it shorter.
+Command: scripts/bench/quantization. About 6 minutes on two cores; --seeds and --epochs make it shorter.
 Expected: promised 92.6 and 92.3, its files the same; tuned 92.8 and 92.3, its files 92.7 and 92.5; the same class on
 100 and 99.97 %.
 Goal: "aware int8" differs from "promised" by at most 0.2 points for every student. Exit status 1 if it is missed.

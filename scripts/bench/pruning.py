@@ -8,7 +8,7 @@ Two things are timed in turn, in random order, in one process; every round gives
   those of tf_keras with tfmot's wrapper and without.
 - Inference by LiteRT with one thread, of a dense network as it is and with 90 % zeros: zeros alone make nothing fast.
 
-Command: scripts/bench_pruning. About 10 minutes; --quick takes half a minute at small sizes, whose ratios say nothing.
+Command: scripts/bench/pruning. About 10 minutes; --quick takes half a minute at small sizes, whose ratios say nothing.
 Choices: --only PART for one of updates, steps, inference; --rounds for how often both are timed.
 Expected, on two cores: tfmot / distill 11 for 80 % of a dense kernel, 4 to 6 for 80 % where 70 % are pruned already,
 5 for 2:4, 2 for blocks; masks / none 1.10 for the dense network, 1.02 with XLA, and 1.01 for the convolutional one;

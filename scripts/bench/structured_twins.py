@@ -1,4 +1,4 @@
-"""The torchvision twins for bench_structured.py, in a process of their own: one order a line, one answer a line.
+"""The torchvision twins for structured.py, in a process of their own: one order a line, one answer a line.
 
 An order is JSON: {"do": "prune" or "run", "name": of a torchvision network, "ratio": share of channels that goes}. The
 answer to "prune" is the seconds that Torch-Pruning takes for a network that is there already; to "run" those of one

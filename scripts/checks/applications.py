@@ -7,7 +7,7 @@ again, bit by bit. With --use it also trains a step, after which it must answer 
 to LiteRT, which must answer as it does. What normalizations average over stays. Where keras_hub cannot save, train,
 export or compute what it has, with nothing cut, the table says so; and why, where nothing can be cut.
 
-Command: scripts/check_applications. 40 networks and 74 backbones, an hour on two cores, several times
+Command: scripts/checks/applications. 40 networks and 74 backbones, an hour on two cores, several times
 that with --use; names choose some of them. Prints a Markdown table.
 Expected: no difference above 1e-9 anywhere, of LiteRT's answers, in float32, above 1e-3. Exit status 1 if there is one.
 """

@@ -1,4 +1,4 @@
-"""Small backbones of keras_hub, built from configs alone, for check_applications.py."""
+"""Small backbones of keras_hub, built from configs alone, for applications.py."""
 
 from collections.abc import Callable
 from typing import Any

@@ -17,7 +17,7 @@ every group of channels goes, by L2 norms. What is compared is timed in turn; ev
 
 Seconds beside the ratios tell the order of magnitude: they are medians of this machine while it did other things too.
 
-Command: scripts/bench_structured. A quarter of an hour. "latency" has to be asked for by --only: it builds, exports
+Command: scripts/bench/structured. A quarter of an hour. "latency" has to be asked for by --only: it builds, exports
 and times a network for each of its groups and a dozen times more, 6 minutes for MobileNetV2 and 21 for ConvNeXtTiny.
 --names chooses too, --rounds says how often.
 Needs pip's index once, for torch, torchvision and torch-pruning, which go into a venv of their own.
@@ -126,7 +126,7 @@ class Twins:
     """The process of the torchvision networks."""
 
     def __init__(self):
-        script = Path(__file__).with_name("bench_structured_twins.py")
+        script = Path(__file__).with_name("structured_twins.py")
         self._process = subprocess.Popen(
             [os.environ["TWINS"], str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
