@@ -11,8 +11,7 @@ import numpy as np
 from distill._tables import aligned
 from distill.cost._storage import file_bytes
 from distill.cost._timing import Latency, in_turns
-from distill.exports._export import inputs_by_name
-from distill.exports._runtimes import Exported
+from distill.exports import Exported, inputs_by_name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,18 +1,19 @@
-"""Runs exported files, each in the runtime that ships it, on numpy arrays."""
+"""Runs exported files on numpy arrays, each in the runtime that ships it."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from distill._types import PathLike
+
 Inputs = np.ndarray | Mapping[str, np.ndarray]
 Outputs = np.ndarray | dict[str, np.ndarray]
 
 
-class Runtime(Protocol):
-    """What runs one kind of file.
+class _Runtime(Protocol):
+    """Runs one kind of file.
 
     Attributes:
         inputs: names of the inputs.
@@ -21,43 +22,45 @@ class Runtime(Protocol):
     inputs: list[str]
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs of one batch by name."""
+        """Runs one batch; returns its outputs by name."""
 
-    def prepare(self, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
-        """A call that runs this batch, with nothing around it that could be done before."""
+    def prepare(self, inputs: dict[str, np.ndarray]) -> Callable[[], object]:
+        """Returns a call that runs this batch, with all preparation done beforehand."""
 
 
 class Exported:
-    """A file or folder that `export` wrote, in its runtime: ai-edge-litert, onnxruntime or TensorFlow.
+    """An exported file or folder in its runtime: ai-edge-litert, onnxruntime or TensorFlow.
 
-    Integer inputs and outputs of an int8 or int16 file are scaled here, so that it takes and returns float32 as the
-    model did.
+    Files in int8 or int16 take and return float32, as the model does: inputs and outputs are scaled here.
 
     Args:
-        path: ends in ".tflite" for LiteRT, in ".onnx" for ONNX; a folder is a SavedModel.
+        path: path to what `export` wrote: a LiteRT file (".tflite"), an ONNX file (".onnx") or a SavedModel folder.
 
     Attributes:
-        path: the file or folder.
+        path: path to the file or folder.
 
     Raises:
         ImportError: the runtime is not installed.
-        FileNotFoundError: there is nothing.
-        ValueError: the path ends in something else.
+        FileNotFoundError: there is no such file.
+        ValueError: the path has another suffix, or the file is damaged.
 
     Example:
-        >>> file = Exported(export(student, "student.tflite", precision="int8", examples=x[:300]))
-        >>> accuracy = np.mean(file.predict(x_dev).argmax(-1) == y_dev)
+        >>> import numpy as np
+        >>> from distill import exports
+        >>> file = exports.Exported(exports.export(student, "student.tflite"))
+        >>> accuracy = np.mean(file.predict(x).argmax(-1) == y)
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
-        kinds: dict[str, Callable[[Path], Runtime]] = {".tflite": _LiteRT, ".onnx": _Onnx, "": _SavedModel}
+        kinds: dict[str, Callable[[Path], _Runtime]] = {".tflite": _LiteRT, ".onnx": _Onnx, "": _SavedModel}
         if self.path.suffix not in kinds:
             raise ValueError(
-                f"The path says what runs it: '.tflite', '.onnx', or a folder without suffix. Received: {str(path)!r}."
+                "path must end in '.tflite' or '.onnx', or have no suffix (a SavedModel folder). "
+                f"Received: {str(path)!r}."
             )
         if not self.path.exists():
-            raise FileNotFoundError(f"There is a file to run. Received: {str(path)!r}, where there is none.")
+            raise FileNotFoundError(f"No such file or folder: {str(path)!r}.")
         self._runtime = kinds[self.path.suffix](self.path)
 
     @property
@@ -70,19 +73,24 @@ class Exported:
         """Runs all examples.
 
         Args:
-            x: an array (examples, …), or several by the names of the inputs.
-            batch_size: how many run at once.
+            x: array (examples, …), or for several inputs a dict of their names and arrays; `inputs_by_name` makes
+                one from a model's inputs.
+            batch_size: number of examples that run at once.
 
         Returns:
-            The output (examples, …), float32 where the model's was; of several, each by its name.
+            The output (examples, …), float32 where the model's is; a dict by name if there are several.
 
         Raises:
-            ValueError: the inputs have other names, or there are none, or not as many of each.
+            ValueError: the names are not those of the file's inputs; there are no examples, or different numbers
+                of them.
         """
         inputs = self._named(x)
         counts = {len(array) for array in inputs.values()}
         if len(counts) != 1 or 0 in counts:
-            raise ValueError(f"There are examples to run, as many of each input. Received: {sorted(counts)}.")
+            raise ValueError(
+                f"predict needs examples, as many of each input. Received: {sorted(counts)} of them. "
+                "Pass arrays of the same length."
+            )
         batches = [
             self._runtime.run({name: array[i : i + batch_size] for name, array in inputs.items()})
             for i in range(0, max(counts), batch_size)
@@ -90,8 +98,15 @@ class Exported:
         outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
-    def prepare(self, x: Inputs) -> Callable[[], Any]:
-        """A call that runs these examples as one batch and returns nothing of use: for timing."""
+    def prepare(self, x: Inputs) -> Callable[[], object]:
+        """Prepares these examples as one batch, for timing.
+
+        Args:
+            x: inputs as `predict` takes them.
+
+        Returns:
+            A call without arguments that runs the batch.
+        """
         return self._runtime.prepare(self._named(x))
 
     def _named(self, x: Inputs) -> dict[str, np.ndarray]:
@@ -99,13 +114,14 @@ class Exported:
         inputs = dict(x) if isinstance(x, Mapping) else {names[0]: x}
         if set(inputs) != set(names):
             raise ValueError(
-                f"The file's inputs are {', '.join(names)}. Received: {', '.join(inputs)}. Pass a dict of all of them."
+                f"The file's inputs are {', '.join(names)}. Received: {', '.join(inputs)}. "
+                "Pass a dict with exactly these names."
             )
         return inputs
 
 
 class _LiteRT:
-    """One thread, as phones' benchmarks count."""
+    """Runs LiteRT files on one thread, as benchmarks of phones do."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -119,9 +135,7 @@ class _LiteRT:
         try:
             self._runner = self._open().get_signature_runner()
         except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"LiteRT runs files of its own format. Received: {str(path)!r}: {error}"
-            ) from error
+            raise ValueError(f"Not a LiteRT file, or a damaged one: {str(path)!r}: {error}") from error
         self._details = self._runner.get_input_details()
         self.inputs = list(self._details)
 
@@ -130,19 +144,19 @@ class _LiteRT:
         details = self._runner.get_output_details()
         return {name: _from(details[name], array) for name, array in outputs.items()}
 
-    def prepare(self, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
-        interpreter = self._open()  # one that has a runner refuses to be invoked
+    def prepare(self, inputs: dict[str, np.ndarray]) -> Callable[[], object]:
+        interpreter = self._open()  # an interpreter that has a runner refuses to be invoked
         for name, array in inputs.items():
             interpreter.resize_tensor_input(self._details[name]["index"], array.shape)
         interpreter.allocate_tensors()
         for name, array in inputs.items():
             interpreter.set_tensor(self._details[name]["index"], _to(self._details[name], array))
-        invoke: Callable[[], Any] = interpreter.invoke
+        invoke: Callable[[], object] = interpreter.invoke
         return invoke
 
 
 def _to(details: dict[str, Any], array: np.ndarray) -> np.ndarray:
-    """Values as a tensor of the file holds them."""
+    """Values as a tensor of the file stores them."""
     scale, zero = details["quantization"]
     if not scale:
         return array.astype(details["dtype"])
@@ -151,12 +165,13 @@ def _to(details: dict[str, Any], array: np.ndarray) -> np.ndarray:
 
 
 def _from(details: dict[str, Any], array: np.ndarray) -> np.ndarray:
+    """Values that a tensor of the file stands for."""
     scale, zero = details["quantization"]
     return (array.astype("float32") - np.float32(zero)) * np.float32(scale) if scale else array
 
 
 class _Onnx:
-    """One thread."""
+    """Runs ONNX files on one thread."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -175,12 +190,12 @@ class _Onnx:
         names = [tensor.name for tensor in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, inputs), strict=True))
 
-    def prepare(self, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
+    def prepare(self, inputs: dict[str, np.ndarray]) -> Callable[[], object]:
         return lambda: self._session.run(None, inputs)
 
 
 class _SavedModel:
-    """TensorFlow, with as many threads as this process gives it."""
+    """Runs SavedModels, on as many threads as this process gives TensorFlow."""
 
     def __init__(self, path: Path) -> None:
         import tensorflow as tf
@@ -193,9 +208,12 @@ class _SavedModel:
         self.inputs = list(self._types)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: output.numpy() for name, output in self.prepare(inputs)().items()}
+        return {name: output.numpy() for name, output in self._call(inputs)().items()}
 
-    def prepare(self, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
+    def prepare(self, inputs: dict[str, np.ndarray]) -> Callable[[], object]:
+        return self._call(inputs)
+
+    def _call(self, inputs: dict[str, np.ndarray]) -> Callable[[], dict[str, Any]]:
         import tensorflow as tf
 
         tensors = {name: tf.constant(array, self._types[name]) for name, array in inputs.items()}

@@ -31,8 +31,8 @@ from keras import layers
 
 import distill
 from distill import data, quantization
-from distill.cost._exported import ExportComparison
-from distill.exports._runtimes import Exported
+from distill.cost import ExportComparison
+from distill.exports import Exported
 
 GOAL = 0.2
 COLUMNS = (

@@ -29,8 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from small_backbones import BACKBONES, examples
 
-from distill.exports._export import export, inputs_by_name
-from distill.exports._runtimes import Exported
+from distill.exports import Exported, export, inputs_by_name
 from distill.pruning import importance
 from distill.pruning.structured._groups import find_groups
 from distill.pruning.structured._rebuild import rebuild

@@ -5,7 +5,7 @@ from keras import layers
 
 import distill
 from distill import export, pruning, quantization
-from distill.exports._runtimes import Exported
+from distill.exports import Exported
 from distill.quantization._layers import FakeQuantize, QuantizedConv2D, QuantizedDense, round_kernel
 from distill.training._heads import activation_of
 
@@ -404,7 +404,7 @@ def test_a_concatenation_that_integers_cannot_hold_is_named(tmp_path):
     joined = layers.Concatenate()([shared(inputs), layers.MaxPooling2D(1)(shared(inputs)), inputs])
     x = 3 * np.random.default_rng(0).normal(size=(8, 4, 4, 4)).astype("float32")
     aware = quantization.quantize_aware(keras.Model(inputs, joined), x)
-    with pytest.raises(ValueError, match="the parts of a concatenation share one scale"):
+    with pytest.raises(ValueError, match="the inputs of a concatenation share one scale"):
         export(aware, tmp_path / "m.tflite", precision="int8")
 
 
