@@ -85,11 +85,6 @@ def standardize_inputs(graph: Functional, inputs: Any) -> list[Any]:
     return graph._standardize_inputs(inputs)
 
 
-def run_through_graph(graph: Any, tensors: Any, operation_fn: Callable[[Any], Any]) -> Any:
-    """Runs a graph with each operation replaced by `operation_fn` of it."""
-    return graph._run_through_graph(tensors, operation_fn=operation_fn)
-
-
 def twin(layer: Any, **changes: Any) -> Any:
     """A layer or model that shares every variable with `layer` and can be called without a trace on it.
 

@@ -10,8 +10,8 @@ import numpy as np
 from keras import layers
 
 # Keras exports no names for the scopes in which it infers shapes, nor for the arguments that it builds from.
-from distill._graphs import arguments_of, functional_of
-from distill._keras import AutocastScope, build_for_call, flatten_layers, run_through_graph
+from distill._graphs import Step, arguments_of, functional_of, inside, run
+from distill._keras import AutocastScope, build_for_call, flatten_layers
 from distill.cost._following import following
 from distill.cost._products import Products, is_known, known, mended, products_of
 
@@ -121,10 +121,10 @@ class _Walk:
     def model(self, part: Any, tensors: Sequence[keras.KerasTensor], path: str) -> Any:
         """Follows a Functional model. Its sizes are inferred anew: those stored in it are of its first call."""
 
-        def followed(operation: Any) -> Any:
-            return lambda *args, **kwargs: self.call(operation, _inside(path, operation), args, kwargs)
+        def visit(step: Step[Any]) -> Any:
+            return self.call(step.operation, step.path, *step.arguments())
 
-        return run_through_graph(keras.Function(part.inputs, part.output), tensors, followed)
+        return run(part, tensors, visit, path=path).of(part.output)
 
     def call(self, operation: Any, path: str, args: Any, kwargs: Any) -> Any:
         """Follows one call; returns its outputs.
@@ -139,7 +139,7 @@ class _Walk:
         # One without weights, which no call built.
         if isinstance(operation, keras.Layer) and not operation.built:
             build_for_call(operation, args, kwargs)
-        inside, inputs = _Walk(), _symbolic((args, kwargs))
+        within, inputs = _Walk(), _symbolic((args, kwargs))
         products, unknown, outputs = None, "", None
         try:
             if is_known(operation):
@@ -149,15 +149,15 @@ class _Walk:
             elif type(operation) is layers.TimeDistributed:
                 outputs = _inferred(operation, path, args, kwargs)
                 _, times, *rest = inputs[0].shape  # a mask may follow
-                inside.call(operation.layer, path, (keras.KerasTensor((1, *rest)),), {})
-                found = total(inside.calls)
+                within.call(operation.layer, path, (keras.KerasTensor((1, *rest)),), {})
+                found = total(within.calls)
                 products = Products(times * found.weights, times * found.activations)
             else:
-                outputs = inside.opened(operation, path, args, kwargs)
+                outputs = within.opened(operation, path, args, kwargs)
                 if isinstance(operation, keras.Layer) and flatten_layers(operation, include_self=False):
-                    self.calls += inside.calls
+                    self.calls += within.calls
                     return outputs
-                products = total(inside.calls)
+                products = total(within.calls)
         except ValueError as error:
             unknown = str(error)
             if outputs is None:
@@ -176,7 +176,7 @@ class _Walk:
             kwargs = {key: value for key, value in kwargs.items() if key != "use_causal_mask"}
 
         def follow(inner: Any, args: Any, kwargs: Any) -> Any:
-            own = _inside(path, inner) if isinstance(inner, keras.Layer) else path
+            own = inside(path, inner) if isinstance(inner, keras.Layer) else path
             with AutocastScope(_compute_dtype(inner) or _compute_dtype(operation)):
                 return self.call(inner, own, args, kwargs)
 
@@ -201,10 +201,6 @@ class _Walk:
 
 
 _MASKING = (layers.GroupQueryAttention, layers.MultiHeadAttention)
-
-
-def _inside(path: str, part: Any) -> str:
-    return f"{path}/{part.name}" if path else part.name
 
 
 def _inferred(operation: Any, path: str, args: Any, kwargs: Any) -> Any:

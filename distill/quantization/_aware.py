@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill._graphs import functional_of, nodes_of
+from distill._graphs import Step, functional_of, run
 from distill._keras import flatten_layers, standardize_inputs
 from distill.quantization._layers import PLAIN, FakeQuantize
 from distill.quantization._rewriting import copy_of, rewrite
@@ -96,12 +96,13 @@ def _find_ranges(model: keras.Model, examples: Any, batch_size: int) -> None:
     count = len(keras.tree.flatten(examples)[0])
     for start in range(0, count, batch_size):
         batch = keras.tree.map_structure(lambda array: array[start : start + batch_size], examples)  # noqa: B023
-        tensors = dict(zip(map(id, graph.inputs), standardize_inputs(graph, batch), strict=True))
-        for node in nodes_of(graph):
-            args, kwargs = node.arguments.fill_in(tensors)
-            if type(node.operation) is not FakeQuantize:
-                tensors[id(node.outputs[0])] = node.operation(*args, **kwargs)
-                continue
-            if kwargs.get("follow", True):
-                node.operation.widen(args[0])
-            tensors[id(node.outputs[0])] = args[0]
+        run(graph, standardize_inputs(graph, batch), _widen)
+
+
+def _widen(step: Step[Any]) -> Any:
+    args, kwargs = step.arguments()
+    if type(step.operation) is not FakeQuantize:
+        return step.operation(*args, **kwargs)
+    if kwargs.get("follow", True):
+        step.operation.widen(args[0])
+    return args[0]

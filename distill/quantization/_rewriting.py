@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from distill._graphs import arguments_of, functional_of, nodes_of
+from distill._graphs import Step, functional_of, run
 from distill._keras import history_of
 
 Replace = Callable[[Any, str], Any]
@@ -28,25 +28,21 @@ def rewrite(model: keras.Model, replace: Replace) -> keras.Model:
     """
     made: dict[int, Any] = {}
 
-    def walk(graph: Any, values: Sequence[Any], path: str) -> list[Any]:
-        tensors = {id(tensor): value for tensor, value in zip(graph.inputs, values, strict=True)}
-        for node in nodes_of(graph):
-            layer = node.operation
-            name = f"{path}{layer.name}"
-            nested = functional_of(layer)
-            if nested is not None:
-                given = arguments_of(nested, node.arguments.args, node.arguments.kwargs)
-                outputs = walk(nested, [tensors[id(tensor)] for tensor in given], f"{name}_")
-            else:
-                if id(layer) not in made:
-                    made[id(layer)] = replace(layer, unused(name, taken) if path else name)
-                args, kwargs = node.arguments.fill_in(tensors)
-                new = made[id(layer)]
-                outputs = keras.tree.flatten(args[0] if new is None else new(*args, **kwargs))
-                if isinstance(new, keras.Layer):
-                    new.set_weights(layer.get_weights())
-            tensors.update({id(t): value for t, value in zip(node.outputs, outputs, strict=True)})
-        return [tensors[id(tensor)] for tensor in graph.outputs]
+    def visit(step: Step[Any]) -> Any:
+        if step.nested is not None:
+            return step.enter(visit)
+        layer = step.operation
+        if id(layer) not in made:
+            is_nested = "/" in step.path
+            made[id(layer)] = replace(
+                layer, unused(step.path.replace("/", "_"), taken) if is_nested else layer.name
+            )
+        new = made[id(layer)]
+        args, kwargs = step.arguments()
+        outputs = args[0] if new is None else new(*args, **kwargs)
+        if isinstance(new, keras.Layer):
+            new.set_weights(layer.get_weights())
+        return outputs
 
     graph: Any = functional_of(model)
     if graph is None:
@@ -57,7 +53,7 @@ def rewrite(model: keras.Model, replace: Replace) -> keras.Model:
         )
     taken = names_of(graph)
     inputs = [input_like(tensor) for tensor in graph.inputs]
-    return model_like(graph, inputs, walk(graph, inputs, ""), model.name)
+    return model_like(graph, inputs, run(graph, inputs, visit).of(graph.outputs), model.name)
 
 
 def names_of(graph: Any) -> set[str]:

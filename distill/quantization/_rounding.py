@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import activations, layers
 
-from distill._graphs import functional_of, nodes_of
-from distill._keras import history_of, inbound_nodes
+from distill._graphs import Step, functional_of, node_of, nodes_of, run
+from distill._keras import inbound_nodes
 from distill.quantization._layers import QUANTIZED, FakeQuantize
 from distill.quantization._rewriting import copy_of, input_like, model_like, names_of, rewrite, unused
 
@@ -94,14 +94,12 @@ class _Rounding:
         self._made: dict[int, keras.Layer] = {}
         self._ranges: dict[int, FakeQuantize] = {}  # by id of the rounded tensor
         inputs = [input_like(tensor) for tensor in graph.inputs]
-        tensors = {id(old): self._round(new, new.name) for old, new in zip(graph.inputs, inputs, strict=True)}
-        for node in nodes:
-            args, kwargs = node.arguments.fill_in(tensors)
-            tensors[id(node.outputs[0])] = self._call(node, args, kwargs)
-        self.model = model_like(graph, inputs, [tensors[id(t)] for t in graph.outputs], graph.name)
+        values = run(graph, [self._round(new, new.name) for new in inputs], self._call)
+        self.model = model_like(graph, inputs, values.of(graph.outputs), graph.name)
 
-    def _call(self, node: Any, args: Any, kwargs: Any) -> Any:
-        layer, kind = node.operation, type(node.operation)
+    def _call(self, step: Step[Any]) -> Any:
+        node, layer, kind = step.node, step.operation, type(step.operation)
+        args, kwargs = step.arguments()
         (result,) = node.outputs
         if kind is layers.BatchNormalization:
             self._refuse_unless_folded(node)
@@ -188,9 +186,9 @@ class _Rounding:
         return reader if is_norm and is_linear and alone else None
 
     def _refuse_unless_folded(self, node: Any) -> None:
-        before = history_of(node.input_tensors[0])
+        before = node_of(node.input_tensors[0])
         source = before.operation
-        if type(source) not in QUANTIZED or self._folded(inbound_nodes(source)[before.node_index]) is None:
+        if type(source) not in QUANTIZED or self._folded(before) is None:
             raise ValueError(
                 "A BatchNormalization is folded into the Dense or convolution layer right before it, where both are "
                 "called once, nothing else reads that layer and it has no activation. Received: "

@@ -7,12 +7,11 @@ from typing import Any
 import keras
 from keras import layers
 
-from distill._graphs import functional_of, nodes_of
+from distill._graphs import Step, functional_of, nested_calls, node_of, nodes_of, run
 from distill._keras import (
     Functional,
     get_keras_mask,
     history_of,
-    inbound_nodes,
     set_keras_mask,
     twin,
     twin_run_by,
@@ -102,29 +101,25 @@ class GraphReader:
 
     def _run(self, inputs: Any, operation_fn: Any, kept: dict[Key, Any]) -> Any:
         """As Keras runs a graph, keeping what was asked for."""
-        flat = keras.tree.flatten(inputs)
-        tensors = {id(symbolic): value for symbolic, value in zip(self._graph.inputs, flat, strict=True)}
-        for node in self._nodes:
-            if any(id(x) not in tensors for x in node.input_tensors):
-                continue
-            args, kwargs = node.arguments.fill_in(tensors)
-            operation = node.operation
-            if id(node) in self._taken_apart:
-                logits = operation_fn(twin(operation, activation=keras.activations.linear))(*args, **kwargs)
-                kept.update(dict.fromkeys(self._taken_apart[id(node)], logits))
-                # The activation leaves the logits on its output, for Keras' cross-entropy.
-                outputs = operation.activation(logits)
-                if (mask := get_keras_mask(logits)) is not None:
-                    set_keras_mask(outputs, mask)
-            else:
+
+        def visit(step: Step[Any]) -> Any:
+            node, operation = step.node, step.operation
+            args, kwargs = step.arguments()
+            if id(node) not in self._taken_apart:
                 if id(node) in self._nested:
                     operation = self._nested[id(node)].recording(operation, kept)
-                outputs = operation_fn(operation)(*args, **kwargs)
-            for symbolic, value in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
-                tensors[id(symbolic)] = value
-        kept.update({key: tensors[id(symbolic)] for key, symbolic in self._kept.items()})
-        results = [tensors[id(symbolic)] for symbolic in self._graph.outputs]
-        return keras.tree.pack_sequence_as(self._graph.output, results)
+                return operation_fn(operation)(*args, **kwargs)
+            logits = operation_fn(twin(operation, activation=keras.activations.linear))(*args, **kwargs)
+            kept.update(dict.fromkeys(self._taken_apart[id(node)], logits))
+            # The activation leaves the logits on its output, for Keras' cross-entropy.
+            outputs = operation.activation(logits)
+            if (mask := get_keras_mask(logits)) is not None:
+                set_keras_mask(outputs, mask)
+            return outputs
+
+        values = run(self._graph, keras.tree.flatten(inputs), visit)
+        kept.update({key: values[symbolic] for key, symbolic in self._kept.items()})
+        return values.of(self._graph.output)
 
     def _inside(self, node: Any, graph: Functional) -> "GraphReader":
         owner = f"{self._owner}/{node.operation.name}"
@@ -140,7 +135,9 @@ class GraphReader:
             if int(counted[2]) < len(calls):
                 return calls[int(counted[2])]
         if not calls:
-            paths = self._paths()
+            paths = list(
+                dict.fromkeys(path for path, _, _ in nested_calls(self._graph))
+            )  # all that can be read
             ending = [path for path in paths if path.endswith(f"/{name}")]
             near = ending or difflib.get_close_matches(name, paths, n=3) or paths[:12]
             raise ValueError(
@@ -157,20 +154,10 @@ class GraphReader:
             )
         return calls[0]
 
-    def _paths(self) -> list[str]:
-        """All layers that can be read."""
-        paths = []
-        for operation in dict.fromkeys(node.operation for node in self._nodes):
-            paths.append(operation.name)
-            if (graph := functional_of(operation)) is not None:
-                inner = GraphReader(graph, operation.name)._paths()
-                paths += [f"{operation.name}/{path}" for path in inner]
-        return paths
-
     def _find_logits(self, tensor: keras.KerasTensor, key: Key) -> str:
         """Keeps what `tensor` was before the last activation; returns which that is."""
-        operation, node_index, tensor_index = history_of(tensor)
-        node = inbound_nodes(operation)[node_index]
+        node = node_of(tensor)
+        operation = node.operation
         if type(operation) in (layers.Activation, FakeQuantize):
             rounds = type(operation) is FakeQuantize
             activation = "linear" if rounds else _ACTIVATIONS.get(operation.activation)
@@ -196,7 +183,8 @@ class GraphReader:
                 self._taken_apart.setdefault(id(node), []).append(key)
                 return activation
         elif (graph := functional_of(operation)) is not None:
-            return self._inside(node, graph)._find_logits(graph.outputs[tensor_index], key)
+            index = history_of(tensor).tensor_index
+            return self._inside(node, graph)._find_logits(graph.outputs[index], key)
         raise ValueError(
             f"A loss on logits must know where they are. Received: {self._owner!r}, which ends in "
             f"{type(operation).__name__} {operation.name!r}. "

@@ -1,17 +1,17 @@
 """Takes whole layers and residual blocks out of a model, those that it misses least."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from distill._graphs import functional_of, nodes_of
+from distill._graphs import functional_of, needed_nodes, nested_calls, node_of, nodes_of
 from distill._keras import inbound_nodes
 from distill.pruning.structured._compiling import compile_settings, compile_with
 from distill.pruning.structured._operation_rules import is_addition
-from distill.pruning.structured._rebuild import needed_of, rebuild
+from distill.pruning.structured._rebuild import rebuild
 from distill.pruning.structured._rules import rules_with
 from distill.pruning.structured._tracing import read
 from distill.pruning.weights._patterns import is_whole
@@ -44,7 +44,7 @@ def removable_layers(model: keras.Model) -> list[str]:
         Paths of layers that return the shape that they are given, and of the additions that end residual blocks, with
         whose absence weights go: not those of layers that are called elsewhere too. What has none costs little.
     """
-    return [one.path for one in _removable(_graph(model), "")]
+    return [one.path for one in _removable(_graph(model))]
 
 
 def output_change(model: keras.Model, data: Any) -> Harm:
@@ -107,15 +107,15 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
     compiling = compile_settings(model)
     structure = read(model, rules_with())
     everything = np.ones(structure.atoms.count, bool)
-    candidates = list(_removable(graph, ""))
-    skipped: dict[int, int] = {}
+    candidates = list(_removable(graph))
+    skipped: dict[int, keras.KerasTensor] = {}
     shortest = model
     for _ in range(number):
         tried = []
         for one in candidates:
             if id(one.node) in skipped:
                 continue
-            shortened = rebuild(structure, everything, skipped={**skipped, id(one.node): id(one.passed)})
+            shortened = rebuild(structure, everything, skipped={**skipped, id(one.node): one.passed})
             if shortened.count_params() == shortest.count_params():
                 continue  # it went with another
             value = float(harm(shortened))
@@ -128,7 +128,7 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
                 f"{', '.join(one.path for one in candidates) or 'none keeps its shape'}."
             )
         _, chosen, shortest = min(tried, key=lambda one: one[0])
-        skipped[id(chosen.node)] = id(chosen.passed)
+        skipped[id(chosen.node)] = chosen.passed
     compile_with(compiling, model, shortest)
     return shortest
 
@@ -143,43 +143,36 @@ def _graph(model: keras.Model) -> Any:
     return graph
 
 
-def _removable(graph: Any, path: str) -> Iterator[Removable]:
-    makers = {id(tensor): node for node in nodes_of(graph) for tensor in node.outputs}
-    calls = list(nodes_of(graph))
+def _removable(graph: Any) -> Iterator[Removable]:
+    def saves(within: Any, node: Any, passed: keras.KerasTensor) -> bool:
+        left = [one for one in needed_nodes(within, {id(node): passed}) if one is not node]
+        return _weights(left) < _weights(nodes_of(within))
 
-    def saves(node: Any, passed: Any) -> bool:
-        left, _ = needed_of(graph, {id(node): id(passed)})
-        return _weights(left) < _weights(calls)
-
-    for node in calls:
+    # What goes from one call of a nested model goes from all.
+    for path, node, within in nested_calls(graph, enter=lambda node: len(inbound_nodes(node.operation)) == 1):
         operation = node.operation
-        own = f"{path}/{operation.name}" if path else operation.name
-        inner = functional_of(operation)
-        if inner is not None:
-            if len(inbound_nodes(operation)) == 1:  # else what goes from one call goes from all
-                yield from _removable(inner, own)
-            continue
         if is_addition(operation) and len(node.input_tensors) == 2:
             one, other = node.input_tensors
             for shortcut, branch in ((one, other), (other, one)):
                 if (
                     shortcut.shape == branch.shape
-                    and _depends(branch, shortcut, makers)
-                    and saves(node, shortcut)
+                    and _depends(branch, shortcut)
+                    and saves(within, node, shortcut)
                 ):
-                    yield Removable(own, node, shortcut)
+                    yield Removable(path, node, shortcut)
                     break
         elif (
             isinstance(operation, layers.Layer)
+            and functional_of(operation) is None
             and len(node.input_tensors) == len(node.outputs) == 1
             and node.input_tensors[0].shape == node.outputs[0].shape
-            and len(calls) > 1
-            and saves(node, node.input_tensors[0])
+            and len(list(nodes_of(within))) > 1
+            and saves(within, node, node.input_tensors[0])
         ):
-            yield Removable(own, node, node.input_tensors[0])
+            yield Removable(path, node, node.input_tensors[0])
 
 
-def _weights(calls: Sequence[Any]) -> set[int]:
+def _weights(calls: Iterable[Any]) -> set[int]:
     return {
         id(variable)
         for node in calls
@@ -188,15 +181,15 @@ def _weights(calls: Sequence[Any]) -> set[int]:
     }
 
 
-def _depends(tensor: Any, source: Any, makers: dict[int, Any]) -> bool:
-    """Whether a tensor is computed from another."""
+def _depends(tensor: keras.KerasTensor, source: keras.KerasTensor) -> bool:
+    """Whether a tensor is computed from another of the same graph."""
     seen: set[int] = set()
     waiting = [tensor]
     while waiting:
         current = waiting.pop()
         if current is source:
             return True
-        if id(current) in makers and id(current) not in seen:
+        if id(current) not in seen:
             seen.add(id(current))
-            waiting += makers[id(current)].input_tensors
+            waiting += node_of(current).input_tensors
     return False

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 # Keras exports no name for this: layers of the caller's own model may hold a Lambda.
-from distill._graphs import functional_of, nodes_of
+from distill._graphs import Step, functional_of, needed_nodes, run
 from distill._keras import SafeModeScope, flatten_layers, history_of
 from distill.pruning.structured._configs import config_of, in_dtype, own_of, without_arrays
 from distill.pruning.structured._labels import Axes
@@ -21,7 +21,7 @@ def rebuild(
     structure: Structure,
     keep: np.ndarray,
     *,
-    skipped: Mapping[int, int] | None = None,
+    skipped: Mapping[int, keras.KerasTensor] | None = None,
     dtype: str | None = None,
     masked: bool = False,
 ) -> keras.Model:
@@ -30,8 +30,8 @@ def rebuild(
     Args:
         structure: of the model.
         keep: (atoms,) bool.
-        skipped: calls that are left out, with all that only they need: id of a graph's node -> that of the tensor that
-            is passed on in place of its output.
+        skipped: calls that are left out, with all that only they need: id of a graph's node -> the tensor that is
+            passed on in place of its output.
         dtype: of all layers in place of their own.
         masked: whether sizes stay, and what is not kept of weights, and of arrays in calls, is zero.
 
@@ -50,37 +50,12 @@ def keep_labels(structure: Structure, keep: np.ndarray) -> np.ndarray:
     return kept
 
 
-def needed_of(graph: Any, skipped: Mapping[int, int]) -> tuple[list[Any], dict[int, int]]:
-    """The calls that a graph's outputs depend on, without those that are skipped.
-
-    Args:
-        graph: a Functional model.
-        skipped: as for `rebuild`.
-
-    Returns:
-        The nodes in order; and id of a skipped call's output -> that of the tensor that takes its place.
-    """
-    nodes = list(nodes_of(graph))
-    passed: dict[int, int] = {}
-    for node in nodes:
-        if id(node) in skipped:
-            instead = skipped[id(node)]
-            passed[id(node.outputs[0])] = passed.get(instead, instead)
-    needed = {passed.get(id(tensor), id(tensor)) for tensor in graph.outputs}
-    found = []
-    for node in reversed(nodes):
-        if id(node) not in skipped and any(id(tensor) in needed for tensor in node.outputs):
-            found.append(node)
-            needed |= {passed.get(id(tensor), id(tensor)) for tensor in node.input_tensors}
-    return found[::-1], passed
-
-
 class _Builder:
     def __init__(
         self,
         structure: Structure,
         keep: np.ndarray,
-        skipped: Mapping[int, int],
+        skipped: Mapping[int, keras.KerasTensor],
         dtype: str | None,
         masked: bool,
     ) -> None:
@@ -93,7 +68,6 @@ class _Builder:
         self._smaller = {
             id(slot.variable) for slot in structure.slots if not masked and not self._kept[slot.labels].all()
         }
-        self._passed: dict[int, int] = {}  # id of a skipped call's output -> that of what takes its place
         self._built: dict[
             int, tuple[Any, Any]
         ] = {}  # by id of the old layer or operation: it and the new one
@@ -107,7 +81,8 @@ class _Builder:
         entries = [self._input(tensor, axes) for tensor, axes in zip(graph.inputs, inputs, strict=True)]
         if isinstance(old, keras.Sequential):
             (entry,) = entries
-            kept = [self._operation(node.operation) for node in self._needed(graph)]
+            needed = needed_nodes(graph, self._skipped)
+            kept = [self._operation(node.operation) for node in needed if id(node) not in self._skipped]
             new = keras.Sequential([history_of(entry).operation, *kept], name=old.name)
         else:
             new = self._functional(old, graph, entries)
@@ -115,22 +90,14 @@ class _Builder:
         return new
 
     def _functional(self, old: Any, graph: Any, entries: list[Any]) -> Any:
-        tensors = {id(tensor): entry for tensor, entry in zip(graph.inputs, entries, strict=True)}
-        for node in self._needed(graph):
-            args, kwargs = self._arguments(node, tensors)
-            outputs = self._operation(node.operation)(*args, **kwargs)
-            for symbolic, value in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
-                tensors[id(symbolic)] = value
-        inputs, outputs = (
-            keras.tree.map_structure(lambda tensor: tensors[self._passed.get(id(tensor), id(tensor))], ends)
-            for ends in (graph.input, graph.output)
-        )
-        return keras.Model(inputs, outputs, name=old.name)
+        def visit(step: Step[Any]) -> Any:
+            if id(step.node) in self._skipped:
+                return step.values[self._skipped[id(step.node)]]
+            args, kwargs = self._arguments(step)
+            return self._operation(step.operation)(*args, **kwargs)
 
-    def _needed(self, graph: Any) -> list[Any]:
-        found, passed = needed_of(graph, self._skipped)
-        self._passed.update(passed)
-        return found
+        values = run(graph, entries, visit, nodes=needed_nodes(graph, self._skipped))
+        return keras.Model(values.of(graph.input), values.of(graph.output), name=old.name)
 
     def _input(self, tensor: Any, axes: Axes) -> Any:
         return keras.Input(
@@ -188,10 +155,12 @@ class _Builder:
             config = config[parent]
         config[key] = edit.value(*sizes)
 
-    def _arguments(self, node: Any, tensors: dict[int, Any]) -> tuple[Any, Any]:
+    def _arguments(self, step: Step[Any]) -> tuple[Any, Any]:
+        node = step.node
+
         def new(leaf: Any) -> Any:
             if isinstance(leaf, keras.KerasTensor):
-                return tensors[self._passed.get(id(leaf), id(leaf))]
+                return step.values[leaf]
             if not getattr(leaf, "shape", ()) or isinstance(leaf, keras.Variable):
                 return leaf
             axes = self._structure.constants.get((id(node), id(leaf)), ())

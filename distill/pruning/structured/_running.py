@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from distill._graphs import arguments_of, functional_of, nodes_of
+from distill._graphs import Step, functional_of
+from distill._graphs import run as run_graph
 from distill._keras import nn, standardize_inputs
 from distill.pruning.structured._structure import Key
 
@@ -28,27 +29,17 @@ def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
     """
     calls: collections.Counter[str] = collections.Counter()
 
-    def walk(graph: Any, values: list[Any], path: str) -> list[Any]:
-        tensors = {id(tensor): value for tensor, value in zip(graph.inputs, values, strict=True)}
-        for node in nodes_of(graph):
-            operation = node.operation
-            own = f"{path}/{operation.name}" if path else operation.name
-            nested = functional_of(operation)
-            if nested is not None:
-                call = node.arguments.args, node.arguments.kwargs
-                given = [tensors[id(tensor)] for tensor in arguments_of(nested, *call)]
-                outputs = walk(nested, given, own)
-            else:
-                args, kwargs = node.arguments.fill_in(tensors)
-                outputs = keras.tree.flatten(_called(operation, args, kwargs))
-                outputs = [see((own, calls[own], i), value) for i, value in enumerate(outputs)]
-                calls[own] += 1
-            for tensor, value in zip(node.outputs, outputs, strict=True):
-                tensors[id(tensor)] = value
-        return [tensors[id(tensor)] for tensor in graph.outputs]
+    def visit(step: Step[Any]) -> list[Any]:
+        if step.nested is not None:
+            return step.enter(visit)
+        number = calls[step.path]
+        calls[step.path] += 1
+        outputs = keras.tree.flatten(_called(step.operation, *step.arguments()))
+        return [see((step.path, number, i), value) for i, value in enumerate(outputs)]
 
     graph: Any = functional_of(model)
-    return walk(graph, standardize_inputs(graph, inputs), "")  # as Keras' own call does
+    values = run_graph(graph, standardize_inputs(graph, inputs), visit)  # as Keras' own call does
+    return values.of(graph.outputs)
 
 
 def _called(operation: Any, args: Any, kwargs: Any) -> Any:

@@ -1,6 +1,7 @@
 """Walks a model's graph once and labels every axis of every tensor and weight, as the rules of its calls say."""
 
 import collections
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -9,14 +10,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill._graphs import arguments_of, functional_of, nodes_of
-from distill._keras import Functional
+from distill._graphs import Step, functional_of, run
 from distill.pruning.structured._labels import Axes, Axis, Labels
 from distill.pruning.structured._structure import Edit, Key, Product, Role, Shape, Size, Slot, Structure
 
 Rule = Callable[["Call"], Axes | list[Axes]]
-# The labels of a tensor, and whether it is zero where channels are removed, which is asked of few.
-Traced = tuple[Axes, Callable[[], bool]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Traced:
+    """What is known of a tensor: labels of its axes, and whether it is zero where channels are removed.
+
+    The latter is asked of few tensors, and answered when it is.
+    """
+
+    axes: Axes
+    vanishes: Callable[[], bool]
 
 
 class Call:
@@ -34,19 +43,17 @@ class Call:
             them are; if a rule says nothing, where its inputs are.
     """
 
-    def __init__(
-        self, tracer: "_Tracer", node: Any, path: str, inputs: list[Axes], vanishing: list[Callable[[], bool]]
-    ) -> None:
+    def __init__(self, tracer: "_Tracer", node: Any, path: str, inputs: list[Traced]) -> None:
         self._tracer = tracer
         self._node = node
         self._path = path
         self._owner = node.operation
         self._within: tuple[str, ...] = ()
-        self._vanishing = vanishing
+        self._vanishing = [traced.vanishes for traced in inputs]
         self.vanishes: Callable[[], bool] = lambda: all(self.vanishing())
         self._times: tuple[Size, ...] = ()
         self.operation: Any = node.operation
-        self.inputs = inputs
+        self.inputs = [traced.axes for traced in inputs]
         self.shapes: list[Shape] = [tuple(t.shape) for t in node.input_tensors]
         self.output_shapes: list[Shape] = [tuple(t.shape) for t in node.outputs]
 
@@ -262,9 +269,9 @@ def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) 
             "in a Functional model."
         )
     tracer = _Tracer(rules, exact)
-    inputs: list[Traced] = [((None,) * len(t.shape), lambda: True) for t in graph.inputs]
-    for axes, _ in tracer.run(graph, inputs, ""):
-        for axis in axes:
+    inputs = [Traced((None,) * len(tensor.shape), lambda: True) for tensor in graph.inputs]
+    for traced in run(graph, inputs, tracer.visit).of(graph.outputs):
+        for axis in traced.axes:
             tracer.labels.lock(axis, "it is an output of the model")
     return Structure(
         model,
@@ -298,35 +305,23 @@ class _Tracer:
         self._calls: collections.Counter[str] = collections.Counter()
         self._unsettled: list[Callable[[], bool]] = []
 
-    def run(self, graph: Functional, inputs: list[Traced], path: str) -> list[Traced]:
-        found = {id(tensor): traced for tensor, traced in zip(graph.inputs, inputs, strict=True)}
-        for node in nodes_of(graph):
-            operation = node.operation
-            own = f"{path}/{operation.name}" if path else operation.name
-            self.operations[own] = operation
-            nested = functional_of(operation)
-            if nested is not None:
-                call = node.arguments.args, node.arguments.kwargs
-                given = [found[id(tensor)] for tensor in arguments_of(nested, *call)]
-                outputs = self.run(nested, self._nested_inputs(operation, given, own), own)
-            else:
-                given = [found[id(tensor)] for tensor in node.input_tensors]
-                outputs = self._traced(
-                    Call(self, node, own, [axes for axes, _ in given], [known for _, known in given])
-                )
-                for i, (axes, _) in enumerate(outputs):
-                    self.tensors[own, self._calls[own], i] = axes
-                self._calls[own] += 1
-            for tensor, traced in zip(node.outputs, outputs, strict=True):
-                found[id(tensor)] = traced
-        return [found[id(tensor)] for tensor in graph.outputs]
+    def visit(self, step: Step[Traced]) -> list[Traced]:
+        self.operations[step.path] = step.operation
+        if step.nested is not None:
+            return step.enter(self.visit, self._nested_inputs(step))
+        outputs = self._traced(Call(self, step.node, step.path, step.inputs()))
+        for i, traced in enumerate(outputs):
+            self.tensors[step.path, self._calls[step.path], i] = traced.axes
+        self._calls[step.path] += 1
+        return outputs
 
     def _traced(self, call: Call) -> list[Traced]:
         outputs = self.ask(call)
         vanishes = functools.cache(call.vanishes)
         self._unsettled.append(vanishes)
         return [
-            (axes, (lambda: True) if all(axis is None for axis in axes) else vanishes) for axes in outputs
+            Traced(axes, (lambda: True) if all(axis is None for axis in axes) else vanishes)
+            for axes in outputs
         ]
 
     def settle(self) -> None:
@@ -354,12 +349,13 @@ class _Tracer:
             self.slots[key] = Slot(path, layer, variable, axis, role, labels, repeats)
         return self.slots[key].labels
 
-    def _nested_inputs(self, model: Any, arguments: list[Traced], path: str) -> list[Traced]:
+    def _nested_inputs(self, step: Step[Traced]) -> list[Traced]:
         """A nested model is rebuilt once, so all its calls are on the same channels."""
-        first = self.inputs.setdefault(id(model), [axes for axes, _ in arguments])
-        reason = f"{path} is called on sizes that stay"
+        given = step.inputs()
+        first = self.inputs.setdefault(id(step.operation), [traced.axes for traced in given])
+        reason = f"{step.path} is called on sizes that stay"
         united = []
-        for one, (other, vanishes) in zip(first, arguments, strict=True):
-            axes = tuple(self.labels.unite(a, b, reason) for a, b in zip(one, other, strict=True))
-            united.append((axes, vanishes))
+        for one, other in zip(first, given, strict=True):
+            axes = tuple(self.labels.unite(a, b, reason) for a, b in zip(one, other.axes, strict=True))
+            united.append(Traced(axes, other.vanishes))
         return united
