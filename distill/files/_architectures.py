@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import keras
 from distill._keras import (
     Functional,
     ObjectSharingScope,
+    compute_output_spec,
     flatten_layers,
     initialize_all_variables,
     operation_modules,
@@ -106,18 +108,16 @@ def planned(config: Config, trust: bool, source: str, held: int) -> Iterator[ker
     waiting = uninitialized_variables()
     set_uninitialized_variables([])
     try:
-        try:
-            model = _planned(config, trust, source)
-        except ValueError:
-            own = keras.saving.get_registered_object(config.get("registered_name")) is not None
-            if not own and _stateless(config) == config:
-                raise
-            # A class that is not Keras' own may want values when it is made, as tasks of keras_hub do; so do
-            # recurrent layers that keep their states.
-            require_held(config, trust, source, held)
-            set_uninitialized_variables([])
-            with ObjectSharingScope():
-                model = _built(config, trust, source)
+        if _stateless(config) != config:
+            model = _held(config, trust, source, held)  # a plan would compute the states, which may be huge
+        else:
+            try:
+                model = _planned(config, trust, source)
+            except ValueError:
+                # A class that is not Keras' own may want values when it is made, as tasks of keras_hub do.
+                if keras.saving.get_registered_object(config.get("registered_name")) is None:
+                    raise
+                model = _held(config, trust, source, held)
         yield model
     finally:
         # Those of a model that was refused must never be made: Keras would do so on the next occasion.
@@ -125,6 +125,14 @@ def planned(config: Config, trust: bool, source: str, held: int) -> Iterator[ker
 
 
 allocate = initialize_all_variables
+
+
+def _held(config: Config, trust: bool, source: str, held: int) -> keras.Model:
+    """A model with values, made once it is known that the file holds as much."""
+    require_held(config, trust, source, held)
+    set_uninitialized_variables([])
+    with ObjectSharingScope():
+        return _built(config, trust, source)
 
 
 def _planned(config: Config, trust: bool, source: str) -> keras.Model:
@@ -175,10 +183,17 @@ def _stateless(config: Any) -> Any:
 
 
 def _states_of(model: keras.Model) -> int:
-    """How many numbers its recurrent layers would keep between batches."""
-    batch = max((tensor.shape[0] or 1 for tensor in model.inputs), default=1)
-    sizes = [getattr(layer, "state_size", 0) for layer in flatten_layers(model)]
-    return batch * sum(keras.tree.flatten(sizes))
+    """How many numbers the recurrent layers of a model keep between batches, if all of them do."""
+    return sum(_state_of(layer) for layer in flatten_layers(model) if isinstance(layer, keras.layers.RNN))
+
+
+def _state_of(layer: keras.layers.RNN) -> int:
+    built = layer.get_build_config() or {}
+    shape = built.get("input_shape") or built.get("shapes_dict", {}).get("sequences_shape")
+    if shape is None or None in (shape[0], *shape[2:]):
+        return 0  # Keras refuses to keep states whose size it does not know
+    states = compute_output_spec(lambda: layer.get_initial_state(shape[0]))
+    return sum(math.prod(state.shape) for state in keras.tree.flatten(states))
 
 
 def _built(config: Config, trust: bool, source: str) -> keras.Model:

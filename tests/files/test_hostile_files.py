@@ -6,9 +6,11 @@ import json
 import marshal
 import os
 import pickle
+import subprocess
 import sys
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import h5py
 import keras
@@ -21,6 +23,7 @@ from keras.src.backend.common import global_state
 import distill
 from distill.files import _loading as loading
 
+MOST_MEMORY = 300  # MB above what importing took, however large a file says that it is
 CODE = "__import__('pathlib').Path('ran').touch()"
 
 
@@ -42,25 +45,53 @@ def good(tmp_path):
     return tmp_path / "good.keras"
 
 
-def refused(path, match, *, error=ValueError, **kwargs):
-    """Loading fails with one error, leaves no file behind and takes little memory; that of weights too."""
-    before = sorted(os.listdir())
-    model, texts = dense_net(4), []
-    for load in (lambda: distill.load_model(path, **kwargs), lambda: distill.load_weights(model, path)):
-        tracemalloc.start()
-        try:
-            load()
-        except error as caught:
-            texts.append(str(caught))
-        finally:
-            _, peak = tracemalloc.get_traced_memory()
-            tracemalloc.stop()
-        assert peak < 20e6
-    assert texts, "it was loaded"
-    assert match in texts[0]
-    assert str(path) in texts[0]
-    assert sorted(os.listdir()) == before
-    return texts
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory):
+    """Loads a path in one other process, under a limit of memory; its errors and its peak in MB."""
+    good = tmp_path_factory.mktemp("good") / "good.keras"
+    dense_net(4).save(good)
+    command = [sys.executable, str(Path(__file__).with_name("load_under_limit.py")), str(good)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def load(path):
+            process.stdin.write(json.dumps(str(path)) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+            assert answer, "the process died"
+            return json.loads(answer)
+
+        yield load
+        process.stdin.close()
+        assert process.wait() == 0
+
+
+@pytest.fixture
+def refused(limited):
+    """Expects loading to fail with one error, to leave no file behind and to take little memory; with weights too."""
+
+    def refuse(path, match):
+        there = limited(path)  # first: memory that should not be taken is taken from a process with a limit
+        assert there["peak"] < MOST_MEMORY
+        before = sorted(os.listdir())
+        model, texts = dense_net(4), []
+        for load in (lambda: distill.load_model(path), lambda: distill.load_weights(model, path)):
+            tracemalloc.start()
+            try:
+                load()
+            except ValueError as caught:
+                texts.append(str(caught))
+            finally:
+                _, peak = tracemalloc.get_traced_memory()
+                tracemalloc.stop()
+            assert peak < 20e6
+        assert texts, "it was loaded"
+        assert match in texts[0]
+        assert match in (there["errors"][0] or there["errors"][1])
+        assert str(path) in texts[0]
+        assert sorted(os.listdir()) == before
+        return texts
+
+    return refuse
 
 
 def changed(good, change, name="bad.keras"):
@@ -145,7 +176,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_classes_are_keras_own_or_the_callers(good, tmp_path, what):
+def test_classes_are_keras_own_or_the_callers(refused, good, tmp_path, what):
     bad = changed(good, lambda config: config.update(sequential(FOREIGN[what])))
     refused(bad, "which is neither" if what != "numbers for names" else "Classes go by names")
     refused(in_h5(sequential(FOREIGN[what]), tmp_path / "bad.h5"), "Received")
@@ -153,7 +184,7 @@ def test_classes_are_keras_own_or_the_callers(good, tmp_path, what):
     assert unsafe is None
 
 
-def test_lambdas_are_not_run(good, tmp_path):
+def test_lambdas_are_not_run(refused, good, tmp_path):
     match = "Files that carry code are not run"
     refused(changed(good, lambda config: config.update(sequential(lambda_layer()))), match)
     refused(in_h5(sequential(lambda_layer()), tmp_path / "new.h5"), match)
@@ -168,12 +199,12 @@ def test_lambdas_are_not_run(good, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"])
-def test_layers_that_read_programs_are_not_made(good, kind):
+def test_layers_that_read_programs_are_not_made(refused, good, kind):
     bad = {"class_name": kind, "module": "keras.layers", "config": {"filepath": "evil", "module": "evil"}}
     refused(changed(good, lambda config: config.update(sequential(bad))), f"with a {kind}")
 
 
-def test_what_keras_is_told_to_run_by_name_must_be_known(good):
+def test_what_keras_is_told_to_run_by_name_must_be_known(refused, good):
     def change(config):
         config["config"]["layers"][1]["registered_name"] = "evil>Dense"
         config["config"]["layers"][1]["module"] = "evil_module"
@@ -181,7 +212,7 @@ def test_what_keras_is_told_to_run_by_name_must_be_known(good):
     refused(changed(good, change), "custom_objects={'evil>Dense': Dense}")
 
 
-def test_words_are_not_read_from_other_files(good, tmp_path):
+def test_words_are_not_read_from_other_files(refused, good, tmp_path):
     (tmp_path / "secret").write_text("secret\n")
     bad = {"class_name": "StringLookup", "module": "keras.layers", "config": {"vocabulary": "secret"}}
     refused(
@@ -194,7 +225,7 @@ class Pickled:
         return exec, (CODE,)
 
 
-def test_words_of_tokenizers_are_not_read_from_other_files(good):
+def test_words_of_tokenizers_are_not_read_from_other_files(refused, good):
     import keras_hub  # noqa: F401  # its import takes memory of its own
 
     path = "/etc/hostname"
@@ -218,7 +249,7 @@ def test_links_do_not_lead_out_of_a_folder(good, tmp_path):
         distill.load_model(folder)
 
 
-def test_constants_are_numbers(good):
+def test_constants_are_numbers(refused, good):
     constant = {"class_name": "__numpy__", "config": {"value": ["a"], "dtype": "U300000000"}}
     refused(changed(good, lambda config: config.update(extra=constant)), "Constants of a model are numbers")
 
@@ -239,12 +270,12 @@ def test_operations_are_not_run_on_constants(tmp_path):
         distill.load_model(bad)
 
 
-def test_a_registered_name_does_not_make_a_lambda_safe(good):
+def test_a_registered_name_does_not_make_a_lambda_safe(refused, good):
     code = {"class_name": "__lambda__", "registered_name": "distill>hard_sigmoid", "config": {"value": "xx"}}
     refused(changed(good, lambda config: config.update(extra=code)), "carry code")
 
 
-def test_pickles_and_saved_models_are_not_opened(tmp_path):
+def test_pickles_and_saved_models_are_not_opened(refused, tmp_path):
     (tmp_path / "model.h5").write_bytes(pickle.dumps(Pickled()))  # whatever its name
     refused(tmp_path / "model.h5", "a pickle, which runs whatever code its writer chose")
     (tmp_path / "saved").mkdir()
@@ -253,7 +284,7 @@ def test_pickles_and_saved_models_are_not_opened(tmp_path):
         distill.load_model(tmp_path / "saved")
 
 
-def test_arrays_of_objects_are_not_opened(good, tmp_path):
+def test_arrays_of_objects_are_not_opened(refused, good, tmp_path):
     with zipfile.ZipFile(good) as old:
         content = io.BytesIO(old.read("model.weights.h5"))
         with h5py.File(content, "r+") as file:
@@ -275,7 +306,7 @@ def test_arrays_of_objects_are_not_opened(good, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "assets/../../out", "assets\\..\\out", "C:out"])
-def test_members_of_an_archive_lie_inside_it(good, tmp_path, name):
+def test_members_of_an_archive_lie_inside_it(refused, good, tmp_path, name):
     with zipfile.ZipFile(good, "a") as archive:
         archive.writestr(zipfile.ZipInfo(name), "evil")
     refused(good, "which leads elsewhere")
@@ -284,7 +315,7 @@ def test_members_of_an_archive_lie_inside_it(good, tmp_path, name):
 
 @pytest.mark.parametrize("form", ["keras", "weights.h5", "h5"])
 @pytest.mark.parametrize("how", ["external link", "soft link", "external data", "virtual data"])
-def test_weights_lie_in_their_file(tmp_path, form, how):
+def test_weights_lie_in_their_file(refused, tmp_path, form, how):
     model = dense_net(4)
     path = tmp_path / f"bad.{form}"
     (model.save_weights if form == "weights.h5" else model.save)(path)
@@ -321,7 +352,7 @@ def test_weights_lie_in_their_file(tmp_path, form, how):
 # Memory
 
 
-def test_huge_shapes_are_not_made(good, tmp_path):
+def test_huge_shapes_are_not_made(refused, good, tmp_path):
     def change(config):
         config["config"]["layers"][2]["config"]["units"] = 10**11
 
@@ -338,7 +369,7 @@ def test_huge_shapes_are_not_made(good, tmp_path):
     )
 
 
-def test_an_archive_and_the_file_in_it_do_not_expand_by_turns(tmp_path):
+def test_an_archive_and_the_file_in_it_do_not_expand_by_turns(refused, tmp_path):
     """Padding that the archive packs would allow fifty times as much again of what was never written."""
     units = 2**21
     dense = {"class_name": "Dense", "module": "keras.layers", "config": {"name": "d", "units": units}}
@@ -357,7 +388,7 @@ def test_an_archive_and_the_file_in_it_do_not_expand_by_turns(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["keras", "h5"])
-def test_what_is_declared_must_be_held(tmp_path, form):
+def test_what_is_declared_must_be_held(refused, tmp_path, form):
     units = 10**8
     dense = {"class_name": "Dense", "module": "keras.layers", "config": {"name": "d", "units": units}}
     content = io.BytesIO()
@@ -379,7 +410,7 @@ def test_what_is_declared_must_be_held(tmp_path, form):
     assert "which declares" in texts[1]
 
 
-def test_an_array_is_listed_once(tmp_path):
+def test_an_array_is_listed_once(refused, tmp_path):
     names = [f"d{i}" for i in range(40)]
     dense = [
         {
@@ -411,7 +442,7 @@ def test_an_array_is_listed_once(tmp_path):
     ],
     ids=lambda layer: layer[0],
 )
-def test_what_keras_computes_from_values_takes_no_memory_either(good, layer):
+def test_what_keras_computes_from_values_takes_no_memory_either(refused, good, layer):
     name, config = layer
     shape = {"Dense": [None, 16_000], "LSTM": [10**9, 2, 3]}.get(name, [None, 4])
     made = sequential({"class_name": name, "module": "keras.layers", "config": {"name": "made", **config}})
@@ -420,14 +451,50 @@ def test_what_keras_computes_from_values_takes_no_memory_either(good, layer):
     refused(changed(good, lambda config: (config.clear(), config.update(made))), at_most)
 
 
-def test_an_archive_that_unpacks_to_more_than_it_holds(tmp_path):
+def stateful(kind, *, wrapped=False, **config):
+    layer = {
+        "class_name": kind,
+        "module": "keras.layers",
+        "config": {"name": "made", "stateful": True, **config},
+    }
+    if not wrapped:
+        return layer
+    return {
+        "class_name": "Bidirectional",
+        "module": "keras.layers",
+        "config": {"name": "both", "layer": layer},
+    }
+
+
+def of_batches(shape, layer):
+    model = sequential(layer)
+    model["config"]["layers"][0]["config"]["batch_shape"] = shape
+    return model
+
+
+STATES = {
+    "LSTM": of_batches([10**8, 2, 1], stateful("LSTM", units=1)),
+    "Bidirectional": of_batches([10**8, 2, 1], stateful("GRU", wrapped=True, units=1)),
+    "of images": of_batches([1, 2, 10_000, 10_000, 1], stateful("ConvLSTM2D", filters=1, kernel_size=1)),
+    "in a model": of_batches([None, 2, 1], of_batches([10**8, 2, 1], stateful("SimpleRNN", units=1))),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_states_that_are_kept_between_batches_take_no_memory_either(refused, good, case):
+    """A large batch makes them huge, whatever few weights there are."""
+    bad = changed(good, lambda config: (config.clear(), config.update(STATES[case])))
+    refused(bad, "172 bytes, which declares")
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds(refused, tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", b" " * 30_000_000)
         archive.writestr("model.weights.h5", b"")
     refused(tmp_path / "bomb.keras", "which declares 30,000,000")
 
 
-def test_deep_nesting_ends(tmp_path):
+def test_deep_nesting_ends(refused, tmp_path):
     (tmp_path / "deep.json").write_text('{"a":' * 50_000 + "1" + "}" * 50_000)
     refused(tmp_path / "deep.json", "stored as JSON")
     config = layer = {}
@@ -441,7 +508,7 @@ def test_deep_nesting_ends(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["keras", "weights.h5", "h5"])
-def test_truncated_files_say_so(tmp_path, form):
+def test_truncated_files_say_so(refused, tmp_path, form):
     model = dense_net(4)
     path = tmp_path / f"cut.{form}"
     (model.save_weights if form == "weights.h5" else model.save)(path)
@@ -470,7 +537,7 @@ def test_flipped_bytes_give_an_error_or_a_model(tmp_path, form):
     distill.load_weights(model, path)
 
 
-def test_what_is_no_model(tmp_path):
+def test_what_is_no_model(refused, tmp_path):
     (tmp_path / "empty.keras").touch()
     refused(tmp_path / "empty.keras", "which is empty")
     (tmp_path / "random.h5").write_bytes(np.random.default_rng(0).bytes(1000))
@@ -517,11 +584,11 @@ NONSENSE = [
 
 @pytest.mark.parametrize("version", ["2.4.0", "3.15.1"])
 @pytest.mark.parametrize("config", NONSENSE)
-def test_architectures_that_make_no_sense(tmp_path, config, version):
+def test_architectures_that_make_no_sense(refused, tmp_path, config, version):
     refused(in_h5(config, tmp_path / "nonsense.h5", version), "nonsense.h5")
 
 
-def test_files_of_hdf5_that_lack_what_they_list(tmp_path):
+def test_files_of_hdf5_that_lack_what_they_list(refused, tmp_path):
     path = in_h5(sequential({"class_name": "Dense", "config": {"units": 3}}), tmp_path / "lacking.h5")
     with h5py.File(path, "r+") as file:
         file["model_weights"].attrs["layer_names"] = np.array([b"d"])
@@ -536,13 +603,14 @@ def test_a_damaged_saved_model(tmp_path):
         distill.load_model(tmp_path / "saved", trust=True)
 
 
-def test_a_hostile_preset(tmp_path):
+def test_a_hostile_preset(limited, tmp_path):
     import keras_hub
 
     keras_hub.models.BertBackbone(20, 1, 2, 4, 6, max_sequence_length=8).save_to_preset(tmp_path / "p")
     config = json.loads((tmp_path / "p" / "config.json").read_text())
 
     def attempt(match):
+        assert limited(tmp_path / "p")["peak"] < MOST_MEMORY
         with pytest.raises(ValueError, match=match):
             distill.load_model(tmp_path / "p")
 
@@ -560,7 +628,7 @@ def uninitialized():
     return global_state.get_global_attribute("uninitialized_variables", [])
 
 
-def test_a_task_that_declares_more_than_its_file_holds(tmp_path, monkeypatch):
+def test_a_task_that_declares_more_than_its_file_holds(refused, tmp_path, monkeypatch):
     import keras_hub
 
     backbone = keras_hub.models.BertBackbone(20, 1, 2, 4, 6, max_sequence_length=8)
@@ -578,7 +646,7 @@ def test_a_task_that_declares_more_than_its_file_holds(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Skipping nested")  # Keras tells of what it skips before it fails
-def test_the_head_of_a_preset_is_held_too(tmp_path, monkeypatch):
+def test_the_head_of_a_preset_is_held_too(limited, tmp_path, monkeypatch):
     import keras_hub
 
     backbone = keras_hub.models.BertBackbone(20, 1, 2, 4, 6, max_sequence_length=8)
@@ -595,6 +663,7 @@ def test_the_head_of_a_preset_is_held_too(tmp_path, monkeypatch):
     config = json.loads(path.read_text())
     config["config"]["num_classes"] = 10**11
     path.write_text(json.dumps(config))
+    assert limited(tmp_path / "bert_tiny_en_uncased")["peak"] < MOST_MEMORY
     with pytest.raises(ValueError, match="where BertTextClassifier has 500,000,0"):
         distill.load_model(tmp_path / "bert_tiny_en_uncased")
     config["config"]["num_classes"] = 1

@@ -1,0 +1,63 @@
+"""Loads files under a limit of memory, for the tests of hostile files: run as `python load_under_limit.py GOOD`.
+
+GOOD is a file that loads, so that everything Keras imports and starts on first use is there before memory is measured.
+Each line of standard input is a path. Each line of standard output is JSON: the errors of load_model and of
+load_weights, and the peak of memory in MB above what the process took before the first path.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+sys.path.insert(0, "")  # the working directory, in which each file may find modules to import
+
+import keras_hub  # noqa: F401 (importing it takes memory of its own)
+
+import distill
+
+# The tests assert the peak. The limit spares the machine when one of them fails; it also hides a file that asks for still
+# more, which gets an error and takes nothing, so each kind of file needs one that asks for less.
+LIMIT = 4 * 2**30
+
+
+def status(field):
+    """A figure of this process in bytes, as Linux has it."""
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")
+    ]
+    return int(line.split()[1]) * 1024
+
+
+def attempt(load, path):
+    """The error's text, or `None`."""
+    try:
+        load(path)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def main(good):
+    """Answers until standard input ends."""
+    model = distill.load_model(good)
+    distill.load_weights(model, good)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = status("VmSize") + LIMIT
+    resource.setrlimit(
+        resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
+    )
+    before = status("VmHWM")
+    for line in sys.stdin:
+        path = json.loads(line)
+        os.chdir(Path(path).parent)
+        with contextlib.suppress(OSError):  # where this cannot be done, the peak is that of all paths so far
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+        errors = [attempt(distill.load_model, path), attempt(lambda p: distill.load_weights(model, p), path)]
+        print(json.dumps({"errors": errors, "peak": (status("VmHWM") - before) / 1e6}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
