@@ -1,10 +1,9 @@
-"""What each layer of a model costs."""
+"""Measures what each layer of a model costs."""
 
 import collections
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,16 +15,16 @@ from distill.cost._memory import bytes_of
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs, or one operation between layers.
+    """Costs of one layer, or of one operation between layers.
 
     Attributes:
         name: path, such as "block/conv".
-        kind: its type.
-        output_shape: of its last call, without the batch; `None` where it is not called or the model has no graph.
-        parameters: how many numbers its weights have; a weight that layers share is the first one's.
-        nonzero: how many of them are not zero.
-        macs: multiply-adds of one example in all calls of the layer; `None` where they are not known.
-        activation_bytes: of the outputs of all its calls, for one example; `None` where they are not known.
+        kind: name of its type.
+        output_shape: shape of its last output, without the batch; `None` if it is not called or the model has no graph.
+        parameters: number of scalars in its weights; a weight that several layers share counts for the first one.
+        nonzero: number of those that are not zero.
+        macs: multiply-adds of one example in all calls of the layer; `None` if unknown.
+        activation_bytes: bytes of the outputs of all its calls, for one example; `None` if unknown.
     """
 
     name: str
@@ -38,16 +37,16 @@ class LayerCost:
 
 
 def layer_costs(model: keras.Model, calls: Sequence[Call] | None) -> tuple[LayerCost, ...]:
-    """The costs of each layer that is called or has weights.
+    """Costs of each layer that is called or has weights.
 
     Args:
-        model: a built model.
-        calls: what it does with one example; `None` if that is not known.
+        model: built model.
+        calls: its calls with one example; `None` if they are unknown.
     """
     by_path: dict[str, list[Call]] = collections.defaultdict(list)
     for call in calls or ():
         by_path[call.path].append(call)
-    # What is called as a whole has what it holds inside; of other layers, those inside have rows of their own.
+    # A layer that is called as a whole owns all weights inside it; layers inside any other have rows of their own.
     whole = {call.path for call in calls or () if isinstance(call.operation, keras.Layer)}
     kinds = {call.path: type(call.operation).__name__ for call in calls or ()}
     weights: dict[str, list[np.ndarray]] = {path: [] for path in by_path}
@@ -72,21 +71,21 @@ def _cost(path: str, kind: str, calls: Sequence[Call] | None, weights: Sequence[
         outputs = [tensor for call in calls for tensor in call.outputs]
         shape = tuple(outputs[-1].shape[1:]) if outputs else None
         macs = total(calls).total if all(call.products is not None for call in calls) else None
-        with contextlib.suppress(ValueError):  # the size of one is unknown
+        with contextlib.suppress(ValueError):  # the size of a tensor is unknown
             size = bytes_of(outputs)
     parameters = sum(value.size for value in weights)
     nonzero = sum(int(np.count_nonzero(value)) for value in weights)
     return LayerCost(path, kind, shape, parameters, nonzero, macs, size)
 
 
-def _tree(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Each layer by its path, the model itself by none."""
+def _tree(layer: keras.Layer, path: str) -> Iterator[tuple[str, keras.Layer]]:
+    """Each layer with its path; the path of the model itself is empty."""
     yield path, layer
     for inner in flatten_layers(layer, include_self=False, recursive=False):
         yield from _tree(inner, f"{path}/{inner.name}" if path else inner.name)
 
 
 def _parents(path: str) -> Iterator[str]:
-    """The path and what it lies in, outermost first."""
+    """The paths of the layers around a layer, outermost first, and its own."""
     parts = path.split("/")
     return ("/".join(parts[:end]) for end in range(1, len(parts) + 1))

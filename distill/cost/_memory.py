@@ -1,4 +1,4 @@
-"""How much memory a model's activations take, for one example."""
+"""Measures the memory of a model's activations, for one example."""
 
 import dataclasses
 import math
@@ -15,16 +15,16 @@ from distill.cost._products import known
 class Activations:
     """Memory of the tensors between layers, for one example.
 
-    Every call makes tensors of its own: nothing is written in place, and no calls are fused. What a layer holds inside
-    while it runs is not in it, as what a convolution unfolds its input to, or the states of a recurrent layer; nor
-    are scores that `keras.ops.dot_product_attention` keeps to itself, as MultiHeadAttention without dropout does.
+    Every call is taken to make new tensors: nothing is written in place, and no calls are fused. Memory that a layer
+    uses while it runs does not count: the patches that a convolution unfolds its input to, the states of a recurrent
+    layer, and scores that `keras.ops.dot_product_attention` keeps to itself, as in MultiHeadAttention without dropout.
 
     Attributes:
-        all_bytes: of the inputs and of all that the calls make. It is what training keeps for its backward pass, if it
-            keeps everything.
-        peak_bytes: of the tensors that are alive at once, at most, in inference: a tensor lives from the call that
-            makes it to the last one that reads it, in the order in which Keras runs them; inputs from the start,
-            outputs to the end.
+        all_bytes: bytes of the inputs and of all tensors that the calls make. Training keeps as much for its backward
+            pass if it keeps everything.
+        peak_bytes: largest number of bytes that inference needs at once. A tensor lives from the call that makes it to
+            the last call that reads it, in the order in which Keras runs them; inputs live from the start, outputs
+            to the end.
     """
 
     all_bytes: int
@@ -32,7 +32,7 @@ class Activations:
 
 
 def activations_of(calls: Calls) -> Activations:
-    """Memory of the tensors between layers; see `Activations`.
+    """Memory of the tensors between layers.
 
     Raises:
         ValueError: the size of a tensor is unknown.
@@ -52,10 +52,10 @@ def activations_of(calls: Calls) -> Activations:
 
 
 def bytes_of(tensors: Iterable[keras.KerasTensor]) -> int:
-    """Bytes of tensors together.
+    """Bytes of several tensors together.
 
     Raises:
-        ValueError: the size of one is unknown.
+        ValueError: the size of a tensor is unknown.
     """
     # A bool takes a byte.
     return sum(math.prod(known(t.shape, t.name)) * max(8, dtype_size(t.dtype)) // 8 for t in tensors)

@@ -1,4 +1,4 @@
-"""How many numbers a model has, and how many bytes it takes as a file."""
+"""Counts a model's parameters and the bytes of its files."""
 
 import dataclasses
 import gzip
@@ -8,21 +8,19 @@ from pathlib import Path
 import keras
 
 from distill._keras import twin
-from distill.exports._export import export
+from distill.exports import export
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Bytes of a model as files; zeros make all but the plain ones smaller.
+    """Bytes of a model's files. Zeros among the weights make the gzipped and sparse ones smaller.
 
     Attributes:
-        keras: the `.keras` file, see `file_bytes`.
-        keras_gzip: the same, compressed.
-        litert: the LiteRT file of float32 weights.
-        litert_gzip: the same, compressed.
-        litert_sparse: the LiteRT file that leaves zeros out; LiteRT runs it as it is.
-
-    Those of LiteRT are `None` in a profile of a model that it cannot hold.
+        keras: bytes of the `.keras` file, see `file_bytes`.
+        keras_gzip: bytes of the same file, gzipped.
+        litert: bytes of the LiteRT file in float32; `None` in a profile of a model that LiteRT cannot hold.
+        litert_gzip: bytes of the same file, gzipped; likewise `None`.
+        litert_sparse: bytes of the LiteRT file without the zeros, which LiteRT runs as it is; likewise `None`.
     """
 
     keras: int
@@ -33,65 +31,88 @@ class Sizes:
 
 
 def parameters(model: keras.Model) -> int:
-    """Number of scalars in the model's weights; a shared weight counts once.
+    """Counts the scalars in a model's weights; a shared weight counts once.
 
-    Non-trainable weights count, such as the running mean and variance of a BatchNormalization: they are
-    stored and shipped like the rest.
+    Non-trainable weights count, such as the running mean and variance of a BatchNormalization: they are stored and
+    shipped like the rest.
 
     Args:
-        model: a built model.
+        model: built model.
 
     Returns:
         Number of scalars, no unit.
 
     Raises:
         ValueError: the model is not built.
+
+    Example:
+        >>> import keras
+        >>> from distill import cost
+        >>> cost.parameters(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
+        15
     """
     if not model.built:
         raise ValueError(
-            "Parameters exist only once a model is built. "
-            f"Received: {model.name}, which is not. Call it on an example, or give it a keras.Input."
+            "Only a built model has parameters. "
+            f"Received: {model.name}, which is not built. Call it on an example, or give it a keras.Input."
         )
     return model.count_params()
 
 
 def file_bytes(model: keras.Model) -> int:
-    """Size of the `.keras` file that Keras writes for the model, without an optimizer's state.
+    """Measures the `.keras` file that Keras writes for a model, without the state of its optimizer.
 
     Args:
-        model: a built model that Keras can save.
+        model: built model that Keras can save.
 
     Returns:
         Size in bytes.
+
+    Example:
+        >>> from distill import cost
+        >>> cost.file_bytes(student) > 4 * cost.parameters(student)
+        True
     """
     return len(_keras_file(model))
 
 
 def sizes(model: keras.Model) -> Sizes:
-    """Sizes of the files that a model becomes, with and without their zeros.
+    """Measures the files that a model becomes, with and without its zeros.
 
     Args:
-        model: a built model that Keras can save and LiteRT can run: with a known size of input, the batch's apart.
+        model: built model that Keras can save and LiteRT can run; every input size except the batch's is known.
 
     Returns:
         Sizes in bytes.
 
     Raises:
         ValueError: LiteRT cannot hold the model.
+
+    Example:
+        >>> from distill import cost
+        >>> found = cost.sizes(student)
+        >>> found.litert < found.keras
+        True
     """
     return Sizes(*keras_sizes(model), *litert_sizes(model))
 
 
 def keras_sizes(model: keras.Model) -> tuple[int, int]:
-    """Bytes of the `.keras` file, plain and compressed."""
+    """Bytes of the `.keras` file, plain and gzipped."""
     file = _keras_file(model)
     return len(file), len(gzip.compress(file))
 
 
 def litert_sizes(model: keras.Model) -> tuple[int, int, int]:
-    """Bytes of the LiteRT file, plain, compressed and without its zeros."""
+    """Bytes of the LiteRT file: plain, gzipped, and without its zeros."""
     plain, sparse = (litert_file(model, sparse=sparse) for sparse in (False, True))
     return len(plain), len(gzip.compress(plain)), len(sparse)
+
+
+def litert_file(model: keras.Model, *, sparse: bool = False) -> bytes:
+    """Content of the LiteRT file in float32, with or without its zeros."""
+    with tempfile.TemporaryDirectory() as folder:
+        return export(model, Path(folder) / "model.tflite", sparse=sparse).read_bytes()
 
 
 def _keras_file(model: keras.Model) -> bytes:
@@ -101,9 +122,3 @@ def _keras_file(model: keras.Model) -> bytes:
         path = Path(folder) / "model.keras"
         shipped.save(path)
         return path.read_bytes()
-
-
-def litert_file(model: keras.Model, *, sparse: bool = False) -> bytes:
-    """The LiteRT file of float32 weights, with its zeros or without."""
-    with tempfile.TemporaryDirectory() as folder:
-        return export(model, Path(folder) / "model.tflite", sparse=sparse).read_bytes()

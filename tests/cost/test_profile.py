@@ -254,7 +254,7 @@ def test_sizes_that_are_not_known_leave_parameters():
 
 
 def test_a_model_that_is_not_built_is_refused():
-    with pytest.raises(ValueError, match="exist only once a model is built"):
+    with pytest.raises(ValueError, match="Only a built model has parameters"):
         cost.profile(keras.Sequential([layers.Dense(2)]))
 
 

@@ -1,5 +1,6 @@
+"""Times of models that take turns, in LiteRT and as a tf.function."""
+
 import sys
-import zipfile
 
 import keras
 import numpy as np
@@ -14,69 +15,16 @@ def sequential(shape, *parts):
     return keras.Sequential([keras.Input(shape), *parts])
 
 
-def small_cnn():
-    return sequential(
-        (8, 8, 1), layers.Conv2D(2, 3), layers.BatchNormalization(), layers.Flatten(), layers.Dense(3)
-    )
-
-
-def test_parameters_count_non_trainable_weights_and_shared_layers_once():
-    assert cost.parameters(small_cnn()) == (9 * 2 + 2) + 4 * 2 + (72 * 3 + 3)
-    shared = layers.Dense(4)
-    inputs = keras.Input((4,))
-    assert cost.parameters(keras.Model(inputs, shared(shared(inputs)))) == 4 * 4 + 4
-
-
-def test_parameters_of_an_unbuilt_model_are_refused():
-    with pytest.raises(
-        ValueError, match=r"exist only once a model is built\. Received: headless, .*keras\.Input"
-    ):
-        cost.parameters(keras.Sequential([layers.Dense(2)], name="headless"))
-
-
-def test_file_bytes_is_the_size_of_a_file_that_loads(tmp_path):
-    model = small_cnn()
-    model.save(tmp_path / "model.keras")
-    assert zipfile.is_zipfile(tmp_path / "model.keras")
-    assert cost.file_bytes(model) == (tmp_path / "model.keras").stat().st_size
-    model.compile("adam", "mse")
-    model.fit(np.zeros((2, 8, 8, 1)), np.zeros((2, 3)), verbose=0)
-    model.save(tmp_path / "training.keras")
-    shipped, training = ((tmp_path / f"{name}.keras").stat().st_size for name in ("model", "training"))
-    assert cost.file_bytes(model) == shipped
-    assert model.compiled
-    assert model.optimizer.iterations == 1
-    assert training > 1.1 * shipped
-    wider = sequential((8, 8, 1), layers.Flatten(), layers.Dense(1000))
-    assert 4 * cost.parameters(wider) < cost.file_bytes(wider) < 4 * cost.parameters(wider) + 40_000
-
-
-class Plain(keras.Model):
-    """Cannot be rebuilt from its config."""
-
-    def __init__(self):
-        super().__init__(name="plain")
-        self.parts = [layers.Dense(4), layers.Dense(2)]
-
-    def call(self, inputs):
-        return self.parts[1](self.parts[0](inputs))
-
-
-def test_a_compiled_model_of_ones_own_is_measured_without_its_optimizer(tmp_path):
-    model = Plain()
-    model(np.zeros((1, 3), "float32"))
-    model.save(tmp_path / "model.keras")
-    model.compile("adam", "mse")
-    model.fit(np.zeros((2, 3)), np.zeros((2, 2)), verbose=0)
-    assert cost.file_bytes(model) == (tmp_path / "model.keras").stat().st_size
+def small():
+    return sequential((3,), layers.Dense(2))
 
 
 def test_latency_summarises_its_runs():
     times = [3.0, 1.0, 2.0, 5.0, 4.0]
     assert timing._summary(times) == cost.Latency(median_ms=3.0, low_ms=2.0, high_ms=4.0, runs=5)
-    measured = cost.latency(small_cnn(), runs=7)
+    measured = cost.latency(small(), runs=7)
     assert measured.runs == 7
-    assert 0 < measured.low_ms <= measured.median_ms <= measured.high_ms < 1000
+    assert 0 < measured.low_ms <= measured.median_ms <= measured.high_ms
 
 
 def test_latencies_take_turns(monkeypatch):
@@ -126,7 +74,7 @@ def test_litert_is_given_its_threads(monkeypatch):
     monkeypatch.setattr(
         interpreter, "Interpreter", lambda **options: seen.append(options["num_threads"]) or real(**options)
     )
-    cost.latency(sequential((3,), layers.Dense(2)), cost.LiteRT(threads=3), runs=1)
+    cost.latency(small(), cost.LiteRT(threads=3), runs=1)
     assert seen == [3]
 
 
@@ -148,9 +96,14 @@ def test_a_tf_function_runs_the_model_in_inference_and_compiles_it_once():
     measured = cost.latency(model, cost.TFFunction(batch_size=5), runs=4)
     assert measured.runs == 4
     assert model.traced == [("SymbolicTensor", (5, 3), False)]
-    for each in (tokens_and_images(), sequential((3,), layers.Dense(2))):
+    for each in (tokens_and_images(), small()):
         assert cost.latency(each, cost.TFFunction(jit_compile=True), runs=1).median_ms > 0
-    assert [str(runtime) for runtime in (cost.LiteRT(), cost.LiteRT(2, 8), cost.TFFunction(4, True))] == [
+    runtimes = (
+        cost.LiteRT(),
+        cost.LiteRT(threads=2, batch_size=8),
+        cost.TFFunction(batch_size=4, jit_compile=True),
+    )
+    assert [str(runtime) for runtime in runtimes] == [
         "LiteRT, 1 thread, batch of 1",
         "LiteRT, 2 threads, batch of 8",
         "tf.function with XLA, batch of 4",
@@ -158,39 +111,22 @@ def test_a_tf_function_runs_the_model_in_inference_and_compiles_it_once():
 
 
 def test_latency_refuses_what_it_cannot_time(monkeypatch):
-    with pytest.raises(ValueError, match=r"Received: runs=0\. Pass 100 or more"):
-        cost.latency(small_cnn(), runs=0)
+    with pytest.raises(ValueError, match=r"runs must be at least 1, and 100 .* Received: runs=0"):
+        cost.latency(small(), runs=0)
     for runtime in (cost.LiteRT(), cost.TFFunction()):
         with pytest.raises(ValueError, match=r"sizes must be known"):
             cost.latency(sequential((None, 3), layers.Dense(2)), runtime)
     for wrong in ({"threads": 0}, {"batch_size": 0}):
-        with pytest.raises(ValueError, match="one example and one thread, or more. Received: .*=0"):
+        with pytest.raises(ValueError, match=r"must be at least 1\. Received: .*=0"):
             cost.LiteRT(**wrong)
     with pytest.raises(ValueError, match="Received: batch_size=-1"):
-        cost.TFFunction(-1)
+        cost.TFFunction(batch_size=-1)
     with monkeypatch.context() as patch:
         patch.setattr(keras.backend, "backend", lambda: "jax")
         with pytest.raises(
             ValueError, match=r"TensorFlow backend\. Received: .*, on jax\. Time it with LiteRT"
         ):
-            cost.latency(small_cnn(), cost.TFFunction())
+            cost.latency(small(), cost.TFFunction())
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(ImportError, match="pip install ai-edge-litert"):
-        cost.latency(small_cnn())
-
-
-def test_zeros_make_files_smaller_that_leave_them_out():
-    model = sequential((64,), layers.Dense(256, use_bias=False))
-    kernel = np.random.default_rng(0).normal(size=(64, 256)).astype("float32")
-    model.set_weights([kernel])
-    dense = cost.sizes(model)
-    model.set_weights([np.where(np.abs(kernel) < np.quantile(np.abs(kernel), 0.9), 0, kernel)])
-    pruned = cost.sizes(model)
-    assert pruned.keras == dense.keras == cost.file_bytes(model)
-    assert pruned.litert == dense.litert > 4 * kernel.size
-    saved = 0.9 * 4 * kernel.size
-    # The positions of what is left take room too: half a byte or less for each weight there was.
-    for name in ("keras_gzip", "litert_gzip", "litert_sparse"):
-        less = getattr(dense, name) - getattr(pruned, name)
-        assert saved - kernel.size / 2 < less < saved, name
-    assert dense.litert_sparse == pytest.approx(dense.litert, abs=2000)
+        cost.latency(small())

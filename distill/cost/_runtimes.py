@@ -1,0 +1,136 @@
+"""Runs a model on random inputs, to be timed: in LiteRT, the runtime of phones and boards, or as a tf.function."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from distill._keras import get_input_signature
+from distill.cost._products import known
+from distill.cost._storage import litert_file
+
+
+class Runtime(Protocol):
+    """What `latency`, `latencies` and `profile` can time a model in; `str` of it names its row in tables.
+
+    `LiteRT` and `TFFunction` are such runtimes, and so is any object with this method:
+    """
+
+    def prepare(self, model: keras.Model) -> Callable[[], object]:
+        """Prepares a model for timing.
+
+        Args:
+            model: built model.
+
+        Returns:
+            A call without arguments that runs one batch and returns once its values are there.
+
+        Raises:
+            ValueError: this runtime cannot run the model.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiteRT:
+    """Runs a model's LiteRT file in float32.
+
+    Attributes:
+        threads: number of CPU threads that it may use; >= 1.
+        batch_size: number of examples in a batch; >= 1.
+    """
+
+    threads: int = 1
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least_one(threads=self.threads, batch_size=self.batch_size)
+
+    def __str__(self) -> str:
+        return f"LiteRT, {self.threads} thread{'s' * (self.threads > 1)}, batch of {self.batch_size}"
+
+    def prepare(self, model: keras.Model) -> Callable[[], object]:
+        """Writes the file and opens it on random inputs; see `Runtime`."""
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise ImportError(
+                "Latency is measured in LiteRT, the runtime of phones and boards. "
+                "Received: no ai_edge_litert to import. Install it with `pip install ai-edge-litert`."
+            ) from error
+        _signature(model)
+        interpreter = Interpreter(model_content=litert_file(model), num_threads=self.threads)
+        for details in interpreter.get_input_details():
+            interpreter.resize_tensor_input(details["index"], [self.batch_size, *details["shape"][1:]])
+        interpreter.allocate_tensors()
+        rng = np.random.default_rng(0)
+        for details in interpreter.get_input_details():
+            values = _values(rng, details["shape"], np.issubdtype(details["dtype"], np.floating))
+            interpreter.set_tensor(details["index"], values.astype(details["dtype"]))
+        invoke: Callable[[], object] = interpreter.invoke
+        return invoke
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TFFunction:
+    """Runs a model as a compiled tf.function, on the device and the threads that TensorFlow chooses.
+
+    Attributes:
+        batch_size: number of examples in a batch; >= 1.
+        jit_compile: whether XLA compiles it.
+    """
+
+    batch_size: int = 1
+    jit_compile: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least_one(batch_size=self.batch_size)
+
+    def __str__(self) -> str:
+        return f"tf.function{' with XLA' * self.jit_compile}, batch of {self.batch_size}"
+
+    def prepare(self, model: keras.Model) -> Callable[[], object]:
+        """Wraps the model on random inputs; see `Runtime`."""
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "TFFunction only runs models of the TensorFlow backend. "
+                f"Received: {model.name}, on {keras.backend.backend()}. Time it with LiteRT()."
+            )
+        import tensorflow as tf
+
+        rng = np.random.default_rng(0)
+
+        def tensor(spec: Any) -> tf.Tensor:
+            shape = (self.batch_size, *spec.shape[1:])
+            return tf.cast(_values(rng, shape, "float" in spec.dtype), spec.dtype)
+
+        inputs = keras.tree.map_structure(tensor, _signature(model))
+
+        @tf.function(jit_compile=self.jit_compile)
+        def run(*batch: Any) -> Any:
+            return model(*batch, training=False)
+
+        def invoke() -> None:
+            # A device computes on its own; only the values prove that it is done.
+            keras.tree.map_structure(lambda x: x.numpy(), run(*inputs))
+
+        return invoke
+
+
+def _at_least_one(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {name}={number}.")
+
+
+def _signature(model: keras.Model) -> Any:
+    """The model's positional inputs, all of whose sizes except the batch's must be known."""
+    signature = get_input_signature(model)
+    for spec in keras.tree.flatten(signature):
+        known(spec.shape[1:], model.name)
+    return signature
+
+
+def _values(rng: np.random.Generator, shape: Sequence[int], floating: bool) -> np.ndarray:
+    return rng.normal(size=shape) if floating else np.zeros(shape)
