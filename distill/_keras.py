@@ -252,9 +252,36 @@ def save_state(model: keras.Model, weights_store: Any, assets_store: Any, visite
     saving_lib._save_state(model, weights_store, assets_store, "", visited)
 
 
+def signatures_of(layer: keras.layers.TFSMLayer) -> Any:
+    """The functions of a SavedModel that take their inputs by name; the layer exports only the one it calls."""
+    return layer._reloaded_obj.signatures
+
+
 def load_state(model: keras.Model, weights_store: Any, assets_store: Any, visited: set[int]) -> None:
     """Reads a model's state from stores, as `load_weights` does from a file."""
     saving_lib._load_state(model, weights_store, assets_store, "", visited_saveables=visited)
+
+
+class BackupAndRestore(keras.callbacks.BackupAndRestore):
+    """Keras' callback with its files left to the methods `read` and `write`, which are private in Keras."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Notes the epoch that a backup in the middle of it belongs to; Keras does so when an epoch has ended."""
+        self._current_epoch = epoch
+
+    def read(self) -> None:
+        """Called when training begins, to go on from what was written."""
+        raise NotImplementedError
+
+    def write(self, epoch: int) -> None:
+        """Called to write a backup from which training goes on with `epoch`."""
+        raise NotImplementedError
+
+    def _load_model(self) -> None:
+        self.read()
+
+    def _save_model(self) -> None:
+        self.write(self._current_epoch)
 
 
 # Words and sizes.
@@ -350,6 +377,7 @@ class Trainer(keras.Model):
 
 
 def worker_replicas(model: keras.Model) -> int:
+    """The number of replicas that train a model, on all workers together."""
     if keras.backend.backend() != "tensorflow":
         return 1
     worker_strategy(model)  # refuses an untested Keras

@@ -39,12 +39,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from distill._keras import set_initial_epoch, worker_strategy
+from distill._keras import BackupAndRestore, set_initial_epoch, worker_strategy
 
 
-class Backup(keras.callbacks.BackupAndRestore):
+class Backup(BackupAndRestore):
     """Goes on after a kill at any moment, as `keras.callbacks.BackupAndRestore` does after most.
 
     That one writes weights and epoch to two files, in place: a kill in between loses the backup or counts an
@@ -73,10 +71,6 @@ class Backup(keras.callbacks.BackupAndRestore):
     ) -> None:
         super().__init__(os.fspath(backup_dir), save_freq, delete_checkpoint=delete_checkpoint)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Notes the epoch that a backup in the middle of it belongs to."""
-        self._current_epoch = epoch
-
     def on_train_end(self, logs: Any = None) -> None:
         """Deletes the backup, where that is wanted."""
         if self._writes:
@@ -87,7 +81,8 @@ class Backup(keras.callbacks.BackupAndRestore):
         strategy = worker_strategy(self.model)
         return strategy is None or strategy.extended.should_checkpoint
 
-    def _load_model(self) -> None:
+    def read(self) -> None:
+        """Loads the newest backup, on all workers the same one."""
         backups = dict(self._backups())
         epoch = max(backups, default=-1)
         strategy = worker_strategy(self.model)
@@ -112,14 +107,15 @@ class Backup(keras.callbacks.BackupAndRestore):
             self.model.load_weights(backups[epoch])
         set_initial_epoch(self.model, max(epoch, 0))
 
-    def _save_model(self) -> None:
+    def write(self, epoch: int) -> None:
+        """Puts a backup in the place of the one before, on the worker that writes."""
         if not self._writes:
             return
         directory = Path(self.backup_dir)
         directory.mkdir(parents=True, exist_ok=True)
         partial = directory / "partial.weights.h5"
         self.model.save_weights(partial)
-        backup = directory / f"epoch-{self._current_epoch}.weights.h5"
+        backup = directory / f"epoch-{epoch}.weights.h5"
         partial.replace(backup)
         for _, path in self._backups():
             if path != backup:
