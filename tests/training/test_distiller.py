@@ -8,67 +8,11 @@ import pytest
 import reference
 from backend import BACKEND, TORCH_COMPILES, as_numpy, only_on
 from conftest import dense_net
+from distilling import CE, assert_logs, compiled, counting_net, expected_loss, forward, twin
 from keras import layers
 
 import distill
 from distill import BernoulliSoftTargets, Distiller, SoftTargets
-
-CE = "sparse_categorical_crossentropy"
-
-
-def compiled(distiller, optimizer=None, **kwargs):
-    kwargs = {"loss": CE, "metrics": ["accuracy"], **kwargs}
-    distiller.compile(optimizer or keras.optimizers.SGD(0.1), **kwargs)
-    return distiller
-
-
-def twin(model):
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def forward(weights, x):
-    """`dense_net`'s logits in float64."""
-    hidden, hidden_bias, head, head_bias = (np.asarray(w, "float64") for w in weights)
-    return np.maximum(x.astype("float64") @ hidden + hidden_bias, 0) @ head + head_bias
-
-
-def expected_loss(weights, teacher, x, y, *, temperature=4.0, w=0.5, d=None, sample_weight=1.0):
-    student_logits, teacher_logits = forward(weights, x), forward(teacher.get_weights(), x)
-    cross_entropy = reference.cross_entropy([reference.softmax(row) for row in student_logits], y)
-    softened = reference.soft_targets(teacher_logits, student_logits, temperature)
-    d = 1 - w if d is None else d
-    return {
-        "loss": float(np.mean(sample_weight * (w * cross_entropy + d * softened))),
-        "student_loss": float(np.mean(sample_weight * cross_entropy)),
-        "soft_targets": float(np.mean(sample_weight * softened)),
-    }
-
-
-def assert_logs(logs, expected, **tolerance):
-    for key, value in expected.items():
-        np.testing.assert_allclose(logs[key], value, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}, err_msg=key)
-
-
-class Calls(layers.Layer):
-    """Counts its calls, on a variable so that compiled steps count too."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
-
-    def call(self, inputs):
-        self.count.assign_add(1.0)
-        return inputs
-
-
-def counting_net(width, name):
-    inputs = keras.Input((6,))
-    x = layers.Dense(width, activation="relu", name="hidden")(Calls(name="calls")(inputs))
-    x = layers.BatchNormalization(name="norm")(x)
-    return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x), name=name)
-
 
 # --- the loss ---------------------------------------------------------------------------------------
 
@@ -647,7 +591,7 @@ def test_settings_refuse_wrong_values_and_keep_the_old(teacher, student):
 def test_other_class_counts_of_an_unbuilt_student_are_refused_by_fit(teacher, batch):
     student = keras.Sequential([layers.Dense(5, activation="softmax")])
     distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         distiller.fit(*batch, verbose=0)
 
 

@@ -13,7 +13,7 @@ import pytest
 import reference
 import tensorflow as tf
 from conftest import dense_net
-from test_distiller import CE, counting_net
+from distilling import CE, counting_net
 
 import distill
 from distill import SoftTargets

@@ -5,30 +5,15 @@ import numpy as np
 import pytest
 import reference
 from conftest import dense_net
+from distilling import CE, FeatureMSE, array, assert_logs, compiled, expected_loss, one_head_idle
 from keras import layers, ops
-from test_distiller import CE, assert_logs, compiled, expected_loss
 
 from distill import BernoulliSoftTargets, Distiller, SoftTargets
-from distill.losses import DistillationLoss, OutputMSE
+from distill.losses import OutputMSE
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 6)).astype("float32")
 Y = RNG.integers(3, size=12)
-
-
-class FeatureMSE(DistillationLoss):
-    """The plainest loss on layers: mean squared difference of two equally wide ones."""
-
-    def __init__(self, teacher_layer_name, student_layer_name, name="feature_mse"):
-        super().__init__(name)
-        self.teacher_layer_name, self.student_layer_name = teacher_layer_name, student_layer_name
-
-    def call(self, teacher, student):
-        return ops.mean(ops.reshape(ops.square(student - teacher), (ops.shape(student)[0], -1)), axis=-1)
-
-
-def array(tensor):
-    return np.asarray(ops.convert_to_numpy(tensor), "float64")
 
 
 def soft(teacher, student, temperature=4.0):
@@ -39,9 +24,6 @@ def soft(teacher, student, temperature=4.0):
 
 
 # --- several inputs and outputs -----------------------------------------------------------------------
-
-# Keras warns of the head that nothing trains, and is right.
-one_head_idle = pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")
 
 
 def forked(width, structure, names=("digit", "parity")):
@@ -351,7 +333,7 @@ def test_regression_heads():
     y = RNG.normal(size=(12, 2)).astype("float32")
     logs = distiller.train_on_batch(X, y, sample_weight=weights, return_dict=True)
     assert_logs(logs, {"output_mse": expected})
-    with pytest.raises(ValueError, match=r"one shape.*teacher \(None, 3\) and student \(None, 2\)"):
+    with pytest.raises(ValueError, match=r"the same shape.*teacher \(None, 3\) and student \(None, 2\)"):
         Distiller(head_net(16, None, 3), student, OutputMSE())
 
 

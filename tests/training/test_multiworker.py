@@ -17,7 +17,7 @@ import pytest
 
 import distill
 from distill import _keras
-from distill.training._workers import Backup
+from distill.training import Backup
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, BATCH = 4, 16
@@ -238,80 +238,7 @@ def test_killed_workers_end_where_others_end(tmp_path):
     assert (tmp_path / "epochs-0").read_text().split() == ["0", "1", "1", "2", "2", "3"]
     for worker in workers:
         assert worker["killed"] == worker["not killed"] == workers[0]["killed"]  # bit for bit
-    assert files(tmp_path / "backup") == [f"epoch-{EPOCHS}.weights.h5"]
-
-
-class Stop(keras.callbacks.Callback):
-    """Interrupts training at the end of the n-th batch."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self.left = batches
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
-def net():
-    keras.utils.set_random_seed(1)
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
-    model.compile(keras.optimizers.Adam(0.1), "mse")
-    return model
-
-
-def fit(model, *callbacks, **kwargs):
-    """4 batches an epoch."""
-    x, _ = data()
-    kwargs = {"epochs": 4, "batch_size": 16, "shuffle": False, "verbose": 0, **kwargs}
-    return model.fit(x, x[:, :3], callbacks=list(callbacks), **kwargs).epoch
-
-
-def files(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_backup_goes_on_in_one_process(tmp_path):
-    whole = net()
-    fit(whole)
-    for stop in (6, 9):  # in epoch 1, then 9 batches on from there: in epoch 3
-        with pytest.raises(KeyboardInterrupt):
-            fit(net(), Backup(tmp_path), Stop(stop))
-    assert files(tmp_path) == ["epoch-3.weights.h5"]
-    (tmp_path / "partial.weights.h5").write_text("from a save that was cut off")
-    (tmp_path / "epoch-2.weights.h5").write_text("from a kill before this was deleted")
-    model = net()
-    assert fit(model, Backup(tmp_path, delete_checkpoint=False)) == [3]
-    assert files(tmp_path) == ["epoch-4.weights.h5"]
-    np.testing.assert_array_equal(model.get_weights()[0], whole.get_weights()[0])
-
-    finished = net()
-    assert fit(finished, Backup(tmp_path)) == []
-    np.testing.assert_array_equal(finished.get_weights()[0], whole.get_weights()[0])
-    assert not tmp_path.exists()
-    assert fit(finished, Backup(tmp_path)) == [0, 1, 2, 3]  # no backup, so from the beginning
-
-
-def test_backup_in_the_middle_of_an_epoch(tmp_path):
-    cut = net()
-    with pytest.raises(KeyboardInterrupt):
-        fit(cut, Stop(7), Backup(tmp_path, save_freq=3), initial_epoch=1)
-    assert files(tmp_path) == ["epoch-2.weights.h5"]  # saved after 2 batches of the second epoch
-    model, six = net(), net()
-    assert fit(model, Backup(tmp_path, save_freq=3)) == [2, 3]
-    fit(six, epochs=1)
-    fit(six, epochs=1, steps_per_epoch=2)
-    fit(six, epochs=2)
-    np.testing.assert_array_equal(model.get_weights()[0], six.get_weights()[0])
-
-
-@only_tensorflow("on others fit has built the model by then")
-def test_backup_needs_a_built_model(tmp_path):
-    model = keras.Sequential([keras.layers.Dense(3)], name="bare")
-    model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="Received: bare, which is not built"):
-        fit(model, Backup(tmp_path))
+    assert [path.name for path in (tmp_path / "backup").iterdir()] == [f"epoch-{EPOCHS}.weights.h5"]
 
 
 def test_launcher_tells_each_worker_where_all_are():

@@ -55,7 +55,7 @@ CASES = {
     "BernoulliSoftTargets": lambda: (
         net(16, "sigmoid"), net(5, "sigmoid"), BernoulliSoftTargets(2.0), {}, BCE, X, ONE_HOT),
     "OutputMSE": lambda: (net(16, None), net(5, None), OutputMSE(), {}, "mse", X, ONE_HOT),
-    "layers, two losses": lambda: (net(16), net(5), [Hidden("hidden"), SoftTargets(2.0)], {}, CE, X, Y),
+    "layers, two losses": lambda: (net(16), net(5), [Hidden(name="hidden"), SoftTargets(2.0)], {}, CE, X, Y),
     "keras.distillation": lambda: (
         net(16), net(5), keras.distillation.FeatureDistillation("mse", "hidden", "hidden"), {}, CE, X, Y),
     "several teachers": lambda: (

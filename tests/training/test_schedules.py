@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from backend import BACKEND
+from distilling import assert_logs, compiled, expected_loss, twin
 from keras import ops
-from test_distiller import assert_logs, compiled, expected_loss, twin
 
 from distill import BernoulliSoftTargets, Distiller, SoftTargets
 from distill.losses._settings import Setting
@@ -162,7 +162,7 @@ WRONG_SCHEDULES = {
 def test_wrong_schedules_are_refused(case):
     schedule, message = WRONG_SCHEDULES[case]
     with pytest.raises(ValueError, match=message):
-        Setting("temperature", schedule, 1e-6, 1e6)
+        Setting("temperature", schedule, low=1e-6, high=1e6)
 
 
 def test_a_schedule_survives_the_losss_config():

@@ -6,9 +6,8 @@ import pytest
 import reference
 from backend import only_on
 from conftest import dense_net
+from distilling import FeatureMSE, array, assert_logs, compiled, forward, one_head_idle
 from keras import layers, ops
-from test_distiller import assert_logs, compiled, forward
-from test_models import FeatureMSE, array, one_head_idle
 
 import distill
 from distill import BernoulliSoftTargets, Distiller, SoftTargets

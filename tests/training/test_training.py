@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from backend import BACKEND, only_on
 from conftest import dense_net
+from distilling import CE, assert_logs, compiled, expected_loss, twin
 from keras import layers
-from test_distiller import CE, assert_logs, compiled, expected_loss, twin
 
 from distill import Distiller, SoftTargets
 
