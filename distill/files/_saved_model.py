@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from distill._keras import signatures_of
+
 
 class InferenceOnly(keras.layers.TFSMLayer):
     """A SavedModel that answers, as a teacher does; nothing of it can be trained, read or saved.
@@ -34,7 +36,7 @@ class InferenceOnly(keras.layers.TFSMLayer):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """The function's answer; `training` changes nothing."""
-        named = isinstance(inputs, dict) and self.call_endpoint in self._reloaded_obj.signatures
+        named = isinstance(inputs, dict) and self.call_endpoint in signatures_of(self)
         outputs = self.call_endpoint_fn(**inputs) if named else self.call_endpoint_fn(inputs)
         if isinstance(outputs, dict) and len(outputs) == 1:
             (outputs,) = outputs.values()
