@@ -15,9 +15,10 @@ terms. `compare_exports` measures files that `distill.exports` wrote: accuracy, 
 latency, each in its own runtime. It is here because it measures; `distill.exports` writes and runs.
 """
 
-from distill.cost._calls import Call, Calls, calls_of, macs
+from distill.cost._calls import Call, Calls
 from distill.cost._exported import ExportComparison, ExportRow, compare_exports
 from distill.cost._layers import LayerCost
+from distill.cost._macs import calls_of, macs
 from distill.cost._memory import Activations
 from distill.cost._products import Products
 from distill.cost._profile import Profile, Profiles

@@ -1,34 +1,34 @@
-"""Follows the code of a layer on symbolic tensors, call by call."""
+"""Lets a function see every call that a layer's code makes on symbolic tensors."""
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 from unittest import mock
 
 import keras
 
-Follow = Callable[[Any, Any, Any], Any]
+Follow = Callable[[keras.Operation, Sequence[Any], Mapping[str, Any]], Any]
 _FOLLOW: ContextVar[Follow | None] = ContextVar("follow", default=None)
 _LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
 def following(follow: Follow | None) -> Iterator[None]:
-    """Calls of layers and operations on symbolic tensors go to a function, in this thread.
+    """Passes calls of layers and operations on symbolic tensors to a function, in this thread.
 
-    Keras infers what a layer makes from the layer alone. Where that fails, as where a subclass's `call` takes other
-    arguments or returns `None` among its tensors, what it does can be followed all the same, once Keras's own
+    Keras infers the outputs of a layer from the layer alone. That fails, for instance, if a subclass's `call` takes
+    other arguments or returns `None` among its tensors. The code can be followed all the same, once Keras' own
     inference is out of the way.
 
     Args:
-        follow: takes a layer or operation, the positional and the named arguments of its call, and returns its
-            outputs; with `None`, Keras does as ever.
+        follow: function of a layer or operation and the positional and keyword arguments of its call, which returns
+            its outputs; with `None`, Keras runs as usual.
     """
     with contextlib.ExitStack() as stack:
         if follow is not None and _FOLLOW.get() is None:
-            stack.enter_context(_LOCK)  # what threads put back in another order would stay
+            stack.enter_context(_LOCK)  # threads that restore in another order would leave a patch behind
             for kind, name, instead in _PATCHES:
                 stack.enter_context(mock.patch.object(kind, name, instead(getattr(kind, name))))
         token = _FOLLOW.set(follow)
@@ -41,7 +41,7 @@ def _followed(original: Any) -> Any:
         follow = _FOLLOW.get()
         given = args, kwargs
         if follow is not None and isinstance(operation, keras.Layer) and operation.weights:
-            # What kernels do with learned queries counts too.
+            # Products of kernels with learned queries count too.
             given = keras.tree.map_structure(_as_symbolic, given)
         if follow is None or not any(
             isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(given)
@@ -53,7 +53,7 @@ def _followed(original: Any) -> Any:
 
 
 def _as_symbolic(leaf: Any) -> Any:
-    """Of numbers; indices are looked up."""
+    """A symbolic tensor for one of floats; integers are looked up, and stay."""
     is_tensor = isinstance(leaf, keras.Variable) or keras.ops.is_tensor(leaf)
     if not is_tensor or isinstance(leaf, keras.KerasTensor) or not keras.backend.is_float_dtype(leaf.dtype):
         return leaf
@@ -61,7 +61,7 @@ def _as_symbolic(leaf: Any) -> Any:
 
 
 def _deferring(original: Any) -> Any:
-    """An operator of a variable that leaves symbolic tensors to them: Keras 3.15 takes them for values."""
+    """An operator of a variable that leaves symbolic tensors to their own: Keras 3.15 takes them for values."""
 
     def operator(variable: Any, other: Any) -> Any:
         return NotImplemented if isinstance(other, keras.KerasTensor) else original(variable, other)

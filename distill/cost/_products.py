@@ -1,4 +1,4 @@
-"""Multiply-adds of one call of a layer or an operation, from its sizes."""
+"""Counts the multiply-adds of one call of a layer or an operation, from its sizes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ class Products(NamedTuple):
     """Multiply-adds of one example.
 
     Attributes:
-        weights: with a kernel, or another number that the input does not change.
-        activations: of two tensors that both follow from the input, as in attention.
+        weights: products with a kernel, or with another tensor that does not depend on the input.
+        activations: products of two tensors that both depend on the input, as in attention.
     """
 
     weights: int = 0
@@ -37,26 +37,28 @@ class Products(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Both together."""
         return self.weights + self.activations
 
 
-def is_known(operation: Any) -> bool:
-    """Whether `products_of` knows what a layer or operation does, by its exact type: a subclass may do otherwise."""
+def is_known(operation: keras.Operation) -> bool:
+    """Whether `products_of` knows a layer or operation. The exact type decides: a subclass may do something else."""
     kind = type(operation)
     return any(kind in kinds for kinds in (_LAYERS, _OPERATIONS, _FOURIER, _FREE, hub_products()))
 
 
-def products_of(operation: Any, operands: Sequence[Any], outputs: Sequence[Any]) -> Products:
-    """Multiply-adds of one call.
+def products_of(
+    operation: keras.Operation, operands: Sequence[Any], outputs: Sequence[keras.KerasTensor]
+) -> Products:
+    """Counts the multiply-adds of one call.
 
     Args:
-        operation: a layer, or an operation of `keras.ops`, that `is_known`.
+        operation: layer, or operation of `keras.ops`, that `is_known`.
         operands: tensors, weights and arrays that it is called on, in order.
         outputs: symbolic tensors that it makes.
 
     Returns:
-        The products: none for what works number by number.
+        The products; elementwise work has none.
 
     Raises:
         ValueError: a size is unknown, or there are more than two operands.
@@ -76,14 +78,14 @@ def products_of(operation: Any, operands: Sequence[Any], outputs: Sequence[Any])
     return Products()
 
 
-def mended(operation: Any, operands: Sequence[Any], outputs: Any) -> Any:
-    """What a call makes, where Keras 3.15 infers less of its shape than can be known, or wrongly."""
-    if type(operation) is nn.DotProductAttention:  # it takes the value to be as wide as the query
+def mended(operation: keras.Operation, operands: Sequence[Any], outputs: Any) -> Any:
+    """The outputs of a call, corrected where Keras 3.15 infers a wrong shape, or less than can be known."""
+    if type(operation) is nn.DotProductAttention:  # Keras takes the value to be as wide as the query
         query, _, value = operands[:3]
         return keras.KerasTensor((*query.shape[:-1], value.shape[-1]), outputs.dtype)
-    if type(operation) is numpy_ops.Ndim:  # it makes a tensor of what is known
+    if type(operation) is numpy_ops.Ndim:  # Keras makes a tensor of a known number
         return len(operands[0].shape)
-    if type(operation) is layers.EinsumDense:  # it leaves open what its config does
+    if type(operation) is layers.EinsumDense:  # Keras leaves sizes open that the layer's config leaves open
         sizes = _indices(operation.equation, [operands[0].shape, operation.kernel.shape])
         target = operation.equation.replace(" ", "").split("->")[1]
         shape = tuple(sizes[label] for label in _labels(target, len(outputs.shape)))
@@ -92,15 +94,15 @@ def mended(operation: Any, operands: Sequence[Any], outputs: Any) -> Any:
 
 
 def known(shape: Shape, name: str) -> tuple[int, ...]:
-    """The shape, every size of which must be known.
+    """The shape, if every size is known.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a size is unknown.
     """
     sizes = tuple(size for size in shape if size is not None)
     if len(sizes) < len(shape):
         raise ValueError(
-            "Multiply-adds and latency are of one example, all of whose sizes must be known. "
+            "Multiply-adds and latency are those of one example, so all sizes must be known. "
             f"Received: {name} with shape {tuple(shape)}. Rebuild the model with a fixed keras.Input shape."
         )
     return sizes
@@ -120,7 +122,7 @@ def _einsum_dense(layer: Any, source: Any, target: Any) -> int:
 
 
 def _convolution(layer: Any, source: Any, target: Any) -> int:
-    """Every number of a kernel is used once at each position; groups make it smaller."""
+    """At each position, every number of a kernel is used once; groups make the kernel smaller."""
     return _positions(layer, target) * math.prod(layer.kernel.shape)
 
 
@@ -141,7 +143,7 @@ def _positions(layer: Any, tensor: Any) -> int:
 
 
 def _recurrent(layer: Any, source: Any, target: Any) -> int:
-    """Both kernels once a step, whatever the gates."""
+    """Both kernels are used once per step, whatever the gates."""
     _, steps, _ = known(source.shape, layer.name)
     return steps * sum(math.prod(k.shape) for k in (layer.cell.kernel, layer.cell.recurrent_kernel))
 
@@ -170,17 +172,17 @@ def _einsum(operation: Any, operands: Sequence[Any], target: Any) -> int:
 
 
 def _equation(equation: str, shapes: Sequence[Shape], name: str) -> int:
-    """Each combination of all the indices is one product."""
+    """Each combination of all indices is one product."""
     if len(shapes) != 2:
         raise ValueError(
-            "Multiply-adds of an equation are counted for two operands: of more they depend on the order. "
+            "Multiply-adds of an equation are counted for two operands: with more, they depend on the order. "
             f"Received: {equation!r} in {name}. Write it as several equations."
         )
     return math.prod(_indices(equation, shapes).values())
 
 
 def _indices(equation: str, shapes: Sequence[Shape]) -> dict[str | int, Any]:
-    """Size of each index of an equation; the axes of an ellipsis are aligned at their ends, and broadcast."""
+    """The size of each index of an equation; axes of an ellipsis are aligned at their ends, and broadcast."""
     sizes: dict[str | int, Any] = {}
     for term, shape in zip(equation.replace(" ", "").split("->")[0].split(","), shapes, strict=True):
         for label, size in zip(_labels(term, len(shape)), shape, strict=True):
@@ -194,13 +196,13 @@ def _labels(term: str, rank: int) -> list[str | int]:
 
 
 def _attention(operation: Any, operands: Sequence[Any], target: Any) -> int:
-    """Query times key, and what it weighs times value."""
+    """The query times the key, and the scores times the value."""
     query, key, value = (known(operand.shape, operation.name) for operand in operands[:3])
     return math.prod(query[:-1]) * key[1] * (query[-1] + value[-1])
 
 
 def _kernel_first(operation: Any, operands: Sequence[Any], target: Any) -> int:
-    """Of a convolution whose kernel has the output's channels, or what makes them, at its end."""
+    """A convolution whose kernel ends in the axes that make the output's channels."""
     _, kernel = operands
     ends = 2 if isinstance(operation, nn.DepthwiseConv) else 1
     made = math.prod(kernel.shape[-ends:])
@@ -219,7 +221,7 @@ def _transposed_operation(operation: Any, operands: Sequence[Any], target: Any) 
 
 
 def _fourier(operation: Any, target: Any) -> int:
-    """As Cooley and Tukey's transform of radix 2 does it: log2 n times half a complex product for each number."""
+    """Cooley and Tukey's transform of radix 2: half a complex product for each number, log2 n times."""
     shape = known(target.shape, operation.name)
     return round(2 * math.prod(shape) * math.log2(math.prod(shape[-_FOURIER[type(operation)] :])))
 
@@ -243,7 +245,7 @@ _OPERATIONS: dict[type, Callable[[Any, Sequence[Any], Any], int]] = {
     numpy_ops.Tensordot: _tensordot,
     numpy_ops.Vdot: _vdot,
 }
-# Transforms of complex numbers, and how many of the last axes they mix.
+# Transforms of complex numbers -> number of last axes that they mix.
 _FOURIER: dict[type, int] = {math_ops.FFT: 1, math_ops.FFT2: 2, math_ops.IFFT2: 2}
 _KERAS = {
     kind
@@ -251,7 +253,7 @@ _KERAS = {
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, keras.Operation)
 }
-# They run other code, or do more than multiply and add once.
+# Neither counted nor free: they run code that they are given, or products of their own.
 _UNKNOWN = {
     *(kind for kind in _KERAS if kind.__module__ == linalg.__name__),
     *(core.AssociativeScan, core.Cond, core.ForiLoop, core.Map, core.Scan, core.Switch, core.VectorizedMap),
@@ -262,8 +264,8 @@ _UNKNOWN = {
     *(numpy_ops.Corrcoef, numpy_ops.Correlate, numpy_ops.Slogdet),
     core.WhileLoop,
 }
-# Layers whose call is not, or not in every setting, written with `keras.ops`: activations, normalizations, other
-# pictures of the same.
+# Elementwise layers whose call is not written with `keras.ops` in every setting: activations, normalizations, image
+# augmentation.
 _PLAIN = (
     layers.Activation,
     layers.BatchNormalization,
@@ -278,6 +280,6 @@ _PLAIN = (
     layers.RandomZoom,
     layers.Rescaling,
     layers.Resizing,
-    layers.Softmax,  # its masks
+    layers.Softmax,  # with masks
 )
 _FREE = {*_PLAIN, *_KERAS} - _UNKNOWN

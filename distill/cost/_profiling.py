@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
-from distill.cost._calls import calls_of, total
 from distill.cost._layers import layer_costs
+from distill.cost._macs import calls_of
 from distill.cost._memory import activations_of
 from distill.cost._profile import Profile, Profiles
 from distill.cost._runtimes import Runtime
@@ -91,7 +91,7 @@ def _read(model: keras.Model) -> Profile:
         unknown[model.name] = str(error)
     else:
         unknown = {call.path: call.unknown for call in calls.calls if call.products is None}
-        macs = None if unknown else total(calls.calls).total
+        macs = None if unknown else calls.products.total
         with contextlib.suppress(ValueError):  # a size is unknown
             activations = activations_of(calls)
     layers = layer_costs(model, None if calls is None else calls.calls)

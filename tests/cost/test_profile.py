@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from distill import cost
-from distill.cost._calls import calls_of
+from distill.cost import calls_of
 from distill.cost._memory import activations_of
 
 

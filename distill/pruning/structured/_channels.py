@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from distill.cost._timing import latency
+from distill.cost import latency
 from distill.pruning.structured._compiling import compile_settings, compile_with
 from distill.pruning.structured._costs import macs_of, parameters_of
 from distill.pruning.structured._groups import Group, find_groups

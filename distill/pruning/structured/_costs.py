@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill.cost._calls import calls_of
+from distill.cost import calls_of
 from distill.pruning.structured._structure import Size, Structure
 
 Cost = Callable[[np.ndarray], int]  # which atoms stay -> parameters or multiply-adds

@@ -10,7 +10,7 @@ from keras.src.applications import convnext, inception_resnet_v2
 
 import distill
 from distill import cost
-from distill.cost._calls import calls_of, total
+from distill.cost import calls_of
 from distill.exports._runtimes import Exported
 from distill.pruning.structured._costs import macs_of, parameters_of
 from distill.pruning.structured._groups import find_groups
@@ -359,7 +359,7 @@ def test_costs_are_those_of_the_model_that_comes_out(build):
     again = read(small, RULES)
     assert macs_of(structure)(keep) == macs_of(again)(np.ones(again.atoms.count, bool))
     # What goes between two activations is no product with a kernel.
-    assert macs_of(structure)(keep) == total(calls_of(small).calls).weights
+    assert macs_of(structure)(keep) == calls_of(small).products.weights
 
 
 @cases

@@ -7,7 +7,7 @@ from keras import layers, ops
 from keras.src.ops import numpy as numpy_ops
 
 from distill import cost, pruning
-from distill.cost._calls import calls_of, total
+from distill.cost import calls_of
 from distill.pruning import importance
 from distill.pruning.structured._costs import macs_of
 from distill.pruning.structured._rebuild import rebuild
@@ -151,7 +151,7 @@ def test_products_of_attention_count_the_length_of_what_they_read():
 
 
 def kernel_macs(model):
-    return total(calls_of(model).calls).weights
+    return calls_of(model).products.weights
 
 
 def lora(x):
