@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Write files and folders whole or not at all."""
 
 import contextlib
 import os
@@ -10,17 +10,17 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A draft that takes the place of `path` once it is written.
+    """Write a draft that replaces `path` at the end of the block.
 
-    The draft lies in the same folder, so that a rename suffices, and has the same ending, which Keras goes by. Whatever
-    happens before the rename, an error, a full disk or a kill, leaves the file as it was; only a kill leaves the draft
-    too, a hidden file whose name ends in that of `path`.
+    The draft lies in the same folder, so that a rename suffices, and has the same ending, by which Keras chooses the
+    format. Whatever happens before the rename (an error, a full disk, a kill) leaves the file as it was. Only a kill
+    leaves the draft too: a hidden file whose name ends in that of `path`.
 
     Args:
-        path: the file; where it is a link, what it points at is replaced.
+        path: path to the file. If it is a link, the file that it points to is replaced.
 
     Yields:
-        Where to write.
+        Path to the draft.
 
     Example:
         >>> with replacing("result.json") as draft:
@@ -39,16 +39,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """As `replacing`, for a folder, which takes two renames where there is one already.
+    """As `replacing`, for a folder. An existing folder takes two renames.
 
-    An error leaves the old folder. So does a kill, but one between the renames: then nothing is at `path`, and both lie
-    beside it, whole, in a hidden folder whose name begins with that of `path`.
+    An error leaves the old folder. So does a kill, unless it comes between the renames: then nothing is at `path`, and
+    the old and the new folder lie beside it, whole, in a hidden folder whose name begins with that of `path`.
 
     Args:
-        path: the folder.
+        path: path to the folder.
 
     Yields:
-        Where to write.
+        Path to the draft.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as beside:
         draft, old = Path(beside, path.name), Path(beside, "old")
@@ -67,7 +67,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until a file, or the names in a folder, would survive a power failure."""
+    """Wait until a file, or the list of names in a folder, would survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], alignments: str) -> list[str]:
-    """Lines of a table whose columns are as wide as what they hold.
+    """The lines of a table whose columns are as wide as their cells.
 
     Args:
-        rows: cells of each row, the header's first.
+        rows: cells of each row; the header comes first.
         alignments: "<" or ">" for each column.
+
+    Returns:
+        One line for each row, without spaces at its end.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

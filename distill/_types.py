@@ -17,3 +17,5 @@ Data = Any
 PathLike = str | os.PathLike[str]
 # Fits a model in place, passing the callbacks to `fit`.
 Train = Callable[[keras.Model, list[keras.callbacks.Callback]], object]
+# A config as Keras serializes it: values of JSON by name.
+Config = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The `.keras` file: a zip archive of an architecture, weights and what is no array."""
+"""Read `.keras` files: zip archives of an architecture, weights and assets such as vocabularies."""
 
 import contextlib
 import io
@@ -15,13 +15,13 @@ SIGNATURE = b"PK"
 
 
 class Members(NamedTuple):
-    """What an archive holds.
+    """Members of a `.keras` archive.
 
     Attributes:
-        config: the architecture, as JSON.
-        metadata: who wrote it, as JSON.
-        weights: an HDF5 file.
-        assets: a folder with the rest, such as vocabularies; `None` if there is none.
+        config: architecture, as JSON.
+        metadata: writer of the file, as JSON.
+        weights: content of an HDF5 file.
+        assets: folder with whatever is not an array, such as vocabularies; `None` if there is nothing.
     """
 
     config: bytes
@@ -32,30 +32,30 @@ class Members(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Members]:
-    """Reads an archive; assets lie in a temporary folder while it is open.
+    """Read an archive. Its assets lie in a temporary folder within the block.
 
     Raises:
-        ValueError: it is cut off or damaged, is no Keras file, would unpack to far more than it holds, or has a member
-            that would be written elsewhere.
+        ValueError: the file is truncated or damaged, is not a Keras file, would unpack to far more than it holds, or
+            has a member that would be written outside the temporary folder.
     """
     with contextlib.ExitStack() as stack:
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
         except zipfile.BadZipFile as error:
             raise ValueError(
-                f"A file must be whole. Received: {path}, which begins as a .keras file and is truncated or damaged: "
-                f"{error}. Copy or download it again."
+                f"This .keras file is truncated or damaged. Received: {path}: {error}. Copy or download it again."
             ) from error
         names = archive.namelist()
         for name in names:
             if name.startswith("/") or "\\" in name or ":" in name or ".." in PurePosixPath(name).parts:
                 raise ValueError(
-                    f"Members of a .keras file lie inside it. Received: {path} with {name!r}, which leads elsewhere."
+                    f"Members of a .keras file must lie inside it. Received: {path} with {name!r}, which leads "
+                    "elsewhere."
                 )
         require_proportion(sum(item.file_size for item in archive.infolist()), path.stat().st_size, str(path))
         if not {"config.json", "model.weights.h5"} <= set(names):
             raise ValueError(
-                "A .keras file holds config.json and model.weights.h5. Received: "
+                "A .keras file must contain config.json and model.weights.h5. Received: "
                 f"{path}, a zip archive of {names[:5]}."
             )
         try:
@@ -69,5 +69,7 @@ def opened(path: Path) -> Iterator[Members]:
             weights = io.BytesIO(archive.read("model.weights.h5"))
             members = Members(archive.read("config.json"), metadata, weights, assets)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"This .keras file is damaged. Received: {path}: {error}.") from error
+            raise ValueError(
+                f"This .keras file is damaged. Received: {path}: {error}. Copy or download it again."
+            ) from error
         yield members

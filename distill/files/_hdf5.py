@@ -1,11 +1,10 @@
-"""HDF5 files: opened without following what points out of them, and read as parts."""
+"""Read the weights in HDF5 files, without following links that lead out of them."""
 
 import contextlib
 import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import ml_dtypes
@@ -19,15 +18,15 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 @contextlib.contextmanager
 def opened(source: Path | io.BytesIO, name: str, held: int | None = None) -> Iterator[h5py.File]:
-    """An HDF5 file that holds what it declares.
+    """Open an HDF5 file that holds what it declares.
 
     Args:
-        source: its path or its bytes.
-        name: how errors call it.
-        held: bytes that it takes on disk, if it was compressed there.
+        source: path to the file, or its content.
+        name: name of the file in errors.
+        held: bytes that the content takes on disk, if it was compressed there.
 
     Raises:
-        ValueError: the file is cut off or no HDF5 file; it points at other files; it declares far more than it holds.
+        ValueError: the file is truncated, is not HDF5, points at other files, or declares far more than it holds.
     """
     size = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
     try:
@@ -35,7 +34,7 @@ def opened(source: Path | io.BytesIO, name: str, held: int | None = None) -> Ite
     except OSError as error:
         if "truncated" in str(error):
             raise ValueError(
-                f"A file must be whole. Received: {name}, which is truncated: it ends after {size:,} bytes. "
+                f"This HDF5 file is truncated. Received: {name}, which ends after {size:,} bytes. "
                 "Copy or download it again."
             ) from error
         raise ValueError(f"This HDF5 file cannot be read. Received: {name}: {error}.") from error
@@ -43,21 +42,23 @@ def opened(source: Path | io.BytesIO, name: str, held: int | None = None) -> Ite
         try:
             declared = _require_own(file, name)
         except (OSError, RuntimeError, KeyError) as error:
-            raise ValueError(f"This HDF5 file is damaged. Received: {name}: {error}.") from error
+            raise ValueError(
+                f"This HDF5 file is damaged. Received: {name}: {error}. Copy or download it again."
+            ) from error
         require_proportion(declared, size if held is None else held, name)
         yield file
 
 
 def _require_own(file: h5py.File, name: str) -> int:
-    """The bytes that its arrays declare; they must lie in this file, reached by plain links."""
+    """Count the bytes that the arrays declare; all must lie in this file and be reached by plain links."""
     pointing: list[str] = []
     declared = 0
 
-    def link(path: str, found: Any) -> None:
+    def link(path: str, found: object) -> None:
         if not isinstance(found, h5py.HardLink):
             pointing.append(f"{path} ({type(found).__name__})")
 
-    def member(path: str, found: Any) -> None:
+    def member(path: str, found: h5py.Group | h5py.Dataset) -> None:
         nonlocal declared
         if isinstance(found, h5py.Dataset):
             if found.external or found.is_virtual:
@@ -68,7 +69,7 @@ def _require_own(file: h5py.File, name: str) -> int:
     file.visititems(member)
     if pointing:
         raise ValueError(
-            "A model's file holds its own weights. Received: "
+            "A model file must hold its own weights. Received: "
             f"{name}, which points elsewhere: {', '.join(sorted(pointing)[:3])}. Keras writes no such file."
         )
     return declared
@@ -78,23 +79,25 @@ def text(holder: h5py.File | h5py.Group, key: str) -> str | None:
     """An attribute that holds text, which old files keep as bytes; `None` if there is none."""
     value = holder.attrs.get(key)
     if value is not None and not isinstance(value, bytes | str):
-        raise ValueError(f"In Keras' files {key} is text. Received: {value!r} in {holder.file.filename}.")
+        raise ValueError(
+            f"The attribute {key} of a Keras file must be text. Received: {value!r} in {holder.file.filename}."
+        )
     return value.decode() if isinstance(value, bytes) else value
 
 
 def is_legacy(file: h5py.File) -> bool:
-    """Whether its weights are in the older layout."""
+    """Whether the weights are in the older layout."""
     group = file.get("model_weights", file)
     return "layer_names" in group.attrs or "layer_names0" in group.attrs
 
 
 def keras3_parts(file: h5py.File) -> Parts:
-    """The weights of a file in Keras 3's layout, without the state of an optimizer or metrics."""
+    """The weights of a file in Keras 3's layout, without the state of optimizers and metrics."""
     names: dict[str, str] = {}
     found: dict[str, dict[str, Weight]] = {}
 
-    def member(path: str, item: Any) -> None:
-        # Keras 2.12 and 2.13 called the layers so.
+    def member(path: str, item: h5py.Group | h5py.Dataset) -> None:
+        # Keras 2.12 and 2.13 named the group of layers differently.
         place, _, last = path.replace("_layer_checkpoint_dependencies", "layers").rpartition("/")
         if isinstance(item, h5py.Group) and last == "vars" and "name" in item.attrs:
             names[place] = str(item.attrs["name"])
@@ -113,8 +116,8 @@ def legacy_parts(file: h5py.File) -> Parts:
     """The weights of a file in the older layout.
 
     Raises:
-        KeyError: it lacks what it lists.
-        ValueError: it lists an array twice: a few bytes could be all the weights of a large model.
+        KeyError: the file lists a weight that it does not contain.
+        ValueError: the file lists an array twice: a few bytes could then stand for all weights of a large model.
     """
     group = file.get("model_weights", file)
     parts = []
@@ -124,7 +127,7 @@ def legacy_parts(file: h5py.File) -> Parts:
         address = h5py.h5o.get_info(dataset.id).addr
         if address in seen:
             raise ValueError(
-                f"Each weight of a file has an array of its own. Received: {file.filename}, where {dataset.name!r} is "
+                f"Each weight in a file must have its own array. Received: {file.filename}, where {dataset.name!r} is "
                 f"{seen[address]!r} too. Keras writes no such file."
             )
         seen[address] = str(dataset.name)
@@ -145,7 +148,7 @@ def legacy_parts(file: h5py.File) -> Parts:
 
 
 def _listed(group: h5py.Group, key: str) -> list[str]:
-    """An attribute that lists names; a long one is kept in pieces."""
+    """An attribute that lists names; Keras stores a long one in several pieces."""
     numbered = (f"{key}{i}" for i in itertools.count())
     pieces = [key] if key in group.attrs else itertools.takewhile(group.attrs.__contains__, numbered)
     values = [value for piece in pieces for value in group.attrs[piece]]
@@ -154,7 +157,7 @@ def _listed(group: h5py.Group, key: str) -> list[str]:
 
 def _weight(label: str, dataset: h5py.Dataset) -> Weight:
     def read() -> np.ndarray:
-        # numpy has no such type, so that the file holds its bytes and says what they are.
+        # HDF5 has no bfloat16, so the file holds bytes and an attribute that gives their type.
         if dataset.attrs.get("dtype") == "bfloat16":
             return np.array(dataset, dtype=ml_dtypes.bfloat16)
         return np.array(dataset)

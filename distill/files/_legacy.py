@@ -1,4 +1,4 @@
-"""Architectures as Keras 1 and 2 stored them, said in the words of Keras 3."""
+"""Translate architectures stored by Keras 1 and 2 into those of Keras 3."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
-# What Keras 3 no longer has -> the value without which nothing is lost, or ... where no value matters.
+from distill._types import Config, Tensor
+
+# Settings that Keras 3 no longer has -> the value that loses nothing when it is dropped, or ... if any value does.
 _NO_KERNEL = {"groups": 1, "kernel_initializer": ..., "kernel_regularizer": ..., "kernel_constraint": ...}
 _RNN = {"time_major": False, "implementation": ...}
 _RANDOM = {"rng_type": ...}
@@ -49,23 +51,24 @@ _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", 
 
 _MODELS = ("Model", "Functional", "Sequential")
 
-Config = dict[str, Any]
-
 
 @keras.saving.register_keras_serializable("distill")
-def hard_sigmoid(x: Any) -> Any:
-    """What Keras called so before version 3, and used in every LSTM and GRU before 2.3; 3 has another slope."""
+def hard_sigmoid(x: Tensor) -> Tensor:
+    """The hard sigmoid of Keras before version 3, used in every LSTM and GRU before 2.3. Keras 3 has another slope."""
     return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
 def modern(config: Config) -> Config:
-    """The same architecture in the words of Keras 3.
+    """Translate an architecture to Keras 3.
 
     Args:
-        config: of a model, as a Keras before version 3 stored it; left as it is.
+        config: config of a model, as a Keras before version 3 stored it; it is not changed.
+
+    Returns:
+        The config of the same model in Keras 3.
 
     Raises:
-        ValueError: it has a setting that Keras 3 has no word for.
+        ValueError: a layer has a setting that Keras 3 lacks.
     """
     names = _names_with_slashes(config)
     new = _each_object(_mapped(config, lambda value: names.get(value, value)), _object)
@@ -73,7 +76,7 @@ def modern(config: Config) -> Config:
 
 
 def _names_with_slashes(config: Any) -> dict[Any, str]:
-    """Names of layers that Keras 3 does not allow -> the same with underscores."""
+    """Names of layers with slashes, which Keras 3 does not allow -> the same names with underscores."""
     if isinstance(config, list):
         return {old: new for part in config for old, new in _names_with_slashes(part).items()}
     if not isinstance(config, dict):
@@ -104,7 +107,7 @@ def _each_object(config: Any, change: Callable[[Config], Config]) -> Any:
 
 
 def _object(old: Config) -> Config:
-    # Layers inside are built by being called; some no longer understand what they were built for.
+    # Layers are built when they are called, and some cannot read the older form of this entry.
     old = {key: part for key, part in old.items() if key != "build_config"}
     name, config = old["class_name"], old["config"]
     if name == "Sequential":
@@ -120,7 +123,10 @@ def _settings(name: str, config: Config) -> Config:
     for key, harmless in _GONE.get(name, {}).items():
         value = config.pop(key, harmless)
         if harmless is not ... and value != harmless:
-            raise ValueError(f"Keras 3 has no {key} for a {name}. Received: {key}={value!r}.")
+            raise ValueError(
+                f"{name} has no setting {key} in Keras 3. Received: {key}={value!r}. Load the model with tf_keras and "
+                "export it (model.export(folder)): as a SavedModel it can teach."
+            )
     old, new = _RENAMED.get(name, ("", ""))
     if old in config:
         config[new] = config.pop(old)
@@ -128,11 +134,11 @@ def _settings(name: str, config: Config) -> Config:
         if key.endswith("activation") and value == "hard_sigmoid":
             stored = {"class_name": "function", "config": "distill>hard_sigmoid"}
             config[key] = {**stored, "module": "builtins", "registered_name": "distill>hard_sigmoid"}
-    config.pop("batch_input_shape", None)  # `_sequential` has read it
+    config.pop("batch_input_shape", None)  # `_sequential` reads it
     if name == "BatchNormalization" and isinstance(config.get("axis"), list):
         (config["axis"],) = config["axis"]
     if name in ("GRU", "GRUCell"):
-        config.setdefault("reset_after", False)  # how all were before there was a choice
+        config.setdefault("reset_after", False)  # what every GRU did before there was a choice
     if isinstance(config.get("dtype"), dict) and config["dtype"]["class_name"] == "Policy":
         config["dtype"] = config["dtype"]["config"]["name"]
     if name == "Lambda" and isinstance(config.get("function"), list):
@@ -143,10 +149,10 @@ def _settings(name: str, config: Config) -> Config:
 
 
 def _sequential(config: Any) -> Config:
-    """A Sequential's settings, with an InputLayer where the shape was the first layer's affair."""
-    config = (
-        {"name": None, "layers": config} if isinstance(config, list) else dict(config)
-    )  # so until Keras 2.2.2
+    """The settings of a Sequential, with an InputLayer where the first layer held the shape of the inputs."""
+    if isinstance(config, list):  # up to Keras 2.2.2
+        config = {"name": None, "layers": config}
+    config = dict(config)
     shape = _input_shape(config) or config.get("build_input_shape")
     config.pop("build_input_shape", None)
     if shape is not None and config["layers"][0]["class_name"] != "InputLayer":
@@ -155,7 +161,7 @@ def _sequential(config: Any) -> Config:
 
 
 def _input_shape(config: Any) -> Any:
-    """The shape of a layer's inputs, of a model's that of its first layer; `None` if it is not stored."""
+    """The shape of the inputs of a layer, or of a model's first layer; `None` if it is not stored."""
     layers = config if isinstance(config, list) else config.get("layers")
     if layers is not None:
         return _input_shape(layers[0]["config"])
@@ -163,10 +169,10 @@ def _input_shape(config: Any) -> Any:
 
 
 def _functional(config: Config) -> Config:
-    """A Functional's settings, with calls as Keras 3 writes them."""
+    """The settings of a Functional, with calls as Keras 3 writes them."""
     names = {layer["name"] for layer in config["layers"]}
-    # The first call of a model with a known input had the number 1. In Keras 3 it has 0, except
-    # where a Functional is an output.
+    # Keras 2 numbered the calls of a model with known inputs from 1. Keras 3 numbers them from 0, except where a
+    # Functional is an output.
     models = {layer["name"]: layer["class_name"] for layer in config["layers"] if _has_input(layer)}
 
     def history(name: str, call: int, output: int) -> list[Any]:
@@ -188,7 +194,7 @@ def _functional(config: Config) -> Config:
     def call(layer: Config, node: Any) -> Config:
         arguments = [tensors(node[0] if len(node) == 1 else node)]
         named = tensors(node[0][3]) if isinstance(node, list) and len(node[0]) == 4 else {}
-        if named.get("constants", ...) is None:  # what Bidirectional was given to pass on
+        if named.get("constants", ...) is None:  # Bidirectional passed it on
             del named["constants"]
         if layer["class_name"] in _RECURRENT and len(node) > 1:
             arguments, named["initial_state"] = arguments[0][:1], arguments[0][1:]

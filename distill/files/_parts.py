@@ -1,8 +1,8 @@
-"""What a file of weights would hold of a model, in the two layouts that Keras has had, and how it gets back into it.
+"""What a file of weights holds of a model, in Keras' two layouts, and how to load it back.
 
-Both are the same here: parts by place, a part being the weights that one layer stores. In Keras 3's layout a place is a
-path such as "layers/dense_1", whatever the layer is called; in the older one it is the number of a layer among those
-with weights.
+Both layouts become the same here: parts by place. A part is the weights that one layer stores. In Keras 3's layout a
+place is a path such as "layers/dense_1", whatever the layer's name. In the older layout it is the layer's number among
+those with weights.
 """
 
 import math
@@ -16,13 +16,13 @@ from distill._keras import DiskIOStore, H5IOStore, flatten_layers, load_state, s
 
 
 class Weight(NamedTuple):
-    """A weight of a model, or one that a file holds.
+    """One weight, in a model or in a file.
 
     Attributes:
-        label: such as "kernel"; files of Keras 3 have numbers only.
-        shape: its own.
-        read: returns its value.
-        owner: the name of the layer that has it, in a file of the older layout; "" where a file does not say.
+        label: name such as "kernel"; a number in files of Keras 3.
+        shape: shape of the weight.
+        read: callable that returns its value.
+        owner: name of the layer that owns it, in a file of the older layout; "" if the file does not say.
     """
 
     label: str
@@ -32,11 +32,11 @@ class Weight(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one layer stores.
+    """Weights that one layer stores.
 
     Attributes:
-        name: of the layer, after those that it lies in; `None` where a file does not say.
-        weights: by key: a position as a string, or what a layer of its own kind calls it.
+        name: name of the layer, preceded by those of the layers around it; `None` if the file does not say.
+        weights: weights by key: a position as a string, or the layer's own word for it.
     """
 
     name: str | None
@@ -44,6 +44,8 @@ class Part(NamedTuple):
 
 
 Parts = dict[str, Part]
+# Values by place and key.
+Values = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def numbers_in(parts: Parts) -> int:
@@ -54,14 +56,14 @@ def numbers_in(parts: Parts) -> int:
 def in_keras3(model: keras.Model) -> Parts:
     """What `model.save_weights` would write, without the state of optimizers and metrics; no value is read."""
     store = _Recorder()
-    # A layer that writes values, not variables, may have none yet; and none may be made.
+    # A layer that writes values instead of variables may have none yet, and none may be created here.
     with keras.StatelessScope(initialize_variables=False):
         save_state(model, store, None, _training_state(model))
     return {path: Part(store.name_of(path), weights) for path, weights in store.kept.items() if weights}
 
 
 def in_legacy(model: keras.Model) -> Parts:
-    """What Keras wrote before version 3, and still writes to whole models in ".h5"."""
+    """What Keras wrote before version 3, and still writes when it saves a whole model as ".h5"."""
     return {
         str(place): Part(
             name,
@@ -74,15 +76,13 @@ def in_legacy(model: keras.Model) -> Parts:
     }
 
 
-def assign_keras3(
-    model: keras.Model, values: Mapping[str, Mapping[str, np.ndarray]], assets: str | None
-) -> None:
-    """Gives a model the values of its parts; parts that are not among them keep theirs.
+def assign_keras3(model: keras.Model, values: Values, assets: str | None) -> None:
+    """Load values into a model; parts without values keep theirs.
 
     Args:
-        model: a built model.
-        values: by place and key, all those of a part.
-        assets: a folder with what is no array, such as the words of a vocabulary.
+        model: built model.
+        values: values by place and key; a part is given as a whole.
+        assets: folder with whatever is not an array, such as vocabularies.
     """
     kept = {
         path: {key: weight.read() for key, weight in part.weights.items()}
@@ -94,18 +94,18 @@ def assign_keras3(
     load_state(model, store, files, _training_state(model))
 
 
-def assign_legacy(model: keras.Model, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """As `assign_keras3`, for places of the older layout."""
+def assign_legacy(model: keras.Model, values: Values) -> None:
+    """As `assign_keras3`, with places of the older layout."""
     for place, (_, variables) in enumerate(_legacy_variables(model)):
         for i, variable in enumerate(variables if str(place) in values else ()):
             variable.assign(values[str(place)][str(i)])
     for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # what it computes with is made of its weights
+            layer.finalize_state()  # it computes with values derived from its weights
 
 
 class _Recorder(H5IOStore):
-    """Stands for a file; keeps shapes. Keras asks for the class."""
+    """A store that records shapes instead of writing a file. Keras requires a subclass of its own store."""
 
     def __init__(self) -> None:
         self.kept: dict[str, dict[str, Weight]] = {}
@@ -114,33 +114,33 @@ class _Recorder(H5IOStore):
     def __bool__(self) -> bool:
         return True
 
-    def make(self, path: str, metadata: dict[str, Any] | None = None) -> Any:
+    def make(self, path: str, metadata: dict[str, str] | None = None) -> "_Weights":
         if metadata:
             self._names[path] = metadata["name"]
-        self.kept[path] = _Weights()
-        return self.kept[path]
+        self.kept[path] = made = _Weights()
+        return made
 
     def name_of(self, path: str) -> str:
         return name_at(path, self._names)
 
 
-class _Weights(dict):
-    """What a layer writes its weights to."""
+class _Weights(dict[str, Weight]):
+    """The mapping to which a layer writes its weights."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, _weight(key, value))
 
 
 class _Values(H5IOStore):
-    """Stands for a file that holds these values."""
+    """A store that reads given values instead of a file."""
 
-    def __init__(self, values: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, values: Values) -> None:
         self._values = values
 
     def __bool__(self) -> bool:
         return True
 
-    def get(self, path: str) -> Mapping[str, Any]:
+    def get(self, path: str) -> Mapping[str, np.ndarray]:
         return self._values.get(path, {})
 
     def has_path(self, path: str) -> bool:
@@ -153,14 +153,14 @@ def owner_of(path: str) -> str:
 
 
 def name_at(path: str, names: Mapping[str, str]) -> str:
-    """The name of the layer at `path`, after the names of those that it lies in; the outermost one's is left out."""
+    """The name of the layer at `path`, preceded by those of the layers around it except the outermost."""
     steps = path.split("/")
     above = ["/".join(steps[: i + 1]) for i in range(len(steps))] if path else []
     return "/".join(names[place] for place in above if place in names)
 
 
 def _legacy_variables(model: keras.Model) -> list[tuple[str, list[keras.Variable]]]:
-    """The variables that each layer stores, in the order of the older layout; last those of the model itself."""
+    """The variables that each layer stores, in the order of the older layout; the model's own come last."""
     stored = [(layer.name, layer.trainable_weights + layer.non_trainable_weights) for layer in model.layers]
     inner = {id(variable) for _, variables in stored for variable in variables}
     own = [variable for variable in model.weights if id(variable) not in inner]
@@ -174,7 +174,7 @@ def _weight(key: str, value: Any) -> Weight:
 
 
 def _training_state(model: keras.Model) -> set[int]:
-    """What Keras is told to have visited, so that it passes it by."""
+    """Ids of the parts that Keras is told it has visited already, so that it leaves them out."""
     return {
         id(part) for part in (model.optimizer if model.compiled else None, *model.metrics) if part is not None
     }

@@ -1,29 +1,31 @@
-"""Folders that keras_hub wrote: `backbone.save_to_preset` and `task.save_to_preset`."""
+"""Load folders that keras_hub wrote: `backbone.save_to_preset` and `task.save_to_preset`."""
 
 import contextlib
 from pathlib import Path
 
 import keras
 
+from distill._types import Config
 from distill.files import _hdf5 as hdf5
-from distill.files._architectures import complete, planned, require_held
-from distill.files._fitting import fit, table
-from distill.files._legacy import Config
+from distill.files._configs import complete
+from distill.files._differences import table
+from distill.files._matching import matched
 from distill.files._parts import Parts, in_keras3, numbers_in
+from distill.files._planning import planned, require_held
 from distill.files._safety import import_keras_hub, require_safe
 from distill.files._stored import parsed
 
 
-def load_preset(folder: Path, trust: bool) -> keras.Model:
-    """The task of a preset if it has one, or else its backbone.
+def load_preset(folder: Path, *, trust: bool) -> keras.Model:
+    """Load the task of a preset, or its backbone if it has no task.
 
     Args:
-        folder: what `save_to_preset` wrote.
+        folder: folder that `save_to_preset` wrote.
         trust: whether code in it may run.
 
     Raises:
         ImportError: keras_hub is not installed.
-        ValueError: a file of it is damaged, carries code or declares more than it holds.
+        ValueError: a file is damaged, carries code or declares more than it holds.
     """
     import_keras_hub(str(folder))
     # keras_hub takes a name without slashes for one of its own presets, and downloads it.
@@ -40,26 +42,29 @@ def load_preset(folder: Path, trust: bool) -> keras.Model:
             if path.name.startswith("task."):
                 head = numbers_in(parts)
                 continue
-            for place, part in parts.items():  # a large backbone comes in several files
+            for place, part in parts.items():  # a large backbone is stored in several files
                 known = found.get(place, part)
                 found[place] = part._replace(weights={**known.weights, **part.weights})
-        with planned(configs["config.json"], trust, str(folder), numbers_in(found)) as backbone:
-            _, differences = fit(in_keras3(backbone), found)
+        held = numbers_in(found)
+        with planned(configs["config.json"], str(folder), held=held, trust=trust) as backbone:
+            _, differences = matched(in_keras3(backbone), found)
     if differences:
         raise ValueError(
-            f"A preset's weights fit its backbone. Received: {folder}, where they differ:\n{table(differences)}"
+            f"The weights of a preset must fit its backbone. Received: {folder}, where they differ:\n"
+            f"{table(differences)}"
         )
     if "task.json" in configs and not (folder / "task.weights.h5").exists():
         raise ValueError(
-            f"A task's preset has the weights of its head. Received: {folder}, without task.weights.h5. Copy it again, "
-            "or remove task.json to load the backbone."
+            f"The preset of a task needs the weights of its head. Received: {folder}, without task.weights.h5. Copy "
+            "the preset again, or remove task.json to load the backbone."
         )
     if "task.json" in configs and not _same_backbone(configs["task.json"], configs["config.json"]):
         raise ValueError(
-            f"A task's preset is of one backbone. Received: {folder}, where task.json has another than config.json."
+            f"The task of a preset must be built on its backbone. Received: {folder}, where task.json has another "
+            "backbone than config.json. Save the preset again."
         )
     kind = configs["task.json" if "task.json" in configs else "config.json"]
-    require_held(kind, trust, str(folder), numbers_in(found) + head)
+    require_held(kind, str(folder), held=held + head, trust=trust)
     try:
         return keras.saving.get_registered_object(kind["registered_name"]).from_preset(str(folder))
     except ValueError as error:
@@ -67,6 +72,6 @@ def load_preset(folder: Path, trust: bool) -> keras.Model:
 
 
 def _same_backbone(task: Config, backbone: Config) -> bool:
-    """Whether a task is built on the backbone whose weights were compared."""
+    """Whether a task is built on the backbone whose weights were checked."""
     own = task["config"].get("backbone")
     return isinstance(own, dict) and own["config"] == backbone["config"]

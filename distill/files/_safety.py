@@ -1,13 +1,14 @@
-"""Whether an architecture can be built without running code that came with it."""
+"""Check that an architecture can be built without running code that came with it."""
 
 import sys
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 import keras
 
+from distill._types import Config
 from distill.files._bounds import ALWAYS_ALLOWED
-from distill.files._legacy import Config
 
 _PLAIN = ("__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__slice__", "__ellipsis__")
 _PARTS = (
@@ -28,13 +29,8 @@ _RUNS_CODE = (
     keras.layers.TFSMLayer,
     keras.layers.TorchModuleWrapper,
 )
-_FILES = (
-    "vocabulary",
-    "merges",
-    "special_tokens",
-    "language_tokens",
-    "proto",
-)  # or the words themselves, as lists
+# Settings that are either a list of words or the name of a file to read them from.
+_FILES = ("vocabulary", "merges", "special_tokens", "language_tokens", "proto")
 _FUNCTIONS = (
     "builtins",  # how Keras stores its own activations and the like, by name
     "keras.activations",
@@ -44,13 +40,15 @@ _FUNCTIONS = (
     "keras.regularizers",
 )
 
+TRUST = "Pass trust=True if you trust its writer."
+
 
 def require_safe(config: Any, source: str) -> None:
-    """Raises ValueError unless building from a config runs no code but Keras' own and that of registered classes.
+    """Raise ValueError unless building from a config runs only Keras' own code and that of registered classes.
 
     Args:
-        config: see `complete`; it is read, nothing is imported or made.
-        source: how errors call it.
+        config: config as `complete` returns it. It is only read; nothing is imported or built.
+        source: name of the file in errors.
     """
     if isinstance(config, list):
         for part in config:
@@ -60,28 +58,38 @@ def require_safe(config: Any, source: str) -> None:
     name = config.get("class_name")
     if name is not None and "config" in config and name not in _PLAIN:
         _require_known(config, source)
-    for call in config.get("inbound_nodes") or ():
-        if not _on_tensors(call):
-            raise ValueError(
-                "Operations of a model are called on its tensors. Received: "
-                f"{source} with {config.get('name', name)!r}, which would compute with constants alone."
-            )
+    _require_tensors(config.get("inbound_nodes") or (), config.get("name", name), source)
     buckets = config.get("num_oov_indices")
     if isinstance(buckets, int) and buckets > ALWAYS_ALLOWED:
         raise ValueError(
-            f"A lookup has at most {ALWAYS_ALLOWED:,} places for unknown words. Received: {source} with {buckets:,}. "
-            "Pass trust=True if you know its writer."
+            f"A lookup layer may have at most {ALWAYS_ALLOWED:,} places for unknown words. Received: {source} with "
+            f"{buckets:,}. {TRUST}"
         )
     for key in _FILES:
         if isinstance(config.get(key), str):
             raise ValueError(
-                "A model's words come with it. Received: "
-                f"{source}, which would read {key} from {config[key]!r}; pass trust=True if you know its writer."
+                "A model file must contain the model's words. Received: "
+                f"{source}, which would read {key} from {config[key]!r}. {TRUST}"
             )
     if name in ("__numpy__", "__tensor__"):
         _require_numbers(config["config"], source)
     for part in config.values():
         require_safe(part, source)
+
+
+def import_keras_hub(source: str) -> ModuleType:
+    """Import keras_hub, or raise an ImportError that says what needs it.
+
+    Args:
+        source: name of the file in the error.
+    """
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ImportError(
+            f"{source} holds a keras_hub model, and keras_hub is not installed. Run: pip install keras-hub"
+        ) from error
+    return keras_hub
 
 
 def _require_known(config: Config, source: str) -> None:
@@ -95,11 +103,11 @@ def _require_known(config: Config, source: str) -> None:
         or not isinstance(module, str | None)
         or not isinstance(registered, str | None)
     ):
-        raise ValueError(f"Classes go by names. Received: {source} with {name!r} of {module!r}.")
+        raise ValueError(f"Classes must be given by name. Received: {source} with {name!r} of {module!r}.")
     if (module or "").partition(".")[0] == "keras_hub":
         import_keras_hub(source)  # which registers its layers
     if keras.saving.get_registered_object(label if name == "function" else registered) is not None:
-        return  # the caller's own, or of keras_hub
+        return  # a class of the caller's or of keras_hub
     if name == "function" and module in _FUNCTIONS:
         return
     found = vars(sys.modules[module]).get(label) if _is_keras(module) and module in sys.modules else None
@@ -107,11 +115,20 @@ def _require_known(config: Config, source: str) -> None:
         raise ValueError(_carries_code(source, name))
     if not isinstance(found, type) or not issubclass(found, _PARTS):
         raise ValueError(
-            f"Models are built of Keras' own classes and of yours. Received: {source} with {label!r} of module "
-            f"{module!r}, which is neither. If it is yours, pass custom_objects={{{registered or label!r}: {label}}}; "
-            "a model that only TensorFlow knows how to run teaches as a SavedModel: export it (model.export(folder)), "
-            "and load that folder with trust=True."
+            f"A model may consist of Keras' own classes and of yours. Received: {source} with {label!r} of module "
+            f"{module!r}, which is neither. If it is yours, pass custom_objects={{{registered or label!r}: {label}}}. "
+            "If only TensorFlow can run the model, it can teach as a SavedModel: export it (model.export(folder)) and "
+            "load that folder with trust=True."
         )
+
+
+def _require_tensors(calls: Iterable[Any], name: Any, source: str) -> None:
+    for call in calls:
+        if not _on_tensors(call):
+            raise ValueError(
+                "Operations in a model must be called on its tensors. Received: "
+                f"{source} with {name!r}, which would compute with constants alone. {TRUST}"
+            )
 
 
 def _on_tensors(call: Any) -> bool:
@@ -122,26 +139,17 @@ def _on_tensors(call: Any) -> bool:
 
 def _carries_code(source: str, name: str) -> str:
     return (
-        "Files that carry code are not run: whoever wrote one could do anything. Received: "
-        f"{source} with a {name}. Pass trust=True if you know its writer."
+        "A file that carries code is not loaded, because the code could do anything. Received: "
+        f"{source} with a {name}. {TRUST}"
     )
 
 
 def _require_numbers(config: Any, source: str) -> None:
     kind = config.get("dtype") if isinstance(config, dict) else None
     if not isinstance(kind, str) or not kind.startswith(("bool", "int", "uint", "float", "bfloat")):
-        raise ValueError(f"Constants of a model are numbers. Received: {source} with one of type {kind!r}.")
-
-
-def import_keras_hub(source: str) -> ModuleType:
-    """Raises ImportError, saying why it is needed, where keras_hub is not installed."""
-    try:
-        import keras_hub
-    except ImportError as error:
-        raise ImportError(
-            f"{source} holds a model of keras_hub. Install it: pip install keras-hub."
-        ) from error
-    return keras_hub
+        raise ValueError(
+            f"Constants in a model must be numbers. Received: {source} with one of type {kind!r}."
+        )
 
 
 def _is_keras(module: str | None) -> bool:

@@ -1,46 +1,66 @@
-"""A TensorFlow SavedModel as a frozen layer: its graph runs, and cannot be looked into or trained."""
+"""Use a TensorFlow SavedModel as a frozen layer. Its graph can be run, but not read or trained."""
 
 from pathlib import Path
-from typing import Any
 
 import keras
 
-from distill._keras import signatures_of
+from distill._types import PathLike, Tensor, Tensors
 
 
 class InferenceOnly(keras.layers.TFSMLayer):
-    """A SavedModel that answers, as a teacher does; nothing of it can be trained, read or saved.
+    """A SavedModel that answers as a teacher does. It cannot be trained, inspected or saved.
 
-    In a `Distiller` it teaches by its outputs, once `from_logits` says what they are.
+    In a `Distiller` it teaches by its outputs; `from_logits` must say what they are.
 
     Args:
-        folder: of the SavedModel.
-        endpoint: which of its functions to call; `None` for the one that `model.export` ("serve") or other writers
-            ("serving_default") make, or for the only one.
+        folder: path to the SavedModel.
+        endpoint: name of the function to call. By default the one that `model.export` writes ("serve"), or the one that
+            other writers do ("serving_default"), or the only one there is.
 
     Attributes:
-        call_endpoint: the function that is called.
+        call_endpoint: name of the function that is called.
 
     Call args:
-        inputs: a tensor, or a dictionary of them where the function has several named ones.
+        inputs: tensor, or a dictionary of tensors if the function has several named inputs.
 
     Returns:
-        What the function returns; the value alone where that is a dictionary of one.
+        The outputs of the function; if it returns a dictionary with one value, that value.
 
     Raises:
-        ValueError: there is no such function, or several and none is named.
+        ValueError: there is no such function, or there are several and `endpoint` names none.
+
+    Example:
+        ```python
+        from distill.files import InferenceOnly
+
+        teacher.export("teacher_saved_model", verbose=False)
+        outputs = InferenceOnly("teacher_saved_model")(x)
+        ```
+
+        `distill.load_model("teacher_saved_model", trust=True)` returns the same.
     """
 
-    def __init__(self, folder: str, endpoint: str | None = None) -> None:
+    def __init__(self, folder: PathLike, *, endpoint: str | None = None) -> None:
+        folder = str(folder)
         super().__init__(folder, call_endpoint=endpoint or _endpoint(folder), trainable=False)
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        """The function's answer; `training` changes nothing."""
-        named = isinstance(inputs, dict) and self.call_endpoint in signatures_of(self)
+    def call(self, inputs: Tensors, training: bool = False) -> Tensor:
+        """Run the function; `training` changes nothing."""
+        named = isinstance(inputs, dict) and self.call_endpoint in self._reloaded_obj.signatures
         outputs = self.call_endpoint_fn(**inputs) if named else self.call_endpoint_fn(inputs)
         if isinstance(outputs, dict) and len(outputs) == 1:
             (outputs,) = outputs.values()
         return outputs
+
+
+def load_saved_model(folder: Path, *, endpoint: str | None, trust: bool) -> InferenceOnly:
+    """Load a SavedModel as an `InferenceOnly`. It is a program, so this needs `trust`."""
+    if not trust:
+        raise ValueError(
+            "A SavedModel is a TensorFlow program, which can read and write files, and must be run to be of any use. "
+            f"Received: {folder}. Pass trust=True if you trust its writer."
+        )
+    return InferenceOnly(folder, endpoint=endpoint)
 
 
 def _endpoint(folder: str) -> str:
@@ -51,22 +71,15 @@ def _endpoint(folder: str) -> str:
     try:
         stored.ParseFromString((Path(folder) / "saved_model.pb").read_bytes())
     except DecodeError as error:
-        raise ValueError(f"This is no SavedModel, or a damaged one. Received: {folder}: {error}.") from error
+        raise ValueError(
+            f"This folder holds no SavedModel, or a damaged one. Received: {folder}: {error}."
+        ) from error
     names = {name for graph in stored.meta_graphs for name in graph.signature_def}
     found = sorted(name for name in names if not name.startswith("__"))
     known = [name for name in ("serve", "serving_default") if name in found] or found
     if len(known) == 1 or known[:1] == ["serve"]:
         return known[0]
     raise ValueError(
-        f"A SavedModel is called by one of its functions. Received: {folder} with {found or 'none'}; pass endpoint=."
+        f"One function of the SavedModel must be chosen. Received: {folder}, with {found or 'none'}. "
+        "Pass its name as endpoint."
     )
-
-
-def load(folder: Path, endpoint: str | None, trust: bool) -> InferenceOnly:
-    """See `InferenceOnly`; a SavedModel is a program, so that it takes `trust`."""
-    if not trust:
-        raise ValueError(
-            "A SavedModel is a TensorFlow program, which can read and write files, and must be run to be of any use. "
-            f"Received: {folder}. Pass trust=True if you know its writer."
-        )
-    return InferenceOnly(str(folder), endpoint)

@@ -1,4 +1,4 @@
-"""Models and weights to files, in one step that a kill or a full disk cannot halve."""
+"""Save models and weights in one step, so that a kill or a full disk cannot leave half a file."""
 
 import contextlib
 import os
@@ -8,49 +8,65 @@ from pathlib import Path
 import keras
 
 from distill._atomic import replacing
+from distill._types import PathLike
 
 
-def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Saves a model as `model.save` does; a file that is there already is replaced at once or stays as it is.
+def save_model(model: keras.Model, path: PathLike) -> None:
+    """Save a model as `model.save` does, but replace an existing file at once or leave it as it is.
 
     A kill at any moment leaves the old file or the new one. So does a full disk, with an error.
 
     Args:
-        model: a built model.
-        path: ends in ".keras", or in ".h5" or ".hdf5" for Keras' older format.
+        model: built model.
+        path: path that ends in ".keras", or in ".h5" or ".hdf5" for Keras' older format.
 
     Raises:
-        ValueError: another ending, or a model that is not built.
-        OSError: the folder is missing, or the file cannot be written.
+        ValueError: the path has another ending, or the model is not built.
+        OSError: the folder does not exist, or the file cannot be written.
+
+    Example:
+        ```python
+        distill.save_model(student, "student.keras")
+        ```
     """
     _require_ending(
-        path, (".keras", ".h5", ".hdf5"), "A model's file", "model.export(folder) writes a SavedModel"
+        path,
+        (".keras", ".h5", ".hdf5"),
+        "of a model",
+        "To write a SavedModel, use model.export(folder)",
     )
     _require_built(model)
     with _written(path) as draft:
         model.save(draft)
 
 
-def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Saves a model's weights, and its optimizer's state if it is compiled, as `model.save_weights` does, in one step.
+def save_weights(model: keras.Model, path: PathLike) -> None:
+    """Save a model's weights as `model.save_weights` does, but in one step.
+
+    The optimizer's state is saved too if the model is compiled.
 
     Args:
-        model: a built model.
-        path: ends in ".weights.h5".
+        model: built model.
+        path: path that ends in ".weights.h5".
 
     Raises:
-        ValueError: another ending, or a model that is not built.
-        OSError: the folder is missing, or the file cannot be written.
+        ValueError: the path has another ending, or the model is not built.
+        OSError: the folder does not exist, or the file cannot be written.
+
+    Example:
+        ```python
+        distill.save_weights(student, "student.weights.h5")
+        ```
     """
-    _require_ending(path, (".weights.h5",), "A file of weights", "distill.save_model writes the whole model")
+    _require_ending(path, (".weights.h5",), "of weights", "To save the whole model, use distill.save_model")
     _require_built(model)
     with _written(path) as draft:
         model.save_weights(draft)
 
 
 @contextlib.contextmanager
-def _written(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """As `replacing`; HDF5 on a full disk raises an OSError, as everything else does."""
+def _written(path: PathLike) -> Iterator[Path]:
+    """As `replacing`, but a full disk raises OSError with HDF5 too, which raises RuntimeError itself."""
     with replacing(path) as draft:
         try:
             yield draft
@@ -58,17 +74,20 @@ def _written(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OSError(f"The file cannot be written. Received: {os.fspath(path)!r}: {error}.") from error
 
 
-def _require_ending(path: str | os.PathLike[str], endings: tuple[str, ...], subject: str, other: str) -> None:
+def _require_ending(path: PathLike, endings: tuple[str, ...], what: str, other: str) -> None:
     if not Path(path).name.endswith(endings):
-        raise ValueError(f"{subject} ends in {' or '.join(endings)}. Received: {os.fspath(path)!r}; {other}.")
-    if not Path(os.path.realpath(path)).parent.is_dir():
-        # h5py and zipfile would say so of the draft, whose name nobody gave.
-        raise FileNotFoundError(f"A file is written to a folder that exists. Received: {os.fspath(path)!r}.")
+        raise ValueError(
+            f"The path {what} must end in {' or '.join(endings)}. Received: {os.fspath(path)!r}. {other}."
+        )
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        # h5py and zipfile would name the draft, which the caller does not know.
+        raise FileNotFoundError(f"No such folder: '{folder}'. Create it before saving {os.fspath(path)!r}.")
 
 
 def _require_built(model: keras.Model) -> None:
     if not model.built:
         raise ValueError(
-            f"Weights exist only once a model is built. Received: {model.name!r}, which is not. Call it on an example, "
-            "or give it a keras.Input."
+            f"A model must be built before it can be saved. Received: {model.name!r}, which is not built and has no "
+            "weights. Call it on an example, or give it a keras.Input."
         )

@@ -1,13 +1,13 @@
-"""What two architectures do differently where their weights have the same shapes."""
+"""Compare the settings and wiring of two architectures, which their weights do not show."""
 
 import math
 from collections.abc import Iterator, Set
 from typing import Any, NamedTuple
 
-from distill.files._fitting import Difference
-from distill.files._legacy import Config
+from distill._types import Config
+from distill.files._differences import Difference
 
-# What changes no answer of a trained model, or goes by other names in other versions.
+# Settings that do not change what a trained model computes, or whose values differ between versions.
 _IRRELEVANT = (
     "name",
     "trainable",
@@ -22,38 +22,47 @@ _IRRELEVANT = (
 _IN_TRAINING = ("initializer", "regularizer", "constraint", "_clipping", "_momentum")
 
 WHOLE, MODEL = "(the model)", "a model"
-_MODES = ("training", "mask")  # arguments of calls that are no inputs
+_MODES = ("training", "mask")  # arguments of calls that are not inputs
 
 _OTHER_NAMES = {"swish": "silu", "hard_swish": "hard_silu"}
 
 
 class _Layer(NamedTuple):
-    """A layer, or a model in the model, whose layers follow it."""
+    """A layer, or a nested model, whose layers follow it.
+
+    Attributes:
+        name: name of the layer, preceded by those of the models around it.
+        kind: class of the layer.
+        settings: its settings by name.
+        inputs: layers that it is called on, each with the number of the output, or constants; `None` if unknown.
+        outputs: likewise the layers that make a nested model's outputs.
+        trainable: its flag.
+    """
 
     name: str
     kind: str
     settings: dict[str, Any]
-    # Names of layers, with which of their outputs; numbers in their place.
     inputs: list[tuple[str, int]] | None
-    outputs: list[tuple[str, int]] | None  # of a model, likewise
+    outputs: list[tuple[str, int]] | None
     trainable: bool
 
 
 def setting_differences(
     expected: Config, found: Config, named: Set[str | None], legacy: bool
 ) -> list[Difference]:
-    """Layers of another kind, settings of another value, and layers that are called on others.
+    """List the layers that have another kind, other settings or other inputs.
 
     Args:
-        expected: config of a model, see `architectures.complete`.
-        found: of the model in a file; settings that only one of them knows are passed by, as versions of Keras
-            have other ones.
-        named: layers whose weights were paired by name, and so are they; the others are paired by their order.
-        legacy: whether the file is in the older layout, where the weights of a model inside the model lie in an order
-            that depends on which of its layers are trained.
+        expected: config of a model, as `complete` returns it.
+        found: config of the model in a file. Settings that only one of the two has are ignored, because they depend on
+            the version of Keras.
+        named: names of the layers whose weights were matched by name. These layers are compared by name, the others in
+            order.
+        legacy: whether the file has the older layout, where the order of a nested model's weights depends on which of
+            its layers are trainable.
 
     Returns:
-        Nothing where the two are of one architecture, or where the layers of one cannot be known.
+        The differences; none if the architectures agree, or if the layers of one of them are unknown.
     """
     ours, theirs = list(_layers(expected)), list(_layers(found))
     if not ours or not theirs:
@@ -83,7 +92,7 @@ def setting_differences(
         rows += _wiring_differences(here.name, "called on", here.inputs, there.inputs, names)
         rows += _wiring_differences(here.name, "outputs", here.outputs, there.outputs, names)
     here_ends, there_ends = (_references(config, "output_layers", "") for config in (expected, found))
-    # More or fewer outputs of the same layers is another use of one network; their order is not.
+    # One network may be used with fewer or more outputs. If their number agrees, their order must agree too.
     if len(here_ends or ()) == len(there_ends or ()):
         rows += _wiring_differences(WHOLE, "outputs", here_ends, there_ends, names)
     return rows
@@ -106,18 +115,18 @@ def _wiring_differences(
     if here is not None and there is not None:
         renamed = [(names.get(name, name), output) for name, output in there]
         if renamed != here:
-            yield Difference(layer, what, _said(here), _said(renamed))
+            yield Difference(layer, what, _listed(here), _listed(renamed))
 
 
 def _layers(config: Config, above: str = "") -> Iterator[_Layer]:
-    """What a Sequential or Functional holds, and what models in it hold, inputs apart."""
+    """The layers of a Sequential or Functional and of the models in it, except its inputs."""
     layers = config["config"].get("layers", [])
     places = [name for name, _ in _references(config, "input_layers", "") or ()]
     entries = {layer["config"].get("name"): layer["class_name"] == "InputLayer" for layer in layers}
 
     def named(source: str) -> str:
         if source not in entries:
-            return source  # a number
+            return source  # a constant
         return f"(input {places.index(source)})" if entries[source] else f"{above}{source}"
 
     for layer in layers:
@@ -136,7 +145,7 @@ def _layers(config: Config, above: str = "") -> Iterator[_Layer]:
 
 
 def _references(config: Config, key: str, above: str) -> list[tuple[str, int]] | None:
-    """The layers that make a model's inputs or outputs, in order; `None` for a Sequential, which has one of each."""
+    """The layers that are a model's inputs or outputs, in order; `None` for a Sequential, which has one of each."""
 
     def found(part: Any) -> Iterator[tuple[str, int]]:
         if isinstance(part, dict):
@@ -152,7 +161,7 @@ def _references(config: Config, key: str, above: str) -> list[tuple[str, int]] |
 
 
 def _sources(calls: Any) -> Iterator[tuple[str, int]]:
-    """What a layer is called on: names of layers with which of their outputs, and numbers."""
+    """What a layer is called on: names of layers, each with the number of the output, and constants."""
     if isinstance(calls, dict) and "keras_history" in calls:
         name, _, output = calls["keras_history"]
         yield name, output
@@ -163,12 +172,12 @@ def _sources(calls: Any) -> Iterator[tuple[str, int]]:
         yield repr(float(calls)), 0
 
 
-def _said(inputs: list[tuple[str, int]]) -> str:
+def _listed(inputs: list[tuple[str, int]]) -> str:
     return ", ".join(f"{name}[{output}]" if output else name for name, output in inputs)
 
 
 def _relevant(config: Config, above: str) -> dict[str, Any]:
-    """Settings by name; those of a layer in a setting, as wrappers have, follow its own name."""
+    """Settings by name; those of a layer in a setting, as in a wrapper, are preceded by the setting's name."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if key not in _IRRELEVANT and not key.endswith(_IN_TRAINING):
@@ -194,7 +203,7 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
     flat: dict[str, Any] = {key: len(layers)}
     for i, layer in enumerate(layers):
         wiring = [(numbers.get(name, name), output) for name, output in layer.inputs or ()]
-        flat |= {f"{key}/{i}": layer.kind, f"{key}/{i}/called on": _said(wiring)}
+        flat |= {f"{key}/{i}": layer.kind, f"{key}/{i}/called on": _listed(wiring)}
         flat |= {f"{key}/{i}/{name}": setting for name, setting in layer.settings.items()}
     return flat
 
@@ -213,5 +222,5 @@ def _same(one: Any, other: Any, *, axis: bool = False) -> bool:
             and math.isclose(one, other, rel_tol=1e-6)
         )
     if axis and isinstance(one, int) and isinstance(other, int) and (one < 0) != (other < 0):
-        return True  # counted from the front or the back
+        return True  # one counts from the front, the other from the back
     return one == other

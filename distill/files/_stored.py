@@ -1,4 +1,4 @@
-"""A stored model, whatever the format of its file: an architecture, weights, or both."""
+"""Open a file of any Keras format, by its content: an architecture, weights, or both."""
 
 import contextlib
 import json
@@ -8,24 +8,24 @@ from typing import NamedTuple
 
 import h5py
 
+from distill._types import Config
 from distill.files import _archive as archive
 from distill.files import _hdf5 as hdf5
-from distill.files._legacy import Config
 from distill.files._parts import Parts
 
 PICKLE = b"\x80"
 
 
 class Stored(NamedTuple):
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
-        source: how errors call it.
-        config: the architecture as its writer stored it; `None` in a file of weights.
-        version: of the Keras that wrote it; `None` where it does not say.
-        parts: the weights; `None` in a file of an architecture.
-        legacy: whether they are in the older layout.
-        assets: a folder with what is no array; `None` if there is none.
+        source: name of the file in errors.
+        config: architecture, as its writer stored it; `None` in a file of weights.
+        version: version of Keras that wrote the file; `None` if the file does not say.
+        parts: weights; `None` in a file with an architecture alone.
+        legacy: whether the weights are in the older layout.
+        assets: folder with whatever is not an array; `None` if there is nothing.
     """
 
     source: str
@@ -38,11 +38,11 @@ class Stored(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Stored]:
-    """Opens a file by what it begins with, whatever its name ends in.
+    """Open a file by its first bytes, whatever its name ends in.
 
     Raises:
-        ValueError: it is none of Keras' formats, or damaged, or holds other than its own weights.
-        OSError: it is missing or cannot be read.
+        ValueError: the file has no format of Keras, is damaged, or points at weights of other files.
+        OSError: the file is missing or cannot be read.
     """
     with path.open("rb") as file:
         begin = file.read(len(hdf5.SIGNATURE))
@@ -64,19 +64,26 @@ def opened(path: Path) -> Iterator[Stored]:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file begins as a pickle does."""
+    """Whether a file begins like a pickle."""
     with path.open("rb") as file:
         return file.read(1) == PICKLE
 
 
 def parsed(text: str | bytes, source: str) -> Config:
-    """JSON that holds an object."""
+    """Parse JSON that must hold an object.
+
+    Args:
+        text: the JSON.
+        source: name of the file in errors.
+    """
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"An architecture is stored as JSON. Received: {source}: {error}.") from error
+        raise ValueError(f"The architecture is not valid JSON. Received: {source}: {error}.") from error
     if not isinstance(config, dict):
-        raise ValueError(f"An architecture is a JSON object. Received: {source}, a {type(config).__name__}.")
+        raise ValueError(
+            f"The architecture must be a JSON object. Received: {source}, which holds a {type(config).__name__}."
+        )
     return config
 
 
@@ -86,7 +93,9 @@ def _of_hdf5(file: h5py.File, name: str) -> Stored:
         parts = hdf5.legacy_parts(file) if legacy else hdf5.keras3_parts(file)
         config = hdf5.text(file, "model_config")
     except (KeyError, AttributeError, OSError, RuntimeError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"This HDF5 file lacks what it lists. Received: {name}: {error}.") from error
+        raise ValueError(
+            f"This HDF5 file is damaged: it does not contain what it lists. Received: {name}: {error}."
+        ) from error
     return Stored(
         name,
         None if config is None else parsed(config, name),
@@ -97,9 +106,16 @@ def _of_hdf5(file: h5py.File, name: str) -> Stored:
 
 
 def _unknown(name: str, begin: bytes) -> str:
-    formats = "A model is a .keras, HDF5 or JSON file, or the folder of a SavedModel or preset. Received: "
+    formats = (
+        "A model must be a .keras, HDF5 or JSON file, or the folder of a SavedModel or preset. Received: "
+    )
     if not begin:
         return f"{formats}{name}, which is empty."
     if begin.startswith(PICKLE):
-        return f"{formats}{name}, a pickle, which runs whatever code its writer chose. Pass trust=True if you know who."
-    return f"{formats}{name}, which begins with {begin!r}. A file that was cut at its beginning looks so too."
+        return (
+            f"{formats}{name}, a pickle, which runs any code that its writer chose. "
+            "Pass trust=True if you trust its writer."
+        )
+    return (
+        f"{formats}{name}, which begins with {begin!r}. A file that lost its first bytes looks like this too."
+    )

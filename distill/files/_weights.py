@@ -1,55 +1,60 @@
-"""Weights from a file into a model that is there, all or nothing."""
+"""Load weights from a file into a model that is already there, all or nothing."""
 
 import json
-import os
 from collections.abc import Set
 from pathlib import Path
 
 import keras
 
-from distill.files._architectures import complete, making_sense, understood
-from distill.files._fitting import Difference, Loaded, fit, fit_by_name, table, values
+from distill._types import PathLike
+from distill.files._configs import complete, making_sense, understood
+from distill.files._differences import Difference, Loaded, table
+from distill.files._matching import matched, matched_by_name, values
 from distill.files._parts import assign_keras3, assign_legacy, in_keras3, in_legacy
 from distill.files._settings import setting_differences
 from distill.files._stored import Stored, opened
 
 
-def load_weights(model: keras.Model, path: str | os.PathLike[str], *, partial: bool = False) -> Loaded:
-    """Loads weights into the architecture that they were saved from, or says how it differs and loads nothing.
+def load_weights(model: keras.Model, path: PathLike, *, partial: bool = False) -> Loaded:
+    """Load weights into the architecture that they were saved from, or list the differences and load nothing.
 
-    Files are those of `model.save_weights` and `model.save`, of Keras 3, tf_keras and the Keras before. Layers
-    are paired by their names if those agree, else by their order. Where the file tells its architecture too, as all but
-    files of weights do, that must be the model's: another activation has weights of the same shapes.
+    The file may come from `model.save_weights` or `model.save`, of Keras 3, tf_keras or Keras before that. Layers are
+    matched by name if all names agree, otherwise by order. If the file also holds an architecture, as all but files of
+    weights do, it must be the model's: a layer with another activation has weights of the same shapes.
 
-    Nothing in the file is built or run. What training keeps besides, such as an optimizer's state, is left alone: to
-    go on with a training, use `model.load_weights`.
+    Nothing in the file is built or run. Training state, such as an optimizer's, is not loaded: to resume training, use
+    `model.load_weights`.
 
     Args:
-        model: a built model.
-        path: the file; its format is found by what it holds.
-        partial: take the layers whose name, kind and shapes agree, and leave others as they are.
+        model: built model.
+        path: path to the file; its content decides how it is read.
+        partial: load the layers whose name, kind and shapes agree, and leave the others as they are.
 
     Returns:
-        What was taken, and what was not.
+        The layers that were loaded, and the differences in the others.
 
     Raises:
-        ValueError: the model is not built; the file differs from it, or has nothing for it, or is damaged.
+        ValueError: the model is not built; the file differs from it, has nothing for it, or is damaged.
         OSError: the file is missing or cannot be read.
 
     Example:
-        >>> print(distill.load_weights(model, "model_weights.h5"))
-        4 layers were loaded: conv, norm, hidden, head.
+        ```python
+        distill.save_weights(student, "student.weights.h5")
+        print(distill.load_weights(student, "student.weights.h5"))  # 2 layers were loaded: hidden, head.
+        ```
     """
     if not model.built:
         raise ValueError(
-            f"Weights are loaded into a model that has them. Received: {model.name!r}, which is not built. Call it on "
-            "an example, or give it a keras.Input."
+            f"A model must be built before weights can be loaded. Received: {model.name!r}, which is not built. Call "
+            "it on an example, or give it a keras.Input."
         )
     with opened(Path(path)) as stored:
         if stored.parts is None:
-            raise ValueError(f"An architecture has no weights. Received: {stored.source}, a file of JSON.")
+            raise ValueError(
+                f"The file must hold weights. Received: {stored.source}, an architecture in JSON."
+            )
         expected = (in_legacy if stored.legacy else in_keras3)(model)
-        pairs, differences = (fit_by_name if partial else fit)(expected, stored.parts)
+        pairs, differences = (matched_by_name if partial else matched)(expected, stored.parts)
         named = {
             expected[here].name
             for here, there in pairs.items()
@@ -66,12 +71,12 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str], *, partial: b
         differences = differences + settings
         if differences and not (partial and pairs):
             raise ValueError(
-                "Weights load into the architecture that they were saved from; nothing was loaded. Received: "
-                f"{stored.source} for {model.name!r}:\n{table(differences)}\n"
+                "Weights must be loaded into the architecture that they were saved from; nothing was loaded. Received: "
+                f"{stored.source} for {model.name!r}, where they differ:\n{table(differences)}\n"
                 + (
                     "No layer agrees in name and shapes."
                     if partial
-                    else "partial=True takes the layers that agree."
+                    else "partial=True loads the layers that agree."
                 )
             )
         found = values(stored.parts, pairs, stored.source)
@@ -88,6 +93,6 @@ def _setting_differences(model: keras.Model, stored: Stored, named: Set[str | No
     try:
         config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
     except NotImplementedError:
-        return []  # a model whose class does not say what it is made of
+        return []  # the class of the model does not say what it consists of
     with making_sense(stored.source):
         return setting_differences(complete(config), understood(stored), named, stored.legacy)

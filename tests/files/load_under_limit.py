@@ -18,8 +18,8 @@ import keras_hub  # noqa: F401 (importing it takes memory of its own)
 
 import distill
 
-# The tests assert the peak. The limit spares the machine when one of them fails; it also hides a file that asks for still
-# more, which gets an error and takes nothing, so each kind of file needs one that asks for less.
+# The tests assert the peak. The limit spares the machine when one of them fails. It also hides a file that asks for
+# more: that gets an error and takes nothing. So each kind of hostile file needs an example that asks for less.
 LIMIT = 4 * 2**30
 
 

@@ -21,7 +21,7 @@ from conftest import dense_net
 from keras.src.backend.common import global_state
 
 import distill
-from distill.files import _loading as loading
+from distill.files import _loading
 
 MOST_MEMORY = 300  # MB above what importing took, however large a file says that it is
 CODE = "__import__('pathlib').Path('ran').touch()"
@@ -178,14 +178,14 @@ FOREIGN = {
 @pytest.mark.parametrize("what", FOREIGN)
 def test_classes_are_keras_own_or_the_callers(refused, good, tmp_path, what):
     bad = changed(good, lambda config: config.update(sequential(FOREIGN[what])))
-    refused(bad, "which is neither" if what != "numbers for names" else "Classes go by names")
+    refused(bad, "which is neither" if what != "numbers for names" else "Classes must be given by name")
     refused(in_h5(sequential(FOREIGN[what]), tmp_path / "bad.h5"), "Received")
     unsafe = keras.src.saving.serialization_lib.in_safe_mode()
     assert unsafe is None
 
 
 def test_lambdas_are_not_run(refused, good, tmp_path):
-    match = "Files that carry code are not run"
+    match = "A file that carries code is not loaded"
     refused(changed(good, lambda config: config.update(sequential(lambda_layer()))), match)
     refused(in_h5(sequential(lambda_layer()), tmp_path / "new.h5"), match)
     refused(in_h5(sequential(old_lambda_layer()), tmp_path / "old.h5", "2.15.0"), match)
@@ -251,7 +251,9 @@ def test_links_do_not_lead_out_of_a_folder(good, tmp_path):
 
 def test_constants_are_numbers(refused, good):
     constant = {"class_name": "__numpy__", "config": {"value": ["a"], "dtype": "U300000000"}}
-    refused(changed(good, lambda config: config.update(extra=constant)), "Constants of a model are numbers")
+    refused(
+        changed(good, lambda config: config.update(extra=constant)), "Constants in a model must be numbers"
+    )
 
 
 def test_operations_are_not_run_on_constants(tmp_path):
@@ -272,12 +274,12 @@ def test_operations_are_not_run_on_constants(tmp_path):
 
 def test_a_registered_name_does_not_make_a_lambda_safe(refused, good):
     code = {"class_name": "__lambda__", "registered_name": "distill>hard_sigmoid", "config": {"value": "xx"}}
-    refused(changed(good, lambda config: config.update(extra=code)), "carry code")
+    refused(changed(good, lambda config: config.update(extra=code)), "carries code")
 
 
 def test_pickles_and_saved_models_are_not_opened(refused, tmp_path):
     (tmp_path / "model.h5").write_bytes(pickle.dumps(Pickled()))  # whatever its name
-    refused(tmp_path / "model.h5", "a pickle, which runs whatever code its writer chose")
+    refused(tmp_path / "model.h5", "a pickle, which runs any code that its writer chose")
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "saved_model.pb").write_bytes(b"evil")
     with pytest.raises(ValueError, match="A SavedModel is a TensorFlow program"):
@@ -296,8 +298,8 @@ def test_arrays_of_objects_are_not_opened(refused, good, tmp_path):
     model = dense_net(4)
     before = model.get_weights()
     assert all(
-        "Weights are real numbers" in text
-        for text in refused(tmp_path / "bad.keras", "Weights are real numbers")
+        "Weights must be real numbers" in text
+        for text in refused(tmp_path / "bad.keras", "Weights must be real numbers")
     )
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
@@ -496,7 +498,7 @@ def test_an_archive_that_unpacks_to_more_than_it_holds(refused, tmp_path):
 
 def test_deep_nesting_ends(refused, tmp_path):
     (tmp_path / "deep.json").write_text('{"a":' * 50_000 + "1" + "}" * 50_000)
-    refused(tmp_path / "deep.json", "stored as JSON")
+    refused(tmp_path / "deep.json", "not valid JSON")
     config = layer = {}
     for _ in range(300):
         layer["config"] = {}
@@ -545,9 +547,9 @@ def test_what_is_no_model(refused, tmp_path):
     (tmp_path / "begin.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + np.random.default_rng(0).bytes(1000))
     refused(tmp_path / "begin.h5", "cannot be read")
     (tmp_path / "list.json").write_text('{"class_name": 1')
-    refused(tmp_path / "list.json", "stored as JSON")
+    refused(tmp_path / "list.json", "not valid JSON")
     (tmp_path / "folder.keras").mkdir()
-    with pytest.raises(ValueError, match="A model's folder is a SavedModel, a preset"):
+    with pytest.raises(ValueError, match="The folder of a model must be a SavedModel, a preset"):
         distill.load_model(tmp_path / "folder.keras")
     with pytest.raises(IsADirectoryError):
         distill.load_weights(dense_net(4), tmp_path / "folder.keras")
@@ -592,14 +594,14 @@ def test_files_of_hdf5_that_lack_what_they_list(refused, tmp_path):
     path = in_h5(sequential({"class_name": "Dense", "config": {"units": 3}}), tmp_path / "lacking.h5")
     with h5py.File(path, "r+") as file:
         file["model_weights"].attrs["layer_names"] = np.array([b"d"])
-    refused(path, "lacks what it lists")
+    refused(path, "does not contain what it lists")
 
 
 @only_on("tensorflow", reason="a SavedModel is TensorFlow's")
 def test_a_damaged_saved_model(tmp_path):
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "saved_model.pb").write_bytes(b"evil")
-    with pytest.raises(ValueError, match="no SavedModel, or a damaged one"):
+    with pytest.raises(ValueError, match="holds no SavedModel, or a damaged one"):
         distill.load_model(tmp_path / "saved", trust=True)
 
 
@@ -640,7 +642,7 @@ def test_a_task_that_declares_more_than_its_file_holds(refused, tmp_path, monkey
     match = "where BertTextClassifier has 400,000,0"
     refused(changed(tmp_path / "good.keras", change), match)
     waiting = []
-    monkeypatch.setattr(loading, "allocate", lambda: waiting.extend(uninitialized()))
+    monkeypatch.setattr(_loading, "allocate", lambda: waiting.extend(uninitialized()))
     assert distill.load_model(tmp_path / "good.keras").count_params() > 0
     assert not waiting  # what was planned before is not made besides
 

@@ -1,4 +1,4 @@
-"""Writes models of Keras 2 (tf_keras) in every format that it knows; run as `python legacy_files.py FOLDER`.
+"""Writes models of Keras 2 (tf_keras) in every format that it knows; run as `python keras2_writer.py FOLDER`.
 
 For each model NAME: NAME.h5, .keras, .json, .weights.h5, NAME_weights.h5, and NAME.npz with inputs (in_0, …)
 and outputs (out_0, …, and those of the model that distill made of it in memory, live_0, …).

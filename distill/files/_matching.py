@@ -1,0 +1,148 @@
+"""Match the weights in a file with those of a model."""
+
+import re
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from distill._keras import to_snake_case
+from distill.files._differences import Difference
+from distill.files._parts import Part, Parts
+
+# Names that Keras gives to layers, without their numbers.
+_KINDS = {to_snake_case(name) for name in vars(keras.layers)} | {"functional", "model", "sequential"}
+
+
+def matched(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Difference]]:
+    """Match the parts of a model with those of a file.
+
+    Parts go by the names of their layers if all names agree, so that layers may be in another order. Otherwise they go
+    by their places. They also go by their places where only names that Keras chose disagree: it numbers layers in the
+    order in which they are made.
+
+    Args:
+        expected: parts of the model.
+        found: parts of the file.
+
+    Returns:
+        Place in the model -> place in the file, and the differences, for whichever way has fewer of them.
+    """
+    named, placed = _by_name(expected, found), _by_place(expected, found)
+    of_named, of_placed = (_differences(expected, found, pairs) for pairs in (named, placed))
+    if of_named or of_placed or named == placed:
+        return (named, of_named) if len(of_named) <= len(of_placed) else (placed, of_placed)
+    moved = [place for place in expected if named[place] != placed[place]]
+    given = [place for place in moved if not _is_automatic(_name(place, expected))]
+    if not given:
+        return placed, []
+    rows = [
+        Difference(_name(place, expected), "place", place, named[place])
+        for place in moved
+        if place not in given
+    ]
+    return named, rows
+
+
+def matched_by_name(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Difference]]:
+    """As `matched`, by the names of layers alone; leaves out parts that differ in any weight."""
+    pairs = _by_name(expected, found)
+    fitting = {
+        here: there
+        for here, there in pairs.items()
+        if not _weight_differences(_name(here, expected), expected[here], found[there])
+    }
+    return fitting, _differences(expected, found, pairs)
+
+
+def values(found: Parts, pairs: Mapping[str, str], source: str) -> dict[str, dict[str, np.ndarray]]:
+    """Read the weights of a file, all of them before any is loaded into a model.
+
+    Args:
+        found: parts of the file.
+        pairs: place in the model -> place in the file.
+        source: name of the file in errors.
+
+    Returns:
+        Values by place in the model and key.
+
+    Raises:
+        ValueError: the file is damaged there, or holds something other than real numbers.
+    """
+    read = {}
+    try:
+        for here, there in pairs.items():
+            read[here] = {key: weight.read() for key, weight in found[there].weights.items()}
+    except OSError as error:
+        raise ValueError(
+            f"The weights cannot be read because the file is damaged. Received: {source}: {error}. "
+            "Copy or download it again."
+        ) from error
+    for array in (array for part in read.values() for array in part.values()):
+        if not _is_real(array):
+            raise ValueError(
+                f"Weights must be real numbers. Received: {source}, with an array of {array.dtype}."
+            )
+    return read
+
+
+def _is_real(array: np.ndarray) -> bool:
+    return array.dtype in (bool, "bfloat16") or (
+        np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)
+    )
+
+
+def _by_name(expected: Parts, found: Parts) -> dict[str, str]:
+    there = {part.name: place for place, part in found.items() if part.name is not None}
+    return {place: there[part.name] for place, part in expected.items() if part.name in there}
+
+
+def _by_place(expected: Parts, found: Parts) -> dict[str, str]:
+    there = {_public(place): place for place in found}
+    return {place: there[_public(place)] for place in expected if _public(place) in there}
+
+
+def _is_automatic(name: str) -> bool:
+    """Whether the last step of a name is one that Keras chose, possibly with a number."""
+    return re.sub(r"_\d+$", "", name.rpartition("/")[2]) in _KINDS
+
+
+def _public(place: str) -> str:
+    """A place without the underscores of private attributes, which Keras 2 gave to parts of its attention."""
+    return "/".join(step.lstrip("_") for step in place.split("/"))
+
+
+def _name(place: str, parts: Parts) -> str:
+    return parts[place].name or place
+
+
+def _differences(expected: Parts, found: Parts, pairs: Mapping[str, str]) -> list[Difference]:
+    """Differences in matched layers, layers that the file lacks, and layers that the model lacks."""
+    nothing = Part(None, {})
+    rows = []
+    for place, part in expected.items():
+        there = found[pairs[place]] if place in pairs else nothing
+        rows += _weight_differences(_name(place, expected), part, there)
+    paired = set(pairs.values())
+    for place, part in found.items():
+        if place not in paired:
+            rows += _weight_differences(_name(place, found), nothing, part)
+    return rows
+
+
+def _weight_differences(layer: str, expected: Part, found: Part) -> list[Difference]:
+    owners = [[weight.owner for weight in part.weights.values()] for part in (expected, found)]
+    # The older layout stores the trainable weights of a nested model first.
+    if owners[0] != owners[1] and sorted(owners[0]) == sorted(owners[1]):
+        orders = [", ".join(dict.fromkeys(names)) for names in owners]
+        return [Difference(layer, "order of weights", *orders)]
+    rows = []
+    for key in {**expected.weights, **found.weights}:
+        here, there = expected.weights.get(key), found.weights.get(key)
+        if here is None and there is not None:
+            rows.append(Difference(layer, there.label, "–", f"{there.shape}, unexpected"))
+        elif here is not None and there is None:
+            rows.append(Difference(layer, here.label, str(here.shape), "missing"))
+        elif here is not None and there is not None and here.shape != there.shape:
+            rows.append(Difference(layer, here.label, str(here.shape), str(there.shape)))
+    return rows
