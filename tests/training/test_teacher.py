@@ -205,7 +205,7 @@ def test_a_tf_keras_model_that_keras_3_cannot_hold_teaches_as_it_is():
     raw = tf_keras.Model(inputs, 2.0 * tf_keras.layers.Dense(3)(inputs))
     for teacher in (Subclassed(), raw):
         expected = np.asarray(teacher(X), "float64")
-        with pytest.raises(ValueError, match=r"Keras' own classes.* As it is, it teaches by its outputs"):
+        with pytest.raises(ValueError, match=r"Keras' own classes.* As it is, the model can teach by its outputs"):
             distill.load_model(teacher)
         taught_by(teacher, True, expected)
 
