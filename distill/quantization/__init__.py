@@ -1,12 +1,37 @@
-"""Students that learn while they are rounded, so that their int8 files answer as they do.
+"""Trains students while they are rounded to int8, so that their int8 files answer as they do.
 
-student = quantization.quantize_aware(student, x[:500])
-distiller = distill.Distiller(teacher, student, distill.SoftTargets(temperature=4.0))
+```python
+import keras
+import distill
+from distill import quantization
+
+aware = quantization.quantize_aware(student, x[:300])
+distiller = distill.Distiller(teacher, aware, distill.SoftTargets(temperature=4.0))
 distiller.compile(keras.optimizers.Adam(1e-4), loss="sparse_categorical_crossentropy")
 distiller.fit(x, y)
-distill.export(student, "student.tflite", precision="int8")
+distill.export(aware, "student.tflite", precision="int8")
+```
+
+Without training, a model from `quantize_aware` shows what post-training quantization would give. `strip` turns it
+back into a model that rounds nothing.
 """
 
 from distill.quantization._aware import is_quantized, quantize_aware, strip
+from distill.quantization._layers import (
+    FakeQuantize,
+    QuantizedConv1D,
+    QuantizedConv2D,
+    QuantizedDense,
+    QuantizedDepthwiseConv2D,
+)
 
-__all__ = ["is_quantized", "quantize_aware", "strip"]
+__all__ = [
+    "FakeQuantize",
+    "QuantizedConv1D",
+    "QuantizedConv2D",
+    "QuantizedDense",
+    "QuantizedDepthwiseConv2D",
+    "is_quantized",
+    "quantize_aware",
+    "strip",
+]

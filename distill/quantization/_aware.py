@@ -1,4 +1,4 @@
-"""Quantization-aware training: a student that computes as its int8 file will, and is trained to bear it."""
+"""Makes students that compute as their int8 files will, and turns them back."""
 
 from typing import Any
 
@@ -7,40 +7,43 @@ import numpy as np
 
 from distill._graphs import Step, functional_of, run
 from distill._keras import flatten_layers, standardize_inputs
+from distill._types import Arrays, Tensor
 from distill.quantization._layers import PLAIN, FakeQuantize
 from distill.quantization._rewriting import copy_of, rewrite
 from distill.quantization._rounding import rounded
 
 
-def quantize_aware(model: keras.Model, examples: Any, *, batch_size: int = 128) -> keras.Model:
-    """A copy of a trained model whose forward pass rounds as LiteRT's int8 kernels do.
+def quantize_aware(model: keras.Model, examples: Arrays, *, batch_size: int = 128) -> keras.Model:
+    """Copies a trained model into one whose forward pass rounds as LiteRT's int8 kernels do.
 
-    Train it as any other model, best as the student of a `Distiller` and with a small learning rate; `export` then
-    writes the int8 file that it already computes. Without training this is post-training quantization.
+    Train the copy like any other model, best as the student of a `Distiller` and with a small learning rate; `export`
+    then writes the int8 file that it already computes. Without training, it is post-training quantization.
 
     Batch normalizations are folded into the layers before them, with the statistics that they have. Ranges of
-    activations start at what the examples reach and follow the batches of training. Kernels keep their zeros;
-    `pruning.keep_zeros` keeps those of a pruned model in training.
+    activations start at what the examples reach, and follow the batches of training. Zeros of kernels stay zero in
+    rounding; `pruning.keep_zeros` keeps those of a pruned model in training.
 
     Args:
-        model: Functional or Sequential, possibly with such models nested, built and trained; left as it is.
+        model: built and trained model, Functional or Sequential, possibly with such models nested in it; it is not
+            changed.
         examples: inputs as the model takes them, arrays (examples, …); some hundreds are enough.
-        batch_size: how many of them are run at once.
+        batch_size: number of examples that run at once.
 
     Returns:
-        A Functional model with layers of the same names, not compiled. A softmax or sigmoid at the end is a layer of
-        its own, after rounded logits. It can be saved, and loaded where `distill` is imported.
+        A Functional model with layers of the same names, not compiled. A softmax or sigmoid at the end becomes a layer
+        of its own, after the rounded logits. The model can be saved, and loaded wherever `distill` is imported.
 
     Raises:
-        ValueError: a layer is not known to be rounded here as LiteRT does it; a batch normalization cannot be folded;
-            the model has no graph, or computes in another type than float32; there are no examples.
+        TypeError: the examples are not arrays.
+        ValueError: it is not known how LiteRT rounds a layer; a batch normalization cannot be folded; the model has no
+            graph, or computes in another type than float32; there are no examples, or different numbers of them.
 
     Example:
-        >>> student = quantize_aware(student, x[:500])
-        >>> distiller = Distiller(teacher, student, SoftTargets(4.0))
-        >>> distiller.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
-        >>> distiller.fit(x, y)
-        >>> export(student, "student.tflite", precision="int8")
+        >>> import keras
+        >>> from distill import quantization
+        >>> aware = quantization.quantize_aware(student, x[:300])
+        >>> aware.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
+        >>> history = aware.fit(x, y, verbose=0)
     """
     require_examples(examples)
     new = rounded(model)
@@ -48,50 +51,74 @@ def quantize_aware(model: keras.Model, examples: Any, *, batch_size: int = 128) 
     return new
 
 
-def require_examples(examples: Any) -> None:
-    """Raises where examples are not arrays, as many of each input."""
-    arrays = keras.tree.flatten(examples)
-    if strange := [one for one in arrays if not isinstance(one, np.ndarray) and not keras.ops.is_tensor(one)]:
-        raise TypeError(
-            "Ranges of activations come from examples in arrays. Received: "
-            f"{type(strange[0]).__name__}. Of a dataset pass np.concatenate([x for x, _ in dataset.take(3)])."
-        )
-    sizes = {len(array) for array in arrays}
-    if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(
-            "Ranges of activations come from examples, as many of each input. "
-            f"Received: {sorted(sizes)} of them. Pass some hundred training inputs."
-        )
-
-
 def strip(model: keras.Model) -> keras.Model:
-    """A plain copy of a model from `quantize_aware`, with its weights as they are trained and nothing rounded.
+    """Copies a model from `quantize_aware` into one that rounds nothing, with its weights as trained.
 
     Args:
-        model: from `quantize_aware`.
+        model: model from `quantize_aware`.
 
     Returns:
-        A Functional model of Keras' own layers, which needs no `distill` to be loaded.
+        A Functional model of Keras' own layers, which can be loaded without `distill`.
+
+    Example:
+        >>> from distill import quantization
+        >>> plain = quantization.strip(quantization.quantize_aware(student, x[:300]))
+        >>> quantization.is_quantized(plain)
+        False
     """
     return rewrite(model, lambda layer, name: None if type(layer) is FakeQuantize else _plain(layer, name))
 
 
-def without_rounded_kernels(model: keras.Model) -> keras.Model:
-    """A copy of a model from `quantize_aware` that rounds activations alone; LiteRT's converter rounds the kernels."""
-    return rewrite(model, _plain)
-
-
 def is_quantized(model: keras.Model) -> bool:
-    """Whether the model is one from `quantize_aware`, or holds one."""
+    """Tells whether a model is from `quantize_aware`, or holds one that is.
+
+    Args:
+        model: any model.
+
+    Returns:
+        Whether a layer in it rounds activations.
+
+    Example:
+        >>> from distill import quantization
+        >>> quantization.is_quantized(student)
+        False
+    """
     return any(type(layer) is FakeQuantize for layer in flatten_layers(model))
 
 
-def _plain(layer: Any, name: str) -> Any:
+def require_examples(examples: Arrays) -> None:
+    """Checks examples for the ranges of activations.
+
+    Raises:
+        TypeError: they are not arrays.
+        ValueError: there are none, or different numbers of them for the inputs.
+    """
+    arrays = keras.tree.flatten(examples)
+    if strange := [one for one in arrays if not isinstance(one, np.ndarray) and not keras.ops.is_tensor(one)]:
+        raise TypeError(
+            "examples must be arrays. "
+            f"Received: {type(strange[0]).__name__}. "
+            "For a dataset, pass np.concatenate([x for x, _ in dataset.take(3)])."
+        )
+    sizes = {len(array) for array in arrays}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            "examples must not be empty, and there must be as many of each input. "
+            f"Received: {sorted(sizes)} of them. Pass some hundred training inputs."
+        )
+
+
+def without_rounded_kernels(model: keras.Model) -> keras.Model:
+    """A copy of a model from `quantize_aware` that rounds only activations, for converters that round kernels."""
+    return rewrite(model, _plain)
+
+
+def _plain(layer: keras.Layer, name: str) -> keras.Layer:
     return copy_of(layer, name, PLAIN.get(type(layer)))
 
 
-def _find_ranges(model: keras.Model, examples: Any, batch_size: int) -> None:
-    """Runs the model on examples, activations not rounded, and widens each range to all that comes by."""
+def _find_ranges(model: keras.Model, examples: Arrays, batch_size: int) -> None:
+    """Runs the model on examples without rounding activations, and widens each range to all that it sees."""
     graph: Any = functional_of(model)
     count = len(keras.tree.flatten(examples)[0])
     for start in range(0, count, batch_size):
@@ -99,7 +126,7 @@ def _find_ranges(model: keras.Model, examples: Any, batch_size: int) -> None:
         run(graph, standardize_inputs(graph, batch), _widen)
 
 
-def _widen(step: Step[Any]) -> Any:
+def _widen(step: Step[Tensor]) -> Tensor:
     args, kwargs = step.arguments()
     if type(step.operation) is not FakeQuantize:
         return step.operation(*args, **kwargs)

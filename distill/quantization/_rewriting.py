@@ -1,4 +1,4 @@
-"""Copies of models in which layers are replaced by others."""
+"""Copies models with some of their layers replaced."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -7,21 +7,22 @@ from typing import Any
 import keras
 
 from distill._graphs import Step, functional_of, run
-from distill._keras import history_of
+from distill._keras import Functional, history_of
 
+# A layer or operation and its new name -> what takes its place, or `None` to leave it out.
 Replace = Callable[[Any, str], Any]
 
 
 def rewrite(model: keras.Model, replace: Replace) -> keras.Model:
-    """The model with other layers and the same weights; nested models become part of it.
+    """Copies a model with other layers and the same weights; nested models are merged into it.
 
     Args:
-        model: Functional or Sequential.
-        replace: a layer and its new name -> the new layer, or `None` for nothing.
+        model: Functional or Sequential model.
+        replace: function of a layer and its new name that returns the new layer, or `None` to leave it out.
 
     Returns:
-        A Functional model, not compiled; layers of nested models have the names of both, "backbone_conv", or
-            "backbone_conv_2" where that is taken.
+        A Functional model, not compiled. Layers of nested models have the names of both, such as "backbone_conv", or
+        "backbone_conv_2" if that is taken.
 
     Raises:
         ValueError: the model has no graph.
@@ -44,25 +45,25 @@ def rewrite(model: keras.Model, replace: Replace) -> keras.Model:
             new.set_weights(layer.get_weights())
         return outputs
 
-    graph: Any = functional_of(model)
+    graph = functional_of(model)
     if graph is None:
         raise ValueError(
-            "What is rounded is read from a model's graph: of a Functional model, or of a Sequential one with a "
-            f"keras.Input. Received: {model.name!r}, a {type(model).__name__}. Build it from keras.Input; of a "
-            "Distiller, take its student."
+            "Rounding needs a model's graph: a Functional model, or a Sequential one with a keras.Input. "
+            f"Received: {model.name!r}, a {type(model).__name__}. "
+            "Build it from keras.Input; for a Distiller, pass its student."
         )
     taken = names_of(graph)
     inputs = [input_like(tensor) for tensor in graph.inputs]
     return model_like(graph, inputs, run(graph, inputs, visit).of(graph.outputs), model.name)
 
 
-def names_of(graph: Any) -> set[str]:
-    """The names of a graph's layers and operations, inputs among them."""
+def names_of(graph: Functional) -> set[str]:
+    """Names of a graph's layers and operations, including its inputs."""
     return {operation.name for operation in graph.operations}
 
 
 def unused(name: str, taken: set[str]) -> str:
-    """The name, or with the first number that makes it one of its own; it is taken from then on."""
+    """The name, with the first number that makes it unique if it is taken; it is taken from then on."""
     numbered = (f"{name}_{i}" for i in itertools.count(2))
     free = next(one for one in itertools.chain([name], numbered) if one not in taken)
     taken.add(free)
@@ -70,16 +71,18 @@ def unused(name: str, taken: set[str]) -> str:
 
 
 def copy_of(layer: Any, name: str, kind: Any = None) -> Any:
-    """A layer of the same config, of the same type or another; weights are its own."""
+    """A layer with the same config and weights of its own, of the same type or another."""
     return (kind or type(layer)).from_config({**layer.get_config(), "name": name})
 
 
-def input_like(tensor: Any) -> Any:
+def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
     """A new input of the same shape, type and name."""
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=history_of(tensor).operation.name)
 
 
-def model_like(graph: Any, inputs: Sequence[Any], outputs: Sequence[Any], name: str) -> keras.Model:
-    """A Functional model that takes and returns its tensors in the same structures as another."""
+def model_like(
+    graph: Functional, inputs: Sequence[keras.KerasTensor], outputs: Sequence[keras.KerasTensor], name: str
+) -> keras.Model:
+    """A Functional model whose inputs and outputs are in the same structures as those of another."""
     structures = zip((graph.input, graph.output), (inputs, outputs), strict=True)
     return keras.Model(*(keras.tree.pack_sequence_as(*pair) for pair in structures), name=name)

@@ -94,7 +94,7 @@ def test_examples_are_arrays_as_many_of_each_input(tmp_path):
     data = tf.data.Dataset.from_tensor_slices(np.ones((4, 4), "float32")).batch(2)
     for wrong, error, message in (
         ([np.ones((4, 4)), np.ones((3, 4))], ValueError, "as many of each input"),
-        (data, TypeError, "Of a dataset pass np.concatenate"),
+        (data, TypeError, "For a dataset, pass np.concatenate"),
     ):
         with pytest.raises(error, match=message):
             export(model, tmp_path / "m.tflite", precision="int8", examples=wrong)

@@ -1,3 +1,5 @@
+"""Models from quantize_aware compute what their int8 files compute, and train like any other student."""
+
 import keras
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from keras import layers
 import distill
 from distill import export, pruning, quantization
 from distill.exports import Exported
-from distill.quantization._layers import FakeQuantize, QuantizedConv2D, QuantizedDense, round_kernel
+from distill.quantization import FakeQuantize, QuantizedConv2D, QuantizedDense
 from distill.training._heads import activation_of
 
 SHAPE = (8, 8, 4)
@@ -141,66 +143,6 @@ def test_stripped_it_is_the_float_network_without_normalizations(exported):
         assert 0 < np.abs(rounded[name] - expected[name]).mean() < 0.05, name
 
 
-def test_kernels_take_254_steps_a_channel_and_zeros_stay():
-    kernel = np.random.default_rng(0).normal(size=(3, 3, 5, 4)).astype("float32") * [1, 10, 0.1, 0]
-    kernel[0, 0] = 0
-    found = keras.ops.convert_to_numpy(round_kernel(kernel.astype("float32")))
-    scale = np.abs(kernel).max((0, 1, 2)) / 127
-    expected = np.round(kernel / np.where(scale, scale, 1)) * scale
-    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(kernel).max())
-    assert (found[0, 0] == 0).all()
-    assert np.abs(np.round(found[..., :3] / scale[:3])).max() == 127
-
-
-def test_filters_of_a_depthwise_kernel_have_a_scale_each():
-    model = of(layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise", use_bias=False))
-    kernel = model.get_layer("depthwise").kernel
-    size = np.array([[1, 100], [0.01, 1], [10, 1], [1, 1]])
-    kernel.assign(kernel * size)
-    aware = quantization.quantize_aware(model, images())
-    expected = round_kernel(keras.ops.reshape(kernel, (3, 3, 8)))
-    reference = of(layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False))
-    reference.set_weights([keras.ops.reshape(expected, kernel.shape)])
-    rounded_input = aware.layers[1](images())
-    inner = keras.Model(aware.inputs, aware.layers[2].output)
-    np.testing.assert_allclose(predicted(inner, images()), reference(rounded_input), atol=1e-5)
-
-
-def test_activations_take_256_steps_over_a_range_with_zero():
-    layer = FakeQuantize()
-    layer(np.zeros((1, 1), "float32"))
-    layer.widen(np.array([[1.0, 3.0]], "float32"))
-    assert (float(layer.low), float(layer.high)) == (0, 3)
-    layer.widen(np.array([[-1.0, 2.0]], "float32"))
-    x = np.linspace(-2, 4, 1001).astype("float32")
-    found = keras.ops.convert_to_numpy(layer(x))
-    scale = 4 / 255
-    zero = round(1 / scale)
-    expected = (np.clip(np.round(x / scale), -zero, 255 - zero)) * scale
-    assert np.mean(np.abs(found - expected) < 1e-5) > 0.98  # the rest lies half-way
-    np.testing.assert_allclose(found, expected, atol=1.01 * scale)
-    assert np.unique(found).size == 256
-    assert 0.0 in found
-
-
-def test_gradients_pass_where_nothing_was_clipped():
-    import tensorflow as tf
-
-    layer = FakeQuantize()
-    layer(np.zeros((1, 1), "float32"))
-    layer.widen(np.array([-1.0, 1.0], "float32"))
-    x = tf.constant([-1.5, -0.5, 0.3, 1.5])
-    kernel = tf.constant([[0.3, -2.0], [-1.0, 0.5]])
-    with tf.GradientTape() as tape:
-        tape.watch([x, kernel])
-        total = tf.reduce_sum(layer(x) * [1.0, 2.0, 3.0, 4.0]) + tf.reduce_sum(
-            round_kernel(kernel) * [[5.0, 6.0], [7.0, 8.0]]
-        )
-    of_x, of_kernel = tape.gradient(total, [x, kernel])
-    np.testing.assert_array_equal(of_x, [0, 2, 3, 0])
-    np.testing.assert_allclose(of_kernel, [[5, 6], [7, 8]])
-
-
 def test_ranges_start_at_the_examples_and_follow_training():
     model = of(layers.Dense(2, name="head"), (3,))
     x = np.array([[1, 2, 3], [-4, 0, 1], [2, 2, 8]], "float32")
@@ -322,80 +264,6 @@ def test_the_model_is_left_alone():
     assert [len(layer._inbound_nodes) for layer in model.layers] == before[1]
     for weight, old in zip(model.get_weights(), before[2], strict=True):
         np.testing.assert_array_equal(weight, old)
-
-
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__(name="subclassed")
-        self.dense = layers.Dense(2)
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-
-def shared_with_norm(inputs):
-    conv = layers.Conv2D(4, 3, name="shared")
-    return layers.Add()([layers.BatchNormalization(name="norm")(conv(inputs)), conv(inputs)])
-
-
-def read_twice(inputs):
-    x = layers.Conv2D(4, 3, name="conv")(inputs)
-    return layers.Add()([x, layers.BatchNormalization(name="norm")(x)])
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (
-            layers.LayerNormalization(name="ln"),
-            r"never guessed\. Received: 'ln', a LayerNormalization\. Known",
-        ),
-        (layers.ReLU(3.0, name="three"), r"Received: 'three', a ReLU"),
-        (layers.ReLU(negative_slope=0.1, name="leaky"), r"Received: 'leaky', a ReLU"),
-        (lambda x: keras.ops.add(x, x), "never guessed"),
-        (layers.Conv2D(4, 3, activation="gelu", name="conv"), r"Received: 'conv' with gelu"),
-        (
-            lambda x: layers.Flatten()(layers.Conv2D(4, 3, activation="sigmoid", name="c")(x)),
-            "'c' with sigmoid",
-        ),
-        (layers.Activation("tanh", name="tanh"), "'tanh' with tanh"),
-        (
-            layers.Conv2D(4, 3, dilation_rate=2, name="wide"),
-            r"dilated.*Received: 'wide', with dilation_rate=",
-        ),
-        (layers.Conv2D(4, 3, data_format="channels_first", name="first"), "'first', with data_format"),
-        (layers.Conv2D(4, 3, dtype="mixed_float16", name="half"), r"'half', which computes in float16"),
-        (layers.Dense(4, name="deep"), r"unless its inputs are .*'deep' on \(None, 8, 8, 4\)\. Use Conv1D"),
-        (lambda x: layers.Add(name="sum")([x, x, x]), r"'sum', a Add of 3 inputs"),
-        (layers.BatchNormalization(name="norm"), r"Received: 'norm' after 'image', a InputLayer"),
-        (
-            lambda x: layers.BatchNormalization(name="norm")(
-                layers.Conv2D(4, 3, activation="relu", name="c")(x)
-            ),
-            r"Received: 'norm' after 'c', a Conv2D\. Move the activation",
-        ),
-        (
-            lambda x: layers.BatchNormalization(1, name="norm")(layers.Conv2D(4, 3, name="c")(x)),
-            r"Received: 'norm' after 'c'",
-        ),
-        (shared_with_norm, r"'norm' after 'shared'"),
-        (read_twice, r"'norm' after 'conv'"),
-    ],
-)
-def test_what_is_not_known_is_refused(body, message):
-    with pytest.raises(ValueError, match=message):
-        quantization.quantize_aware(of(body), images(2))
-
-
-def test_what_cannot_be_read_is_refused():
-    model = Subclassed()
-    model(images(2, (3,)))
-    with pytest.raises(
-        ValueError, match=r"Received: 'subclassed', a Subclassed\. Build it from keras\.Input"
-    ):
-        quantization.quantize_aware(model, images(2, (3,)))
-    with pytest.raises(ValueError, match=r"Received: \[0\] of them"):
-        quantization.quantize_aware(of(layers.Flatten()), images(0))
 
 
 def test_a_concatenation_that_integers_cannot_hold_is_named(tmp_path):
