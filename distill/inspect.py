@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def of_model(model: keras.Model, options: Inspect) -> dict[str, str]:
     """What is said of a model, by heading; the cost has its own."""
-    runtimes = [cost.LiteRT(options.threads)] if options.latency else []
+    runtimes = [cost.LiteRT(threads=options.threads)] if options.latency else []
     profile = cost.profile(model, files=options.files, latency=runtimes)
     if options.plot is not None:
         profile.plot().savefig(options.plot)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from experiments import inspection
+from distill import inspect
 
 
 @pytest.fixture
@@ -21,9 +21,7 @@ def file(tmp_path):
 
 
 def test_a_file_is_described(file, tmp_path, capsys):
-    assert (
-        inspection.main([str(file), "--latency", "--threads", "2", "--plot", str(tmp_path / "cost.png")]) == 0
-    )
+    assert inspect.main([str(file), "--latency", "--threads", "2", "--plot", str(tmp_path / "cost.png")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.endswith("tiny.keras, " + f"{file.stat().st_size:,} bytes, Sequential") for line in lines)
     assert any("hidden (Dense)" in line for line in lines)
@@ -45,7 +43,7 @@ def test_a_file_is_described(file, tmp_path, capsys):
 
 def test_an_h5_of_a_whole_model_is_no_file_of_weights(file, capsys):
     keras.models.load_model(file).save(file.with_suffix(".h5"))
-    assert inspection.main([str(file.with_suffix(".h5"))]) == 0
+    assert inspect.main([str(file.with_suffix(".h5"))]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("bytes, Sequential")
     assert "Zeros" in lines
@@ -53,7 +51,7 @@ def test_an_h5_of_a_whole_model_is_no_file_of_weights(file, capsys):
 
 def test_a_model_without_kernels_is_described(tmp_path, capsys):
     keras.Sequential([keras.Input((4,)), layers.ReLU()], name="bare").save(tmp_path / "bare.keras")
-    assert inspection.main([str(tmp_path / "bare.keras")]) == 0
+    assert inspect.main([str(tmp_path / "bare.keras")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "it has no kernels" in lines[lines.index("Zeros") + 1]
 
@@ -61,7 +59,7 @@ def test_a_model_without_kernels_is_described(tmp_path, capsys):
 def test_what_is_no_model_is_an_error(tmp_path, capsys):
     (tmp_path / "torn.keras").write_bytes(b"PK")
     for name in ("torn.keras", "absent.keras"):
-        assert inspection.main([str(tmp_path / name)]) == 1
+        assert inspect.main([str(tmp_path / name)]) == 1
         assert capsys.readouterr().out.startswith("error: ")
 
 
@@ -69,9 +67,9 @@ def test_of_a_saved_model_there_are_weights_and_a_function(tmp_path, capsys):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     model.layers[0].set_weights([np.full((4, 2), 3.0), np.zeros(2)])
     model.export(tmp_path / "saved", verbose=False)
-    assert inspection.main([str(tmp_path / "saved")]) == 1
+    assert inspect.main([str(tmp_path / "saved")]) == 1
     assert "trust" in capsys.readouterr().out
-    assert inspection.main([str(tmp_path / "saved"), "--trust"]) == 0
+    assert inspect.main([str(tmp_path / "saved"), "--trust"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[lines.index("Function") + 1].startswith("'serve'; layers")
     at = lines.index("Weights")
@@ -79,7 +77,7 @@ def test_of_a_saved_model_there_are_weights_and_a_function(tmp_path, capsys):
         ["3", "0", "3", "3", "0.0%"],
         ["0", "0", "0", "0", "100.0%"],
     ]
-    assert inspection.main([str(tmp_path / "saved"), "--trust", "--latency"]) == 1
+    assert inspect.main([str(tmp_path / "saved"), "--trust", "--latency"]) == 1
     assert "which has none to look at" in " ".join(capsys.readouterr().out.split())
 
 
@@ -87,10 +85,10 @@ def test_an_architecture_takes_its_weights_from_another_file(tmp_path, capsys):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="only")])
     (tmp_path / "model.json").write_text(model.to_json())
     model.save_weights(tmp_path / "w.weights.h5")
-    assert inspection.main([str(tmp_path / "model.json")]) == 1
+    assert inspect.main([str(tmp_path / "model.json")]) == 1
     assert "Pass their file as weights" in " ".join(capsys.readouterr().out.split())
     weights = ["--weights", str(tmp_path / "w.weights.h5")]
-    assert inspection.main([str(tmp_path / "model.json"), *weights]) == 0
+    assert inspect.main([str(tmp_path / "model.json"), *weights]) == 0
     assert "only/kernel" in capsys.readouterr().out
 
 
@@ -108,7 +106,7 @@ def test_of_a_file_of_weights_there_are_weights(tmp_path, capsys, name):
                 group[key] = value
     else:
         model.save_weights(file)
-    assert inspection.main([str(file)]) == 0
+    assert inspect.main([str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(f"{file.stat().st_size:,} bytes, weights alone")
     at = lines.index("Weights")
@@ -118,8 +116,8 @@ def test_of_a_file_of_weights_there_are_weights(tmp_path, capsys, name):
         [labels[0], "4", "×", "2", "float32", "3", "0", "3", "3", "0.0%"],
         [labels[1], "2", "float32", "0", "0", "0", "0", "100.0%"],
     ]
-    assert inspection.main([str(file), "--latency"]) == 1
+    assert inspect.main([str(file), "--latency"]) == 1
     assert "a file of weights" in " ".join(capsys.readouterr().out.split())
     file.write_bytes(file.read_bytes()[:-100])
-    assert inspection.main([str(file)]) == 1
+    assert inspect.main([str(file)]) == 1
     assert "truncated" in " ".join(capsys.readouterr().out.split())

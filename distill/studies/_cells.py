@@ -12,9 +12,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from distill import cost, tracking
-from experiments import metrics
-from experiments.runner import Cell
-from experiments.settings import Surroundings
+from distill.studies import _metrics as metrics
+from distill.studies._declarations import Cell, Surroundings
 
 Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
 

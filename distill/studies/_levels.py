@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
-from experiments import plots, statistics
-from experiments.results import ACCURACY, Arm
+from distill.studies._plots import TEXT
+from distill.studies._results import ACCURACY, ArmResult
+from distill.studies._statistics import spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Curve:
     accuracies: tuple[tuple[float, ...], ...]
 
 
-def curves(arms: Iterable[Arm]) -> list[Curve]:
+def curves(arms: Iterable[ArmResult]) -> list[Curve]:
     """The methods of the arms that have a level, in their order."""
     points: dict[str, dict[float, tuple[float, ...]]] = {}
     for arm in arms:
@@ -40,22 +41,22 @@ def curves(arms: Iterable[Arm]) -> list[Curve]:
 
 def mean(values: Sequence[float] | None) -> str:
     """A mean over seeds ± half its 95 % t interval."""
-    return f"{statistics.spread(list(values or ())).mean:.2f} ± {_half(values or ()):.2f}"
+    return f"{spread(list(values or ())).mean:.2f} ± {_half(values or ()):.2f}"
 
 
 def draw(axes: Axes, curve: Curve, xs: Sequence[float], color: str, label: str) -> float:
     """Draws mean and 95 % band of a curve where `error_axis` shows them; returns the last mean."""
-    means = np.array([statistics.spread(list(values)).mean for values in curve.accuracies])
+    means = np.array([spread(list(values)).mean for values in curve.accuracies])
     half = np.array([_half(values) for values in curve.accuracies])
     axes.plot(xs, _missing(means), "o-", color=color, markersize=4, label=label)
     axes.fill_between(xs, _missing(means - half), _missing(means + half), color=color, alpha=0.2, linewidth=0)
     return float(means[-1])
 
 
-def draw_line(axes: Axes, arm: Arm, label: str, dash: str = "-") -> None:
+def draw_line(axes: Axes, arm: ArmResult, label: str, dash: str = "-") -> None:
     """Draws the mean of a network that has no level."""
-    mean = statistics.spread(arm.values(ACCURACY) or []).mean
-    axes.axhline(_missing(mean), color=plots.TEXT, linewidth=1, linestyle=dash, label=label)
+    mean = spread(arm.values(ACCURACY) or []).mean
+    axes.axhline(_missing(mean), color=TEXT, linewidth=1, linestyle=dash, label=label)
 
 
 def error_axis(axes: Axes) -> None:
@@ -75,7 +76,7 @@ def _missing(accuracy: Any) -> Any:
 
 def _half(values: Sequence[float]) -> float:
     """Half the 95 % t interval of a mean."""
-    found = statistics.spread(list(values))
+    found = spread(list(values))
     if found.n < 2:
         return math.nan
     return float(stats.t.ppf(0.975, found.n - 1) * found.deviation / math.sqrt(found.n))

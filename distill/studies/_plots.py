@@ -2,17 +2,18 @@
 
 import html
 import io
-import itertools
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import statistics, tables
-from experiments.results import ACCURACY, Arm, Judged, Study, judge
+from distill.studies._results import ACCURACY, ArmResult, Judged, StudyResult, judge
+from distill.studies._statistics import spread
+from distill.studies._tables import count
 
 # Okabe and Ito's colours without black and yellow, which vanish on dark and on light pages.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -21,7 +22,7 @@ _MARKERS = "osD^vP"
 _DASHES = ("-", "--", ":")
 # Stands for the page's text colour until the SVG is written.
 TEXT = "#010203"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": TEXT,
     "axes.grid": True,
     "axes.labelcolor": TEXT,
@@ -42,7 +43,7 @@ STYLE = {
 }
 
 
-def forest(study: Study) -> str:
+def forest(study: StudyResult) -> str:
     """Each comparison's difference in test accuracy: interval, mean, and a dot a seed.
 
     Arms of different groups get axes of their own, since a gain on few labels dwarfs one on many.
@@ -67,7 +68,7 @@ def forest(study: Study) -> str:
         return svg(figure, "forest", "Paired differences: " + "; ".join(_spoken(j) for j in judged))
 
 
-def curves(study: Study) -> str:
+def curves(study: StudyResult) -> str:
     """Accuracy and loss on dev at each epoch: mean over seeds, band of one standard deviation.
 
     Args:
@@ -102,7 +103,7 @@ def curves(study: Study) -> str:
         )
 
 
-def size(study: Study) -> str:
+def size(study: StudyResult) -> str:
     """Test accuracy against parameters: mean and standard deviation over seeds.
 
     Args:
@@ -122,7 +123,7 @@ def size(study: Study) -> str:
             axes.margins(x=0.15)
         sizes = {p for arm in study.arms if (p := arm.cells[0].cost["parameters"]) is not None}
         ticks = apart(sizes, 1.5)
-        panels[0].set_xticks(ticks, map(tables.count, ticks))
+        panels[0].set_xticks(ticks, map(count, ticks))
         panels[0].minorticks_off()
         return svg(figure, "size", "Accuracy against size: " + "; ".join(spoken))
 
@@ -134,12 +135,15 @@ def apart(values: Iterable[float], ratio: float) -> list[float]:
         values: that may be named.
         ratio: how many times the one before each must be at least.
     """
-    kept = itertools.accumulate(sorted(values), lambda one, other: other if other > ratio * one else one)
-    return list(dict.fromkeys(kept))
+    kept: list[float] = []
+    for value in sorted(values):
+        if not kept or value > ratio * kept[-1]:
+            kept.append(value)
+    return kept
 
 
-def _groups(study: Study) -> dict[str, list[Arm]]:
-    groups: dict[str, list[Arm]] = {}
+def _groups(study: StudyResult) -> dict[str, list[ArmResult]]:
+    groups: dict[str, list[ArmResult]] = {}
     for arm in study.arms:
         groups.setdefault(arm.group, []).append(arm)
     return groups
@@ -165,7 +169,7 @@ def _forest_panel(axes: Axes, rows: Sequence[Judged]) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _curve_panel(axes: Axes, arms: Sequence[Arm], key: str, scale: float) -> None:
+def _curve_panel(axes: Axes, arms: Sequence[ArmResult], key: str, scale: float) -> None:
     late: list[float] = []
     for index, arm in enumerate(arms):
         values = _history(arm, key)
@@ -186,18 +190,19 @@ def _curve_panel(axes: Axes, arms: Sequence[Arm], key: str, scale: float) -> Non
         axes.set_ylim(min(late) - margin, max(late) + margin)
 
 
-def _size_panel(axes: Axes, arms: Sequence[Arm]) -> list[str]:
-    spoken, seen = [], []
+def _size_panel(axes: Axes, arms: Sequence[ArmResult]) -> list[str]:
+    spoken: list[str] = []
+    seen: list[int] = []
     for index, arm in enumerate(arms):
         parameters = arm.cells[0].cost["parameters"]
         if parameters is None:
             continue
-        spread = statistics.spread(arm.values(ACCURACY))
+        over = spread(arm.values(ACCURACY) or [])
         # Arms of one size stand side by side.
         axes.errorbar(
             parameters * 1.1 ** seen.count(parameters),
-            spread.mean,
-            yerr=np.nan_to_num(spread.deviation),
+            over.mean,
+            yerr=np.nan_to_num(over.deviation),
             fmt=_MARKERS[index % len(_MARKERS)],
             color=PALETTE[index % len(PALETTE)],
             fillstyle="full" if index < len(PALETTE) else "none",
@@ -205,13 +210,13 @@ def _size_panel(axes: Axes, arms: Sequence[Arm]) -> list[str]:
             label=arm.name,
         )
         seen.append(parameters)
-        spoken.append(f"{arm.name} {spread.mean:.2f} % with {parameters} parameters")
+        spoken.append(f"{arm.name} {over.mean:.2f} % with {parameters} parameters")
     if spoken:
         axes.legend(fontsize="small")
     return spoken
 
 
-def _history(arm: Arm, key: str) -> np.ndarray | None:
+def _history(arm: ArmResult, key: str) -> np.ndarray | None:
     """(seeds, epochs) as far as every seed went; `None` where an epoch lacks the key."""
     epochs = min(len(cell.history) for cell in arm.cells)
     rows = [[epoch.get(key) for epoch in cell.history[:epochs]] for cell in arm.cells]

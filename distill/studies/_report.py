@@ -1,19 +1,28 @@
 """One self-contained page about a finished study: the answer first, then how it was found.
 
-python -c "from experiments import report; print(report.write('runs/compare'))"
+python -c "from distill.studies import report; print(report.write('runs/compare'))"
 """
 
 import html as escaping
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import plots, tables
-from experiments.results import Judged, Study, judge, read
-from experiments.tables import Grid, markdown, table
-
-__all__ = ["html", "markdown", "read", "table", "write"]
+from distill.studies._plots import VERDICTS, curves, forest, size
+from distill.studies._records import write_text
+from distill.studies._results import Judged, StudyResult, judge, read
+from distill.studies._tables import (
+    PROTOCOL,
+    TEST,
+    Grid,
+    comparisons,
+    costs,
+    other_measures,
+    remarks,
+    scores,
+    shipped,
+    tuning,
+    verdict,
+)
 
 _CSS = """
 :root { color-scheme: light dark;
@@ -46,7 +55,7 @@ dt { font-weight: 600; } dd { margin: 0 0 .5rem; }
 """
 
 
-def html(study: Study, first: Sequence[str] = ()) -> str:
+def html(study: StudyResult, first: Sequence[str] = ()) -> str:
     """The study as one HTML page that needs nothing else: no script, font, image or style from elsewhere.
 
     Args:
@@ -58,36 +67,36 @@ def html(study: Study, first: Sequence[str] = ()) -> str:
     """
     judged = judge(study)
     parts = [
-        *opening(study, tables.remarks(study)),
+        *opening(study, remarks(study)),
         *first,
         _answer(judged),
-        grid(tables.scores(study)),
-        f'<p class="protocol">{tables.PROTOCOL}</p>',
-        grid(tables.costs(study)),
-        *(f"<h2>{escaped(one.title)}</h2>{grid(one)}" for one in tables.shipped(study)),
+        grid(scores(study)),
+        f'<p class="protocol">{PROTOCOL}</p>',
+        grid(costs(study)),
+        *(f"<h2>{escaped(one.title)}</h2>{grid(one)}" for one in shipped(study)),
     ]
     if judged:
         parts += [
             "<h2>Paired comparisons</h2>",
-            figure(plots.forest(study), "Line: 95 % interval of the mean (diamond). Dots: single seeds."),
-            grid(tables.comparisons(study)),
-            f'<p class="protocol">{tables.TEST}</p>',
-            grid(tables.other_measures(study)),
+            figure(forest(study), "Line: 95 % interval of the mean (diamond). Dots: single seeds."),
+            grid(comparisons(study)),
+            f'<p class="protocol">{TEST}</p>',
+            grid(other_measures(study)),
             '<p class="protocol">Negative is better. Holm\'s adjustment is within each measure.</p>',
         ]
     parts += [
         "<h2>Accuracy against size</h2>",
-        figure(plots.size(study), "Mean and standard deviation over seeds, on test."),
+        figure(size(study), "Mean and standard deviation over seeds, on test."),
         "<h2>Learning curves</h2>",
         figure(
-            plots.curves(study),
+            curves(study),
             "Mean over seeds; bands are one standard deviation. Axes are cut to what follows the first quarter.",
         ),
         "<h2>Arms</h2>",
         _terms([(f"{arm.name}: {arm.label}", arm.description) for arm in study.arms]),
     ]
     if study.tuning:
-        parts += ["<h2>Chosen on dev</h2>", grid(tables.tuning(study))]
+        parts += ["<h2>Chosen on dev</h2>", grid(tuning(study))]
     if study.notes:
         parts += ["<h2>Notes</h2>", listed(study.notes)]
     return page(study.title, [*parts, *repeat(study)])
@@ -112,16 +121,16 @@ def page(title: str, parts: Sequence[str]) -> str:
     )
 
 
-def opening(study: Study, remarks: Sequence[str]) -> list[str]:
+def opening(study: StudyResult, warnings: Sequence[str]) -> list[str]:
     """How a page begins: title, question, and what a reader must know first."""
     return [
         f"<h1>{escaped(study.title)}</h1>",
         f'<p class="question">{escaped(study.question)}</p>',
-        *(f'<p class="warning">{escaped(remark)}</p>' for remark in remarks),
+        *(f'<p class="warning">{escaped(remark)}</p>' for remark in warnings),
     ]
 
 
-def repeat(study: Study) -> list[str]:
+def repeat(study: StudyResult) -> list[str]:
     """How a page says what it takes to repeat its study."""
     versions = [("commit", study.git_commit or "none"), ("created", study.created), *study.versions.items()]
     return [
@@ -149,18 +158,15 @@ def write(study_dir: str | Path, first: Sequence[str] = ()) -> Path:
 
 def replace(path: Path, text: str) -> Path:
     """Writes a file that is whole or as it was, and returns its path."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        draft = Path(folder) / path.name
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+    write_text(path, text)
     return path
 
 
 def _answer(judged: list[Judged]) -> str:
     items = []
     for comparison in judged:
-        words, numbers = map(escaped, tables.verdict(comparison))
-        color = plots.VERDICTS[comparison.adjusted.verdict]
+        words, numbers = map(escaped, verdict(comparison))
+        color = VERDICTS[comparison.adjusted.verdict]
         items.append(f'<li style="--verdict: {color}"><b>{words}</b> <span>{numbers}</span></li>')
     return '<ul class="answer">\n' + "\n".join(items) + "\n</ul>"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import statistics
+from distill.studies._statistics import Comparison, compare, holm
 
 EPOCHS = ("last", "selected")
 
@@ -50,7 +50,7 @@ MEASURES = (ACCURACY, NLL, ECE, AGREEMENT)
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class CellResult:
     """One trained model: an arm with one seed.
 
     Attributes:
@@ -64,6 +64,7 @@ class Cell:
         cost: "parameters", "macs", "file_bytes", "nonzero" and "gzip_bytes"; `None` where unknown, as the last two are
             in results of before they were measured.
         history: what was logged at each epoch, in order.
+        extra: what else a study put into `result.json`, by its key.
     """
 
     arm: str
@@ -75,17 +76,18 @@ class Cell:
     dev: dict[str, dict[str, float | None]]
     cost: dict[str, int | None]
     history: tuple[dict[str, float], ...]
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
+class ArmResult:
     """One way to train, and its cells in the order of their seeds."""
 
     name: str
     label: str
     description: str
     group: str
-    cells: tuple[Cell, ...]
+    cells: tuple[CellResult, ...]
 
     def values(self, measure: Measure, epoch: str = "last") -> list[float] | None:
         """Test scores by seed in printed units; `None` where the arm does not have the measure."""
@@ -104,7 +106,7 @@ class Tuning:
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class StudyResult:
     """A finished study; the fields are those of `study.json`.
 
     Attributes:
@@ -122,6 +124,7 @@ class Study:
         tuning: what was tried on dev, arm by arm.
         latency_ms: arm to "median", "low" and "high"; not every arm need be timed.
         litert_bytes: arm to the size of its LiteRT file; empty where none was written.
+        extra: what else a study put into `study.json`, by its key.
     """
 
     name: str
@@ -133,13 +136,14 @@ class Study:
     git_commit: str | None
     smoke: bool
     notes: tuple[str, ...]
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmResult, ...]
     comparisons: tuple[tuple[str, str], ...]
     tuning: tuple[Tuning, ...]
     latency_ms: dict[str, dict[str, float]]
     litert_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def arm(self, name: str) -> Arm:
+    def arm(self, name: str) -> ArmResult:
         """The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
 
@@ -158,12 +162,12 @@ class Judged:
 
     baseline: str
     arm: str
-    raw: statistics.Comparison
-    adjusted: statistics.Comparison
+    raw: Comparison
+    adjusted: Comparison
     differences: tuple[float, ...]
 
 
-def judge(study: Study, measure: Measure = ACCURACY, epoch: str = "last") -> list[Judged]:
+def judge(study: StudyResult, measure: Measure = ACCURACY, epoch: str = "last") -> list[Judged]:
     """The study's comparisons on test, adjusted together by Holm's method.
 
     Comparisons of which one arm lacks the measure are left out.
@@ -183,10 +187,10 @@ def judge(study: Study, measure: Measure = ACCURACY, epoch: str = "last") -> lis
         and (after := study.arm(names[1]).values(measure, epoch)) is not None
     ]
     raw = [
-        statistics.compare(before, after, lower_is_better=measure.lower_is_better, unit=measure.unit)
+        compare(before, after, lower_is_better=measure.lower_is_better, unit=measure.unit)
         for _, before, after in pairs
     ]
-    adjusted = statistics.holm([comparison.p for comparison in raw])
+    adjusted = holm([comparison.p for comparison in raw])
     return [
         Judged(
             *names,
@@ -198,7 +202,7 @@ def judge(study: Study, measure: Measure = ACCURACY, epoch: str = "last") -> lis
     ]
 
 
-def read(study_dir: str | Path) -> Study:
+def read(study_dir: str | Path) -> StudyResult:
     """Reads a study directory and checks that its parts fit together.
 
     Args:
@@ -214,7 +218,7 @@ def read(study_dir: str | Path) -> Study:
     path = Path(study_dir) / "study.json"
     with _naming(path):
         raw = json.loads(path.read_text(encoding="utf-8"))
-        study = Study(
+        study = StudyResult(
             name=str(raw["study"]),
             title=str(raw["title"]),
             question=str(raw["question"]),
@@ -232,6 +236,7 @@ def read(study_dir: str | Path) -> Study:
                 for arm, times in raw["latency_ms"].items()
             },
             litert_bytes={arm: int(size) for arm, size in raw.get("litert_bytes", {}).items()},
+            extra=_extra(raw, StudyResult, "study"),
         )
         seeds = {arm.name: [cell.seed for cell in arm.cells] for arm in study.arms}
         for baseline, arm in study.comparisons:
@@ -240,12 +245,12 @@ def read(study_dir: str | Path) -> Study:
     return study
 
 
-def _arm(folder: Path, raw: Mapping[str, Any]) -> Arm:
-    cells = [_cell(folder / cell) for cell in raw["cells"]]
+def _arm(folder: Path, raw: Mapping[str, Any]) -> ArmResult:
+    cells = [read_cell(folder / cell) for cell in raw["cells"]]
     strangers = [cell.arm for cell in cells if cell.arm != raw["name"]]
     if strangers or not cells:
         raise ValueError(f"arm {raw['name']} lists {len(cells)} cells, of which some are of {strangers}")
-    return Arm(
+    return ArmResult(
         name=str(raw["name"]),
         label=str(raw["label"]),
         description=str(raw["description"]),
@@ -254,14 +259,15 @@ def _arm(folder: Path, raw: Mapping[str, Any]) -> Arm:
     )
 
 
-def _cell(folder: Path) -> Cell:
+def read_cell(folder: Path) -> CellResult:
+    """Reads a finished cell; raises `BrokenStudyError` where a file is missing or broken."""
     log = folder / "metrics.jsonl"
     with _naming(log):
         history = tuple(dict(json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines())
     result = folder / "result.json"
     with _naming(result):
         raw = json.loads(result.read_text(encoding="utf-8"))
-        return Cell(
+        return CellResult(
             arm=raw["arm"],
             seed=int(raw["seed"]),
             selected_epoch=int(raw["selected_epoch"]),
@@ -274,6 +280,7 @@ def _cell(folder: Path) -> Cell:
                 **{key: raw["cost"].get(key) for key in ("nonzero", "gzip_bytes")},
             },
             history=history,
+            extra=_extra(raw, CellResult, "study"),
         )
 
 
@@ -284,6 +291,12 @@ def _scores(raw: Mapping[str, Any]) -> dict[str, float | None]:
         if not (key == AGREEMENT.key and score is None) and not math.isfinite(score):
             raise ValueError(f"{key} is {score}")
     return scores
+
+
+def _extra(raw: Mapping[str, Any], known: type[Any], *names: str) -> dict[str, Any]:
+    """What a file holds besides the fields of the class that is made of it."""
+    fields = {field.name for field in dataclasses.fields(known)}
+    return {key: value for key, value in raw.items() if key not in fields.union(names)}
 
 
 def _tuning(raw: Mapping[str, Any]) -> Tuning:

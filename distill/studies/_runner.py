@@ -8,55 +8,26 @@ a digest of the config: another config is another cell.
 
 import contextlib
 import dataclasses
-import datetime
 import fcntl
-import hashlib
-import json
 import multiprocessing
 import os
-import platform
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-_PACKAGES = ("distill", "keras", "tensorflow", "numpy", "tensorflow-datasets", "wandb", "scipy")
+from distill.studies._declarations import Cell
+from distill.studies._records import environment, write_json
+
 STAGES = "stages"
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One run of a study.
-
-    Attributes:
-        study: the study's name.
-        arm: what is being compared, such as "distilled".
-        seed: of weights, data order and everything else that is drawn.
-        config: a frozen dataclass of plain values: all that the result may depend on but the seed.
-    """
-
-    study: str
-    arm: str
-    seed: int
-    config: Any
-
-    @property
-    def name(self) -> str:
-        """The name of its directory, another one for another config."""
-        plain = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
-        return (
-            f"{self.arm.replace('/', '_')}-seed{self.seed}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
-        )
 
 
 # Does a cell's work in a directory, leaves its files there and returns what result.json is to hold.
@@ -81,7 +52,7 @@ class Runner:
     pool: ProcessPoolExecutor
     console: Console
 
-    def run(self, cells: Sequence[Cell], work: Work, label: str) -> list[Path]:
+    def run(self, cells: Sequence[Cell], work: Work, label: str) -> None:
         """Runs the cells that are not finished yet.
 
         Args:
@@ -89,24 +60,15 @@ class Runner:
             work: a module-level function; other processes import it.
             label: what this batch of cells is called where progress is shown.
 
-        Returns:
-            The directory of each cell, relative to `study_dir`, in the order of `cells`.
-
         Raises:
             CellError: a cell failed. Those that were running are stopped; finished ones are kept.
         """
-        folders = [Path("cells") / cell.name for cell in cells]
-        waiting = [
-            cell
-            for cell, folder in zip(cells, folders, strict=True)
-            if not (self.study_dir / folder / "result.json").exists()
-        ]
+        waiting = [cell for cell in cells if not (self.study_dir / cell.folder / "result.json").exists()]
         if len(waiting) < len(cells):
             finished = len(cells) - len(waiting)
             self.console.print(f"{label}: {finished} of {len(cells)} cells are finished already")
         if waiting:
             _run_all(self.pool, waiting, work, self.study_dir, self.console, label)
-        return folders
 
 
 @contextlib.contextmanager
@@ -214,7 +176,7 @@ def _end_with_parent() -> None:
 
 
 def _run_cell(cell: Cell, work: Work, study_dir: Path) -> None:
-    directory = study_dir / "cells" / cell.name
+    directory = study_dir / cell.folder
     directory.mkdir(parents=True, exist_ok=True)
     for path in directory.iterdir():
         if path.name == STAGES:
@@ -251,38 +213,3 @@ def locked(study_dir: Path) -> Iterator[None]:
                 "Wait for it, or choose another with --out."
             ) from None
         yield
-
-
-def environment() -> dict[str, Any]:
-    """Versions, git commit, machine and time: what a later reader needs to repeat a run."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "versions": versions,
-        "git_commit": _git_commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _git_commit() -> str | None:
-    """The commit of the code that runs, followed by "-dirty" if files differ from it; `None` outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file that is whole or not there: a temporary file, then a rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

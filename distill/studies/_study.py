@@ -1,61 +1,61 @@
 """What all studies share: their command line, choices made on dev, and the file that concludes them."""
 
-import dataclasses
-import json
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import rich.console
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.runner import Runner, environment, locked, workers, write_json
+from distill.studies._declarations import Arm, Cell
+from distill.studies._records import environment, write_json
+from distill.studies._results import ACCURACY, read_cell
+from distill.studies._runner import Runner, locked, workers
 
 
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """One line of the tables: cells that differ by seed alone.
+class Options(Protocol):
+    """What every study's options have; the rest is its own.
 
     Attributes:
-        name: in directories and W&B.
-        group: the arms that it stands with.
-        label: for readers, with its settings.
-        description: one sentence.
-        changes: to the config of the study's first arm.
+        out: where the study's directory goes.
+        smoke: whether it is only to be seen that everything runs.
+        jobs: cells at once.
     """
 
-    name: str
-    group: str
-    label: str
-    description: str
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    out: Path
+    smoke: bool
+    jobs: int
+
+
+Chosen = TypeVar("Chosen", bound=Options)
 
 
 def command(
     name: str,
     arguments: Sequence[str],
     *,
-    default: Any,
-    smoke: Any,
+    default: Chosen,
+    smoke: Chosen,
     prog: str,
     description: str | None,
-    check: Callable[[Any], None],
-    work: Callable[[Any, Runner], Sequence[rich.console.RenderableType]],
+    check: Callable[[Chosen], None],
+    work: Callable[[Chosen, Runner, str], Sequence[rich.console.RenderableType]],
 ) -> int:
     """A study's command line: reads options, holds the directory, does the work and prints what came of it.
 
     Args:
         name: of the study; its directory is OUT/NAME, or OUT/NAME-smoke.
         arguments: what was typed after the command.
-        default: the options, a frozen dataclass with fields `out`, `smoke` and `jobs`.
+        default: the options, a frozen dataclass.
         smoke: the options that `--smoke` starts from.
         prog: the command, for `--help`.
         description: of the study, for `--help`.
         check: raises ValueError for options that cannot work.
-        work: is given the options and what runs cells, and returns what to print at the end.
+        work: is given the options, what runs cells, and the whole command, and returns what to print at the end.
 
     Returns:
         The exit status.
@@ -68,7 +68,7 @@ def command(
     try:
         check(options)
         with locked(study_dir), workers(options.jobs, study_dir) as pool:
-            shown = work(options, Runner(study_dir, pool, console))
+            shown = work(options, Runner(study_dir, pool, console), shlex.join([*prog.split(), *arguments]))
     except (OSError, RuntimeError, ValueError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
@@ -105,36 +105,36 @@ def require_datasets(datasets: Sequence[str]) -> None:
 
 
 def choose(
-    trials: Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[Path]]]], study_dir: Path
+    trials: Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[Cell]]]], study_dir: Path
 ) -> list[dict[str, Any]]:
     """The settings of each arm that were best on dev, by mean accuracy after the last epoch.
 
     Args:
         trials: for each arm the settings that were tried, with the cells of each; the first of equals is taken.
-        study_dir: what the cells' paths are relative to.
+        study_dir: the study's directory.
 
     Returns:
         For each arm a dictionary: "arm", "choices" (all settings with their accuracy) and "chosen".
     """
     tuning = []
     for arm, tried in trials.items():
-        choices = []
-        for settings, folders in tried:
-            found = [json.loads((study_dir / folder / "result.json").read_text()) for folder in folders]
-            accuracy = sum(result["dev"]["last"]["accuracy"] for result in found) / len(found)
+        choices: list[dict[str, Any]] = []
+        for settings, cells in tried:
+            read = [read_cell(study_dir / cell.folder) for cell in cells]
+            accuracy = sum(result.dev["last"][ACCURACY.key] or 0.0 for result in read) / len(read)
             choices.append({"settings": dict(settings), "dev_accuracy": accuracy})
         chosen = max(choices, key=lambda choice: choice["dev_accuracy"])["settings"]
         tuning.append({"arm": arm, "choices": choices, "chosen": chosen})
     return tuning
 
 
-def conclude(study_dir: Path, arms: Sequence[tuple[Arm, Sequence[Path]]], **fields: Any) -> None:
-    """Writes study.json, which `experiments.results` reads.
+def conclude(study_dir: Path, arms: Sequence[tuple[Arm, Sequence[Cell]]], **fields: Any) -> None:
+    """Writes study.json, which `read` reads.
 
     Args:
         study_dir: the study's directory.
-        arms: each arm with the directories of its cells, relative to `study_dir`, in the order of the tables.
-        **fields: the others of `experiments.results.Study`, by the names that study.json has.
+        arms: each arm with its cells, in the order of the tables.
+        **fields: the others of `StudyResult`, by the names that study.json has.
     """
     write_json(
         study_dir / "study.json",
@@ -146,9 +146,9 @@ def conclude(study_dir: Path, arms: Sequence[tuple[Arm, Sequence[Path]]], **fiel
                     "group": arm.group,
                     "label": arm.label,
                     "description": arm.description,
-                    "cells": [str(folder) for folder in folders],
+                    "cells": [str(cell.folder) for cell in cells],
                 }
-                for arm, folders in arms
+                for arm, cells in arms
             ],
             **environment(),
         },

@@ -10,8 +10,18 @@ import rich.console
 import rich.table
 import rich.text
 
-from experiments import statistics
-from experiments.results import ACCURACY, AGREEMENT, ECE, NLL, Arm, Judged, Measure, Study, judge
+from distill.studies._results import (
+    ACCURACY,
+    AGREEMENT,
+    ECE,
+    NLL,
+    ArmResult,
+    Judged,
+    Measure,
+    StudyResult,
+    judge,
+)
+from distill.studies._statistics import Comparison, seeds_needed, spread
 
 NOTHING = "–"
 PROTOCOL = (
@@ -47,10 +57,10 @@ def verdict(judged: Judged) -> tuple[str, str]:
     return words, f"{result.difference:+.2f} {result.unit}, 95 % interval {interval(result)}"
 
 
-def power_note(study: Study) -> str | None:
+def power_note(study: StudyResult) -> str | None:
     """Says so where the study has too few seeds for its number of comparisons, else `None`."""
     judged = judge(study)
-    needed = statistics.seeds_needed(max(1, len(judged)))
+    needed = seeds_needed(max(1, len(judged)))
     if all(comparison.raw.n >= needed for comparison in judged):
         return None
     return (
@@ -59,19 +69,19 @@ def power_note(study: Study) -> str | None:
     )
 
 
-def scores(study: Study) -> Grid:
+def scores(study: StudyResult) -> Grid:
     """How good each arm is."""
     counts = sorted({len(arm.cells) for arm in study.arms})
     seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     return _grid(study, f"Test scores, mean ± standard deviation over {seeds}", _SCORES)
 
 
-def costs(study: Study) -> Grid:
+def costs(study: StudyResult) -> Grid:
     """What each arm's model costs."""
     return _grid(study, "Cost of one example", _COSTS)
 
 
-def shipped(study: Study) -> list[Grid]:
+def shipped(study: StudyResult) -> list[Grid]:
     """What a phone gets of each arm whose LiteRT file was written, against the first one; nothing if none was."""
     names = [arm.name for arm in study.arms if arm.name in study.litert_bytes]
     if not names:
@@ -92,7 +102,7 @@ def shipped(study: Study) -> list[Grid]:
     return [Grid("What a phone gets: LiteRT files, one thread", headings, tuple(rows))]
 
 
-def comparisons(study: Study) -> Grid:
+def comparisons(study: StudyResult) -> Grid:
     """The paired comparisons on test accuracy, with what the dev-selected epochs say beside them."""
     rows = [
         (
@@ -110,7 +120,7 @@ def comparisons(study: Study) -> Grid:
     return Grid("Differences in test accuracy", headings, tuple(rows))
 
 
-def other_measures(study: Study) -> Grid:
+def other_measures(study: StudyResult) -> Grid:
     """The same comparisons on what accuracy does not see; Holm's adjustment is within each measure."""
     rows = [
         (
@@ -128,7 +138,7 @@ def other_measures(study: Study) -> Grid:
     return Grid("Differences in likelihood and calibration", headings, tuple(rows))
 
 
-def tuning(study: Study) -> Grid:
+def tuning(study: StudyResult) -> Grid:
     """Every setting that was tried on dev; the one taken is marked."""
     rows = [
         (t.arm, settings_text(settings), f"{100 * accuracy:.2f}", "chosen" if settings == t.chosen else "")
@@ -143,7 +153,7 @@ def settings_text(settings: dict[str, object]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in settings.items())
 
 
-def interval(comparison: statistics.Comparison, digits: int = 2) -> str:
+def interval(comparison: Comparison, digits: int = 2) -> str:
     """The 95 % interval, or a dash where there is none."""
     if math.isnan(comparison.low):
         return NOTHING
@@ -158,7 +168,7 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
-def table(study: Study) -> rich.console.Group:
+def table(study: StudyResult) -> rich.console.Group:
     """The study for a terminal at least 80 columns wide: `rich.print(table(study))`.
 
     Args:
@@ -174,7 +184,7 @@ def table(study: Study) -> rich.console.Group:
     return rich.console.Group(*map(rich.text.Text, lines), *map(terminal, grids), *map(rich.text.Text, notes))
 
 
-def markdown(study: Study) -> str:
+def markdown(study: StudyResult) -> str:
     """The study as Markdown without headings, for a README.
 
     Args:
@@ -198,32 +208,32 @@ def markdown(study: Study) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def remarks(study: Study) -> list[str]:
+def remarks(study: StudyResult) -> list[str]:
     """What a reader must know before the numbers."""
     return [remark for remark in (SMOKE if study.smoke else None, power_note(study)) if remark]
 
 
-def _score(measure: Measure, epoch: str = "last") -> Callable[[Study, Arm], str]:
-    def cell(study: Study, arm: Arm) -> str:
+def _score(measure: Measure, epoch: str = "last") -> Callable[[StudyResult, ArmResult], str]:
+    def cell(study: StudyResult, arm: ArmResult) -> str:
         values = arm.values(measure, epoch)
         if values is None:
             return NOTHING
-        spread = statistics.spread(values)
-        mean = f"{spread.mean:.{measure.digits}f}"
-        return mean if spread.n == 1 else f"{mean} ± {spread.deviation:.{measure.digits}f}"
+        over = spread(values)
+        mean = f"{over.mean:.{measure.digits}f}"
+        return mean if over.n == 1 else f"{mean} ± {over.deviation:.{measure.digits}f}"
 
     return cell
 
 
-def _cost(key: str, shown: Callable[[float], str]) -> Callable[[Study, Arm], str]:
-    def cell(study: Study, arm: Arm) -> str:
-        values = [cell.cost[key] for cell in arm.cells]
-        return NOTHING if None in values else shown(sum(values) / len(values))
+def _cost(key: str, shown: Callable[[float], str]) -> Callable[[StudyResult, ArmResult], str]:
+    def cell(study: StudyResult, arm: ArmResult) -> str:
+        values = [value for cell in arm.cells if (value := cell.cost[key]) is not None]
+        return shown(sum(values) / len(values)) if len(values) == len(arm.cells) else NOTHING
 
     return cell
 
 
-def _latency(study: Study, arm: Arm) -> str:
+def _latency(study: StudyResult, arm: ArmResult) -> str:
     times = study.latency_ms.get(arm.name)
     if times is None:
         return NOTHING
@@ -237,7 +247,7 @@ def _three(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
 
 
-_Columns = tuple[tuple[str, Callable[[Study, Arm], str]], ...]
+_Columns = tuple[tuple[str, Callable[[StudyResult, ArmResult], str]], ...]
 _SCORES: _Columns = (
     ("accuracy %,\nlast epoch", _score(ACCURACY)),
     ("accuracy %,\ndev-selected", _score(ACCURACY, "selected")),
@@ -255,7 +265,7 @@ _COSTS: _Columns = (
 )
 
 
-def _grid(study: Study, title: str, columns: _Columns) -> Grid:
+def _grid(study: StudyResult, title: str, columns: _Columns) -> Grid:
     groups = list(dict.fromkeys(arm.group for arm in study.arms))
     rows: list[tuple[str, ...]] = []
     for group in groups:

@@ -10,17 +10,17 @@ import keras
 
 import distill
 from distill import data, training
-from experiments import cells
-from experiments import training as cell_training
-from experiments.noise import NoiseScale
-from experiments.runner import Cell
-from experiments.settings import Surroundings, Training
+from distill.studies import Cell, Surroundings, fit_and_measure
+from experiments._networks import plain_cnn
+from experiments.batch_size.noise import NoiseScale
+from experiments.compare import cell as comparison
+from experiments.compare.config import Training
 
 # Steps between two looks at the clock: as in training, few of them wait for Python.
 _TIMED_STEPS = 8
 
 
-def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
+def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
     """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
 
     Args:
@@ -29,15 +29,15 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         directory: where metrics.jsonl and the model are written.
 
     Returns:
-        What `experiments.training.run` returns; of students also "examples", those of an epoch, and "noise", a
-        dictionary for each `experiments.noise.Noise`.
+        What `experiments.compare.cell.train` returns; of students also "examples", those of an epoch, and "noise", a
+        dictionary for each `experiments.batch_size.noise.Noise`.
 
     Raises:
         ValueError: the batch is larger than the training split.
     """
     config: Training = cell.config
     if config.teacher is None:
-        return cell_training.run(surroundings, cell, directory)
+        return comparison.train(surroundings, cell, directory)
     splits = _load(config, surroundings)
     train, dev, test = (data.arrays(split) for split in (splits.train, splits.dev, splits.test))
     if config.batch_size > len(train[0]):
@@ -54,7 +54,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     model = _compiled(config, splits, teacher, steps)
     network = model if config.temperature is None else model.student
     noise = NoiseScale(*train, epochs=_noted(config.epochs), seed=cell.seed)
-    return cells.fit_and_measure(
+    return fit_and_measure(
         model,
         network,
         data.batches(splits.train, config.batch_size, seed=cell.seed),
@@ -106,7 +106,7 @@ def _compiled(
     config: Training, splits: data.Splits, teacher: keras.Model, steps_per_execution: int
 ) -> keras.Model:
     """The student, or the Distiller that trains it."""
-    model = training.build(config.network, splits.input_shape, splits.num_classes)
+    model = plain_cnn(config.network, splits.input_shape, splits.num_classes)
     if config.temperature is not None:
         loss = distill.SoftTargets(config.temperature)
         model = distill.Distiller(teacher, model, loss, student_loss_weight=config.student_loss_weight)

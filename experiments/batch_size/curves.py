@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from numpy.typing import ArrayLike
 
-from experiments import plots
-from experiments.batch_rows import Row, grouped
+from distill.studies import plots
+from experiments.batch_size.rows import Row, grouped
 
 _MARKERS = {"constant": "o", "scaled": "s"}
 _DASHES = {"constant": "--", "scaled": "-"}

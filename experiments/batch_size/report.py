@@ -1,23 +1,21 @@
 """The table, the findings and the page of `experiments.batch_size`, from the files that it left.
 
-python -c "from experiments import batch_report; batch_report.write('runs/batch_size')"
+python -c "from experiments.batch_size import report; report.write('runs/batch_size')"
 """
 
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import RenderableType
 
-from experiments import batch_curves, report, results, tables
-from experiments.batch_rows import Row, grouped, read
-from experiments.results import Study
-from experiments.tables import Grid
+from distill.studies import StudyResult, judge, read, report, tables
+from experiments.batch_size import curves
+from experiments.batch_size.rows import Row, grouped, rows
 
 
-def table(rows: Sequence[Row], target: float) -> Grid:
+def table(rows: Sequence[Row], target: float) -> tables.Grid:
     """What each batch size costs and gives.
 
     Args:
@@ -63,10 +61,10 @@ def table(rows: Sequence[Row], target: float) -> Grid:
         f"Batch sizes, {rows[0].epochs} epochs each: the smaller the batch, the more updates. Noise scale after epoch "
         f"{midway}"
     )
-    return Grid(title, headings, tuple(lines))
+    return tables.Grid(title, headings, tuple(lines))
 
 
-def comparisons(study: Study, questions: dict[str, list[tuple[str, str]]]) -> Grid:
+def comparisons(study: StudyResult, questions: dict[str, list[tuple[str, str]]]) -> tables.Grid:
     """The paired differences in test accuracy; Holm's adjustment is within each question."""
     lines: list[tuple[str, ...]] = []
     headings: tuple[str, ...] = ()
@@ -74,10 +72,12 @@ def comparisons(study: Study, questions: dict[str, list[tuple[str, str]]]) -> Gr
         grid = tables.comparisons(part)
         headings = grid.headings
         lines += [(question,), *grid.rows]
-    return Grid("Differences in test accuracy", headings, tuple(lines))
+    return tables.Grid("Differences in test accuracy", headings, tuple(lines))
 
 
-def findings(study: Study, questions: dict[str, list[tuple[str, str]]], rows: Sequence[Row]) -> list[str]:
+def findings(
+    study: StudyResult, questions: dict[str, list[tuple[str, str]]], rows: Sequence[Row]
+) -> list[str]:
     """What the numbers say, in sentences."""
     said = []
     for group in grouped(rows):
@@ -100,75 +100,62 @@ def findings(study: Study, questions: dict[str, list[tuple[str, str]]], rows: Se
             )
     for question, part in _asked(study, questions):
         shown: dict[str, list[str]] = {}
-        for judged in results.judge(part):
+        for judged in judge(part):
             shown.setdefault(judged.adjusted.verdict, []).append(judged.arm.split("-")[1])
         verdicts = [f"{verdict} at {', '.join(sizes)}" for verdict, sizes in sorted(shown.items())]
         said.append(f"Accuracy, {question}: {'; '.join(verdicts)}.")
     return said
 
 
-def html(study: Study, raw: dict[str, Any], rows: Sequence[Row]) -> str:
-    """The page; it needs nothing else.
-
-    Args:
-        study: what `read` returned.
-        raw: the same.
-        rows: the same.
-
-    Returns:
-        The page.
-    """
-    target = f"{100 * raw['target']:g} %"
-    parts = [
-        *report.opening(study, [tables.SMOKE] if study.smoke else []),
-        report.listed(findings(study, raw["questions"], rows)),
-        report.grid(table(rows, raw["target"])),
-        report.listed(study.notes),
-        "<h2>What is learned</h2>",
-        report.figure(
-            batch_curves.accuracy_curves(rows), "Mean over seeds; bands are the 95 % interval of the mean."
-        ),
-        f"<h2>How soon dev accuracy reaches {target}</h2>",
-        report.figure(
-            batch_curves.target_curves(rows), "Medians over seeds, where more than half of them got there."
-        ),
-        "<h2>Speed and memory</h2>",
-        report.figure(
-            batch_curves.cost_curves(rows), "Of training steps, the teacher's forward pass included."
-        ),
-        "<h2>Gradient noise</h2>",
-        report.figure(
-            batch_curves.noise_curves(rows),
-            "tr(Σ) / |G|² of the training loss with the scaled rate. Batches well below it profit from doubling. "
-            "Gaps: the gradient is lost in its noise.",
-        ),
-        "<h2>Paired comparisons</h2>",
-        report.grid(comparisons(study, raw["questions"])),
-        f'<p class="protocol">{tables.TEST} The adjustment is within each question.</p>',
-        *report.repeat(study),
-    ]
-    return report.page(study.title, parts)
-
-
-def write(study_dir: str | Path) -> tuple[Path, list[RenderableType]]:
+def write(study_dir: str | Path) -> list[RenderableType]:
     """Writes `report.html` into a study directory, whole or not at all.
 
     Args:
         study_dir: the directory that holds `study.json`.
 
     Returns:
-        The page's path, and the table and the findings for a terminal.
+        What to print: the table, the findings, and where the page is.
 
     Raises:
-        BrokenStudyError: as `read` does; an older report then stays as it is.
+        BrokenStudyError: as `distill.studies.read` does; an older report then stays as it is.
     """
-    study, raw, rows = read(study_dir)
-    path = report.replace(Path(study_dir) / "report.html", html(study, raw, rows))
-    said = findings(study, raw["questions"], rows)
-    return path, [tables.terminal(table(rows, raw["target"])), "", *study.notes, "", *said]
+    study = read(study_dir)
+    found, target, questions = rows(study), study.extra["target"], study.extra["questions"]
+    warning = [tables.SMOKE] if study.smoke else []
+    said, grid = findings(study, questions, found), table(found, target)
+    parts = [
+        *report.opening(study, warning),
+        report.listed(said),
+        report.grid(grid),
+        report.listed(study.notes),
+        "<h2>What is learned</h2>",
+        report.figure(
+            curves.accuracy_curves(found), "Mean over seeds; bands are the 95 % interval of the mean."
+        ),
+        f"<h2>How soon dev accuracy reaches {100 * target:g} %</h2>",
+        report.figure(
+            curves.target_curves(found), "Medians over seeds, where more than half of them got there."
+        ),
+        "<h2>Speed and memory</h2>",
+        report.figure(curves.cost_curves(found), "Of training steps, the teacher's forward pass included."),
+        "<h2>Gradient noise</h2>",
+        report.figure(
+            curves.noise_curves(found),
+            "tr(Σ) / |G|² of the training loss with the scaled rate. Batches well below it profit from doubling. "
+            "Gaps: the gradient is lost in its noise.",
+        ),
+        "<h2>Paired comparisons</h2>",
+        report.grid(comparisons(study, questions)),
+        f'<p class="protocol">{tables.TEST} The adjustment is within each question.</p>',
+        *report.repeat(study),
+    ]
+    page = report.replace(Path(study_dir) / "report.html", report.page(study.title, parts))
+    return [*warning, tables.terminal(grid), "", *study.notes, "", *said, f"The report: {page}"]
 
 
-def _asked(study: Study, questions: dict[str, list[tuple[str, str]]]) -> Iterator[tuple[str, Study]]:
+def _asked(
+    study: StudyResult, questions: dict[str, list[tuple[str, str]]]
+) -> Iterator[tuple[str, StudyResult]]:
     """Each question with a study of its comparisons alone, so that p is adjusted among them."""
     for question, pairs in questions.items():
         yield question, dataclasses.replace(study, comparisons=tuple((a, b) for a, b in pairs))

@@ -1,17 +1,13 @@
 """What `experiments.batch_size` found, a row for each batch size of each way to train."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from experiments import results, statistics
-from experiments.results import ACCURACY, Study
+from distill.studies import ACCURACY, StudyResult, statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,45 +75,30 @@ def epochs_to(target: float, accuracies: Sequence[float]) -> float:
     return next((float(epoch) for epoch, reached in enumerate(accuracies, 1) if reached >= target), math.inf)
 
 
-def read(study_dir: str | Path) -> tuple[Study, dict[str, Any], list[Row]]:
-    """Reads what `experiments.batch_size` left.
-
-    Args:
-        study_dir: the directory that holds `study.json`.
-
-    Returns:
-        The study, all that its study.json holds, and its rows in the order of the table.
-
-    Raises:
-        BrokenStudyError: a file is missing or broken.
-    """
-    study = results.read(study_dir)
-    path = Path(study_dir)
-    raw = json.loads((path / "study.json").read_text())
-    folders = {arm["name"]: [path / folder for folder in arm["cells"]] for arm in raw["arms"]}
-    rows = []
-    for line in raw["lines"]:
+def rows(study: StudyResult) -> list[Row]:
+    """What the study found, in the order of its table."""
+    found = []
+    for line in study.extra["lines"]:
         arm = study.arm(line["arm"])
-        cells = [json.loads((folder / "result.json").read_text()) for folder in folders[arm.name]]
-        speed = next((s for s in raw["speeds"][line["kind"]] if s["batch_size"] == line["size"]), {})
-        rows.append(
+        speed = next((s for s in study.extra["speeds"][line["kind"]] if s["batch_size"] == line["size"]), {})
+        found.append(
             Row(
                 kind=line["kind"],
                 rule=line["rule"],
                 size=line["size"],
-                examples=cells[0]["examples"],
+                examples=arm.cells[0].extra["examples"],
                 epochs=arm.cells[0].epochs,
                 accuracy=tuple(arm.values(ACCURACY) or ()),
                 to_target=tuple(
-                    epochs_to(raw["target"], [epoch["val_accuracy"] for epoch in cell.history])
+                    epochs_to(study.extra["target"], [epoch["val_accuracy"] for epoch in cell.history])
                     for cell in arm.cells
                 ),
-                noise=_noise([cell["noise"] for cell in cells]),
+                noise=_noise([cell.extra["noise"] for cell in arm.cells]),
                 examples_per_second=speed.get("examples_per_second", math.nan),
                 peak_bytes=speed.get("peak_bytes"),
             )
         )
-    return study, raw, rows
+    return found
 
 
 def _noise(found: Sequence[Sequence[dict[str, float]]]) -> dict[int, float]:

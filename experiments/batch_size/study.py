@@ -1,89 +1,19 @@
-"""What does the batch size do: to speed, memory, gradient noise, number of updates, and to what is learned?
-
-The student of `scripts/compare` learns 3,000 digits (mnist5k) with 8 to 1,024 examples a step, alone and distilled,
-at one learning rate for all sizes and at one that grows with the size. All train for the same number of epochs, so
-small batches make many more updates: 11,250 at size 8, 90 at 1,024. No choice was made for a size of its own; the
-learning rate is the one that `scripts/compare` uses at 64.
-
-For Adam the rate grows with the square root of the size [1]: it divides the mean gradient by the root of the mean
-square, most of which is noise, and noise falls with the root of the size. --scaling linear is the rule for SGD.
-
-Command: scripts/study batch_size. 9 seeds, 279 cells: 67 minutes on two cores that had as much other work; the timing
-    at the end, 1 minute, on a quiet machine. Nine seeds, since with five no paired difference can reach p < .05, and
-    with fewer than nine none of eight adjusted ones.
-Found: speed grows to the end, 12 times from 8 to 1,024 alone and 8 times distilled, most of it up to 128. At a
-    constant rate accuracy falls from 96.4 to 91.7 % alone and from 97.0 to 89.7 % distilled, since there are ever fewer
-    updates; with the square root of the size it falls to 94.7 and 94.1 %. Dev accuracy of 94 % is there soonest at 64
-    to 256. Distilling helps at 8 to 64 and harms at 1,024, where it has too few updates.
-
-[1] Malladi, Lyu, Panigrahi, Arora 2022, arXiv:2205.10287.
-"""
+"""The arms and questions of the batch-size study, and the run from cells to study.json."""
 
 import contextlib
 import dataclasses
 import functools
-import os
-import shlex
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import tyro
 from rich.console import RenderableType
 
-from experiments import batch_report, tables
-from experiments.runner import Cell, Runner, workers
-from experiments.settings import Network, Surroundings, Training
-from experiments.study import Arm, command, conclude
+from distill.studies import Arm, Cell, Runner, conclude, workers
+from experiments.batch_size import report
+from experiments.batch_size.cell import speeds, train
+from experiments.batch_size.config import BatchSize
+from experiments.compare.config import Training
 
 KINDS, RULES = ("alone", "distilled"), ("constant", "scaled")
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchSize:
-    """Trains a student with many batch sizes, alone and distilled.
-
-    Attributes:
-        out: the run directories, the report and the lock go to OUT/batch_size (OUT/batch_size-smoke with --smoke).
-        smoke: change the defaults so that everything takes seconds, to see that it runs.
-        jobs: cells at once, each in a process with its share of the cores.
-        seeds: how many seeds, from 0 on. With fewer than 9 not all differences can be shown.
-        dataset: mnist5k, digits, or another image set of tfds that lies on this machine.
-        sizes: examples a step, ascending.
-        reference: the size that the others are compared with, and from which the learning rate is scaled.
-        epochs: passes over the training split, the same for every size.
-        learning_rate: of Adam at the start, at the reference size; it falls to 0 along a cosine.
-        scaling: how the scaled rate follows the size: with its square root, or with the size itself.
-        target: accuracy on dev that is waited for; another one is looked up in the cells that are there.
-        temperature: of the soft targets.
-        student_loss_weight: weight of the labels beside the soft targets.
-        rounds: timed runs of each size, of 8 steps.
-        teacher: the large network; it trains at the reference size.
-        student: the small network.
-        surroundings: where data lie, and where numbers go besides the run directories.
-    """
-
-    out: Path = Path("runs")
-    smoke: bool = False
-    jobs: int = os.cpu_count() or 1
-    seeds: int = 9
-    dataset: str = "mnist5k"
-    sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)
-    reference: int = 64
-    epochs: int = 30
-    learning_rate: float = 6e-3
-    scaling: Literal["sqrt", "linear"] = "sqrt"
-    target: float = 0.94
-    temperature: float = 4.0
-    student_loss_weight: float = 0.1
-    rounds: int = 20
-    teacher: Network = Network(filters=(16, 32), units=64, dropout=0.4)
-    student: Network = Network(filters=(4, 8), units=16)
-    surroundings: tyro.conf.OmitArgPrefixes[Surroundings] = Surroundings()
-
-
-SMOKE = BatchSize(smoke=True, seeds=1, dataset="digits", sizes=(16, 64), epochs=2, target=0.3, rounds=2)
 
 
 def learning_rate(study: BatchSize, size: int, rule: str) -> float:
@@ -158,21 +88,8 @@ def questions(study: BatchSize) -> dict[str, list[tuple[str, str]]]:
     return asked
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs what is not finished yet, writes the report and prints the table."""
-    return command(
-        "batch_size",
-        arguments,
-        default=BatchSize(),
-        smoke=SMOKE,
-        prog="scripts/study batch_size",
-        description=__doc__,
-        check=_check,
-        work=functools.partial(_study, shlex.join(["scripts/study", "batch_size", *arguments])),
-    )
-
-
-def _check(study: BatchSize) -> None:
+def check(study: BatchSize) -> None:
+    """Raises ValueError for options that cannot work."""
     sizes = study.sizes
     rules = [
         (study.seeds >= 1, "A study needs a seed or more", f"--seeds {study.seeds}"),
@@ -199,23 +116,19 @@ def _check(study: BatchSize) -> None:
             raise ValueError(f"{rule}. Received: {received}.")
 
 
-def _study(typed: str, study: BatchSize, runner: Runner) -> Sequence[RenderableType]:
+def run(study: BatchSize, runner: Runner, typed: str) -> list[RenderableType]:
+    """Runs what is not finished yet and writes study.json and the report; returns what to print."""
     seeds, students = range(study.seeds), arms(study)
-    work = functools.partial(_work, study.surroundings)
-    batches = {
-        "teachers": [teacher_cell(study, seed) for seed in seeds],
-        "students": [student_cell(study, arm, seed) for seed in seeds for arm in students],
-    }
-    folders: dict[str, list[Path]] = {}
-    for label, cells in batches.items():
-        done = runner.run(cells, work, label)
-        for cell, folder in zip(cells, done, strict=True):
-            folders.setdefault(cell.arm, []).append(folder)
+    work = functools.partial(train, study.surroundings)
+    cells_of = {"teacher": [teacher_cell(study, seed) for seed in seeds]}
+    runner.run(cells_of["teacher"], work, "teachers")
+    cells_of |= {arm.name: [student_cell(study, arm, seed) for seed in seeds] for arm in students}
+    runner.run([cells_of[arm.name][seed] for seed in seeds for arm in students], work, "students")
     asked = questions(study)
     teacher = Arm("teacher", "teacher", "teacher", "The large network, on the labels.")
     conclude(
         runner.study_dir,
-        [(arm, folders[arm.name]) for arm in (teacher, *students)],
+        [(arm, cells_of[arm.name]) for arm in (teacher, *students)],
         study="batch_size",
         title="What the batch size does",
         question="How fast does a student train, how soon does it learn and how well, by the size of its batches?",
@@ -225,7 +138,7 @@ def _study(typed: str, study: BatchSize, runner: Runner) -> Sequence[RenderableT
         comparisons=list(dict.fromkeys(pair for pairs in asked.values() for pair in pairs)),
         tuning=[],
         latency_ms={},
-        # What follows is read by `experiments.batch_report` alone.
+        # What follows is read by this study's report alone.
         questions=asked,
         target=study.target,
         lines=[
@@ -236,8 +149,7 @@ def _study(typed: str, study: BatchSize, runner: Runner) -> Sequence[RenderableT
         ],
         speeds=_speeds(study, runner),
     )
-    page, shown = batch_report.write(runner.study_dir)
-    return [*([tables.SMOKE] if study.smoke else []), *shown, f"The report: {page}"]
+    return report.write(runner.study_dir)
 
 
 def _speeds(study: BatchSize, runner: Runner) -> dict[str, list[dict[str, Any]]]:
@@ -249,26 +161,11 @@ def _speeds(study: BatchSize, runner: Runner) -> dict[str, list[dict[str, Any]]]
             cell = student_cell(study, arm(study, kind, "constant", study.reference), 0)
             pool = pools.enter_context(workers(1, runner.study_dir))
             timed[kind] = pool.submit(
-                _timed, study.surroundings, cell, runner.study_dir, study.sizes, study.rounds
+                speeds, study.surroundings, cell, runner.study_dir, study.sizes, study.rounds
             )
             if not study.smoke:  # whose numbers mean nothing: there both may run at once
                 timed[kind].result()
         return {kind: future.result() for kind, future in timed.items()}
-
-
-def _work(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
-    # TensorFlow is for the processes that train: --help answers at once.
-    from experiments import batch_training
-
-    return batch_training.run(surroundings, cell, directory)
-
-
-def _timed(
-    surroundings: Surroundings, cell: Cell, study_dir: Path, sizes: Sequence[int], rounds: int
-) -> list[dict[str, Any]]:
-    from experiments import batch_training  # as in `_work`
-
-    return batch_training.speeds(surroundings, cell, study_dir, sizes, rounds)
 
 
 def _notes(study: BatchSize) -> list[str]:
@@ -287,7 +184,3 @@ def _notes(study: BatchSize) -> list[str]:
         "Gradient noise is estimated from 3,000 examples a point, drawn with replacement, in batches of 50; variances "
         "and squares are averaged over seeds before they are divided. Far above that number a scale is rough.",
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

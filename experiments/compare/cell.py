@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 import distill
 from distill import data, pruning
-from distill.exports._runtimes import Exported
-from experiments import cells
-from experiments.runner import Cell
-from experiments.settings import Network, Surroundings, Training
+from distill.exports import Exported
+from distill.studies import Cell, Examples, Surroundings, costs, fit_and_measure, logits, measure
+from experiments._networks import plain_cnn
+from experiments.compare.config import Training
 
 RANGES = 300  # training images that an int8 file's ranges are measured on
 
 
-def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
+def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
     """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
 
     Args:
@@ -28,7 +28,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         directory: where metrics.jsonl and the model are written.
 
     Returns:
-        What `experiments.cells.fit_and_measure` returns.
+        What `distill.studies.fit_and_measure` returns.
     """
     config: Training = cell.config
     splits = data.load(config.dataset, data_dir=surroundings.data_dir, manual_dir=surroundings.manual_dir)
@@ -66,7 +66,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         metrics=["accuracy"],
         steps_per_execution=steps,
     )
-    return cells.fit_and_measure(
+    return fit_and_measure(
         model,
         network,
         _training_batches(config, cell.seed, train, teacher, splits.num_classes),
@@ -88,8 +88,8 @@ def _int8(
     source: Path,
     teacher: keras.Model | None,
     examples: NDArray[np.float32],
-    dev: cells.Examples,
-    test: cells.Examples,
+    dev: Examples,
+    test: Examples,
     directory: Path,
 ) -> dict[str, Any]:
     """A finished cell's network as an int8 file, measured in LiteRT; nothing is trained."""
@@ -97,13 +97,13 @@ def _int8(
     file = distill.export(network, directory / "int8.tflite", precision="int8", examples=examples)
     exported = Exported(file)
     # Of a teacher: whether it agrees with what it was.
-    scores = cells.measure(lambda x, training: exported.predict(x), teacher or network, dev, test)
+    scores = measure(lambda x, training: exported.predict(x), teacher or network, dev, test)
     (directory / "metrics.jsonl").touch()
     return {
         "epochs": 0,
         "selected_epoch": 0,
         **{split: {"last": scores[split], "selected": scores[split]} for split in ("dev", "test")},
-        "cost": cells.costs(network, file),
+        "cost": costs(network, file),
     }
 
 
@@ -115,34 +115,14 @@ def _start(
         return pruning.prune_channels(teacher, macs=config.macs)
     if config.layers:
         return pruning.prune_layers(teacher, config.layers, pruning.output_change(teacher, images[:500]))
-    network = build(config.network, splits.input_shape, splits.num_classes)
+    network = plain_cnn(config.network, splits.input_shape, splits.num_classes)
     if config.sparsity:
         network.set_weights(teacher.get_weights())
     return network
 
 
-def build(network: Network, input_shape: tuple[int | None, ...], classes: int) -> keras.Model:
-    """The CNN that `Network` describes; returns logits."""
-    layers = keras.layers
-    inputs = x = keras.Input(input_shape)
-    for filters in network.filters:
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-        x = layers.MaxPooling2D()(x)
-    for _ in range(network.blocks):
-        branch = layers.Conv2D(x.shape[-1], 3, padding="same", activation="relu")(x)
-        branch = layers.Conv2D(x.shape[-1], 3, padding="same")(branch)
-        x = layers.ReLU()(layers.Add()([x, branch]))
-    x = layers.Flatten()(x)
-    if network.dropout:
-        x = layers.Dropout(network.dropout)(x)
-    x = layers.Dense(network.units, activation="relu")(x)
-    if network.dropout:
-        x = layers.Dropout(network.dropout)(x)
-    return keras.Model(inputs, layers.Dense(classes)(x))
-
-
 def _training_batches(
-    config: Training, seed: int, train: cells.Examples, teacher: keras.Model | None, classes: int
+    config: Training, seed: int, train: Examples, teacher: keras.Model | None, classes: int
 ) -> tf.data.Dataset:
     """The batches of an epoch, as many in every arm: few labelled examples come again and again."""
     x, y = train
@@ -151,7 +131,7 @@ def _training_batches(
         labelled = data.batches(_dataset(x, _one_hot(y, classes)), config.batch_size, seed=seed)
         return labelled.map(lambda images, _: images)
     if config.pseudo_labels:
-        answers = cells.logits(teacher, x).argmax(axis=1)
+        answers = logits(teacher, x).argmax(axis=1)
         answers[seen] = y[seen]
         targets = _one_hot(answers, classes)
     else:

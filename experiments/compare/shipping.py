@@ -8,7 +8,7 @@ import numpy as np
 
 import distill
 from distill import cost
-from distill.exports._runtimes import Exported
+from distill.exports import Exported
 
 
 def ship(

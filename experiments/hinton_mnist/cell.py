@@ -11,15 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 import distill
 from distill import data
-from experiments import cells
-from experiments.hinton_mnist import ON_DEV, ON_TEST, TRAINED, Learner, Training
-from experiments.runner import Cell
-from experiments.settings import Surroundings
+from distill.studies import Cell, Surroundings, fit_and_measure, logits
+from experiments.hinton_mnist.config import ON_DEV, ON_TEST, TRAINED, Learner, Training
 
 Answers = tuple[NDArray[np.float32], NDArray[np.int64]]  # logits and labels
 
 
-def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
+def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
     """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
 
     Args:
@@ -28,7 +26,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         directory: where metrics.jsonl and the model are written.
 
     Returns:
-        The content of result.json: what `experiments.results` reads, and under "errors" what
+        The content of result.json: what `distill.studies.read` reads, and under "errors" what
         `errors_by_bias` returns.
     """
     config: Training = cell.config
@@ -58,10 +56,10 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     )
 
     def errors() -> dict[str, Any]:
-        answers = [(cells.logits(network, images), labels) for images, labels in (dev, test)]
+        answers = [(logits(network, images), labels) for images, labels in (dev, test)]
         return {"errors": errors_by_bias(*answers, config.omitted), "test_examples": len(test[1])}
 
-    return cells.fit_and_measure(
+    return fit_and_measure(
         model,
         network,
         batches(x, y, config.learner, config.batch_size, cell.seed),

@@ -2,34 +2,32 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
 from keras.optimizers.schedules import LearningRateSchedule, PolynomialDecay
 
 import distill
 from distill import data, training
-from experiments import cells, runner
-from experiments.methods import ENSEMBLE, GENERATIONS, Learning
-from experiments.runner import Cell
-from experiments.settings import Network, Surroundings
+from distill.studies import STAGES, Cell, Surroundings, costs, fit_and_measure, measure
+from experiments._networks import Network, normalized_cnn
+from experiments.methods.config import ENSEMBLE, GENERATIONS, Learning
 
 
-def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
+def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
     """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
 
     Args:
         surroundings: what the result does not depend on.
-        cell: its config is a `experiments.methods.Learning`.
+        cell: its config is a `Learning`.
         directory: where metrics.jsonl and the network are written, and the stages of a method of several networks.
 
     Returns:
-        What `experiments.cells.fit_and_measure` returns.
+        What `distill.studies.fit_and_measure` returns.
     """
     config: Learning = cell.config
     splits = data.load(config.dataset, data_dir=surroundings.data_dir, manual_dir=surroundings.manual_dir)
@@ -41,30 +39,8 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     # From here on all methods draw the same numbers: the same start, the same order.
     keras.utils.set_random_seed(cell.seed)
     if config.method == ENSEMBLE:
-        return _ensemble(task, siblings / str(config.generations) / runner.STAGES)
+        return _ensemble(task, siblings / str(config.generations) / STAGES)
     return _learn(task)
-
-
-def build(network: Network, input_shape: Sequence[int], classes: int, name: str) -> keras.Model:
-    """A CNN with batch normalization that returns logits; of series, its maps have a width of 1.
-
-    Its layers are called norm0, relu0, …, embedding and logits.
-    """
-    series = len(input_shape) == 2
-    inputs = keras.Input(input_shape)
-    x = layers.Reshape((*input_shape[:1], 1, *input_shape[1:]), name="as_map")(inputs) if series else inputs
-    for i, filters in enumerate(network.filters):
-        x = layers.Conv2D(filters, (5, 1) if series else 3, padding="same", use_bias=False, name=f"conv{i}")(
-            x
-        )
-        x = layers.BatchNormalization(momentum=0.9, name=f"norm{i}")(x)
-        x = layers.ReLU(name=f"relu{i}")(x)
-        x = layers.MaxPooling2D((2, 1) if series else 2, name=f"pool{i}")(x)
-    x = layers.Flatten(name="flat")(x)
-    x = layers.Dropout(network.dropout, name="dropout0")(x) if network.dropout else x
-    x = layers.Dense(network.units, activation="relu", name="embedding")(x)
-    x = layers.Dropout(network.dropout, name="dropout1")(x) if network.dropout else x
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +61,9 @@ class _Task:
 
     def network(self, name: str = "student", kind: Network | None = None) -> keras.Model:
         """A new network."""
-        return build(kind or self.config.network, self.splits.input_shape, self.splits.num_classes, name)
+        return normalized_cnn(
+            kind or self.config.network, self.splits.input_shape, self.splits.num_classes, name
+        )
 
     def batches(self) -> tf.data.Dataset:
         """The shuffled batches of an epoch."""
@@ -117,7 +95,7 @@ class _Task:
     ) -> dict[str, Any]:
         """Trains the network that is measured."""
         dev, test = data.arrays(self.splits.dev), data.arrays(self.splits.test)
-        return cells.fit_and_measure(
+        return fit_and_measure(
             model,
             network,
             batches,
@@ -293,7 +271,7 @@ def _chain(task: _Task) -> dict[str, Any]:
             result.update(task.finish(model, student, task.batches()))
 
     teacher = None if config.method == "born-again" else task.teachers[0]
-    folder = task.directory / runner.STAGES
+    folder = task.directory / STAGES
     # A stop between the last stage and result.json: what it measured is lost, so that stage is done again.
     (folder / f"{len(kinds) - 1}.weights.h5").unlink(missing_ok=True)
     training.chain([maker(stage) for stage in range(len(kinds))], train, teacher=teacher, folder=folder)
@@ -313,14 +291,14 @@ def _ensemble(task: _Task, stages: Path) -> dict[str, Any]:
     (task.directory / "metrics.jsonl").touch()  # nothing was trained
     dev, test = data.arrays(task.splits.dev), data.arrays(task.splits.test)
     # Scores are of logits: these have the mean probabilities as their softmax.
-    scores = cells.measure(
+    scores = measure(
         lambda x, training: keras.ops.log(together(x, training=training)), task.teachers[0], dev, test
     )
     return {
         "epochs": 0,
         "selected_epoch": 0,
         **{split: {"last": scores[split], "selected": scores[split]} for split in ("dev", "test")},
-        "cost": cells.costs(together, file),
+        "cost": costs(together, file),
     }
 
 

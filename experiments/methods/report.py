@@ -1,6 +1,6 @@
 """The table, the forest plot and the page of `experiments.methods`, from the files that it left.
 
-python -c "from experiments import method_report; method_report.write('runs/methods')"
+python -c "from experiments.methods import report; report.write('runs/methods')"
 """
 
 import dataclasses
@@ -12,9 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from experiments import plots, report, results, statistics, tables
-from experiments.results import ACCURACY, Arm, Study, Tuning
-from experiments.tables import Grid
+from distill.studies import ACCURACY, ArmResult, StudyResult, Tuning, plots, read, report, statistics, tables
 
 BASELINES = ("alone", "smoothing", "kd")
 PROTOCOL = (
@@ -43,7 +41,7 @@ class Row:
     differences: tuple[statistics.Comparison | None, ...]
 
 
-def rows(study: Study) -> list[Row]:
+def rows(study: StudyResult) -> list[Row]:
     """What a study found, in the order of its arms."""
     chosen = {tuning.arm: next(iter(tuning.chosen.values())) for tuning in study.tuning}
     found = []
@@ -61,7 +59,7 @@ def rows(study: Study) -> list[Row]:
     return found
 
 
-def table(found: list[Row]) -> Grid:
+def table(found: list[Row]) -> tables.Grid:
     """One line for each method, under a heading for each data set."""
     lines: list[tuple[str, ...]] = []
     for i, row in enumerate(found):
@@ -73,7 +71,7 @@ def table(found: list[Row]) -> Grid:
         ]
         lines.append((row.method, row.setting, f"{row.accuracy.mean:.2f}", *differences))
     headings = ("method", "setting", "test %", *(f"− {baseline}" for baseline in BASELINES))
-    return Grid(f"Every method, {found[0].accuracy.n} seeds", headings, tuple(lines))
+    return tables.Grid(f"Every method, {found[0].accuracy.n} seeds", headings, tuple(lines))
 
 
 def findings(found: list[Row], tunings: Sequence[Tuning]) -> list[str]:
@@ -140,9 +138,9 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         What to print: the table, what it says, and where the page is.
 
     Raises:
-        BrokenStudyError: as `results.read` does; an older report then stays as it is.
+        BrokenStudyError: as `distill.studies.read` does; an older report then stays as it is.
     """
-    study = results.read(study_dir)
+    study = read(study_dir)
     found = rows(study)
     grid = table(found)
     said = findings(found, study.tuning)
@@ -169,15 +167,15 @@ def write(study_dir: str | Path) -> list[RenderableType]:
     return [*warning, tables.terminal(grid), PROTOCOL, *said, f"The report: {page}"]
 
 
-def _method(arm: Arm) -> str:
+def _method(arm: ArmResult) -> str:
     return arm.name.removeprefix(f"{arm.group}-")
 
 
-def _accuracy(arm: Arm) -> list[float]:
+def _accuracy(arm: ArmResult) -> list[float]:
     return [100 * cell.test["last"][ACCURACY.key] for cell in arm.cells]
 
 
-def _difference(study: Study, arm: Arm, baseline: str) -> statistics.Comparison | None:
+def _difference(study: StudyResult, arm: ArmResult, baseline: str) -> statistics.Comparison | None:
     if _method(arm) in (baseline, "teacher"):
         return None
     return statistics.compare(_accuracy(study.arm(f"{arm.group}-{baseline}")), _accuracy(arm), unit="points")

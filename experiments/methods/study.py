@@ -1,42 +1,19 @@
-"""Does any published method beat plain distillation, a tuned baseline without a teacher, or nothing at all?
-
-Small CNNs learn 4,000 series (mnist1d) and 3,000 digits (mnist5k) by every method of `distill`, side by side: the
-same teachers, starting weights, data order, optimizer and number of steps. What each method has to choose, most
-often the weight of its loss, is chosen on dev among three values of its own; for losses with a published weight
-these are a tenth of it, the weight itself and ten times it. The test split is read once.
-
-The networks and their learning rate were chosen on dev, by three arms alone (alone, smoothing, kd): so that teachers
-train without collapse, and students are neither as good as they nor too small to follow them. Students of 4 and 8
-filters lose by any soft targets on mnist1d (82 % against 87 % alone, dev): that is not what this study is about.
-
-Command: scripts/study methods. 5 seeds, 642 cells, in parts, with other work beside it: 11 hours of one core. DKD was
-    run again when it had got its warm-up, with the baselines, which came out the same.
-Found: two of 28 methods beat the student alone on both sets, three teachers (+1.7 ± 1.7 and +0.6 ± 0.5 points) and an
-    ensemble of three students (+4.1 ± 1.9, +0.6 ± 0.3); none but the ensemble beats label smoothing on either. Plain
-    distillation: +0.9 ± 2.4 and +0.2 ± 0.2. mnist1d wants more seeds: half an interval is 1 to 4 points there.
-"""
+"""The arms of the study of methods, their tuning on dev, and the run from cells to study.json."""
 
 import dataclasses
 import functools
-import os
-import shlex
-import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import RenderableType
 
-from experiments import method_report
-from experiments.runner import Cell, Runner
-from experiments.settings import Network, Surroundings
-from experiments.study import Arm, choose, command, conclude, require_datasets, require_training
+from distill.studies import Arm, Cell, Runner, choose, conclude, require_datasets, require_training
+from experiments.methods import report
+from experiments.methods.cell import train
+from experiments.methods.config import ENSEMBLE, Learning, Methods
 
 TUNING_SEEDS = (1000, 1001)  # never those of the comparison
 TUNING_TEACHERS = (*TUNING_SEEDS, 1002)  # as many as a method may learn from
-ENSEMBLE = "ensemble"
-GENERATIONS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,90 +72,8 @@ METHODS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Learning:
-    """All that a cell's result depends on but its seed.
-
-    Attributes:
-        dataset: a name for `distill.data.load`.
-        network: what is trained.
-        epochs: passes over the training split, of each network.
-        batch_size: examples a step.
-        learning_rate: of AdamW at the start; it falls to 0 along a cosine.
-        method: the name of a `Method`, or "teacher".
-        setting: its knob.
-        teachers: cells; the agreement is with the first.
-        assistant: the network between teacher and student, for the method of that name.
-        generations: the cell whose networks an ensemble is made of.
-    """
-
-    dataset: str
-    network: Network
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    method: str
-    setting: float = 0.0
-    teachers: tuple[str, ...] = ()
-    assistant: Network | None = None
-    generations: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Methods:
-    """Compares every method with a student alone, with label smoothing and with plain distillation.
-
-    Attributes:
-        out: the run directories, the report and the lock go to OUT/methods (OUT/methods-smoke with --smoke).
-        smoke: change the defaults so that everything takes a minute or two, to see that it runs.
-        jobs: cells at once, each in a process with its share of the cores.
-        seeds: how many seeds, from 0 on.
-        trials: settings that each method may try on dev, at most three; 1 takes the published or usual one.
-        datasets: mnist1d, mnist5k, digits, or other sets of tfds that lie on this machine.
-        methods: names of methods, to which the baselines are added; all if none is given.
-        epochs: passes over the training split, the same for every method and network.
-        batch_size: examples a step.
-        learning_rate: of AdamW at the start, the same for every method; it falls to 0 along a cosine.
-        teacher: the large network.
-        assistant: the network between.
-        student: the small network.
-        surroundings: where data lie, and where numbers go besides the run directories.
-    """
-
-    out: Path = Path("runs")
-    smoke: bool = False
-    jobs: int = os.cpu_count() or 1
-    seeds: int = 5
-    trials: int = 3
-    datasets: tuple[str, ...] = ("mnist1d", "mnist5k")
-    methods: tuple[str, ...] = ()
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 4e-3
-    teacher: Network = Network(filters=(16, 32), units=64, dropout=0.2)
-    assistant: Network = Network(filters=(10, 20), units=40)
-    student: Network = Network(filters=(6, 12), units=24)
-    surroundings: tyro.conf.OmitArgPrefixes[Surroundings] = Surroundings()
-
-
-SMOKE = Methods(smoke=True, seeds=2, trials=1, datasets=("digits",), methods=("born-again",), epochs=1)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs what is not finished yet, writes the report and prints the table."""
-    return command(
-        "methods",
-        arguments,
-        default=Methods(),
-        smoke=SMOKE,
-        prog="scripts/study methods",
-        description=__doc__,
-        check=_check,
-        work=functools.partial(_study, shlex.join(["scripts/study", "methods", *arguments])),
-    )
-
-
-def _check(study: Methods) -> None:
+def check(study: Methods) -> None:
+    """Raises ValueError for options that cannot work."""
     require_training(study, "learning_rate")
     require_datasets(study.datasets)
     if not 1 <= study.trials <= 3:
@@ -196,7 +91,7 @@ def _check(study: Methods) -> None:
 
 def chosen_methods(study: Methods) -> list[Method]:
     """The methods of a study, with the baselines that all are compared with."""
-    names = {*study.methods, *method_report.BASELINES} if study.methods else {m.name for m in METHODS}
+    names = {*study.methods, *report.BASELINES} if study.methods else {m.name for m in METHODS}
     return [method for method in METHODS if method.name in names]
 
 
@@ -230,7 +125,8 @@ def ensemble_cell(generations: Cell) -> Cell:
     return Cell("methods", f"{generations.config.dataset}-{ENSEMBLE}", generations.seed, config)
 
 
-def _study(typed: str, study: Methods, runner: Runner) -> Sequence[RenderableType]:
+def run(study: Methods, runner: Runner, typed: str) -> list[RenderableType]:
+    """Runs what is not finished yet and writes study.json and the report; returns what to print."""
     seeds = tuple(range(study.seeds))
     _run(study, runner, "teachers", [
         teacher_cell(study, dataset, seed)
@@ -255,7 +151,7 @@ def _study(typed: str, study: Methods, runner: Runner) -> Sequence[RenderableTyp
     }
     _run(study, runner, "ensembles", [cell for group in ensembles.values() for cell in group])
     arms = [
-        (_arm(name, settings.get(name), dataset), [Path("cells") / cell.name for cell in arm_cells])
+        (_arm(name, settings.get(name), dataset), arm_cells)
         for dataset in study.datasets
         for name, arm_cells in (cells | ensembles).items()
         if name.startswith(f"{dataset}-")
@@ -272,25 +168,17 @@ def _study(typed: str, study: Methods, runner: Runner) -> Sequence[RenderableTyp
         comparisons=[
             (f"{arm.group}-{baseline}", arm.name)
             for arm, _ in arms
-            for baseline in method_report.BASELINES
+            for baseline in report.BASELINES
             if arm.name not in (f"{arm.group}-teacher", f"{arm.group}-{baseline}")
         ],
         tuning=tuning,
         latency_ms={},
     )
-    return method_report.write(runner.study_dir)
+    return report.write(runner.study_dir)
 
 
-def _run(study: Methods, runner: Runner, label: str, cells: Iterable[Cell]) -> list[Path]:
-    work = functools.partial(_work, study.surroundings)
-    return runner.run(list(cells), work, label)
-
-
-def _work(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
-    # TensorFlow is for the processes that train: --help answers at once.
-    from experiments import method_training
-
-    return method_training.run(surroundings, cell, directory)
+def _run(study: Methods, runner: Runner, label: str, cells: Iterable[Cell]) -> None:
+    runner.run(list(cells), functools.partial(train, study.surroundings), label)
 
 
 def _tune(study: Methods, runner: Runner) -> list[dict[str, Any]]:
@@ -315,10 +203,9 @@ def _tune(study: Methods, runner: Runner) -> list[dict[str, Any]]:
     ]  # fmt: skip
     runner.console.print(f"choosing on dev: {len(trials)} trials of {len(TUNING_SEEDS)} seeds")
     _run(study, runner, "trials", [cell for *_, cells in trials for cell in cells])
-    tried: dict[str, list[tuple[dict[str, float], list[Path]]]] = {}
+    tried: dict[str, list[tuple[dict[str, float], list[Cell]]]] = {}
     for arm, knob, setting, cells in trials:
-        folders = [Path("cells") / cell.name for cell in cells]
-        tried.setdefault(arm, []).append(({knob: setting}, folders))
+        tried.setdefault(arm, []).append(({knob: setting}, cells))
     return choose(tried, runner.study_dir)
 
 
@@ -352,7 +239,3 @@ def _notes(study: Methods) -> list[str]:
         "three-teachers adds the teachers of the next two seeds. function-matching and unlabelled see no label.",
         "The ensemble has three networks, and three times the cost.",
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

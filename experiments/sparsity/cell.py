@@ -12,15 +12,14 @@ import numpy as np
 import distill
 from distill import cost, data, pruning
 from distill.pruning import criteria
-from experiments import cells, training
-from experiments.runner import Cell
-from experiments.settings import Surroundings
-from experiments.sparsity import Pruning
+from distill.studies import Cell, Surroundings, fit_and_measure
+from experiments._networks import plain_cnn
+from experiments.sparsity.config import Pruning
 
 _BINS = 60
 
 
-def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
+def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
     """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
 
     Args:
@@ -29,7 +28,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         directory: where metrics.jsonl and the model are written.
 
     Returns:
-        What `experiments.cells.fit_and_measure` returns; also "kernels", the zeros of each; "updates", the steps at
+        What `distill.studies.fit_and_measure` returns; also "kernels", the zeros of each; "updates", the steps at
         which masks moved with the kernels' sparsities; and of seed 0 "sizes", as `distill.cost.sizes`, and
         "histogram", the counts and edges of the weights that are not zero.
     """
@@ -42,7 +41,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     keras.backend.clear_session()
     # From here on all arms of a seed draw the same numbers: the same start, the same order.
     keras.utils.set_random_seed(cell.seed)
-    network = training.build(config.network, splits.input_shape, splits.num_classes)
+    network = plain_cnn(config.network, splits.input_shape, splits.num_classes)
     steps = math.ceil(int(splits.train.cardinality()) / config.batch_size)
     updates: list[tuple[int, dict[str, float]]] = []
 
@@ -61,7 +60,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         callbacks: Sequence[keras.callbacks.Callback] = (),
         first_epoch: int = 0,
     ) -> dict[str, Any]:
-        return cells.fit_and_measure(
+        return fit_and_measure(
             model,
             network,
             data.batches(splits.train, config.batch_size, seed=cell.seed),

@@ -1,9 +1,8 @@
 """The tables, the pictures and the page of `experiments.sparsity`, from the files that it left.
 
-python -c "from experiments import sparsity_report; sparsity_report.write('runs/sparsity')"
+python -c "from experiments.sparsity import report; report.write('runs/sparsity')"
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from rich.console import RenderableType
 
-from experiments import levels, plots, report, results, tables
-from experiments.results import ACCURACY, Study
-from experiments.tables import Grid
+from distill.studies import ACCURACY, StudyResult, levels, plots, read, report, tables
 
 UNPRUNED = ("dense", "longer")
 PROTOCOL = (
@@ -25,7 +22,7 @@ PROTOCOL = (
 )
 
 
-def table(study: Study) -> Grid:
+def table(study: StudyResult) -> tables.Grid:
     """Accuracy of each method at each sparsity."""
     found = levels.curves(study.arms)
     lines = [
@@ -34,18 +31,18 @@ def table(study: Study) -> Grid:
     ]
     seeds = len(found[0].accuracies[0])
     unpruned = ", ".join(f"{name} {levels.mean(study.arm(name).values(ACCURACY))}" for name in UNPRUNED)
-    return Grid(
+    return tables.Grid(
         f"Test accuracy %, {seeds} seeds; unpruned: {unpruned}",
         ("zeros", *(curve.method for curve in found)),
         tuple(lines),
     )
 
 
-def picture(study: Study) -> str:
+def picture(study: StudyResult) -> str:
     """Accuracy against sparsity: mean and 95 % band of each method, the unpruned network as a line.
 
     Args:
-        study: what `results.read` returned.
+        study: what `distill.studies.read` returned.
 
     Returns:
         An `<svg>` element.
@@ -116,7 +113,7 @@ def histogram(cells: dict[str, dict[str, Any]]) -> str:
         return plots.svg(figure, "histogram", "Weights that are not zero: " + ", ".join(cells))
 
 
-def kernels(cell: dict[str, Any]) -> Grid:
+def kernels(cell: dict[str, Any]) -> tables.Grid:
     """The zeros of each kernel of one network."""
     lines = []
     for row in cell["kernels"]:
@@ -125,17 +122,17 @@ def kernels(cell: dict[str, Any]) -> Grid:
         lines.append(
             (row["name"], shape, f"{weights:,}", f"{row['zeros']:,}", f"{row['zeros'] / weights:.2%}")
         )
-    return Grid("Zeros by kernel", ("kernel", "shape", "weights", "zeros", "sparsity"), tuple(lines))
+    return tables.Grid("Zeros by kernel", ("kernel", "shape", "weights", "zeros", "sparsity"), tuple(lines))
 
 
-def sizes(cells: dict[str, dict[str, Any]]) -> Grid:
+def sizes(cells: dict[str, dict[str, Any]]) -> tables.Grid:
     """What files weigh, with and without their zeros."""
     names = ("keras", "keras_gzip", "litert", "litert_gzip", "litert_sparse")
     lines = [
         (label, *(f"{cell['sizes'][name] / 1000:.0f}" for name in names)) for label, cell in cells.items()
     ]
     headings = ("network", ".keras", ".keras,\ngzip", "LiteRT", "LiteRT,\ngzip", "LiteRT,\nsparse")
-    return Grid("Bytes in kB, seed 0", headings, tuple(lines))
+    return tables.Grid("Bytes in kB, seed 0", headings, tuple(lines))
 
 
 def write(study_dir: str | Path) -> list[RenderableType]:
@@ -148,14 +145,14 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         What to print: the tables, and where the page is.
 
     Raises:
-        BrokenStudyError: as `results.read` does; an older report then stays as it is.
+        BrokenStudyError: as `distill.studies.read` does; an older report then stays as it is.
     """
-    study = results.read(study_dir)
+    study = read(study_dir)
     judged = study.comparisons[-1][1]
     level = judged.rpartition("-")[2]
-    shown = {"unpruned": _seed_0(study_dir, "dense")}
+    shown = {"unpruned": _seed_0(study, "dense")}
     for method in ("one-shot", "gradual", "distilled"):
-        shown[f"{method}, {level} %"] = _seed_0(study_dir, f"{method}-{level}")
+        shown[f"{method}, {level} %"] = _seed_0(study, f"{method}-{level}")
     warning = [tables.SMOKE] if study.smoke else []
     grids = [table(study), tables.comparisons(study), sizes(shown)]
     parts = [
@@ -193,8 +190,6 @@ def write(study_dir: str | Path) -> list[RenderableType]:
     return [*warning, *shown_grids, PROTOCOL, f"The report: {page}"]
 
 
-def _seed_0(study_dir: str | Path, arm: str) -> dict[str, Any]:
+def _seed_0(study: StudyResult, arm: str) -> dict[str, Any]:
     """What is in the result of an arm's first cell besides what all studies have there."""
-    arms = json.loads((Path(study_dir) / "study.json").read_text())["arms"]
-    folder = next(entry["cells"][0] for entry in arms if entry["name"] == arm)
-    return json.loads((Path(study_dir) / folder / "result.json").read_text())
+    return study.arm(arm).cells[0].extra

@@ -10,13 +10,12 @@ import numpy as np
 import distill
 from distill import data, pruning
 from distill.pruning import criteria, importance
-from experiments import cells, method_training
-from experiments.runner import Cell
-from experiments.settings import Surroundings
-from experiments.structured import Shrinking
+from distill.studies import Cell, Surroundings, fit_and_measure, logits
+from experiments._networks import normalized_cnn
+from experiments.structured.config import Shrinking
 
 
-def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
+def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
     """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
 
     Args:
@@ -25,7 +24,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         directory: where metrics.jsonl and the model are written.
 
     Returns:
-        What `experiments.cells.fit_and_measure` returns; also "untrained", the accuracy on dev before the training, and
+        What `distill.studies.fit_and_measure` returns; also "untrained", the accuracy on dev before the training, and
         "widths", the outputs of each layer with a kernel.
     """
     config: Shrinking = cell.config
@@ -38,7 +37,7 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
     # From here on all arms of a seed draw the same numbers: the same start, the same order.
     keras.utils.set_random_seed(cell.seed)
     if whole is None:
-        network = method_training.build(config.network, splits.input_shape, splits.num_classes, "whole")
+        network = normalized_cnn(config.network, splits.input_shape, splits.num_classes, "whole")
     else:
         network = _smaller(whole, config, cell.seed, splits)
     model = network
@@ -56,9 +55,9 @@ def run(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, An
         steps_per_execution=steps,
     )
     dev = data.arrays(splits.dev)
-    untrained = float(np.mean(cells.logits(network, dev[0]).argmax(axis=1) == dev[1]))
+    untrained = float(np.mean(logits(network, dev[0]).argmax(axis=1) == dev[1]))
     widths = {layer.name: layer.weights[0].shape[-1] for layer in network.layers if hasattr(layer, "kernel")}
-    return cells.fit_and_measure(
+    return fit_and_measure(
         model,
         network,
         data.batches(splits.train, config.batch_size, seed=cell.seed),

@@ -1,21 +1,17 @@
 """The tables, the pictures and the page of `experiments.structured`, from the files that it left.
 
-python -c "from experiments import structured_report; structured_report.write('runs/structured')"
+python -c "from experiments.structured import report; report.write('runs/structured')"
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
-from experiments import levels, plots, report, results, statistics, tables
-from experiments.results import Arm, Study
-from experiments.tables import Grid
+from distill.studies import ACCURACY, ArmResult, StudyResult, levels, plots, read, report, statistics, tables
 
 RECOVERIES = ("distilled", "fine-tuned", "scratch-distilled", "scratch")
 CRITERIA = ("distilled", "random", "fpgm", "taylor", "obd", "activation")
@@ -25,22 +21,22 @@ PROTOCOL = (
 )
 
 
-def table(study: Study) -> Grid:
+def table(study: StudyResult) -> tables.Grid:
     """Accuracy of each method, a column for each share that is gone."""
     lines: list[tuple[str, ...]] = []
     shares: tuple[float, ...] = ()
     for dataset in _datasets(study):
         whole, found = _parts(study, dataset)
         shares = found[0].levels
-        lines.append((f"{dataset}; whole: {levels.mean(whole.values(results.ACCURACY))}",))
+        lines.append((f"{dataset}; whole: {levels.mean(whole.values(ACCURACY))}",))
         lines += [(curve.method, *map(levels.mean, curve.accuracies)) for curve in found]
     headings = ("method", *(f"{share:g} % gone" for share in shares))
-    return Grid(f"Test accuracy %, {len(study.arms[0].cells)} seeds", headings, tuple(lines))
+    return tables.Grid(f"Test accuracy %, {len(study.arms[0].cells)} seeds", headings, tuple(lines))
 
 
-def untrained(study_dir: str | Path, study: Study) -> Grid:
+def untrained(study: StudyResult) -> tables.Grid:
     """Accuracy on dev of what is left before it is trained: what criteria differ in most."""
-    found = {arm.name: _values(study_dir, arm.name, "untrained") for arm in study.arms}
+    found = {arm.name: [cell.extra["untrained"] for cell in arm.cells] for arm in study.arms}
     lines: list[tuple[str, ...]] = []
     methods: tuple[str, ...] = ()
     for dataset in _datasets(study):
@@ -50,10 +46,12 @@ def untrained(study_dir: str | Path, study: Study) -> Grid:
         for level in curves[0].levels:
             shown = (found[f"{dataset}-{curve.method}-{level:g}"] for curve in curves)
             lines.append((f"{level:g} %", *(f"{100 * statistics.spread(one).mean:.1f}" for one in shown)))
-    return Grid("Dev accuracy % before the training of what is left", ("MACs gone", *methods), tuple(lines))
+    return tables.Grid(
+        "Dev accuracy % before the training of what is left", ("MACs gone", *methods), tuple(lines)
+    )
 
 
-def costs(study: Study) -> Grid:
+def costs(study: StudyResult) -> tables.Grid:
     """What the small networks cost."""
     lines: list[tuple[str, ...]] = []
     for dataset in _datasets(study):
@@ -75,14 +73,14 @@ def costs(study: Study) -> Grid:
                 )
             )
     headings = ("network", "MACs", "times\nfewer", "parameters", "times\nfewer", "µs", "times\nas fast")
-    return Grid("Cost of one example; LiteRT, one thread", headings, tuple(lines))
+    return tables.Grid("Cost of one example; LiteRT, one thread", headings, tuple(lines))
 
 
-def picture(study: Study, methods: Sequence[str], name: str) -> str:
+def picture(study: StudyResult, methods: Sequence[str], name: str) -> str:
     """Accuracy against multiply-adds and against latency: mean and 95 % band of each method.
 
     Args:
-        study: what `results.read` returned.
+        study: what `distill.studies.read` returned.
         methods: which are drawn.
         name: of the picture in the page.
 
@@ -129,11 +127,11 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         What to print: the tables, and where the page is.
 
     Raises:
-        BrokenStudyError: as `results.read` does; an older report then stays as it is.
+        BrokenStudyError: as `distill.studies.read` does; an older report then stays as it is.
     """
-    study = results.read(study_dir)
+    study = read(study_dir)
     warning = [tables.SMOKE] if study.smoke else []
-    grids = [table(study), tables.comparisons(study), costs(study), untrained(study_dir, study)]
+    grids = [table(study), tables.comparisons(study), costs(study), untrained(study)]
     caption = "Line: mean over seeds. Band: 95 % t interval of the mean. Errors and costs are on logarithmic scales."
     parts = [
         *report.opening(study, warning),
@@ -167,15 +165,15 @@ def write(study_dir: str | Path) -> list[RenderableType]:
     ]
 
 
-def _titled(grid: Grid) -> list[str]:
+def _titled(grid: tables.Grid) -> list[str]:
     return [f"<h3>{report.escaped(grid.title)}</h3>", report.grid(grid)]
 
 
-def _datasets(study: Study) -> list[str]:
+def _datasets(study: StudyResult) -> list[str]:
     return list(dict.fromkeys(arm.group for arm in study.arms))
 
 
-def _parts(study: Study, dataset: str) -> tuple[Arm, list[levels.Curve]]:
+def _parts(study: StudyResult, dataset: str) -> tuple[ArmResult, list[levels.Curve]]:
     """The whole network of a data set, and the methods."""
     own = [
         dataclasses.replace(arm, name=arm.name.removeprefix(f"{dataset}-"))
@@ -185,24 +183,17 @@ def _parts(study: Study, dataset: str) -> tuple[Arm, list[levels.Curve]]:
     return study.arm(f"{dataset}-whole"), levels.curves(own)
 
 
-def _method(arm: Arm) -> str:
+def _method(arm: ArmResult) -> str:
     return arm.name.removeprefix(f"{arm.group}-").rpartition("-")[0] or "whole"
 
 
-def _cost(arm: Arm, key: str) -> float:
+def _cost(arm: ArmResult, key: str) -> float:
     return statistics.spread([float(cell.cost[key] or 0) for cell in arm.cells]).mean
 
 
-def _macs(study: Study, arm: Arm) -> float:
+def _macs(study: StudyResult, arm: ArmResult) -> float:
     return _cost(arm, "macs")
 
 
-def _microseconds(study: Study, arm: Arm) -> float:
+def _microseconds(study: StudyResult, arm: ArmResult) -> float:
     return 1000 * study.latency_ms[arm.name]["median"]
-
-
-def _values(study_dir: str | Path, arm: str, key: str) -> list[Any]:
-    """What is in the results of an arm's cells besides what all studies have there."""
-    arms = json.loads((Path(study_dir) / "study.json").read_text())["arms"]
-    folders = next(entry["cells"] for entry in arms if entry["name"] == arm)
-    return [json.loads((Path(study_dir) / folder / "result.json").read_text())[key] for folder in folders]

@@ -1,7 +1,6 @@
 """The batch-size study: gradient noise against exact values, what the table says, and a smoke run."""
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -15,7 +14,10 @@ import pytest
 from conftest import dense_net
 
 import distill
-from experiments import batch_report, batch_rows, batch_size, noise
+from distill.studies import read
+from experiments.batch_size import noise, report, rows, study
+from experiments.batch_size.__main__ import main
+from experiments.batch_size.config import BatchSize
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,22 +102,22 @@ def test_measuring_noise_leaves_training_as_it_is(batch):
 
 @pytest.mark.parametrize(("scaling", "factor"), [("sqrt", 4.0), ("linear", 16.0)])
 def test_the_scaled_rate_follows_the_size(scaling, factor):
-    study = batch_size.BatchSize(scaling=scaling)
-    assert batch_size.learning_rate(study, 1024, "scaled") == pytest.approx(factor * study.learning_rate)
-    assert batch_size.learning_rate(study, 4, "scaled") == pytest.approx(study.learning_rate / factor)
-    assert batch_size.learning_rate(study, 64, "scaled") == study.learning_rate
-    assert batch_size.learning_rate(study, 1024, "constant") == study.learning_rate
+    options = BatchSize(scaling=scaling)
+    assert study.learning_rate(options, 1024, "scaled") == pytest.approx(factor * options.learning_rate)
+    assert study.learning_rate(options, 4, "scaled") == pytest.approx(options.learning_rate / factor)
+    assert study.learning_rate(options, 64, "scaled") == options.learning_rate
+    assert study.learning_rate(options, 1024, "constant") == options.learning_rate
 
 
 def test_cells_of_a_seed_differ_in_what_is_compared_alone():
-    study = batch_size.BatchSize()
-    arms = batch_size.arms(study)
-    assert len(arms) == len({arm.name for arm in arms}) == 2 * (2 * len(study.sizes) - 1)
+    options = BatchSize()
+    arms = study.arms(options)
+    assert len(arms) == len({arm.name for arm in arms}) == 2 * (2 * len(options.sizes) - 1)
     reference = dataclasses.asdict(
-        batch_size.student_cell(study, next(arm for arm in arms if arm.name == "alone-64"), 3).config
+        study.student_cell(options, next(arm for arm in arms if arm.name == "alone-64"), 3).config
     )
     for arm in arms:
-        config = dataclasses.asdict(batch_size.student_cell(study, arm, 3).config)
+        config = dataclasses.asdict(study.student_cell(options, arm, 3).config)
         changed = {key for key, value in config.items() if value != reference[key]}
         expected = set() if "-64" in arm.name else {"batch_size"}
         expected |= {"learning_rate"} if "scaled" in arm.name else set()
@@ -124,9 +126,9 @@ def test_cells_of_a_seed_differ_in_what_is_compared_alone():
 
 
 def test_every_question_compares_arms_that_exist_and_differ_in_one_thing():
-    study = batch_size.BatchSize()
-    names = {arm.name for arm in batch_size.arms(study)}
-    asked = batch_size.questions(study)
+    options = BatchSize()
+    names = {arm.name for arm in study.arms(options)}
+    asked = study.questions(options)
     assert [len(pairs) for pairs in asked.values()] == [7, 7, 7, 7, 8, 8]
     for question, pairs in asked.items():
         for pair in pairs:
@@ -139,7 +141,7 @@ def test_every_question_compares_arms_that_exist_and_differ_in_one_thing():
     ("target", "expected"), [(0.5, 1), (0.7, 3), (0.9, 3), (0.91, math.inf)], ids=["1", "3", "equal", "never"]
 )
 def test_epochs_to_the_target(target, expected):
-    assert batch_rows.epochs_to(target, [0.5, 0.6, 0.9, 0.8]) == expected
+    assert rows.epochs_to(target, [0.5, 0.6, 0.9, 0.8]) == expected
 
 
 def row(size, rule="constant", **changes):
@@ -155,12 +157,12 @@ def row(size, rule="constant", **changes):
         "examples_per_second": 50.0,
         "peak_bytes": 700_000_000,
     }
-    return batch_rows.Row(**{**fields, **changes})
+    return rows.Row(**{**fields, **changes})
 
 
 def test_the_table_says_what_a_size_costs_and_gives():
     lost = row(64, to_target=(math.inf, math.inf, 1.0), examples_per_second=math.nan, peak_bytes=None)
-    grid = batch_report.table([row(16), lost, row(16, "scaled", accuracy=(90.0,))], 0.94)
+    grid = report.table([row(16), lost, row(16, "scaled", accuracy=(90.0,))], 0.94)
     assert [line[0] for line in grid.rows] == ["alone, constant", "16", "64", "alone, scaled", "16"]
     # 7 steps an epoch; t(.975, 2) · 1 / √3 = 2.48.
     assert grid.rows[1] == ("16", "28", "50", "700", "3", "21", "6.0", "100", "96.00 ± 2.48")
@@ -180,7 +182,7 @@ def test_the_noise_of_several_seeds_is_averaged_before_it_is_divided():
         ]
         for points in values
     ]
-    found = batch_rows._noise(seeds)
+    found = rows._noise(seeds)
     assert found[0] == pytest.approx(2.0)
     assert math.isnan(found[4])
 
@@ -209,25 +211,25 @@ def test_a_smoke_run_ends_in_a_table_and_curves(tmp_path):
         assert float(speed.replace(",", "")) > 0
         assert 0 <= float(accuracy) <= 100
 
-    _, raw, rows = batch_rows.read(study_dir)
-    assert [(row.kind, row.rule, row.size) for row in rows] == [
-        (kind, rule, size) for kind in batch_size.KINDS for rule in batch_size.RULES for size in (16, 64)
+    found = read(study_dir)
+    lines = rows.rows(found)
+    assert [(row.kind, row.rule, row.size) for row in lines] == [
+        (kind, rule, size) for kind in study.KINDS for rule in study.RULES for size in (16, 64)
     ]
-    for found in rows:
-        assert set(found.noise) == {0, 1, 2}
-        assert found.noise[0] > 0
-        assert found.peak_bytes is None or found.peak_bytes > 1e8
-        assert found.steps == math.ceil(found.examples / found.size)
+    for line in lines:
+        assert set(line.noise) == {0, 1, 2}
+        assert line.noise[0] > 0
+        assert line.peak_bytes is None or line.peak_bytes > 1e8
+        assert line.steps == math.ceil(line.examples / line.size)
     # At the start of training nothing depends on the size or the rate.
-    assert rows[0].noise[0] == pytest.approx(rows[3].noise[0], rel=1e-4)
-    assert rows[1].accuracy == rows[3].accuracy  # the reference size is one arm
-    assert len(raw["arms"]) == 7
+    assert lines[0].noise[0] == pytest.approx(lines[3].noise[0], rel=1e-4)
+    assert lines[1].accuracy == lines[3].accuracy  # the reference size is one arm
+    assert len(found.arms) == 7
     page = (study_dir / "report.html").read_text()
     assert page.count("<svg") == 4
     assert "<script" not in page
-    assert all(question in page for question in raw["questions"])
-    result = json.loads((study_dir / raw["arms"][1]["cells"][0] / "result.json").read_text())
-    assert set(result["noise"][0]) == {"epoch", "variance", "squared_gradient"}
+    assert all(question in page for question in found.extra["questions"])
+    assert set(found.arms[1].cells[0].extra["noise"][0]) == {"epoch", "variance", "squared_gradient"}
 
 
 @pytest.mark.parametrize(
@@ -248,13 +250,13 @@ def test_a_smoke_run_ends_in_a_table_and_curves(tmp_path):
     ],
 )
 def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
-    assert batch_size.main([*arguments, "--out", str(tmp_path)]) == 1
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
     assert message in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
 def test_unknown_scalings_are_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
-        batch_size.main(["--scaling", "cubic"])
+        main(["--scaling", "cubic"])
     assert stopped.value.code == 2
     assert "sqrt" in capsys.readouterr().err

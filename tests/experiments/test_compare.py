@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from distill import cost
-from experiments import cells, compare, training
-from experiments.runner import Cell
-from experiments.settings import Network, Surroundings, Training
+from distill.studies import Cell, Surroundings, _cells
+from experiments._networks import Network, plain_cnn
+from experiments.compare import cell, study
+from experiments.compare.__main__ import main
+from experiments.compare.config import Compare, Training
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ["--smoke", "--seeds", "1"]
@@ -102,7 +104,7 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
 
 def test_an_unknown_option_is_refused_with_the_nearest_name(capsys):
     with pytest.raises(SystemExit) as stopped:
-        compare.main(["--temprature", "3"])
+        main(["--temprature", "3"])
     assert stopped.value.code == 2
     assert "--temperature" in capsys.readouterr().err
 
@@ -119,17 +121,17 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(capsys):
     ],
 )
 def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
-    assert compare.main([*arguments, "--out", str(tmp_path)]) == 1
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
     assert message in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
 def test_every_field_can_be_set_from_the_command_line(capsys):
     with pytest.raises(SystemExit) as stopped:
-        compare.main(["--help"])
+        main(["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    for field in dataclasses.fields(compare.Compare):
+    for field in dataclasses.fields(Compare):
         prefix = {
             "teacher": "teacher.units",
             "deep": "deep.units",
@@ -140,37 +142,37 @@ def test_every_field_can_be_set_from_the_command_line(capsys):
 
 
 def test_arms_of_a_seed_share_all_but_what_is_compared():
-    study = compare.Compare()
-    cells = {arm.name: compare.student_cell(study, arm, 3) for arm in compare.student_arms(study)}
+    options = Compare()
+    cells = {arm.name: study.student_cell(options, arm, 3) for arm in study.student_arms(options)}
     alone = dataclasses.asdict(cells["alone"].config)
     changed = {
-        name: {key: value for key, value in dataclasses.asdict(cell.config).items() if value != alone[key]}
-        for name, cell in cells.items()
+        name: {key: value for key, value in dataclasses.asdict(one.config).items() if value != alone[key]}
+        for name, one in cells.items()
     }
-    assert changed["smoothing"] == {"label_smoothing": study.smoothing}
+    assert changed["smoothing"] == {"label_smoothing": options.smoothing}
     assert changed["distilled"] == {
-        "temperature": study.temperature, "student_loss_weight": study.student_loss_weight
+        "temperature": options.temperature, "student_loss_weight": options.student_loss_weight
     }  # fmt: skip
     pruned = changed["pruned"]
-    assert pruned.pop("network") == dataclasses.asdict(study.teacher)
-    assert pruned == {**changed["distilled"], "sparsity": study.sparsity}
-    teacher, deep = dataclasses.asdict(study.teacher), dataclasses.asdict(study.deep)
-    assert changed["channels"] == {**changed["distilled"], "network": teacher, "macs": study.channels}
-    own = {"network": deep, "layers": study.layers, "teacher": compare.deep_cell(study, 3).name}
+    assert pruned.pop("network") == dataclasses.asdict(options.teacher)
+    assert pruned == {**changed["distilled"], "sparsity": options.sparsity}
+    teacher, deep = dataclasses.asdict(options.teacher), dataclasses.asdict(options.deep)
+    assert changed["channels"] == {**changed["distilled"], "network": teacher, "macs": options.channels}
+    own = {"network": deep, "layers": options.layers, "teacher": study.deep_cell(options, 3).name}
     assert changed["layers"] == {**changed["distilled"], **own}
     assert changed["few-alone"] == {"labels": 120}
     assert set(changed["few-hard"]) <= {"labels", "pseudo_labels", "label_smoothing"}
-    assert changed["few-soft"] == {"labels": 120, "temperature": study.low_temperature}
-    assert cells.pop("layers").config.teacher == compare.deep_cell(study, 3).name
-    assert {cell.config.teacher for cell in cells.values()} == {compare.teacher_cell(study, 3).name}
+    assert changed["few-soft"] == {"labels": 120, "temperature": options.low_temperature}
+    assert cells.pop("layers").config.teacher == study.deep_cell(options, 3).name
+    assert {one.config.teacher for one in cells.values()} == {study.teacher_cell(options, 3).name}
 
 
 def test_every_tuned_arm_has_as_many_trials_and_its_default_among_them():
-    study = compare.Compare()
-    assert {len(trials) for trials in compare.TRIALS.values()} == {4}
-    for trials in compare.TRIALS.values():
-        assert {name: getattr(study, name) for name in trials[0]} in trials
-    assert not set(compare.TUNING_SEEDS) & set(range(study.seeds))
+    options = Compare()
+    assert {len(trials) for trials in study.TRIALS.values()} == {4}
+    for trials in study.TRIALS.values():
+        assert {name: getattr(options, name) for name in trials[0]} in trials
+    assert not set(study.TUNING_SEEDS) & set(range(options.seeds))
 
 
 def training_set(**changes):
@@ -180,7 +182,7 @@ def training_set(**changes):
     teacher = keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
     teacher.set_weights([np.zeros((1, 10), "float32"), np.eye(10, dtype="float32")[7]])  # always says 7
     config = Training("digits", Network((4,), 4), 1, 16, 0.1, **changes)
-    batches = training._training_batches(config, 5, (x, y), teacher, 10)
+    batches = cell._training_batches(config, 5, (x, y), teacher, 10)
     return [batch if isinstance(batch, tuple) else (batch, None) for batch in batches.as_numpy_iterator()]
 
 
@@ -226,13 +228,13 @@ def test_distilling_without_labels_sees_every_image_and_no_label():
 
 def test_the_best_epoch_on_dev_is_kept_and_the_earliest_of_equals():
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    best = cells.BestOnDev(network)
+    best = _cells.BestOnDev(network)
     for epoch, accuracy in enumerate([0.5, 0.75, 0.75, 0.25]):
         network.set_weights([np.full((1, 1), epoch)])
         best.on_epoch_end(epoch, {"val_accuracy": accuracy})
     assert best.epoch == 1
     np.testing.assert_array_equal(best.weights[0], [[1.0]])
-    late = cells.BestOnDev(network, first=2)
+    late = _cells.BestOnDev(network, first=2)
     for epoch, accuracy in enumerate([0.75, 0.9, 0.5, 0.25]):
         late.on_epoch_end(epoch, {"val_accuracy": accuracy})
     assert late.epoch == 2
@@ -240,7 +242,7 @@ def test_the_best_epoch_on_dev_is_kept_and_the_earliest_of_equals():
 
 def prepared(config, directory, monkeypatch):
     """What a cell trains, just before it does: its network's weights, its teacher's, and how it is to be trained."""
-    teacher = training.build(config.network, (8, 8, 1), 10)
+    teacher = plain_cnn(config.network, (8, 8, 1), 10)
     (directory / "teacher-cell").mkdir(parents=True)
     teacher.save(directory / "teacher-cell" / "teacher.keras")
     seen = {}
@@ -249,8 +251,8 @@ def prepared(config, directory, monkeypatch):
         seen.update(kwargs, weights=network.get_weights(), macs=cost.macs(network))
         return {}
 
-    monkeypatch.setattr(training.cells, "fit_and_measure", fit_and_measure)
-    training.run(Surroundings(), Cell("compare", "arm", 5, config), directory / "own")
+    monkeypatch.setattr(cell, "fit_and_measure", fit_and_measure)
+    cell.train(Surroundings(), Cell("compare", "arm", 5, config), directory / "own")
     return seen, teacher.get_weights()
 
 
@@ -280,6 +282,6 @@ def test_networks_without_channels_and_layers_start_as_what_is_left_of_their_tea
     columns = {column.tobytes() for column in weights[0].reshape(9, 8).T}
     kept = {column.tobytes() for column in seen["weights"][0].reshape(9, -1).T}
     assert kept < columns
-    whole = cost.macs(training.build(config.network, (8, 8, 1), 10))
+    whole = cost.macs(plain_cnn(config.network, (8, 8, 1), 10))
     assert abs(seen["macs"] / whole - 0.25) <= 0.02 * 0.25
     assert (len(seen["callbacks"]), seen["first_epoch"]) == (0, 0)

@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from experiments import hinton_mnist, hinton_training
-from experiments.hinton_mnist import ON_DEV, ON_TEST, TRAINED, Hinton, Learner
+from experiments.hinton_mnist import cell, study
+from experiments.hinton_mnist.__main__ import main
+from experiments.hinton_mnist.config import ON_DEV, ON_TEST, TRAINED, Hinton, Learner
 
 
 def test_the_smoke_run_ends_in_a_table_beside_the_papers_numbers(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert hinton_mnist.main(["--smoke", "--out", str(tmp_path)]) == 0
+    assert main(["--smoke", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "Smoke run" in shown
     for number in ("67", "146", "74", "206", "133", "109", "14"):
@@ -57,14 +58,14 @@ def test_the_smoke_run_ends_in_a_table_beside_the_papers_numbers(tmp_path, capsy
     ],
 )
 def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
-    assert hinton_mnist.main([*arguments, "--out", str(tmp_path)]) == 1
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
     assert message in " ".join(capsys.readouterr().out.split())
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_files_are_an_error_that_says_how_to_get_them(tmp_path, capsys):
     folders = ["--out", str(tmp_path / "runs"), "--data-dir", str(tmp_path / "data")]
-    assert hinton_mnist.main([*folders, "--manual-dir", str(tmp_path)]) == 1
+    assert main([*folders, "--manual-dir", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert "load never downloads" in shown
     assert "train-images-idx3-ubyte.gz" in shown
@@ -72,7 +73,7 @@ def test_missing_files_are_an_error_that_says_how_to_get_them(tmp_path, capsys):
 
 def test_every_field_can_be_set_from_the_command_line(capsys):
     with pytest.raises(SystemExit) as stopped:
-        hinton_mnist.main(["--help"])
+        main(["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     for field in dataclasses.fields(Hinton):
@@ -81,18 +82,18 @@ def test_every_field_can_be_set_from_the_command_line(capsys):
 
 
 def test_the_students_of_a_seed_share_all_but_what_is_compared():
-    study = Hinton()
-    assert study.student == Learner(
-        800, study.student.epochs, study.student.learning_rate
+    options = Hinton()
+    assert options.student == Learner(
+        800, options.student.epochs, options.student.learning_rate
     )  # no regularization
-    cells = {arm.name: hinton_mnist.student_cell(study, arm, 1) for arm in hinton_mnist.arms(study)}
+    cells = {arm.name: study.student_cell(options, arm, 1) for arm in study.arms(options)}
     alone = dataclasses.asdict(cells["alone"].config)
     changed = {
-        name: {key: value for key, value in dataclasses.asdict(cell.config).items() if value != alone[key]}
-        for name, cell in cells.items()
+        name: {key: value for key, value in dataclasses.asdict(one.config).items() if value != alone[key]}
+        for name, one in cells.items()
     }
     assert changed["alone"] == {}
-    assert changed["distilled"] == {"teacher": hinton_mnist.teacher_cell(study, 1).name}
+    assert changed["distilled"] == {"teacher": study.teacher_cell(options, 1).name}
     assert changed["omitted-alone"] == {"omitted": 3}
     assert changed["omitted-distilled"] == {**changed["distilled"], "omitted": 3}
     assert cells["distilled"].config.temperature == 20
@@ -101,20 +102,20 @@ def test_the_students_of_a_seed_share_all_but_what_is_compared():
 def test_no_image_of_the_omitted_digit_is_shown():
     x = np.arange(50, dtype="float32").reshape(50, 1, 1, 1)
     y = np.arange(50) % 10
-    kept_x, kept_y = hinton_training.without(3, x, y)
-    shown = list(hinton_training.batches(kept_x, kept_y, Learner(4, 1, 0.1), 8, 0).as_numpy_iterator())
+    kept_x, kept_y = cell.without(3, x, y)
+    shown = list(cell.batches(kept_x, kept_y, Learner(4, 1, 0.1), 8, 0).as_numpy_iterator())
     images, labels = (np.concatenate(parts) for parts in zip(*shown, strict=True))
     assert len(images) == 45
     assert 3 not in labels
     np.testing.assert_array_equal(images.ravel() % 10, labels)
-    assert all(part is whole for part, whole in zip(hinton_training.without(None, x, y), (x, y), strict=True))
+    assert all(part is whole for part, whole in zip(cell.without(None, x, y), (x, y), strict=True))
 
 
 def epochs_of(seed):
     """Two epochs of jittered images that have one bright pixel each, in the order of the images."""
     x = np.zeros((64, 9, 9, 1), "float32")
     x[:, 4, 4, 0] = np.arange(1, 65)
-    shown = hinton_training.batches(x, np.arange(64), Learner(4, 1, 0.1, jitter=2), 16, seed)
+    shown = cell.batches(x, np.arange(64), Learner(4, 1, 0.1, jitter=2), 16, seed)
     epochs = []
     for _ in range(2):
         images, labels = (np.concatenate(parts) for parts in zip(*shown.as_numpy_iterator(), strict=True))
@@ -140,7 +141,7 @@ def test_jitter_is_drawn_anew_each_epoch_and_is_the_same_for_the_same_seed():
 
 def test_what_jitter_shifts_in_is_black():
     images = np.ones((200, 5, 6, 1), "float32")
-    shifted = np.asarray(hinton_training.jittered(images, 2, [3, 4]))
+    shifted = np.asarray(cell.jittered(images, 2, [3, 4]))
     assert shifted.shape == images.shape
     assert set(np.unique(shifted)) == {0, 1}
     heights, widths = shifted.any(axis=2).sum(axis=1).ravel(), shifted.any(axis=1).sum(axis=1).ravel()
@@ -160,7 +161,7 @@ def test_the_bias_has_the_fewest_errors_that_any_bias_can_have(seed):
     labels = rng.integers(0, 10, 200)
     logits = (rng.normal(size=(200, 10)) + 2 * np.eye(10)[labels]).astype("float32")
     logits[:, 3] -= 3
-    bias = hinton_training.best_bias(logits, labels, 3)
+    bias = cell.best_bias(logits, labels, 3)
     found = errors(logits, labels, 3, bias)
     assert bias > 0
     assert found <= min(errors(logits, labels, 3, tried) for tried in np.arange(-10, 10, 0.01))
@@ -170,14 +171,14 @@ def test_the_bias_has_the_fewest_errors_that_any_bias_can_have(seed):
 @pytest.mark.parametrize(("labels", "sign"), [([0, 1, 2], -1), ([3, 3, 3], 1)])
 def test_a_digit_that_is_never_or_always_right(labels, sign):
     logits = np.array([[2, 0, 0, 1], [0, 2, 0, 3], [0, 0, 2, 2]], "float32")
-    bias = hinton_training.best_bias(logits, np.array(labels), 3)
+    bias = cell.best_bias(logits, np.array(labels), 3)
     assert sign * bias > 0
     assert errors(logits, np.array(labels), 3, bias) == 0
 
 
 def test_the_networks_have_the_published_layers():
-    teacher = hinton_training.build(Hinton().teacher, (28, 28, 1), 10)
-    student = hinton_training.build(Hinton().student, (28, 28, 1), 10)
+    teacher = cell.build(Hinton().teacher, (28, 28, 1), 10)
+    student = cell.build(Hinton().student, (28, 28, 1), 10)
     assert teacher.count_params() == 785 * 1200 + 1201 * 1200 + 1201 * 10
     assert student.count_params() == 785 * 800 + 801 * 800 + 801 * 10
     assert sum("Dropout" in type(layer).__name__ for layer in teacher.layers) == 2

@@ -10,44 +10,47 @@ import pytest
 from scipy import stats
 
 from distill import SoftTargets, data
-from experiments import method_report, method_training, methods, results
-from experiments.settings import Surroundings
+from distill.studies import ArmResult, CellResult, StudyResult, Surroundings, Tuning, _results, read
+from experiments._networks import normalized_cnn
+from experiments.methods import cell, report, study
+from experiments.methods.__main__ import main
+from experiments.methods.config import Methods
 
-STUDY = methods.Methods()
-BY_NAME = {method.name: method for method in methods.METHODS}
+STUDY = Methods()
+BY_NAME = {method.name: method for method in study.METHODS}
 SEEDS = tuple(range(5))
 
 
-def cell(name, setting=0.0, seed=3, dataset="mnist1d"):
-    return methods.student_cell(STUDY, dataset, BY_NAME[name], setting, seed, SEEDS)
+def made(name, setting=0.0, seed=3, dataset="mnist1d"):
+    return study.student_cell(STUDY, dataset, BY_NAME[name], setting, seed, SEEDS)
 
 
 def test_cells_of_a_seed_share_all_but_the_method():
-    alone = dataclasses.asdict(cell("alone").config)
+    alone = dataclasses.asdict(made("alone").config)
     for name in BY_NAME:
-        changed = {key for key, value in dataclasses.asdict(cell(name).config).items() if value != alone[key]}
+        changed = {key for key, value in dataclasses.asdict(made(name).config).items() if value != alone[key]}
         assert changed <= {"method", "teachers", "assistant"}, name
-    assert cell("kd").config.teachers == (methods.teacher_cell(STUDY, "mnist1d", 3).name,)
-    lenders = [methods.teacher_cell(STUDY, "mnist1d", seed).name for seed in (3, 4, 0)]
-    assert cell("three-teachers").config.teachers == tuple(lenders)
-    assert cell("assistant").config.assistant == STUDY.assistant
-    assert not set(methods.TUNING_SEEDS) & set(range(1000))
+    assert made("kd").config.teachers == (study.teacher_cell(STUDY, "mnist1d", 3).name,)
+    lenders = [study.teacher_cell(STUDY, "mnist1d", seed).name for seed in (3, 4, 0)]
+    assert made("three-teachers").config.teachers == tuple(lenders)
+    assert made("assistant").config.assistant == STUDY.assistant
+    assert not set(study.TUNING_SEEDS) & set(range(1000))
 
 
 def test_every_method_has_as_many_trials():
-    assert {len(method.trials) for method in methods.METHODS} == {3}
-    assert set(method_report.BASELINES) <= set(BY_NAME)
+    assert {len(method.trials) for method in study.METHODS} == {3}
+    assert set(report.BASELINES) <= set(BY_NAME)
 
 
 @pytest.fixture(scope="module")
 def task():
     """Of digits, with a teacher that has learned nothing."""
     splits = data.load("digits")
-    teacher = method_training.build(STUDY.teacher, splits.input_shape, splits.num_classes, "teacher")
+    teacher = normalized_cnn(STUDY.teacher, splits.input_shape, splits.num_classes, "teacher")
 
     def of(name):
-        made = cell(name, BY_NAME[name].trials[1])
-        return method_training._Task(made.config, made, splits, [teacher], None, Surroundings())
+        one = made(name, BY_NAME[name].trials[1])
+        return cell._Task(one.config, one, splits, [teacher], None, Surroundings())
 
     return of
 
@@ -62,10 +65,10 @@ LABEL_WEIGHTS = {
 
 @pytest.mark.parametrize(
     "name",
-    [m.name for m in methods.METHODS if m.family in ("logits", "features", "relations") and m.name != "crd"],
+    [m.name for m in study.METHODS if m.family in ("logits", "features", "relations") and m.name != "crd"],
 )
 def test_the_middle_of_the_trials_is_the_published_weight(name, task):
-    loss = method_training._loss(task(name))
+    loss = cell._loss(task(name))
     recipe = SoftTargets.recipe if name in BESIDE_LABELS else loss.recipe
     low, published, high = BY_NAME[name].trials
     assert published == recipe["distillation_weight"]
@@ -76,9 +79,7 @@ def test_the_middle_of_the_trials_is_the_published_weight(name, task):
 def test_the_labels_weigh_what_the_published_cells_have(label_weight, names, task):
     for name in names:
         one = task(name)
-        distiller = method_training._distiller(
-            one.teachers[0], one.network(), method_training._loss(one), 3.0
-        )
+        distiller = cell._distiller(one.teachers[0], one.network(), cell._loss(one), 3.0)
         assert (distiller.student_loss_weight, distiller.distillation_weight) == pytest.approx(
             (label_weight, 3)
         )
@@ -86,24 +87,24 @@ def test_the_labels_weigh_what_the_published_cells_have(label_weight, names, tas
 
 def test_decoupled_distillation_warms_up_for_a_twelfth_of_the_training(task):
     one = task("dkd")
-    weight = method_training._weight(one)
+    weight = cell._weight(one)
     batches = math.ceil(int(one.splits.train.cardinality()) / one.config.batch_size)
     steps = batches * one.config.epochs
     assert [float(weight(step)) for step in (0, steps / 24, steps / 12, steps)] == pytest.approx(
         [0, one.setting / 2, one.setting, one.setting]
     )
-    assert method_training._weight(task("kd")) == task("kd").setting
+    assert cell._weight(task("kd")) == task("kd").setting
 
 
 def test_an_unknown_method_is_no_soft_target(task):
-    unknown = dataclasses.replace(task("kd"), config=dataclasses.replace(cell("kd").config, method="kdd"))
+    unknown = dataclasses.replace(task("kd"), config=dataclasses.replace(made("kd").config, method="kdd"))
     with pytest.raises(ValueError, match="No such method. Received: 'kdd'"):
-        method_training._loss(unknown)
+        cell._loss(unknown)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (40, 1)], ids=str)
 def test_teacher_and_student_have_layers_of_the_same_names(shape):
-    networks = [method_training.build(n, shape, 10, "n") for n in (STUDY.teacher, STUDY.student)]
+    networks = [normalized_cnn(n, shape, 10, "n") for n in (STUDY.teacher, STUDY.student)]
     names = [
         {layer.name for layer in network.layers if not layer.name.startswith("input")} for network in networks
     ]
@@ -120,25 +121,25 @@ def spread(seed, mean):
 def found_cell(arm, seed, accuracy):
     scores = {
         epoch: {"accuracy": accuracy / 100, "nll": 1.0, "ece": 0.1, "agreement": None}
-        for epoch in results.EPOCHS
+        for epoch in _results.EPOCHS
     }
     costs = {"parameters": 10, "macs": 10, "file_bytes": 10}
-    return results.Cell(arm, seed, 0, 1, 1.0, scores, scores, costs, ())
+    return CellResult(arm, seed, 0, 1, 1.0, scores, scores, costs, ())
 
 
 @pytest.fixture
-def study():
+def finished():
     """Two data sets; "better" beats alone by four points, "worse" loses as many."""
     means = {"teacher": 99, "alone": 90, "smoothing": 91, "kd": 90, "better": 94, "worse": 86}
     values = {(d, m): spread(i, mean) for i, (m, mean) in enumerate(means.items()) for d in ("one", "two")}
     arms = tuple(
-        results.Arm(
+        ArmResult(
             f"{d}-{m}", m, "", d, tuple(found_cell(f"{d}-{m}", s, v) for s, v in enumerate(values[d, m]))
         )
         for d in ("one", "two")
         for m in means
     )
-    tuning = tuple(results.Tuning(a.name, (({"weight": 0.9}, 0.5),), {"weight": 0.9}) for a in arms[1:3])
+    tuning = tuple(Tuning(a.name, (({"weight": 0.9}, 0.5),), {"weight": 0.9}) for a in arms[1:3])
     fields = {
         "title": "T",
         "question": "Q?",
@@ -147,7 +148,7 @@ def study():
         "versions": {},
         "git_commit": None,
     }
-    return values, results.Study(
+    return values, StudyResult(
         name="methods",
         smoke=False,
         notes=("n",),
@@ -159,16 +160,16 @@ def study():
     )
 
 
-def test_the_table_holds_paired_differences_to_each_baseline(study):
-    values, study = study
-    rows = method_report.rows(study)
+def test_the_table_holds_paired_differences_to_each_baseline(finished):
+    values, found = finished
+    rows = report.rows(found)
     assert [(row.dataset, row.method) for row in rows[:3]] == [
         ("one", "teacher"),
         ("one", "alone"),
         ("one", "smoothing"),
     ]
     better = next(row for row in rows if (row.dataset, row.method) == ("two", "better"))
-    for baseline, difference in zip(method_report.BASELINES, better.differences, strict=True):
+    for baseline, difference in zip(report.BASELINES, better.differences, strict=True):
         paired = np.subtract(values["two", "better"], values["two", baseline])
         half = stats.t.ppf(0.975, 4) * paired.std(ddof=1) / math.sqrt(5)
         np.testing.assert_allclose(
@@ -177,17 +178,17 @@ def test_the_table_holds_paired_differences_to_each_baseline(study):
         )
     assert rows[0].differences == (None, None, None)
     assert rows[1].differences[0] is None
-    grid = method_report.table(rows)
+    grid = report.table(rows)
     assert [row for row in grid.rows if len(row) == 1] == [("one",), ("two",)]
     assert grid.rows[2][:3] == ("alone", "0.9", f"{np.mean(values['one', 'alone']):.2f}")
     assert grid.rows[1][1] == "–"
 
 
-def test_the_findings_count_intervals_on_either_side(study):
-    _, study = study
+def test_the_findings_count_intervals_on_either_side(finished):
+    _, found = finished
     tried = tuple(({"weight": weight}, 0.5) for weight in (0.1, 1.0, 10.0))
-    tunings = [results.Tuning(f"arm{w}", tried, {"weight": w}) for w in (0.1, 0.1, 0.1, 1.0, 10.0, 10.0)]
-    said = method_report.findings(method_report.rows(study), tunings)
+    tunings = [Tuning(f"arm{w}", tried, {"weight": w}) for w in (0.1, 0.1, 0.1, 1.0, 10.0, 10.0)]
+    said = report.findings(report.rows(found), tunings)
     assert said[0] == "one, against alone: of 4 intervals 1 lie above 0 (better) and 1 below (worse)."
     assert len(said) == 7
     assert (
@@ -196,9 +197,9 @@ def test_the_findings_count_intervals_on_either_side(study):
     )
 
 
-def test_the_forest_draws_each_method_on_each_data_set(study):
-    _, study = study
-    svg = method_report.forest(method_report.rows(study))
+def test_the_forest_draws_each_method_on_each_data_set(finished):
+    _, found = finished
+    svg = report.forest(report.rows(found))
     assert svg.startswith("<svg")
     for text in ("one better +", "two worse -"):
         assert text in svg
@@ -217,7 +218,7 @@ def test_the_forest_draws_each_method_on_each_data_set(study):
     ids=str,
 )
 def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
-    assert methods.main([*arguments, "--out", str(tmp_path)]) == 1
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
     assert message in capsys.readouterr().out.replace("\n", "")
     assert not list(tmp_path.rglob("cells"))
 
@@ -225,7 +226,7 @@ def test_impossible_options_are_refused_before_any_work(arguments, message, caps
 def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("COLUMNS", "80")
-    assert methods.main(["--smoke", "--out", str(tmp_path)]) == 0
+    assert main(["--smoke", "--out", str(tmp_path)]) == 0
     output = capsys.readouterr().out
     study_dir = tmp_path / "methods-smoke"
     assert "Smoke run" in output
@@ -234,8 +235,8 @@ def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch)
         [name, "–"] == line[:2] for name in ("teacher", "ensemble") for line in lines if line[:1] == [name]
     )
     assert ["born-again", "0.9"] in [line[:2] for line in lines]
-    study = results.read(study_dir)
-    assert [arm.name.removeprefix("digits-") for arm in study.arms] == [
+    found = read(study_dir)
+    assert [arm.name.removeprefix("digits-") for arm in found.arms] == [
         "teacher", "alone", "smoothing", "kd", "born-again", "ensemble"
     ]  # fmt: skip
     assert "<svg" in (study_dir / "report.html").read_text()
@@ -249,7 +250,7 @@ def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch)
     accuracy = json.loads((ensemble / "result.json").read_text())["test"]["last"]["accuracy"]
     assert np.mean(together.argmax(axis=1) == y) == pytest.approx(accuracy)
     last = keras.models.load_model(generations / "student.keras")
-    stage = method_training.build(STUDY.student, (8, 8, 1), 10, "network2")
+    stage = normalized_cnn(STUDY.student, (8, 8, 1), 10, "network2")
     stage.load_weights(generations / "stages" / "2.weights.h5")
     np.testing.assert_allclose(last.predict(x, verbose=0), stage.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
 
@@ -258,7 +259,7 @@ def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch)
     before = json.loads((generations / "result.json").read_text())
     (generations / "result.json").unlink()
     (generations / "stages" / "2.weights.h5").unlink()
-    assert methods.main(["--smoke", "--out", str(tmp_path)]) == 0
+    assert main(["--smoke", "--out", str(tmp_path)]) == 0
     for path, moment in written.items():
         assert (path.stat().st_mtime_ns == moment) == (path.name != "2.weights.h5")
     after = json.loads((generations / "result.json").read_text())
@@ -268,12 +269,10 @@ def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch)
 
 
 def test_methods_of_several_teachers_are_tuned_with_as_many():
-    tuned = methods.student_cell(
-        STUDY, "digits", BY_NAME["three-teachers"], 0.9, 1001, methods.TUNING_TEACHERS
-    )
+    tuned = study.student_cell(STUDY, "digits", BY_NAME["three-teachers"], 0.9, 1001, study.TUNING_TEACHERS)
     assert len(set(tuned.config.teachers)) == 3
     with pytest.raises(ValueError, match="3 teachers borrows.*--seeds 2"):
-        methods._check(dataclasses.replace(STUDY, seeds=2))
+        study.check(dataclasses.replace(STUDY, seeds=2))
 
 
 @pytest.mark.parametrize("name", ["born-again", "assistant"])
@@ -283,10 +282,8 @@ def test_the_network_that_is_measured_starts_as_all_students_of_its_seed(name, t
         made, config=dataclasses.replace(made.config, assistant=STUDY.assistant, dataset="digits")
     )
     makers = []
-    monkeypatch.setattr(
-        method_training.schemes, "chain", lambda listed, train, **kwargs: makers.extend(listed)
-    )
-    method_training._chain(made)
+    monkeypatch.setattr(cell.training, "chain", lambda listed, train, **kwargs: makers.extend(listed))
+    cell._chain(made)
     keras.utils.set_random_seed(made.cell.seed)
     alone = made.network().get_weights()
     last, before = makers[-1]().get_weights(), makers[0]().get_weights()

@@ -7,23 +7,26 @@ import keras
 import numpy as np
 import pytest
 
-from experiments import results, sparsity, sparsity_report, sparsity_training, training
-from experiments.settings import Network, Surroundings
+from distill.studies import Surroundings, read
+from experiments._networks import Network, plain_cnn
+from experiments.sparsity import cell, report, study
+from experiments.sparsity.__main__ import main
+from experiments.sparsity.config import Sparsities
 
-STUDY = sparsity.Sparsities()
+STUDY = Sparsities()
 ARGUMENTS = ["--smoke", "--sparsities", "0.9", "--jobs", "1", "--wandb", "disabled"]
 
 
 def test_pruned_networks_of_a_seed_share_all_but_what_their_names_say():
-    dense = sparsity.dense_cell(STUDY, 3)
-    one = dataclasses.asdict(sparsity.pruned_cell(STUDY, "one-shot", 0.9, 3).config)
+    dense = study.dense_cell(STUDY, 3)
+    one = dataclasses.asdict(study.pruned_cell(STUDY, "one-shot", 0.9, 3).config)
     assert one["dense"] == dense.name
-    for method in sparsity.METHODS:
-        other = dataclasses.asdict(sparsity.pruned_cell(STUDY, method, 0.9, 3).config)
+    for method in study.METHODS:
+        other = dataclasses.asdict(study.pruned_cell(STUDY, method, 0.9, 3).config)
         changed = {key for key, value in other.items() if value != one[key]} - {"method"}
         assert changed == ({"temperature", "student_loss_weight"} if method == "distilled" else set())
-    assert sparsity.arm_name("gradual", 0.98) == "gradual-98"
-    assert sparsity.arm_name("longer", 0.0) == "longer"
+    assert study.arm_name("gradual", 0.98) == "gradual-98"
+    assert study.arm_name("longer", 0.0) == "longer"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,7 @@ def test_pruned_networks_of_a_seed_share_all_but_what_their_names_say():
     ],
 )
 def test_options_that_cannot_work_are_refused_before_anything_is_trained(option, message, tmp_path, capsys):
-    assert sparsity.main(["--out", str(tmp_path), *option]) == 1
+    assert main(["--out", str(tmp_path), *option]) == 1
     assert message in " ".join(capsys.readouterr().out.split())
     assert not list(tmp_path.glob("*/cells"))
 
@@ -46,14 +49,14 @@ def test_options_that_cannot_work_are_refused_before_anything_is_trained(option,
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    assert sparsity.main([*ARGUMENTS, "--out", str(out)]) == 0
+    assert main([*ARGUMENTS, "--out", str(out)]) == 0
     return out / "sparsity-smoke"
 
 
 def test_each_network_has_the_zeros_of_its_arm(smoke):
-    study = json.loads((smoke / "study.json").read_text())
-    assert len(study["arms"]) == 2 + len(sparsity.METHODS)
-    for arm in study["arms"]:
+    raw = json.loads((smoke / "study.json").read_text())
+    assert len(raw["arms"]) == 2 + len(study.METHODS)
+    for arm in raw["arms"]:
         _, _, percent = arm["name"].rpartition("-")
         share = float(percent) / 100 if percent.isdigit() else 0.0
         for folder in arm["cells"]:
@@ -79,10 +82,10 @@ def test_masks_move_once_an_epoch_and_early_epochs_are_not_selected(smoke):
 
 
 def test_the_report_has_its_tables_and_pictures(smoke):
-    study = results.read(smoke)
-    grid = sparsity_report.table(study)
+    found = read(smoke)
+    grid = report.table(found)
     assert [row[0] for row in grid.rows] == ["90 %"]
-    accuracies = [100 * cell.test["last"]["accuracy"] for cell in study.arm("gradual-90").cells]
+    accuracies = [100 * one.test["last"]["accuracy"] for one in found.arm("gradual-90").cells]
     assert grid.rows[0][2].startswith(f"{np.mean(accuracies):.2f} ± ")
     page = (smoke / "report.html").read_text()
     assert page.count("<svg") == 3
@@ -98,16 +101,16 @@ def test_the_report_has_its_tables_and_pictures(smoke):
 def test_a_second_run_trains_nothing(smoke, capsys):
     before = {path: path.stat().st_mtime_ns for path in smoke.glob("cells/*/result.json")}
     arguments = [*ARGUMENTS, "--out", str(smoke.parent)]
-    assert sparsity.main(arguments) == 0
+    assert main(arguments) == 0
     assert "cells are finished already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in smoke.glob("cells/*/result.json")} == before
 
 
 @pytest.mark.parametrize("method", ["longer", "one-shot", "random", "gradual", "distilled"])
 def test_networks_go_on_from_the_unpruned_one(method, tmp_path, monkeypatch):
-    study = dataclasses.replace(STUDY, dataset="digits", network=Network((4,), 4))
-    made = sparsity.pruned_cell(study, method, 0.0 if method == "longer" else 0.5, 5)
-    dense = training.build(made.config.network, (8, 8, 1), 10)
+    options = dataclasses.replace(STUDY, dataset="digits", network=Network((4,), 4))
+    made = study.pruned_cell(options, method, 0.0 if method == "longer" else 0.5, 5)
+    dense = plain_cnn(made.config.network, (8, 8, 1), 10)
     (tmp_path / made.config.dense).mkdir()
     dense.save(tmp_path / made.config.dense / "teacher.keras")
     seen = {}
@@ -116,8 +119,8 @@ def test_networks_go_on_from_the_unpruned_one(method, tmp_path, monkeypatch):
         seen.update(kwargs, weights=network.get_weights())
         return {}
 
-    monkeypatch.setattr(sparsity_training.cells, "fit_and_measure", fit_and_measure)
-    sparsity_training.run(Surroundings(), made, tmp_path / "own")
+    monkeypatch.setattr(cell, "fit_and_measure", fit_and_measure)
+    cell.train(Surroundings(), made, tmp_path / "own")
     moves = method in ("gradual", "distilled")
     assert (len(seen["callbacks"]), seen["first_epoch"]) == ((1, 10) if moves else (0, 0))
     kernels = zip(seen["weights"][::2], dense.get_weights()[::2], strict=True)

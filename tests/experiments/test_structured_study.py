@@ -8,22 +8,25 @@ import numpy as np
 import pytest
 
 from distill import cost
-from experiments import method_training, results, structured, structured_report, structured_training
-from experiments.settings import Network, Surroundings
+from distill.studies import Surroundings, read
+from experiments._networks import Network, normalized_cnn
+from experiments.structured import cell, report, study
+from experiments.structured.__main__ import main
+from experiments.structured.config import Structured
 
-STUDY = structured.Structured(datasets=("digits",), network=Network((4, 8), 16))
+STUDY = Structured(datasets=("digits",), network=Network((4, 8), 16))
 
 
 def test_small_networks_of_a_seed_share_all_but_what_their_names_say():
-    whole = structured.whole_cell(STUDY, "digits", 3)
-    one = dataclasses.asdict(structured.small_cell(STUDY, "digits", "distilled", 0.8, 3).config)
+    whole = study.whole_cell(STUDY, "digits", 3)
+    one = dataclasses.asdict(study.small_cell(STUDY, "digits", "distilled", 0.8, 3).config)
     assert one["whole"] == whole.name
-    for method in structured.METHODS:
-        other = dataclasses.asdict(structured.small_cell(STUDY, "digits", method, 0.8, 3).config)
+    for method in study.METHODS:
+        other = dataclasses.asdict(study.small_cell(STUDY, "digits", method, 0.8, 3).config)
         changed = {key for key, value in other.items() if value != one[key]} - {"method"}
         labels = {"temperature", "student_loss_weight"} if method in ("fine-tuned", "scratch") else set()
         assert changed == labels | ({"learning_rate"} if method.startswith("scratch") else set())
-    assert structured.arm_name("mnist1d", "random", 0.3) == "mnist1d-random-30"
+    assert study.arm_name("mnist1d", "random", 0.3) == "mnist1d-random-30"
 
 
 @pytest.mark.parametrize(
@@ -39,29 +42,29 @@ def test_small_networks_of_a_seed_share_all_but_what_their_names_say():
     ],
 )
 def test_options_that_cannot_work_are_refused_before_anything_is_trained(option, message, tmp_path, capsys):
-    assert structured.main(["--out", str(tmp_path), *option]) == 1
+    assert main(["--out", str(tmp_path), *option]) == 1
     assert message in " ".join(capsys.readouterr().out.split())
     assert not list(tmp_path.glob("*/cells"))
 
 
 @pytest.fixture(scope="module")
 def whole():
-    return method_training.build(STUDY.network, (8, 8, 1), 10, "whole")
+    return normalized_cnn(STUDY.network, (8, 8, 1), 10, "whole")
 
 
-@pytest.mark.parametrize("method", structured.METHODS)
+@pytest.mark.parametrize("method", study.METHODS)
 def test_a_network_starts_small_from_the_weights_that_its_method_says(method, whole, tmp_path, monkeypatch):
-    cell = structured.small_cell(STUDY, "digits", method, 0.6, 5)
-    (tmp_path / cell.config.whole).mkdir()
-    whole.save(tmp_path / cell.config.whole / "teacher.keras")
+    small = study.small_cell(STUDY, "digits", method, 0.6, 5)
+    (tmp_path / small.config.whole).mkdir()
+    whole.save(tmp_path / small.config.whole / "teacher.keras")
     seen = {}
 
     def fit_and_measure(model, network, batches, **kwargs):
         seen.update(kwargs, model=model, network=network)
         return dict(kwargs["also"]())
 
-    monkeypatch.setattr(structured_training.cells, "fit_and_measure", fit_and_measure)
-    found = structured_training.run(Surroundings(), cell, tmp_path / "own")
+    monkeypatch.setattr(cell, "fit_and_measure", fit_and_measure)
+    found = cell.train(Surroundings(), small, tmp_path / "own")
     network = seen["network"]
     assert abs(cost.macs(network) / cost.macs(whole) - 0.4) <= 0.02 * 0.4
     assert found["widths"] == {"conv0": 2, "conv1": 5, "embedding": 14, "logits": 10}  # of every method
@@ -70,7 +73,7 @@ def test_a_network_starts_small_from_the_weights_that_its_method_says(method, wh
     taken = [any(np.array_equal(row, old) for old in first) for row in own]
     assert taken == [not method.startswith("scratch")] * 2
     assert 0 <= found["untrained"] <= 1
-    assert seen["model"].optimizer.learning_rate.numpy() == np.float32(cell.config.learning_rate)
+    assert seen["model"].optimizer.learning_rate.numpy() == np.float32(small.config.learning_rate)
 
 
 @pytest.fixture(scope="module")
@@ -78,24 +81,24 @@ def smoke(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         kept = ("distilled", "fine-tuned", "scratch-distilled", "random")
-        patch.setattr(structured, "METHODS", {name: structured.METHODS[name] for name in kept})
+        patch.setattr(study, "METHODS", {name: study.METHODS[name] for name in kept})
         arguments = ["--smoke", "--removed", "0.8", "--jobs", "1", "--wandb", "disabled", "--out", str(out)]
-        assert structured.main(arguments) == 0
+        assert main(arguments) == 0
     return out / "structured-smoke"
 
 
 def test_the_report_has_its_tables_and_pictures(smoke):
-    study = results.read(smoke)
-    grid = structured_report.table(study)
+    found = read(smoke)
+    grid = report.table(found)
     assert [row[0] for row in grid.rows[1:]] == ["distilled", "fine-tuned", "scratch-distilled", "random"]
-    accuracies = [100 * cell.test["last"]["accuracy"] for cell in study.arm("digits-fine-tuned-80").cells]
+    accuracies = [100 * one.test["last"]["accuracy"] for one in found.arm("digits-fine-tuned-80").cells]
     assert grid.rows[2][1].startswith(f"{np.mean(accuracies):.2f} ± ")
-    whole, small = (study.arm(f"digits-{name}").cells[0].cost["macs"] for name in ("whole", "distilled-80"))
-    assert structured_report.costs(study).rows[2][2] == f"{whole / small:.2f}"
+    whole, small = (found.arm(f"digits-{name}").cells[0].cost["macs"] for name in ("whole", "distilled-80"))
+    assert report.costs(found).rows[2][2] == f"{whole / small:.2f}"
     (folder,) = smoke.glob("cells/digits-random-80-seed0-*")
     (other,) = smoke.glob("cells/digits-random-80-seed1-*")
     before = [json.loads((one / "result.json").read_text())["untrained"] for one in (folder, other)]
-    assert structured_report.untrained(smoke, study).rows[1][2] == f"{100 * np.mean(before):.1f}"
+    assert report.untrained(found).rows[1][2] == f"{100 * np.mean(before):.1f}"
     page = (smoke / "report.html").read_text()
     assert page.count("<svg") == 2
     for text in ("Test accuracy against cost: digits distilled", "scripts/study structured --smoke"):

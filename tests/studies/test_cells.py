@@ -8,9 +8,7 @@ import numpy as np
 from conftest import dense_net
 
 from distill import data
-from experiments import cells
-from experiments.runner import Cell
-from experiments.settings import Surroundings
+from distill.studies import Cell, Surroundings, fit_and_measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,7 @@ def test_the_last_epoch_and_the_best_on_dev_are_kept_apart(batch, tmp_path):
     y = keras.ops.convert_to_numpy(network(x)).argmax(axis=1)  # all answers are right at first
     examples = tf.data.Dataset.from_tensor_slices((x, y))
     first = network.get_weights()
-    result = cells.fit_and_measure(
+    result = fit_and_measure(
         network,
         network,
         data.batches(examples, 8),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import metrics
+from distill.studies import metrics
 
 
 def reference(logits, labels, teacher, bins=15):

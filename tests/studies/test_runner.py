@@ -10,8 +10,8 @@ import signal
 import pytest
 from rich.console import Console
 
-from experiments import runner
-from experiments.runner import Cell, CellError
+from distill.studies import Cell, CellError, _records
+from distill.studies import _runner as runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ def work(made, directory):
 def run(cells, folder, jobs=1):
     console = Console(file=io.StringIO(), width=200)
     with runner.workers(jobs, folder) as pool:
-        folders = runner.Runner(folder, pool, console).run(cells, work, "cells")
-    return folders, console.file.getvalue()
+        runner.Runner(folder, pool, console).run(cells, work, "cells")
+    return [cell.folder for cell in cells], console.file.getvalue()
 
 
 def test_a_cells_name_tells_what_it_depends_on():
@@ -110,12 +110,12 @@ def test_a_study_directory_is_held_by_one_process(tmp_path):
 
 def test_json_files_are_whole_or_as_they_were(tmp_path):
     path = tmp_path / "result.json"
-    runner.write_json(path, {"a": 1})
+    _records.write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="JSON compliant"):
-        runner.write_json(path, {"a": float("nan")})
+        _records.write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_the_commit_is_recorded():
-    commit = runner.environment()["git_commit"]
+    commit = _records.environment()["git_commit"]
     assert commit is None or len(commit.removesuffix("-dirty")) >= 12

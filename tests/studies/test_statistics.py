@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from experiments import statistics
+from distill.studies import statistics
 
 
 def sign_flip_p(differences):

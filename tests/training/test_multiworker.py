@@ -169,7 +169,7 @@ def launch(*arguments, timeout=20):
     """Runs the launcher; `python` stands for this interpreter."""
     command = [sys.executable if argument == "python" else str(argument) for argument in arguments]
     return subprocess.run(
-        [sys.executable, "-m", "experiments.launch", *command],
+        [sys.executable, "-m", "distill.training.launch", *command],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -279,7 +279,7 @@ time.sleep(60)
     ids=["status", "signal", "the other is deaf to SIGTERM"],
 )
 def test_launcher_stops_the_others_and_starts_again(tmp_path, monkeypatch, capfd, death, ears, status, how):
-    from experiments import launch as launcher
+    from distill.training import launch as launcher
 
     monkeypatch.setattr(launcher, "GRACE", 0.2)
     program = UNEQUAL.format(death=death, ears=ears)
@@ -314,7 +314,7 @@ def test_launcher_ends_well_after_a_restart(tmp_path):
 )
 def test_launcher_leaves_no_worker_behind(number, status):
     program = "import os, time; print(os.getpid()); time.sleep(60)"
-    command = [sys.executable, "-m", "experiments.launch", "--", sys.executable, "-c", program]
+    command = [sys.executable, "-m", "distill.training.launch", "--", sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         started = [int(process.stdout.readline().split()[1]) for _ in range(2)]
         process.send_signal(number)

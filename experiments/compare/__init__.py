@@ -1,0 +1,1 @@
+"""Does a small student learn more from a teacher than from the labels alone?"""

@@ -1,0 +1,1 @@
+"""How small can a network be made by taking channels out, and what decides how good it then is?"""

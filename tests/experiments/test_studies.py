@@ -1,0 +1,148 @@
+"""What holds for every study: run directories stay valid, and a worker sees the classes that its parent sees."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.batch_size import study as batch_size
+from experiments.batch_size.config import BatchSize
+from experiments.compare import study as compare
+from experiments.compare.config import Compare
+from experiments.hinton_mnist import study as hinton_mnist
+from experiments.hinton_mnist.config import Hinton
+from experiments.methods import study as methods
+from experiments.methods.config import Methods
+from experiments.sparsity import study as sparsity
+from experiments.sparsity.config import Sparsities
+from experiments.structured import study as structured
+from experiments.structured.config import Structured
+
+ROOT = Path(__file__).parents[2]
+
+
+def cells_of_compare():
+    options = Compare()
+    teacher = compare.teacher_cell(options, 0)
+    students = [compare.student_cell(options, arm, 0) for arm in compare.student_arms(options)]
+    return [teacher, compare.deep_cell(options, 0), *students, compare.int8_cell(teacher)]
+
+
+def cells_of_batch_size():
+    options = BatchSize()
+    wanted = (("alone", "constant", 64), ("distilled", "scaled", 1024), ("alone", "constant", 8))
+    arms = [batch_size.arm(options, *one) for one in wanted]
+    return [batch_size.teacher_cell(options, 0), *(batch_size.student_cell(options, arm, 0) for arm in arms)]
+
+
+def cells_of_hinton_mnist():
+    options = Hinton()
+    arms = hinton_mnist.arms(options)
+    return [
+        hinton_mnist.teacher_cell(options, 0),
+        *(hinton_mnist.student_cell(options, arm, 1) for arm in arms),
+    ]
+
+
+def cells_of_methods():
+    options = Methods()
+    names = ("alone", "kd", "three-teachers", "assistant", "born-again")
+    chosen = {method.name: method for method in methods.METHODS}
+    students = [
+        methods.student_cell(options, "mnist5k", chosen[name], chosen[name].trials[1], 0, range(5))
+        for name in names
+    ]
+    return [methods.teacher_cell(options, "mnist1d", 0), *students, methods.ensemble_cell(students[-1])]
+
+
+def cells_of_sparsity():
+    options = Sparsities()
+    pruned = (("longer", 0.0), ("gradual", 0.95), ("distilled", 0.5))
+    return [
+        sparsity.dense_cell(options, 0),
+        *(sparsity.pruned_cell(options, method, share, 0) for method, share in pruned),
+    ]
+
+
+def cells_of_structured():
+    options = Structured()
+    names = ("distilled", "fine-tuned", "scratch")
+    small = [structured.small_cell(options, "mnist1d", name, 0.8, 3) for name in names]
+    return [structured.whole_cell(options, "mnist5k", 0), *small]
+
+
+# As commit af0e9a4 named them, when each study was a file of its own: who has these directories trains nothing again.
+NAMES = {
+    cells_of_compare: [
+        "teacher-seed0-e50fcb4d",
+        "deep-seed0-d492d536",
+        "alone-seed0-bcd0b298",
+        "smoothing-seed0-7446648e",
+        "distilled-seed0-cea19a48",
+        "pruned-seed0-b0d6b8c1",
+        "channels-seed0-13a8d7b1",
+        "layers-seed0-6413e43b",
+        "few-alone-seed0-b0ec2bf2",
+        "few-hard-seed0-3c3c8982",
+        "few-soft-seed0-53ee5d34",
+        "teacher-int8-seed0-65f4f07c",
+    ],
+    cells_of_batch_size: [
+        "teacher-seed0-e50fcb4d",
+        "alone-64-seed0-bcd0b298",
+        "distilled-1024-scaled-seed0-5af33825",
+        "alone-8-constant-seed0-ce609f54",
+    ],
+    cells_of_hinton_mnist: [
+        "teacher-seed0-d1a7d60d",
+        "alone-seed1-7387a2cf",
+        "distilled-seed1-f2e61033",
+        "omitted-distilled-seed1-7547191a",
+        "omitted-alone-seed1-a8bcb3ba",
+    ],
+    cells_of_methods: [
+        "mnist1d-teacher-seed0-2e111a3f",
+        "mnist5k-alone-seed0-1ca4ec8c",
+        "mnist5k-kd-seed0-9bc4b95b",
+        "mnist5k-three-teachers-seed0-dc46bdd2",
+        "mnist5k-assistant-seed0-f2e72ca1",
+        "mnist5k-born-again-seed0-f64220ce",
+        "mnist5k-ensemble-seed0-5c2513ab",
+    ],
+    cells_of_sparsity: [
+        "dense-seed0-64f0e520",
+        "longer-seed0-ee4e94cd",
+        "gradual-95-seed0-8d1b94d9",
+        "distilled-50-seed0-0783ce54",
+    ],
+    cells_of_structured: [
+        "mnist5k-whole-seed0-13548141",
+        "mnist1d-distilled-80-seed3-fa159b9a",
+        "mnist1d-fine-tuned-80-seed3-18af0702",
+        "mnist1d-scratch-80-seed3-eb452a06",
+    ],
+}
+
+
+@pytest.mark.parametrize(("made", "names"), NAMES.items(), ids=lambda one: getattr(one, "__name__", ""))
+def test_finished_run_directories_stay_valid(made, names):
+    assert [cell.name for cell in made()] == names
+
+
+def test_a_worker_sees_the_class_of_config_that_its_parent_sees(tmp_path):
+    """Under `python -m`, where a class defined in the main module would be another one in the worker."""
+    studies = ("compare", "batch_size", "hinton_mnist", "methods", "sparsity", "structured")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.experiments.seen_by_a_worker", str(tmp_path), *studies],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    config = {study: f"experiments.{study}.config" for study in studies}
+    config["batch_size"] = config["compare"]
+    assert done.stdout.splitlines() == [f"{study} True {config[study]}" for study in studies]
