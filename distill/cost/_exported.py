@@ -81,12 +81,15 @@ def compare_exports(
             shape; labels are not one integer per answer.
 
     Example:
-        >>> from distill import cost, exports
-        >>> files = {
-        ...     precision: exports.export(student, f"{precision}.tflite", precision=precision)
-        ...     for precision in ("float32", "float16", "dynamic_range")
-        ... }
-        >>> print(cost.compare_exports(student, files, x, y, runs=20))
+        ```python
+        from distill import cost, exports
+
+        files = {
+            precision: exports.export(student, f"{precision}.tflite", precision=precision)
+            for precision in ("float32", "float16", "dynamic_range")
+        }
+        print(cost.compare_exports(student, files, x, y, runs=20))
+        ```
     """
     inputs = inputs_by_name(model, x)
     expected = model.predict(x, verbose=0)

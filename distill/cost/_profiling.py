@@ -69,8 +69,11 @@ def profiles(
         ValueError: a model is not built, or runs < 1.
 
     Example:
-        >>> from distill import cost
-        >>> print(cost.profiles({"teacher": teacher, "student": student}, latency=[cost.LiteRT()], runs=20))
+        ```python
+        from distill import cost
+
+        print(cost.profiles({"teacher": teacher, "student": student}, latency=[cost.LiteRT()], runs=20))
+        ```
     """
     found = {name: _read(model) for name, model in models.items()}
     if files:
