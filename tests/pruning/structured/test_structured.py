@@ -11,7 +11,7 @@ from keras.src.applications import convnext, inception_resnet_v2
 import distill
 from distill import cost
 from distill.cost import calls_of
-from distill.exports._runtimes import Exported
+from distill.exports import Exported
 from distill.pruning.structured._costs import macs_of, parameters_of
 from distill.pruning.structured._groups import find_groups
 from distill.pruning.structured._rebuild import rebuild
