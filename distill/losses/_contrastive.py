@@ -1,52 +1,57 @@
-"""Contrastive representation distillation: embeddings told apart from those of other examples, which are remembered."""
+"""Contrastive representation distillation: embeddings are told apart from remembered ones of other examples."""
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from distill._types import Tensor
 from distill.losses import projectors
-from distill.losses._relations import Relation, flat
-from distill.losses._settings import require_number
+from distill.losses._base import Recipe
+from distill.losses._numbers import require_count, require_number
+from distill.losses._relation import Relation, flat
 
 
 @keras.saving.register_keras_serializable(package="distill")
 class ContrastiveRepresentation(Relation):
-    """How well an example is told from others by the embeddings of teacher and student together: CRD.
+    """How well the embeddings of teacher and student together tell an example from others: CRD.
 
-    Both sides are mapped to embeddings of length 1 by a trained dense layer each. For an example i, its embedding
-    z of one side, and the embeddings m that a memory holds of the other side,
+    A trained dense layer for each side maps its features to embeddings of length 1. For an example i, its embedding
+    z of one side, and the embeddings m that a memory holds of the other side, the loss is
 
         −log x_i / (x_i + K/n) − Σ_k log (K/n) / (x_k + K/n),    x_j = exp(⟨z, m_j⟩ / temperature) / Z
 
-    with K negatives k drawn for each example and step among the n training examples of other classes; 1e-7 is
-    added to each denominator. Its value is the sum of both anchors: the student's z against the teacher's memory,
-    and the teacher's against the student's. Z, one for each, is n times the mean of the first batch's exponentials and
-    stays. After each step the memory of the batch's examples is momentum · old + (1 − momentum) · new, at length 1 [1].
+    with K negatives k, drawn for each example and step among the n training examples of other classes; 1e-7 is
+    added to each denominator. The value is the sum of both anchors: the student's z against the teacher's memory,
+    and the teacher's against the student's. Z is n times the mean of the first batch's exponentials, one for each
+    anchor, and stays. After each step the memory of the batch's examples becomes
+    momentum · old + (1 − momentum) · new, at length 1 [1].
 
     A training step must know which examples it has: train on `distill.training.Identified(x, ids)`. An id without a
     label makes the loss NaN.
 
-    Memory: two banks of n · width floats, made once and updated in place; and for a step a few times
-    batch · (n + K) floats, since the batch is scored against the whole bank. That is smaller and faster than to gather
-    batch · K · width floats, unless n is above K · width: at batch 256 and n = K = 4096 a step takes 0.05 GB compiled
-    by XLA and 0.11 GB without, and 1.1 or 1.2 GB with gathered rows (`scripts/bench/losses`).
+    Memory: two banks of n · width floats, created once and updated in place; and for a step a few times
+    batch · (n + K) floats, because the batch is scored against the whole bank. That is smaller and faster than
+    gathering batch · K · width floats, unless n is above K · width: at batch 256 and n = K = 4096 a step takes 0.05 GB
+    compiled by XLA and 0.11 GB without, but 1.1 or 1.2 GB with gathered rows (`scripts/bench/losses`).
+
+    `recipe`: 1 for the student's own loss, 0.8 for this one.
 
     Args:
-        labels: the class of each training example, integers (n,), in the order of the ids. For negatives among
-            all other examples, as in the paper without labels, give each its own: `np.arange(n)`.
+        labels: class of each training example, integers (n,), in the order of the ids. For negatives among
+            all other examples, as in the paper without labels, give each example its own: `np.arange(n)`.
         teacher_layer_name: the teacher's layer to read; published with the final embedding, after pooling.
             `None`: its outputs.
-        student_layer_name: likewise for the student. The widths may differ.
-        negatives: K; reduced to n where there are fewer examples. Drawn with replacement; the reference code
-            does so where a class has fewer negatives than K.
-        temperature: >= 0.02.
-        momentum: from 0 to 1, of the memory.
-        width: of the embeddings.
-        name: the key of this term in the training logs.
+        student_layer_name: the student's layer, likewise. The widths may differ.
+        negatives: K; reduced to n if there are fewer examples. Drawn with replacement; the reference code
+            does so if a class has fewer negatives than K.
+        temperature: number >= 0.02.
+        momentum: momentum of the memory, from 0 to 1.
+        width: width of the embeddings.
+        name: key of this loss in the training logs.
 
     Call args:
         teacher: features (batch, ...); receives no gradient.
@@ -55,41 +60,54 @@ class ContrastiveRepresentation(Relation):
 
     Returns:
         `call`: (batch,) float32, >= 0, in nats.
-        Calling the object: their mean, a scalar. Published with a weight of 0.8 beside the student's own loss:
-        `ContrastiveRepresentation.recipe`.
+        Calling the object: their mean, a scalar.
 
     Raises:
         ValueError: labels are not integers of two classes or more; a number is out of range; a side has no axis
-            besides the batch; ids are missing or no integers (batch,); several teachers or replicas, whose memories
-            would have to be kept apart.
+            besides the batch; ids are missing or not integers (batch,); there are several teachers or replicas, whose
+            memories would have to be kept apart.
+
+    Example:
+        ```python
+        import numpy as np
+
+        import distill
+
+        layers = teacher.layers[-2].name, student.layers[-2].name
+        loss = distill.losses.ContrastiveRepresentation(y, *layers, negatives=16)
+        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller.compile("adam", loss="sparse_categorical_crossentropy")
+        distiller.fit(distill.training.Identified(x, np.arange(len(x))), y)
+        ```
 
     References:
         [1] Tian, Krishnan, Isola 2019, arXiv:1910.10699, sections 3.2 and 3.4. Defaults, the memories, the sum of
-            both anchors, Z and 1e-7 are those of the reference code (RepDistiller).
+            both anchors, Z and 1e-7 follow the reference code (RepDistiller).
     """
 
     needs_ids = True
-    recipe: ClassVar[dict[str, float]] = {"student_loss_weight": 1.0, "distillation_weight": 0.8}
+    recipe = Recipe(student_loss_weight=1.0, distillation_weight=0.8)
 
     def __init__(
         self,
         labels: Sequence[int] | np.ndarray,
         teacher_layer_name: str | None = None,
         student_layer_name: str | None = None,
+        *,
         negatives: int = 16384,
         temperature: float = 0.07,
         momentum: float = 0.5,
         width: int = 128,
         name: str = "contrastive_representation",
     ) -> None:
-        super().__init__(teacher_layer_name, student_layer_name, name)
+        super().__init__(teacher_layer_name, student_layer_name, name=name)
         self._labels = _checked_labels(labels)
-        self._negatives = _positive("negatives", negatives)
-        self._width = _positive("width", width)
-        # Below, exp(1 / temperature) comes near the end of float32.
+        self._negatives = require_count("negatives", negatives)
+        self._width = require_count("width", width)
+        # Below 0.02, exp(1 / temperature) comes near the end of float32.
         self._temperature = require_number("temperature", temperature, 0.02)
         self._momentum = require_number("momentum", momentum, 0.0, 1.0)
-        # The banks hold the examples class by class, so that those of other classes are all but one stretch.
+        # The banks hold the examples sorted by class, so that those of other classes are all rows but one stretch.
         order = np.argsort(self._labels, kind="stable")
         self._row_of = np.empty_like(order)
         self._row_of[order] = np.arange(len(order))
@@ -97,26 +115,26 @@ class ContrastiveRepresentation(Relation):
         self._class_size = sizes[inverse]
         self._class_start = (np.cumsum(sizes) - sizes)[inverse]
 
-    def build(self, teacher: Any, student: Any) -> None:
-        """Makes the embeddings' layers and the memory."""
+    def build(self, teacher: Tensor, student: Tensor) -> None:
+        """Creates the layers of the embeddings, and the memory."""
         if any(size is None for side in (teacher, student) for size in side.shape[1:]):
             raise ValueError(
-                "Embeddings are of features of a known size. Received teacher "
-                f"{tuple(teacher.shape)} and student {tuple(student.shape)}. Pool what varies first."
+                "ContrastiveRepresentation must know all sizes of the features besides the batch. Received: teacher "
+                f"{tuple(teacher.shape)} and student {tuple(student.shape)}. Pool the axes that vary first."
             )
-        self._embed_teacher, self._embed_student = (projectors.linear(self._width, 2) for _ in range(2))
+        self._embed_teacher, self._embed_student = (projectors.linear(self._width, rank=2) for _ in range(2))
         self._memory = _Memory(len(self._labels), self._width)
         self._embed_teacher.build((None, math.prod(teacher.shape[1:])))
         self._embed_student.build((None, math.prod(student.shape[1:])))
         self._memory.build(None)
         self.layers = [self._embed_teacher, self._embed_student, self._memory]
 
-    def call(self, teacher: Any, student: Any, ids: Any) -> Any:
-        """The value of each example, from both anchors; the memory is updated."""
+    def call(self, teacher: Tensor, student: Tensor, ids: Tensor) -> Tensor:
+        """Returns the value of each example, from both anchors, and updates the memory."""
         ids = ops.convert_to_tensor(ids)
         if not keras.backend.is_int_dtype(ids.dtype) or len(ids.shape) != 1:
             raise ValueError(
-                "ids are the numbers of the examples in the training data, integers (batch,). Received: "
+                "ids must be the numbers of the examples in the training data, integers (batch,). Received: "
                 f"{keras.backend.standardize_dtype(ids.dtype)} of shape {tuple(ids.shape)}."
             )
         ids = ops.cast(ids, "int32")
@@ -133,11 +151,11 @@ class ContrastiveRepresentation(Relation):
             old = ops.take(ops.convert_to_tensor(bank), own[:, 0], axis=0)
             mixed = self._momentum * old + (1.0 - self._momentum) * ops.stop_gradient(embeddings)
             _write(bank, own, _unit(mixed))
-        # A gather would raise on one device and take another's row on the next.
+        # For an unknown id, a gather would raise on one device and take another example's row on the next.
         return ops.where(known, value, float("nan"))
 
-    def _draw(self, ids: Any) -> Any:
-        """Rows (batch, K) of examples of other classes."""
+    def _draw(self, ids: Tensor) -> Tensor:
+        """Returns rows (batch, K) of examples of other classes."""
         size, start = (
             ops.expand_dims(ops.take(x.astype("int32"), ids), -1)
             for x in (self._class_size, self._class_start)
@@ -145,12 +163,12 @@ class ContrastiveRepresentation(Relation):
         others = len(self._labels) - size
         shape = (ops.shape(ids)[0], min(self._negatives, len(self._labels)))
         uniform = keras.random.uniform(shape, seed=self._memory.seed)
-        # The product may be rounded up to what is one too many.
+        # The product may be rounded up to one too many.
         place = ops.minimum(ops.cast(uniform * ops.cast(others, "float32"), "int32"), others - 1)
         return ops.where(place < start, place, place + size)
 
-    def _contrast(self, anchors: Any, bank: Any, rows: Any, scale: Any) -> Any:
-        """Minus the log likelihood of telling an anchor's own row, the first, from the drawn ones; sets Z once."""
+    def _contrast(self, anchors: Tensor, bank: keras.Variable, rows: Tensor, scale: keras.Variable) -> Tensor:
+        """Returns minus the log likelihood of telling an anchor's own row, the first, from the others; sets Z once."""
         examples = len(self._labels)
         noise = (rows.shape[1] - 1) / examples
         scores = ops.matmul(anchors / self._temperature, ops.transpose(_as_read(bank)))
@@ -159,13 +177,13 @@ class ContrastiveRepresentation(Relation):
         z = ops.convert_to_tensor(scale)
         z = ops.where(z > 0, z, ops.stop_gradient(ops.mean(exponentials)) * examples)
         scale.assign(z)
-        # With x = exponentials / z, all terms are log((x + noise + 1e-7) / noise), but for −log(x / noise) of its own.
+        # With x = exponentials / z, each row adds log((x + noise + 1e-7) / noise), and its own also −log(x / noise).
         factor = 1.0 / (z * noise)
         shares = ops.log(exponentials * factor + (1.0 + 1e-7 / noise))
         return ops.sum(shares, axis=-1) - scores[:, 0] - ops.log(factor)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {
             "labels": self._labels.tolist(),
             "negatives": self._negatives,
@@ -177,7 +195,7 @@ class ContrastiveRepresentation(Relation):
 
 
 class _Memory(keras.Layer):
-    """What is remembered of every example: a bank of embeddings for each side, and Z for each anchor."""
+    """Memory of every example: a bank of embeddings for each side, and Z for each anchor."""
 
     def __init__(self, examples: int, width: int) -> None:
         super().__init__(dtype="float32", name="memory")
@@ -185,7 +203,7 @@ class _Memory(keras.Layer):
         self.seed = keras.random.SeedGenerator()
 
     def build(self, _: Any) -> None:
-        """Makes the banks, of random rows whose expected length is 1."""
+        """Creates the banks, with random rows whose expected length is 1."""
         limit = 1.0 / math.sqrt(self._shape[1] / 3.0)
         for side in ("teacher", "student"):
             start = keras.initializers.RandomUniform(-limit, limit)
@@ -198,23 +216,23 @@ class _Memory(keras.Layer):
         self.built = True
 
 
-def _write(bank: keras.Variable, indices: Any, rows: Any) -> None:
+def _write(bank: keras.Variable, indices: Tensor, rows: Tensor) -> None:
     """Replaces rows (k, width) of a bank at indices (k, 1)."""
     if keras.backend.backend() == "tensorflow":
-        # In place; an assignment copies the bank wherever XLA does not compile the step.
+        # In place: an assignment copies the bank unless XLA compiles the step.
         bank.value.scatter_nd_update(indices, rows)
     else:
         bank.assign(ops.scatter_update(bank, indices, rows))
 
 
-def _as_read(bank: keras.Variable) -> Any:
-    """The bank as it is now, for a gradient that is computed after the next write."""
-    # torch writes in place and then misses what it read; the others see to it themselves.
+def _as_read(bank: keras.Variable) -> Tensor:
+    """Returns the bank as it is now, for a gradient that is computed after the next write."""
+    # torch writes in place, and then lacks what it read; the other backends keep it.
     return ops.copy(bank) if keras.backend.backend() == "torch" else ops.convert_to_tensor(bank)
 
 
-def _unit(x: Any) -> Any:
-    """Rows at length 1; a row of zeros stays one, and gets no gradient."""
+def _unit(x: Tensor) -> Tensor:
+    """Returns rows at length 1; a row of zeros stays as it is, and gets no gradient."""
     squares = ops.sum(ops.square(x), axis=-1, keepdims=True)
     return x * ops.where(squares > 0, ops.rsqrt(ops.where(squares > 0, squares, 1.0)), 0.0)
 
@@ -223,14 +241,8 @@ def _checked_labels(labels: Any) -> np.ndarray:
     array = np.asarray(labels)
     if array.ndim != 1 or array.dtype.kind not in "iu" or len(np.unique(array)) < 2:
         raise ValueError(
-            "labels are the class of each training example, integers (n,) of two classes or more, since negatives "
-            f"are of other classes. Received: {array.dtype} of shape {array.shape}"
+            "labels must hold the class of each training example, integers (n,) of two classes or more, because "
+            f"negatives are drawn from other classes. Received: {array.dtype} of shape {array.shape}"
             f"{', all of one class' if array.ndim == 1 and array.dtype.kind in 'iu' else ''}."
         )
     return array
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} is a whole number of 1 or more. Received: {name}={value!r}.")
-    return int(value)

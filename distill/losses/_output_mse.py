@@ -1,10 +1,9 @@
-"""Losses on outputs as they are: regression heads."""
-
-from typing import Any
+"""Mean squared difference of outputs, for regression heads."""
 
 import keras
 from keras import ops
 
+from distill._types import Tensor
 from distill.losses._base import DistillationLoss
 
 
@@ -12,10 +11,12 @@ from distill.losses._base import DistillationLoss
 class OutputMSE(DistillationLoss):
     """Mean squared difference between the outputs of teacher and student: distillation of a regression head.
 
-    Row i is the mean over the last axis of (student_i − teacher_i)². It comes from no paper, so `recipe` is empty.
+    Row i is the mean over the last axis of (student_i − teacher_i)².
+
+    `recipe`: empty, because the loss comes from no paper.
 
     Args:
-        name: the key of this term in the training logs.
+        name: key of this loss in the training logs.
 
     Call args:
         teacher: outputs (batch, ..., values); receives no gradient.
@@ -27,26 +28,22 @@ class OutputMSE(DistillationLoss):
 
     Raises:
         ValueError: the shapes differ, or there is no axis besides the batch.
+
+    Example:
+        ```python
+        import distill
+
+        distiller = distill.Distiller(teacher, student, distill.losses.OutputMSE())
+        distiller.compile("adam", loss="mse")
+        ```
     """
 
+    shapes = ("outputs (batch, ..., values)",)
     same_shape = True
 
-    def __init__(self, name: str = "output_mse") -> None:
-        super().__init__(name)
+    def __init__(self, *, name: str = "output_mse") -> None:
+        super().__init__(name=name)
 
-    def call(self, teacher: Any, student: Any) -> Any:
-        """The mean squared difference of each row."""
+    def call(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """Returns the mean squared difference of each row."""
         return ops.mean(ops.square(student - teacher), axis=-1)
-
-    def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
-        """Raises ValueError unless both sides are of one shape (batch, ..., values)."""
-        super().validate_outputs(teacher_outputs, student_outputs)
-        if len(student_outputs.shape) < 2:
-            raise ValueError(
-                f"OutputMSE needs outputs (batch, ..., values). Received: shape {tuple(student_outputs.shape)}. "
-                "Give a head with one value per example an axis of its own: (batch, 1)."
-            )
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {"name": self.name}

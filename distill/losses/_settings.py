@@ -1,41 +1,68 @@
-"""Numbers that compiled training steps read anew each time, and schedules of the step that set them."""
+"""Numbers that compiled training steps read from variables, and the schedules that set them."""
 
 import math
 from collections.abc import Callable
-from numbers import Real
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from distill._keras import compute_output_spec, is_present
+from distill._types import Tensor
+from distill.losses._numbers import require_number
 
-# Keras exports no name for its symbolic call.
-
-Schedule = Callable[[Any], Any]
+# A function of the training step, a float32 scalar that counts from 0. It returns a scalar.
+Schedule = Callable[[Tensor], Tensor]
 
 
 class Setting:
-    """A number in a variable, so that changing it takes effect in a compiled step, or a schedule that sets it.
+    """A number that training reads from a variable, so that it can change, or a schedule that sets it each step.
+
+    A Python number becomes a constant when TensorFlow or JAX compile the training step. A `Setting` does not: assigning
+    to `value` takes effect at the next step. A loss appends its settings to `DistillationLoss.settings`; the Distiller
+    then follows their schedules, logs them and saves them.
 
     Args:
-        name: how errors and logs call it.
-        value: a number, or a schedule: a function of the training step (a float32 tensor from 0) that
-            returns a scalar, such as a `keras.optimizers.schedules.LearningRateSchedule`. It becomes part of
-            the compiled step, so it computes with `keras.ops`.
-        low: the smallest value allowed.
-        high: the largest value allowed.
+        name: name of the number in errors and logs.
+        value: a number, or a schedule: a function of the training step (a float32 tensor, from 0) that returns a
+            scalar, such as a `keras.optimizers.schedules.LearningRateSchedule`. A schedule becomes part of the
+            compiled step, so it must compute with `keras.ops`.
+        low: smallest allowed value.
+        high: largest allowed value; no limit by default.
 
     Attributes:
-        variable: holds the value now; a float32 scalar.
-        schedule: the schedule, or `None` for a number.
+        variable: float32 scalar with the current value; `call` reads this.
+        schedule: the schedule, or `None` if the setting is a number.
 
     Raises:
         ValueError: the number, or the schedule's value at step 0, is not a finite number in [low, high].
+
+    Example:
+        ```python
+        from keras import ops
+
+        from distill.losses import DistillationLoss, Schedule, Setting
+
+
+        class ScaledDifference(DistillationLoss):
+            same_shape = True
+
+            def __init__(self, scale: float | Schedule, *, name: str = "scaled_difference") -> None:
+                super().__init__(name=name)
+                self.scale = Setting("scale", scale, low=0.0)
+                self.settings.append(self.scale)
+
+            def call(self, teacher, student):
+                return self.scale.variable * ops.mean(ops.abs(student - teacher), axis=-1)
+
+
+        loss = ScaledDifference(2.0)
+        loss.scale.value = 3.0
+        growing = ScaledDifference(lambda step: 1.0 + step / 100.0)
+        ```
     """
 
-    def __init__(self, name: str, value: float | Schedule, low: float, high: float = math.inf) -> None:
+    def __init__(self, name: str, value: float | Schedule, *, low: float, high: float = math.inf) -> None:
         self.name = name
         self._low, self._high = low, high
         self.schedule = value if callable(value) else None
@@ -45,14 +72,14 @@ class Setting:
             dtype="float32",
             trainable=False,
             autocast=False,
-            # Replicas of tf.distribute all compute the same value.
+            # All replicas of tf.distribute compute the same value.
             aggregation="only_first_replica",
             name=name,
         )
 
     @property
     def value(self) -> float:
-        """The number now; setting it takes effect at the next training step."""
+        """The current number. Assigning a new one takes effect at the next training step."""
         self._require_present()
         return float(ops.convert_to_numpy(ops.convert_to_tensor(self.variable)))
 
@@ -63,62 +90,53 @@ class Setting:
         self.variable.assign(value)
 
     def check(self, value: float) -> float:
-        """`value` as a float, or ValueError unless it may be set."""
+        """Returns `value` as a float; raises ValueError if this setting cannot be set to it."""
         value = require_number(self.name, value, self._low, self._high)
         if self.schedule is not None:
             raise ValueError(
-                f"{self.name} follows a schedule, which is part of the compiled step and would set it again. "
-                f"Received: {self.name}={value}. Start with a number to change it by hand."
+                f"{self.name} follows a schedule, which would overwrite any other value at the next step. "
+                f"Received: {self.name}={value}. To change {self.name} by hand, start with a number."
             )
         return value
 
     def _require_present(self) -> None:
-        # Keras has no public word for a variable whose value its JAX trainer holds elsewhere.
         if keras.backend.backend() == "jax" and not is_present(self.variable):
             raise RuntimeError(
-                f"On JAX, {self.name} is not in its variable between the batches of an epoch. Received: a use of it "
-                "there. Call the Distiller's jax_state_sync() first, or change it between epochs."
+                f"On JAX, {self.name} can only be read or set between epochs: during an epoch Keras' trainer holds its "
+                "value elsewhere. Call the Distiller's jax_state_sync() first, or wait for the end of the epoch."
             )
 
     def restore(self, value: float) -> None:
-        """Sets what was saved; a number is checked as any other, a schedule goes on from the step."""
+        """Sets a saved value: a number is checked as usual, a schedule replaces it at the next step."""
         self.variable.assign(value if self.schedule is not None else self.check(value))
 
-    def update(self, step: Any) -> None:
-        """Sets the schedule's value at `step`; beyond the allowed range it is NaN, so that no loss hides it."""
+    def update(self, step: Tensor) -> None:
+        """Sets the schedule's value at `step`. A value out of range becomes NaN, so that the loss shows it."""
         if self.schedule is not None:
             value = ops.cast(self.schedule(step), "float32")
             allowed = ops.logical_and(value >= self._low, value <= self._high)
             self.variable.assign(ops.where(allowed, value, math.nan))
 
 
-def require_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
-    """`value` as a float, or ValueError unless it is a finite number in [low, high]."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high:
-        rule = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
-        raise ValueError(f"{name} must be {rule}. Received: {name}={value!r}.")
-    return float(value)
-
-
 def _first_value(name: str, schedule: Schedule) -> float:
     if isinstance(schedule, type):
         raise ValueError(
-            f"{name} is a number or a schedule of the step. Received: the class {schedule.__name__}. "
-            "Make an object of it."
+            f"{name} must be a number or a schedule object. Received: the class {schedule.__name__}. "
+            f"Create an object: {schedule.__name__}(...)."
         )
-    if keras.backend.backend() != "torch":  # whose steps are not compiled
+    if keras.backend.backend() != "torch":  # torch does not compile training steps
         try:
             compute_output_spec(schedule, keras.KerasTensor((), "float32"))
         except Exception as error:
             raise ValueError(
-                "A schedule becomes part of the compiled step, so it computes with keras.ops, such as ops.where for an "
-                f"if and ops.maximum for a max. Received: a schedule of {name} that fails there: {error}"
+                "A schedule must compute with keras.ops, because it becomes part of the compiled training step: use "
+                "ops.where instead of if, ops.maximum instead of max. "
+                f"Received: a schedule of {name} that fails: {error}"
             ) from error
     value = np.asarray(ops.convert_to_numpy(schedule(ops.convert_to_tensor(0.0, dtype="float32"))))
     if value.shape != () or not np.issubdtype(value.dtype, np.number):
         raise ValueError(
-            f"A schedule returns one number for each step. Received: a schedule of {name} that returns "
+            f"A schedule must return one number for each step. Received: a schedule of {name} that returns "
             f"{value.dtype} of shape {value.shape} at step 0."
         )
     return float(value)

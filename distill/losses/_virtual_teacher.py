@@ -1,31 +1,32 @@
-"""What a student learns without any teacher: the control that distillation has to beat."""
+"""Teacher-free distillation: a control that distillation with a teacher has to beat."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
-from distill.losses._settings import require_number
+from distill._types import Tensor
+from distill.losses._numbers import require_number
 
 
 @keras.saving.register_keras_serializable(package="distill")
 class VirtualTeacher(keras.losses.Loss):
     """Cross-entropy with a hand-made teacher beside the labels: teacher-free distillation, Tf-KD with regularization.
 
-    A plain Keras loss of sparse labels: `student.compile("adam", loss=losses.VirtualTeacher())`. A row's value is
+    This is a plain Keras loss for integer labels, used without a Distiller. The value of a row is
 
         (1 − weight) · CE(label, p) + weight · KL(u ‖ p),    u = softmax(d / temperature)
 
-    where d is `correct` for the label and (1 − correct) / (classes − 1) for the others. Since u does not depend on the
-    student, it is label smoothing with another amount. The other scheme of the paper, Tf-KD by self-training, is
-    a `distill.training.chain` of one network with a teacher of its own architecture [1].
+    where d is `correct` for the label and (1 − correct) / (classes − 1) for the other classes. Because u does not
+    depend on the student, this is label smoothing with another amount. The other scheme of the paper, Tf-KD by
+    self-training, is a `distill.training.chain` of one network with a teacher of its own architecture [1].
 
     Args:
-        weight: of the virtual teacher, from 0 to 1.
-        temperature: > 0; of the virtual teacher alone.
+        weight: weight of the virtual teacher, from 0 to 1.
+        temperature: temperature > 0 of the virtual teacher alone.
         correct: the virtual teacher's probability of the label before it is softened, from 0 to 1.
-        from_logits: whether `y_pred` are logits, as for Keras' own cross-entropies.
-        name: of the loss.
+        from_logits: whether `y_pred` holds logits, as for Keras' own cross-entropies.
+        name: name of the loss.
 
     Call args:
         y_true: integer labels (batch, ...), or (batch, ..., 1).
@@ -35,48 +36,57 @@ class VirtualTeacher(keras.losses.Loss):
         `call`: (batch, ...), in nats, >= 0; NaN for a label that is no class. Calling the object: their mean, a scalar.
 
     Raises:
-        ValueError: a number is out of range, there is one class, or labels and predictions do not fit.
+        ValueError: a number is out of range, there is a single class, or labels and predictions do not fit.
+
+    Example:
+        ```python
+        import distill
+
+        student.compile("adam", loss=distill.losses.VirtualTeacher())
+        ```
 
     References:
-        [1] Yuan et al. 2020, arXiv:1909.11723, equations 8 and 9. As in the official code the student is not softened;
-            the code takes the mean over classes times a factor, which is 1 here for a factor of as many classes.
+        [1] Yuan et al. 2020, arXiv:1909.11723, equations 8 and 9. As in the official code the student is not softened.
+            The code takes the mean over classes times a factor; here that is their sum, a factor of as many classes.
     """
 
     def __init__(
         self,
+        *,
         weight: float = 0.1,
         temperature: float = 20.0,
         correct: float = 0.99,
         from_logits: bool = False,
         name: str = "virtual_teacher",
     ) -> None:
-        # Not `floatx`: labels come in this dtype, and half precision has not all whole numbers beyond 2048, or 256.
+        # Always float32, not `floatx`: labels get this dtype, and half precision lacks whole numbers above 2048 or 256.
         super().__init__(name=name, reduction="sum_over_batch_size", dtype="float32")
         self._weight = require_number("weight", weight, 0.0, 1.0)
         self._temperature = require_number("temperature", temperature, 0.0)
         self._correct = require_number("correct", correct, 0.0, 1.0)
         self._from_logits = from_logits
         if self._temperature == 0:
-            raise ValueError("A temperature is above 0. Received: temperature=0. The published one is 20.")
+            raise ValueError("temperature must be above 0. Received: temperature=0. The published one is 20.")
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The value of each row."""
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Returns the value of each row."""
         classes = y_pred.shape[-1]
         labels = ops.convert_to_tensor(y_true)
         if len(labels.shape) == len(y_pred.shape) and labels.shape[-1] == 1:
             labels = ops.squeeze(labels, axis=-1)
         if classes is None or classes < 2 or len(labels.shape) != len(y_pred.shape) - 1:
             raise ValueError(
-                "A virtual teacher needs the label of each row of two classes or more. Received: labels of shape "
-                f"{tuple(labels.shape)}, predictions of shape {tuple(y_pred.shape)}. Give integer labels (batch,)."
+                "VirtualTeacher needs one label for each row of predictions, and two classes or more. Received: labels "
+                f"of shape {tuple(labels.shape)}, predictions of shape {tuple(y_pred.shape)}. Pass integer labels "
+                "(batch,)."
             )
         labels = ops.cast(labels, "int32")
-        # torch raises for a label that is no class, which is made NaN below.
+        # torch raises for a label that is no class. Such a row becomes NaN below.
         target = ops.one_hot(ops.clip(labels, 0, classes - 1), classes, dtype=y_pred.dtype)
         other = (1.0 - self._correct) / (classes - 1)
         log_taught = ops.log_softmax((other + (self._correct - other) * target) / self._temperature)
         taught = ops.exp(log_taught)
-        # Both parts are cross-entropies of one prediction, so they are one of the mean target, up to u's own entropy.
+        # Both parts are cross-entropies of the same prediction, so they are one, of the mean target, up to u's entropy.
         mixed = (1.0 - self._weight) * target + self._weight * taught
         entropy = -ops.sum(taught * log_taught, axis=-1)
         values = ops.categorical_crossentropy(mixed, y_pred, from_logits=self._from_logits)
@@ -84,7 +94,7 @@ class VirtualTeacher(keras.losses.Loss):
         return ops.where(known, values - self._weight * entropy, float("nan"))
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {
             "weight": self._weight,
             "temperature": self._temperature,

@@ -1,8 +1,15 @@
 """Layers between a student's features and a teacher's: plain Keras layers, trained with the student, not part of it.
 
-A loss on layers makes the one that its paper has, by the shapes that it meets, unless it is given one: any
-`keras.Layer` that turns the student's features into the teacher's shape. Those made here compute in float32
-and on channels-last maps.
+A loss on layers chooses the projector of its paper by the shapes that it meets. You can give it another: any
+`keras.Layer` that turns the student's features into the teacher's shape.
+
+    import distill
+    from distill.losses import projectors
+
+    projector = projectors.mlp(64, rank=4, hidden=[32])  # from any map to one of 64 channels
+    loss = distill.Hint("block2", "block2", projector=projector)
+
+The projectors made here compute in float32, and on channels-last maps.
 """
 
 from collections.abc import Sequence
@@ -11,18 +18,30 @@ from typing import Any
 import keras
 from keras import layers
 
-# What the reference codes' framework does by default; statistics of a projector are those of the batch in any case.
+__all__ = ["connector", "linear", "mlp", "regressor"]
+
+# The defaults of the reference codes' framework. In training a projector uses the statistics of the batch in any case.
 _NORM = {"momentum": 0.9, "epsilon": 1e-5, "dtype": "float32"}
 _MAP = {"data_format": "channels_last", "dtype": "float32"}
 
 
-def linear(channels: int, rank: int, *, use_bias: bool = True) -> keras.Layer:
-    """A linear map of the last axis: a 1×1 convolution on maps, a dense layer on vectors and tokens.
+def linear(channels: int, *, rank: int, use_bias: bool = True) -> keras.Layer:
+    """Returns a linear map of the last axis: a 1×1 convolution on maps, a dense layer on vectors and tokens.
 
     Args:
-        channels: of the teacher's features.
-        rank: how many axes the features have, the batch included: 4 for maps.
-        use_bias: whether something is added.
+        channels: number of channels of the teacher's features.
+        rank: number of axes of the features, the batch included: 4 for maps.
+        use_bias: whether to add a bias.
+
+    Example:
+        ```python
+        import keras
+
+        from distill.losses import projectors
+
+        projector = projectors.linear(64, rank=4)
+        print(projector(keras.random.normal((2, 8, 8, 16))).shape)  # (2, 8, 8, 64)
+        ```
     """
     if rank == 4:
         return layers.Conv2D(channels, 1, use_bias=use_bias, **_MAP)
@@ -30,60 +49,92 @@ def linear(channels: int, rank: int, *, use_bias: bool = True) -> keras.Layer:
 
 
 def mlp(
-    channels: int, rank: int, *, hidden: Sequence[int] | None = None, use_bias: bool = True
+    channels: int, *, rank: int, hidden: Sequence[int] | None = None, use_bias: bool = True
 ) -> keras.Sequential:
-    """Linear maps of the last axis with ReLU between them: on maps, a network of 1×1 convolutions.
+    """Returns linear maps of the last axis with ReLU between them: on maps, a network of 1×1 convolutions.
 
     Args:
-        channels: of the teacher's features.
-        rank: how many axes the features have, the batch included: 4 for maps.
-        hidden: widths between; two of `channels` by default.
+        channels: number of channels of the teacher's features.
+        rank: number of axes of the features, the batch included: 4 for maps.
+        hidden: widths of the layers between; two of `channels` by default.
         use_bias: whether the linear maps have biases.
+
+    Example:
+        ```python
+        import keras
+
+        from distill.losses import projectors
+
+        projector = projectors.mlp(64, rank=2, hidden=[32])
+        print(projector(keras.random.normal((2, 16))).shape)  # (2, 64)
+        ```
     """
     stack: list[keras.Layer] = []
     for width in (channels, channels) if hidden is None else hidden:
-        stack += [linear(width, rank, use_bias=use_bias), layers.ReLU(dtype="float32")]
-    return keras.Sequential([*stack, linear(channels, rank, use_bias=use_bias)])
+        stack += [linear(width, rank=rank, use_bias=use_bias), layers.ReLU(dtype="float32")]
+    return keras.Sequential([*stack, linear(channels, rank=rank, use_bias=use_bias)])
 
 
-def connector(channels: int, rank: int) -> keras.Sequential:
-    """A linear map of the last axis without bias, and batch normalization [1].
+def connector(channels: int, *, rank: int) -> keras.Sequential:
+    """Returns a linear map of the last axis without bias, and batch normalization [1].
 
     Args:
-        channels: of the teacher's features.
-        rank: how many axes the features have, the batch included: 4 for maps.
+        channels: number of channels of the teacher's features.
+        rank: number of axes of the features, the batch included: 4 for maps.
+
+    Example:
+        ```python
+        import keras
+
+        from distill.losses import projectors
+
+        projector = projectors.connector(64, rank=4)
+        print(projector(keras.random.normal((2, 8, 8, 16))).shape)  # (2, 8, 8, 64)
+        ```
 
     References:
         [1] Heo et al. 2019, arXiv:1904.01866, section 3.
     """
-    return keras.Sequential([linear(channels, rank, use_bias=False), layers.BatchNormalization(**_NORM)])
+    return keras.Sequential([linear(channels, rank=rank, use_bias=False), layers.BatchNormalization(**_NORM)])
 
 
-def regressor(teacher: Sequence[Any], student: Sequence[Any]) -> keras.Layer:
-    """FitNet's regressor [1] by the shapes of the features: convolution, batch normalization and ReLU on maps.
+def regressor(teacher: Sequence[int | None], student: Sequence[int | None]) -> keras.Layer:
+    """Returns FitNet's regressor [1] for the shapes of the features: convolution, batch normalization, ReLU on maps.
 
-    The convolution is 3×3 with stride 2 where the student's map is twice the teacher's, a transposed 4×4 with
-    stride 2 where it is half of it, and else a valid one of 1 + H_s − H_t by 1 + W_s − W_t. Vectors and tokens
+    The convolution is 3×3 with stride 2 if the student's map is twice the teacher's, a transposed 4×4 with
+    stride 2 if it is half of it, and otherwise a valid one of 1 + H_s − H_t by 1 + W_s − W_t. Vectors and tokens
     get a dense layer, without normalization and ReLU, as in the paper.
 
     Args:
-        teacher: shape (batch, height, width, channels), (batch, time, channels) or (batch, channels).
-        student: likewise; the channels may differ.
+        teacher: shape (batch, height, width, channels), (batch, time, channels) or (batch, channels) of the teacher's
+            features.
+        student: shape of the student's features, of the same kind; the channels may differ.
 
     Raises:
-        ValueError: a map's size is not known, or the student's is smaller than the teacher's and not half of it.
+        ValueError: the size of a map is unknown, or the student's map is smaller than the teacher's and not half of
+            it.
+
+    Example:
+        ```python
+        import keras
+
+        from distill.losses import projectors
+
+        projector = projectors.regressor((None, 8, 8, 64), (None, 16, 16, 24))
+        print(projector(keras.random.normal((2, 16, 16, 24))).shape)  # (2, 8, 8, 64)
+        ```
 
     References:
         [1] Romero et al. 2014, arXiv:1412.6550, section 2.2. The choice by size is that of RepDistiller's `ConvReg`.
     """
-    channels = teacher[-1]
+    channels: Any = teacher[-1]  # losses on layers have made sure that it is known
     if len(teacher) != 4:
-        return linear(channels, len(teacher))
+        return linear(channels, rank=len(teacher))
     sizes = [(t, s) for t, s in zip(teacher[1:3], student[1:3], strict=True) if t and s]
     if len(sizes) < 2:
         raise ValueError(
             "FitNet's regressor is chosen by the sizes of the maps, so they must be known. "
-            f"Received teacher {tuple(teacher)} and student {tuple(student)}. Give the models' inputs a fixed size, "
+            f"Received: teacher {tuple(teacher)} and student {tuple(student)}. Give the models' inputs a fixed size, "
             "or pass projector=, such as keras.layers.Conv2D(channels, 1)."
         )
     if all(s == 2 * t for t, s in sizes):
@@ -95,8 +146,8 @@ def regressor(teacher: Sequence[Any], student: Sequence[Any]) -> keras.Layer:
         convolution = [layers.Conv2D(channels, [1 + s - t for t, s in sizes], **_MAP)]
     else:
         raise ValueError(
-            "FitNet's regressor shrinks a map or doubles it. "
-            f"Received teacher {tuple(teacher)} and student {tuple(student)}. Read layers of closer sizes, or pass "
+            "FitNet's regressor can shrink a map or double its size. "
+            f"Received: teacher {tuple(teacher)} and student {tuple(student)}. Read layers of closer sizes, or pass "
             "projector=, a layer that turns the student's shape into the teacher's."
         )
     return keras.Sequential([*convolution, layers.BatchNormalization(**_NORM), layers.ReLU(dtype="float32")])

@@ -306,9 +306,11 @@ CASES = {
         lambda c: losses.SimilarityPreserving(), similarity_preserving, VECTORS + SAME
     ),
     "Relational": Case(lambda c: losses.Relational(), relational, VECTORS[:1]),
-    "Relational (distance)": Case(lambda c: losses.Relational(1.0, 0.0), relational_distance, VECTORS),
+    "Relational (distance)": Case(
+        lambda c: losses.Relational(distance=1.0, angle=0.0), relational_distance, VECTORS
+    ),
     "Relational (angle)": Case(
-        lambda c: losses.Relational(0.0, 1.0), relational_angle, VECTORS + SAME, memory=True
+        lambda c: losses.Relational(distance=0.0, angle=1.0), relational_angle, VECTORS + SAME, memory=True
     ),
     "ProbabilisticTransfer": Case(
         lambda c: losses.ProbabilisticTransfer(), probabilistic_transfer, VECTORS + SAME

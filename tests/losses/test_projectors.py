@@ -8,14 +8,14 @@ from keras import layers
 
 import distill
 from distill import Distiller
-from distill.losses import projectors
-from distill.losses._features import (
+from distill.losses import (
     AttentionTransfer,
     Hint,
     NeuronSelectivity,
     OverhaulDistillation,
     VariationalInformation,
     batch_norm_margins,
+    projectors,
 )
 
 CE = "sparse_categorical_crossentropy"
@@ -57,13 +57,13 @@ def test_vectors_and_tokens_get_a_dense_layer(shape):
 @pytest.mark.parametrize(
     ("teacher", "student", "rule"),
     [
-        ((None, 8, 8, 5), (None, 3, 3, 3), "shrinks a map or doubles it"),
-        ((None, 8, 8, 5), (None, 4, 8, 3), "shrinks a map or doubles it"),
+        ((None, 8, 8, 5), (None, 3, 3, 3), "can shrink a map or double its size"),
+        ((None, 8, 8, 5), (None, 4, 8, 3), "can shrink a map or double its size"),
         ((None, None, 8, 5), (None, 4, 8, 3), "sizes of the maps, so they must be known"),
     ],
 )
 def test_sizes_without_a_regressor_are_refused(teacher, student, rule):
-    with pytest.raises(ValueError, match=rf"{rule}.*Received teacher.*and student.*projector="):
+    with pytest.raises(ValueError, match=rf"{rule}.*Received: teacher.*and student.*projector="):
         Hint().ensure_built(keras.KerasTensor(teacher), keras.KerasTensor(student))
 
 
@@ -108,15 +108,15 @@ def test_the_regressors_arithmetic(case):
 
 
 def test_networks_of_linear_maps():
-    assert kinds(projectors.linear(4, 4)) == ["Conv2D"]
-    assert kinds(projectors.linear(4, 2)) == kinds(projectors.linear(4, 3)) == ["Dense"]
-    assert kinds(projectors.mlp(4, 4)) == ["Conv2D", "ReLU", "Conv2D", "ReLU", "Conv2D"]
-    narrow = projectors.mlp(4, 2, hidden=[7], use_bias=False)
+    assert kinds(projectors.linear(4, rank=4)) == ["Conv2D"]
+    assert kinds(projectors.linear(4, rank=2)) == kinds(projectors.linear(4, rank=3)) == ["Dense"]
+    assert kinds(projectors.mlp(4, rank=4)) == ["Conv2D", "ReLU", "Conv2D", "ReLU", "Conv2D"]
+    narrow = projectors.mlp(4, rank=2, hidden=[7], use_bias=False)
     assert kinds(narrow) == ["Dense", "ReLU", "Dense"]
     assert narrow(np.zeros((2, 3), "float32")).shape == (2, 4)
     assert [tuple(v.shape) for v in narrow.trainable_variables] == [(3, 7), (7, 4)]
-    assert kinds(projectors.connector(4, 4)) == ["Conv2D", "BatchNormalization"]
-    assert kinds(projectors.connector(4, 2)) == ["Dense", "BatchNormalization"]
+    assert kinds(projectors.connector(4, rank=4)) == ["Conv2D", "BatchNormalization"]
+    assert kinds(projectors.connector(4, rank=2)) == ["Dense", "BatchNormalization"]
 
 
 def test_what_the_losses_choose(caplog):
@@ -125,7 +125,9 @@ def test_what_the_losses_choose(caplog):
         for loss, kind in ((Hint(), "BatchNormalization"), (VariationalInformation(), "ReLU")):
             loss.ensure_built(*maps)
             assert kind in kinds(loss.projectors[0])
-    assert "hint: student (8, 8, 3) to teacher (4, 4, 5) by the default, 160 parameters" in caplog.text
+    assert (
+        "hint: student (8, 8, 3) to teacher (4, 4, 5) by the default projector, 160 parameters" in caplog.text
+    )
 
 
 # --- the user's own -----------------------------------------------------------------------------------
@@ -153,20 +155,22 @@ def test_a_projector_that_returns_another_shape_is_refused(make):
     maps = keras.KerasTensor((None, 4, 4, 5)), keras.KerasTensor((None, 4, 4, 3))
     for layer in (layers.Conv2D(5, 1, strides=2), layers.Conv2D(1, 1), layers.GlobalAveragePooling2D()):
         with pytest.raises(
-            ValueError, match=r"returns the teacher's shape. Received teacher \(None, 4, 4, 5\) and"
+            ValueError, match=r"must return the teacher's shape. Received: teacher \(None, 4, 4, 5\) and"
         ):
             make(projector=layer).ensure_built(*maps)
 
 
 @pytest.mark.parametrize("projector", ["linear", layers.Dense, [layers.Dense(3), layers.Dense(3)], []])
 def test_a_projector_is_a_layer(projector):
-    with pytest.raises(ValueError, match=r"A projector is a keras.Layer.*Received: projector=.*for 1 stage"):
+    with pytest.raises(
+        ValueError, match=r"A projector must be a keras.Layer.*Received: projector=.*for 1 pair"
+    ):
         Hint(projector=projector)
 
 
 def test_a_layer_for_each_stage():
     names = ("a", "b"), ("a", "b")
-    with pytest.raises(ValueError, match="for 2 stages"):
+    with pytest.raises(ValueError, match="for 2 pairs"):
         Hint(*names, projector=layers.Dense(3))
     own = layers.Dense(5)
     loss = Hint(*names, projector=[None, own])

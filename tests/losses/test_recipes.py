@@ -1,4 +1,4 @@
-"""What one constructor call gives: the arguments, weights and starting values that each method was published with."""
+"""Defaults of the losses: the arguments, weights and starting values that each method was published with."""
 
 import keras
 import numpy as np
@@ -47,6 +47,8 @@ PUBLISHED = [
     (CurriculumTemperature(10), (0.1, 0.9), {"steps": 10.0}),
     (Hint(), (1.0, 100.0), {"projector": None}),
     (AttentionTransfer(), (1.0, 1000.0), {"p": 2.0, "paper_form": False}),
+    # Its published weight depends on the size of the map.
+    (AttentionTransfer(paper_form=True, name="of_the_paper"), None, {"p": 2.0, "paper_form": True}),
     (VariationalInformation(), (1.0, 1.0), {"projector": None}),
     (NeuronSelectivity(), (1.0, 50.0), {}),
     (OverhaulDistillation([-1.0]), (1.0, 1.0), {"margins": [-1.0], "projector": None}),

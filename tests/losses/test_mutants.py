@@ -1,42 +1,33 @@
-"""Losses on logits: what is theirs alone beside the contract of all losses, and the mutants that it catches."""
+"""Mutants of the losses on logits, which the contract must catch."""
 
-import keras
 import numpy as np
 import pytest
-import reference
-import test_contract
-from backend import as_numpy, as_tensor, compiled, only_on, value_and_gradients
-from mutants import mutate
-from test_contract import CASES, apply, cases_where, follows, labels_of, sides
-
-import distill
-from distill.losses import (
-    DIST,
-    BernoulliSoftTargets,
-    CurriculumTemperature,
-    DecoupledKD,
-    DistillationLoss,
-    GeneralizedJSD,
-    MultiLevelKD,
-    SoftTargets,
-    Standardized,
+from backend import as_numpy, as_tensor, only_on, value_and_gradients
+from loss_cases import CASES, cases_where
+from loss_checks import (
+    apply,
+    follows,
+    labels_of,
+    sides,
+    temperature_is_trained_against_the_student,
+    values_over_random_shapes,
 )
-from distill.losses import _divergences as divergences
-from distill.losses import _logits as logits
-from distill.losses import _output_mse as outputs
-from distill.losses._base import BatchLoss
+from mutants import mutate
 
-SOFTENED = [
-    pytest.param(SoftTargets, reference.soft_targets, id="SoftTargets"),
-    pytest.param(BernoulliSoftTargets, reference.bernoulli_soft_targets, id="BernoulliSoftTargets"),
-]
-every_softened = pytest.mark.parametrize(("make", "oracle"), SOFTENED)
-
-
-def rows(count=5, classes=4, scale=3.0, seed=0):
-    rng = np.random.default_rng(seed)
-    return tuple((scale * rng.normal(size=(count, classes))).astype("float32") for _ in range(2))
-
+from distill.losses import (
+    _bernoulli,
+    _curriculum,
+    _decoupled,
+    _dist,
+    _hard_targets,
+    _jsd,
+    _logit_mse,
+    _multi_level,
+    _output_mse,
+    _soft_targets,
+    _softened,
+    _standardized,
+)
 
 NO_GRADIENT_LEFT = ("GeneralizedJSD 0.1", "GeneralizedJSD 0.5")  # which is bounded
 
@@ -53,176 +44,6 @@ def test_huge_logits_have_a_gradient(case):
     )
     assert np.abs(gradient).max() > 0.04
 
-
-@pytest.mark.parametrize("make", [DIST, MultiLevelKD])
-def test_what_compares_the_examples_of_a_batch_takes_no_tokens(make):
-    maps = [side.reshape(2, 3, 4) for side in rows(count=6)]
-    with pytest.raises(ValueError, match=r"needs logits \(batch, classes\)"):
-        make()(*maps)
-
-
-@every_softened
-@pytest.mark.parametrize("temperature", [0, -1.0, 1e-9, 1e9, float("nan"), float("inf"), "4", None, True])
-def test_temperature_must_be_positive(make, oracle, temperature):
-    with pytest.raises(
-        ValueError, match=r"temperature must be a number from 1e-06 to 1e\+06\. Received: temperature="
-    ):
-        make(temperature)
-    loss = make(4.0)
-    with pytest.raises(ValueError, match="temperature must be"):
-        loss.temperature = temperature
-    assert loss.temperature == 4.0
-
-
-@every_softened
-def test_a_new_temperature_takes_effect_in_compiled_code(make, oracle):
-    teacher, student = rows()
-    loss = make(4.0)
-    step = compiled(loss.__call__, loss.variables)
-    before = as_numpy(step(as_tensor(teacher), as_tensor(student)))
-    loss.temperature = 1.5
-    after = as_numpy(step(as_tensor(teacher), as_tensor(student)))
-    np.testing.assert_allclose(before, oracle(teacher, student, 4.0).mean(), rtol=1e-5)
-    np.testing.assert_allclose(after, oracle(teacher, student, 1.5).mean(), rtol=1e-5)
-
-
-@every_softened
-def test_the_config_holds_the_temperature_as_it_is_now(make, oracle):
-    loss = make(4.0)
-    loss.temperature = 2.5
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
-    assert again.temperature == 2.5
-
-
-@every_softened
-def test_stands_in_keras_distillation(make, oracle):
-    teacher, student = rows()
-    value = as_numpy(make(4.0).compute_loss(teacher, student))
-    np.testing.assert_allclose(value, oracle(teacher, student, 4.0).mean(), rtol=1e-5)
-
-
-# --- labels, two classes, trained temperatures --------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 4)])
-def test_labels_come_as_keras_takes_them(shape):
-    teacher, student = rows()
-    labels = labels_of(student)
-    given = np.eye(4)[labels] if shape == (5, 4) else labels.reshape(shape).astype("float32")
-    expected = reference.decoupled(teacher, student, labels).mean()
-    np.testing.assert_allclose(as_numpy(DecoupledKD()(teacher, student, labels=given)), expected, rtol=1e-5)
-
-
-def test_labels_are_needed_and_must_fit():
-    teacher, student = rows()
-    with pytest.raises(ValueError, match="by the label of each example. Received: labels=None"):
-        DecoupledKD()(teacher, student)
-    with pytest.raises(ValueError, match=r"labels of shape \(5, 2, 4\) for logits \(5, 4\)"):
-        DecoupledKD()(teacher, student, labels=np.zeros((5, 2, 4)))
-
-
-def test_of_two_classes_the_others_have_nothing_to_compare():
-    teacher, student = rows(classes=2)
-    labels = labels_of(student)
-    only_second = DecoupledKD(alpha=0.0)(teacher, student, labels=labels)
-    np.testing.assert_array_equal(as_numpy(only_second), 0.0)
-    np.testing.assert_allclose(
-        as_numpy(DecoupledKD()(teacher, student, labels=labels)),
-        reference.soft_targets(teacher, student, 4.0).mean(),
-        rtol=1e-5,
-    )
-
-
-def test_the_students_standard_deviation_has_a_gradient():
-    """Scaling the student changes nothing, so its gradient is orthogonal to it."""
-    teacher, student = rows()
-    student -= student.mean(axis=-1, keepdims=True)
-    _, (_, gradient) = value_and_gradients(apply(Standardized(SoftTargets(2.0))), teacher, student)
-    np.testing.assert_allclose((gradient * student).sum(axis=-1), np.zeros(5), atol=1e-6)
-    assert np.abs(gradient).max() > 1e-3
-
-
-@pytest.mark.parametrize(("step", "epoch"), [(0, 0), (4, 4), (10, 10), (25, 25)])
-def test_the_temperature_is_trained_against_the_student(step, epoch):
-    teacher, student = rows()
-    loss = CurriculumTemperature(steps=10)
-    loss.settings[0].update(as_tensor(float(step)))
-    theta = loss.layers[0].value
-    _, (_, _, to_theta) = value_and_gradients(apply(loss), teacher, student, variables=[theta])
-    expected = reference.gradient(lambda t: reference.ctkd(teacher, student, float(t[0])).mean(), np.ones(1))
-    factor = reference.ctkd_reversal(epoch)
-    np.testing.assert_allclose(
-        0.0 if to_theta is None else to_theta, factor * expected[0], rtol=1e-4, atol=1e-7
-    )
-    np.testing.assert_allclose(loss.temperature, reference.ctkd_temperature(1.0), rtol=1e-6)
-
-
-def test_a_curriculum_temperature_trains_in_a_distiller_and_stays_out_of_the_student(
-    teacher, student, batch, tmp_path
-):
-    loss = CurriculumTemperature(steps=2)
-    distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
-    distiller.compile(keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy")
-    before = loss.temperature
-    history = distiller.fit(*batch, epochs=6, verbose=0).history
-    assert abs(loss.temperature - before) > 1e-4
-    assert history["curriculum_temperature_gradient_factor"][-1] == -1.0
-    distiller.save(tmp_path / "student.keras")
-    assert keras.models.load_model(tmp_path / "student.keras").count_params() == student.count_params()
-    distiller.save_weights(tmp_path / "a.weights.h5")
-    trained = loss.temperature
-    loss.layers[0].set_weights([np.float32(0)])
-    distiller.load_weights(tmp_path / "a.weights.h5")
-    assert loss.temperature == trained
-
-
-WRONG_ARGUMENTS = {
-    "alpha": (lambda: DecoupledKD(alpha=-1.0), "alpha must be a finite number >= 0"),
-    "beta": (lambda: GeneralizedJSD(1.5), "beta must be a number from 0 to 1"),
-    "gamma": (lambda: DIST(gamma=float("nan")), "gamma must be"),
-    "temperatures": (lambda: MultiLevelKD([]), "temperatures are a list of one or more"),
-    "a temperature": (lambda: MultiLevelKD([1.0, 0.0]), "temperatures must be a number from"),
-    "steps": (lambda: CurriculumTemperature(0), "steps must be a finite number >= 1"),
-    "no loss": (lambda: Standardized("kl"), "a loss on softmax logits"),
-    "sigmoid loss": (lambda: Standardized(BernoulliSoftTargets()), "a loss on softmax logits"),
-    "standardized twice": (lambda: Standardized(MultiLevelKD()), r"Use MultiLevelKD\(standardize=True\)"),
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG_ARGUMENTS)
-def test_wrong_arguments_are_refused(wrong):
-    make, message = WRONG_ARGUMENTS[wrong]
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-def test_a_single_class_is_refused():
-    with pytest.raises(ValueError, match="BernoulliSoftTargets"):
-        SoftTargets(4.0)(np.zeros((3, 1), "float32"), np.ones((3, 1), "float32"))
-
-
-def test_one_bernoulli_logit_is_two_softmax_classes():
-    """sigmoid(z) = softmax([z, 0])[0], so the two losses must agree."""
-    teacher, student = (side[:, :1] for side in rows())
-    two = [np.concatenate([side, np.zeros_like(side)], axis=-1) for side in (teacher, student)]
-    one = as_numpy(BernoulliSoftTargets(3.0)(teacher, student))
-    np.testing.assert_allclose(one, as_numpy(SoftTargets(3.0)(*two)), rtol=1e-6)
-
-
-def test_batch_loss_passes_a_keras_loss_through():
-    teacher, student = rows()
-    wrapped = BatchLoss(keras.distillation.FeatureDistillation("mse"))
-    assert wrapped.name == "feature_distillation"
-    value = as_numpy(wrapped(teacher, student))
-    np.testing.assert_allclose(value, np.mean((teacher - student) ** 2), rtol=1e-6)
-
-
-def test_base_class_asks_for_call():
-    with pytest.raises(NotImplementedError, match="must implement call"):
-        DistillationLoss("mine")(np.zeros((2, 2)), np.zeros((2, 2)))
-
-
-# --- mutants ------------------------------------------------------------------------------------------
 
 # Where an epsilon is not small beside what it is added to: (case, scale of the logits, tolerance). Probabilities that
 # are all but equal have few digits of a difference in float32.
@@ -252,9 +73,9 @@ def check(name):
     if name in GUARDED:
         check_guard(name)
     elif name == "reversal":
-        test_the_temperature_is_trained_against_the_student(4, 4)
+        temperature_is_trained_against_the_student(4, 4)
     elif name == "random shapes":
-        test_contract.test_value_over_random_shapes(CASES["SoftTargets 20.0"])
+        values_over_random_shapes(CASES["SoftTargets 20.0"])
     else:
         follows(CASES[name], batch=3)
 
@@ -266,7 +87,7 @@ SQUARE = "ops.square(self._temperature.variable) * "
 DISTANCE = "ops.mean(ops.square(student - teacher), axis=-1)"
 LOG_Q = "ops.log_softmax(student / self._temperature.variable, axis=-1)"
 MUTANTS = {
-    logits: {
+    _soft_targets: {
         "SoftTargets.call": [
             (SOFT, "no T²", SQUARE, ""),
             (SOFT, "T for T²", "ops.square(self._temperature.variable)", "self._temperature.variable"),
@@ -276,10 +97,14 @@ MUTANTS = {
             (SOFT, "not softened", "student / self._temperature.variable", "student"),
         ],
         "kl_divergence": [(SOFT, "mean over classes", "ops.sum", "ops.mean")],
+    },
+    _softened: {
         "kl_terms": [
             (SOFT, "gradient to the student", "-flow", "flow"),
             ("GeneralizedJSD 1", "gradient to the first", "flow * (ratio + 1.0)", "flow"),
         ],
+    },
+    _bernoulli: {
         "BernoulliSoftTargets.call": [
             (BERNOULLI, "no T²", SQUARE, ""),
             (BERNOULLI, "T for T²", "ops.square(self._temperature.variable)", "self._temperature.variable"),
@@ -288,26 +113,30 @@ MUTANTS = {
             (BERNOULLI, "yes alone", " + kl_terms(log_not_p, log_not_q)", ""),
             (BERNOULLI, "not softened", "student / self._temperature.variable", "student"),
         ],
+    },
+    _logit_mse: {
         "LogitMSE.call": [
             ("LogitMSE", "sum over classes", DISTANCE, "ops.sum(ops.square(student - teacher), axis=-1)"),
             ("LogitMSE", "halved", DISTANCE, f"{DISTANCE} / 2"),
             ("LogitMSE", "absolute", "ops.square(", "ops.abs("),
         ],
+    },
+    _hard_targets: {
         "HardTargets.call": [
             (HARD, "least likely class", "teacher >= ops.max(", "teacher <= ops.min("),
             (HARD, "the student's class", "teacher >= ops.max(teacher,", "student >= ops.max(student,"),
             (HARD, "no logits", "student, from_logits=True", "ops.exp(student), from_logits=True"),
         ],
     },
-    outputs: {
+    _output_mse: {
         "OutputMSE.call": [
             ("OutputMSE", "sum over values", DISTANCE, "ops.sum(ops.square(student - teacher), axis=-1)"),
             ("OutputMSE", "halved", DISTANCE, f"{DISTANCE} / 2"),
             ("OutputMSE", "absolute", "ops.square(", "ops.abs("),
         ],
     },
-    divergences: {
-        "_standardize": [
+    _standardized: {
+        "standardize": [
             (STANDARD, "ddof 0", "(logits.shape[-1] - 1)", "logits.shape[-1]"),
             (STANDARD, "not centered", "logits - ops.mean(logits, axis=-1, keepdims=True)", "logits"),
             (STANDARD, "variance", "(1e-7 + spread)", "(1e-7 + spread**2)"),
@@ -319,9 +148,11 @@ MUTANTS = {
             ("deviations of 1e-6", "eps as a floor", "1e-7 + spread", "ops.maximum(spread, 1e-7)"),
         ],
         "Standardized.call": [
-            (STANDARD, "student alone", "_standardize(teacher)", "teacher"),
-            (STANDARD, "teacher alone", "_standardize(student)", "student"),
+            (STANDARD, "student alone", "standardize(teacher)", "teacher"),
+            (STANDARD, "teacher alone", "standardize(student)", "student"),
         ],
+    },
+    _decoupled: {
         "DecoupledKD.call": [
             ("DecoupledKD", "no T²", SQUARE, ""),
             (DKD, "beta for alpha", "self._alpha", "self._beta"),
@@ -334,6 +165,8 @@ MUTANTS = {
             (DKD, "the label among the others", "ops.where(target, -1e30, logits)", "logits"),
             (DKD, "all for the rest", "ops.where(target, -1e30, log_p)", "log_p"),
         ],
+    },
+    _dist: {
         "DIST.call": [
             ("DIST 2, 3, 4", "no T²", SQUARE, ""),
             ("DIST 2, 3, 4", "beta for gamma", "self._beta", "self._gamma"),
@@ -355,6 +188,8 @@ MUTANTS = {
                 "((_norm(a, axis) + 1e-8) * (_norm(b, axis) + 1e-8))",
             ),
         ],
+    },
+    _jsd: {
         "GeneralizedJSD.call": [
             (JSD, "T²", "return ops.sum(", "return ops.square(self._temperature.variable) * ops.sum("),
             (JSD, "mean over classes", "ops.sum(", "ops.mean("),
@@ -388,6 +223,8 @@ MUTANTS = {
             (JSD, "half of it", "of_p + of_q, gradient", "of_p, gradient"),
             (JSD, "gradient of the other", "upstream * of_q", "upstream * of_p"),
         ],
+    },
+    _multi_level: {
         "MultiLevelKD.call": [
             (MLKD, "no T²", "temperature**2 * ", ""),
             (MLKD, "classes not / C", " / p.shape[-1]", ""),
@@ -406,8 +243,10 @@ MUTANTS = {
                 "for side in (teacher, student))\n        p, q",
                 "for side in sides)\n        p, q",
             ),
-            (MLKD_STANDARD, "nothing standardized", "[_standardize(side) for", "[side for"),
+            (MLKD_STANDARD, "nothing standardized", "[standardize(side) for", "[side for"),
         ],
+    },
+    _curriculum: {
         "CurriculumTemperature.call": [
             (CTKD, "no T²", "ops.square(temperature) * ", ""),
             (CTKD, "from 0", "1.0 + 20.0", "20.0"),
@@ -447,19 +286,3 @@ def test_the_oracle_catches_mutants(module, function, case, old, new, monkeypatc
 def test_what_is_mutated_passes():
     for case in {mutant.values[2] for mutant in EACH_MUTANT}:
         check(case)
-
-
-@pytest.mark.parametrize("name", [5, "", "a b", "a/b", "3d"])
-def test_names_must_serve_in_logs(name):
-    with pytest.raises(ValueError, match="known in the logs by its name"):
-        SoftTargets(4.0, name=name)
-
-
-@pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_that_is_no_class_has_no_decoupled_answer(label):
-    teacher, student = np.array([[1.0, 2, 3]] * 2, "float32"), np.array([[3.0, 1, 2]] * 2, "float32")
-    rows = as_numpy(
-        DecoupledKD().call(as_tensor(teacher), as_tensor(student), as_tensor(np.array([1, label])))
-    )
-    assert np.isfinite(rows[0])
-    assert np.isnan(rows[1])

@@ -1,0 +1,56 @@
+"""Pseudo-labels: cross-entropy against the teacher's most likely class."""
+
+import keras
+from keras import ops
+
+from distill._types import Tensor
+from distill.losses._base import DistillationLoss, Recipe
+from distill.losses._shapes import LOGITS
+
+
+@keras.saving.register_keras_serializable(package="distill")
+class HardTargets(DistillationLoss):
+    """Cross-entropy of the student against the teacher's most likely class: pseudo-labels.
+
+    Row i is −log softmax(student_i)[argmax teacher_i]; of equal logits the first counts [1].
+
+    `recipe`: one half for the student's own loss, one half for this one.
+
+    Args:
+        name: key of this loss in the training logs.
+
+    Call args:
+        teacher: logits (batch, ..., classes), classes >= 2; receives no gradient.
+        student: logits, same shape.
+
+    Returns:
+        `call`: (batch, ...) float32, in nats. Calling the object: their mean, a scalar.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        ```python
+        import distill
+
+        distiller = distill.Distiller(teacher, student, distill.losses.HardTargets())
+        ```
+
+    References:
+        [1] Touvron et al. 2021, arXiv:2012.12877, equation 3: DeiT's hard distillation, half of it and half of the
+            labels' cross-entropy. The paper gives the teacher's class a token and a head of its own.
+    """
+
+    shapes = (LOGITS,)
+    same_shape = True
+    head = "softmax"
+    recipe = Recipe(student_loss_weight=0.5, distillation_weight=0.5)
+
+    def __init__(self, *, name: str = "hard_targets") -> None:
+        super().__init__(name=name)
+
+    def call(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """Returns the cross-entropy of each row."""
+        # Integers, because on TensorFlow Keras' argmax of floats first searches for negative zeros, to match JAX.
+        largest = ops.cast(teacher >= ops.max(teacher, axis=-1, keepdims=True), "int32")
+        return ops.sparse_categorical_crossentropy(ops.argmax(largest, axis=-1), student, from_logits=True)

@@ -1,0 +1,69 @@
+"""Losses on softened logits: the temperature, and what teacher and student may be."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+from backend import as_numpy, as_tensor, compiled
+from loss_checks import logits_of
+
+from distill.losses import BernoulliSoftTargets, SoftTargets
+
+SOFTENED = [
+    pytest.param(SoftTargets, reference.soft_targets, id="SoftTargets"),
+    pytest.param(BernoulliSoftTargets, reference.bernoulli_soft_targets, id="BernoulliSoftTargets"),
+]
+every_softened = pytest.mark.parametrize(("make", "oracle"), SOFTENED)
+
+
+@every_softened
+@pytest.mark.parametrize("temperature", [0, -1.0, 1e-9, 1e9, float("nan"), float("inf"), "4", None, True])
+def test_temperature_must_be_positive(make, oracle, temperature):
+    with pytest.raises(
+        ValueError, match=r"temperature must be a number from 1e-06 to 1e\+06\. Received: temperature="
+    ):
+        make(temperature)
+    loss = make(4.0)
+    with pytest.raises(ValueError, match="temperature must be"):
+        loss.temperature = temperature
+    assert loss.temperature == 4.0
+
+
+@every_softened
+def test_a_new_temperature_takes_effect_in_compiled_code(make, oracle):
+    teacher, student = logits_of()
+    loss = make(4.0)
+    step = compiled(loss.__call__, loss.variables)
+    before = as_numpy(step(as_tensor(teacher), as_tensor(student)))
+    loss.temperature = 1.5
+    after = as_numpy(step(as_tensor(teacher), as_tensor(student)))
+    np.testing.assert_allclose(before, oracle(teacher, student, 4.0).mean(), rtol=1e-5)
+    np.testing.assert_allclose(after, oracle(teacher, student, 1.5).mean(), rtol=1e-5)
+
+
+@every_softened
+def test_the_config_holds_the_temperature_as_it_is_now(make, oracle):
+    loss = make(4.0)
+    loss.temperature = 2.5
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert again.temperature == 2.5
+
+
+@every_softened
+def test_stands_in_keras_distillation(make, oracle):
+    teacher, student = logits_of()
+    value = as_numpy(make(4.0).compute_loss(teacher, student))
+    np.testing.assert_allclose(value, oracle(teacher, student, 4.0).mean(), rtol=1e-5)
+
+
+def test_a_single_class_is_refused():
+    with pytest.raises(ValueError, match=r"two classes or more.*teacher \(3, 1\).*Use BernoulliSoftTargets"):
+        SoftTargets(4.0)(np.zeros((3, 1), "float32"), np.ones((3, 1), "float32"))
+
+
+def test_one_bernoulli_logit_is_two_softmax_classes():
+    """sigmoid(z) = softmax([z, 0])[0], so the two losses must agree."""
+    teacher, student = (side[:, :1] for side in logits_of())
+    two = [np.concatenate([side, np.zeros_like(side)], axis=-1) for side in (teacher, student)]
+    one = as_numpy(BernoulliSoftTargets(3.0)(teacher, student))
+    np.testing.assert_allclose(one, as_numpy(SoftTargets(3.0)(*two)), rtol=1e-6)
