@@ -20,6 +20,7 @@ What is used daily is here. The rest is in rooms, and each room's own help says 
     distill.cost          parameters, multiply-adds, memory, bytes and latency
     distill.data          data sets that need no network (needs the `experiments` extra)
     distill.tracking      Weights & Biases, TensorBoard and JSON lines (needs the `experiments` extra)
+    distill.studies       honest comparisons of models over seeds: cells, statistics, tables, reports (needs the extra)
 """
 
 import importlib
@@ -33,7 +34,7 @@ from distill.losses import AttentionTransfer, BernoulliSoftTargets, Hint, SoftTa
 from distill.training import Distiller, MutualLearning
 
 if TYPE_CHECKING:
-    from distill import cost, data, tracking
+    from distill import cost, data, studies, tracking
 
 __version__ = metadata.version("distill")
 
@@ -56,12 +57,13 @@ __all__ = [
     "quantization",
     "save_model",
     "save_weights",
+    "studies",
     "tracking",
     "training",
 ]
 
 # Rooms that are imported when they are first asked for: they need packages of the `experiments` extra.
-_ON_DEMAND = ("cost", "data", "tracking")
+_ON_DEMAND = ("cost", "data", "studies", "tracking")
 
 
 def __getattr__(name: str) -> Any:
