@@ -1,20 +1,21 @@
-"""Does an int8 file give the accuracy that quantization-aware distillation promised, and is it better than without?
+"""Does an int8 file keep the accuracy that quantization-aware distillation promised, and does that training pay?
 
 Two students of a CNN learn mnist5k: a plain CNN, and one of depthwise convolutions with batch normalization, which
-bears rounding worse. Each goes on from the same distilled float student, for as many steps: as it is, or rounding.
+suffers more from rounding. Both start as the same distilled float student and train for the same number of further
+steps, with and without rounding.
 
-- "float": the distilled student. "int8": its file, ranges from 300 training images (post-training quantization).
-- "tuned": distilled for longer. "tuned int8": its file.
-- "promised": quantization-aware, distilled for as long, as Keras evaluates it. "aware int8": its file.
+- "float": the distilled student. "int8": its file, with ranges from 300 training images (post-training quantization).
+- "tuned": the student distilled for longer. "tuned int8": its file.
+- "promised": the quantization-aware student, distilled for as long, as Keras evaluates it. "aware int8": its file.
 
-The first student of each kind is also written in every format, and what the files answer, weigh and take is listed.
+The first student of each kind is also exported in every format; a table compares the answers, bytes and latency.
 
-Accuracies are on dev, 500 images, of which one is 0.2 points; "same class" is how often "promised" and its file agree
-on train and dev, 3,500 images.
+Accuracies are on dev, 500 images, so one image is 0.2 points. "same class" is the share of train and dev, 3,500 images,
+on which "promised" and its file agree.
 
 Command: scripts/bench/quantization. About 6 minutes on two cores; --seeds and --epochs make it shorter.
-Expected: promised 92.6 and 92.3, its files the same; tuned 92.8 and 92.3, its files 92.7 and 92.5; the same class on
-100 and 99.97 %.
+Expected: promised 92.6 and 92.3, and its files the same; tuned 92.8 and 92.3, its files 92.7 and 92.5; the same class
+on 100 and 99.97 %.
 Goal: "aware int8" differs from "promised" by at most 0.2 points for every student. Exit status 1 if it is missed.
 """
 
@@ -53,8 +54,8 @@ class Bench:
     """Quantization-aware distillation on mnist5k.
 
     Attributes:
-        seeds: how many students of each kind.
-        epochs: of the float student; a third of them more, after it, with and without rounding.
+        seeds: number of students of each kind.
+        epochs: epochs of the float student; a third as many follow, with and without rounding.
     """
 
     seeds: int = 4
@@ -62,7 +63,7 @@ class Bench:
 
 
 def teacher_net() -> keras.Model:
-    """106,000 parameters."""
+    """A CNN of 106,000 parameters."""
     hidden = [
         layers.Conv2D(16, 3, activation="relu"),
         layers.MaxPooling2D(),
@@ -105,7 +106,7 @@ def mobile_net() -> keras.Model:
 
 
 def train(model: keras.Model, x: np.ndarray, y: np.ndarray, epochs: int, rate: float) -> None:
-    """Adam, its rate falling to 0 along a cosine."""
+    """Trains with Adam, whose learning rate falls to 0 along a cosine."""
     steps = epochs * -(-len(x) // 64)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)), loss)
@@ -113,14 +114,14 @@ def train(model: keras.Model, x: np.ndarray, y: np.ndarray, epochs: int, rate: f
 
 
 def distilled(teacher: keras.Model, student: keras.Model) -> keras.Model:
-    """The Distiller of all arms."""
-    return distill.Distiller(teacher, student, distill.SoftTargets(4.0), student_loss_weight=0.1)
+    """The Distiller of every student."""
+    return distill.Distiller(teacher, student, distill.SoftTargets(temperature=4.0), student_loss_weight=0.1)
 
 
 def measure(
     build: Callable[[], keras.Model], teacher: keras.Model, seed: int, epochs: int
 ) -> dict[str, float]:
-    """One line of the table."""
+    """Trains the students of one seed; returns a row of the table."""
     digits = data.load("mnist5k")
     (x, y), (x_dev, y_dev) = data.arrays(digits.train), data.arrays(digits.dev)
     both = np.concatenate([x, x_dev])
@@ -157,7 +158,7 @@ def measure(
 def in_every_format(
     model: keras.Model, x: np.ndarray, x_dev: np.ndarray, y_dev: np.ndarray
 ) -> ExportComparison:
-    """What each kind of file answers, weighs and takes."""
+    """Exports a model in every format and compares the files."""
     folder = Path(tempfile.mkdtemp())
     files = {
         precision: distill.export(
@@ -174,7 +175,7 @@ def in_every_format(
 
 
 def main(bench: Bench) -> int:
-    """Prints a table; returns the exit status."""
+    """Prints the table; returns the exit status."""
     digits = data.load("mnist5k")
     x, y = data.arrays(digits.train)
     rows: dict[str, list[dict[str, float]]] = {"plain": [], "depthwise": []}
@@ -193,9 +194,9 @@ def main(bench: Bench) -> int:
         print(f"{name:11}" + "".join(f"{v.mean():9.2f} ±{v.std(ddof=1):4.2f}" for v in values.values()))
         largest = abs(values["aware int8"] - values["promised"]).max()
         print(
-            f"{'':11}largest difference of a promise and its file: {largest:.2f} points (goal: {GOAL} at most)"
+            f"{'':11}largest difference between a promise and its file: {largest:.2f} points (goal: {GOAL} at most)"
         )
-        missed |= largest > GOAL + 1e-6  # an image is 0.2 points, but for rounding
+        missed |= largest > GOAL + 1e-6  # one image is 0.2 points, up to floating-point error
     return int(missed)
 
 
