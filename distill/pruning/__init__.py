@@ -17,11 +17,11 @@ What is pruned so is as large as before; `prune_channels` takes whole channels o
 
 from typing import Any
 
+from distill.pruning import structured, weights
 from distill.pruning.structured import (
     Channels,
     Proof,
     explain,
-    importance,
     output_change,
     prune_channels,
     prune_layers,
@@ -62,7 +62,6 @@ __all__ = [
     "criteria",
     "explain",
     "find_kernels",
-    "importance",
     "iterative",
     "keep_zeros",
     "measure_sparsity",
@@ -75,6 +74,8 @@ __all__ = [
     "shrink",
     "slim",
     "strip_pruning",
+    "structured",
+    "weights",
 ]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 import distill
 from distill import data, pruning
-from distill.pruning import criteria, importance
+from distill.pruning import criteria
+from distill.pruning.structured import importance
 from distill.studies import Cell, Surroundings, fit_and_measure, logits
 from experiments._networks import normalized_cnn
 from experiments.structured.config import Shrinking

@@ -1,26 +1,26 @@
-"""What it takes to cut channels, against Torch-Pruning, and what it brings.
+"""Measures what structured pruning takes and what it gains, compared with Torch-Pruning.
 
-Networks are those of keras.applications and their twins in torchvision, with random weights at 224 × 224; half of
-every group of channels goes, by L2 norms. What is compared is timed in turn; every round gives one ratio.
+The networks are those of keras.applications and their twins in torchvision, with random weights, at 224 × 224. Half of
+every group of channels is removed, by L2 norms. The two sides are timed in turn, and every round gives one ratio.
 
-- "cut": reading the graph, scoring and choosing, against all that Torch-Pruning does, which cuts in place. Goal: it
-  takes as long or longer.
+- "cut": reading the graph, scoring and choosing, against everything that Torch-Pruning does, which cuts in place. Goal:
+  Torch-Pruning takes as long or longer.
 - "build": building the smaller network, against `keras.models.clone_model` and copying weights. Goal: at most 1.5.
-- "memory": the peak of both, over the bytes of the model's weights, which are there besides. Goal: at most 2.
-- "run": one example through LiteRT on one thread before and after, against the same in torch: each gain is that of one
-  runtime, and only gains are compared. Goal: a larger one. ConvNeXt is cut with exact=False, so that as much of it goes
-  as of its twin.
-- "function": the same as a tf.function, with the threads that TensorFlow takes, where torch has one: no goal.
-- "latency": what goes is chosen by what it costs, prune_channels(latency_ms=…, scope="global"), for a gain in LiteRT
-  of 5 % more than the twin's. Compared is what a saved multiply-add brings: times as fast per times fewer MACs, over
-  the twin's. Goal: at least as much; the gain itself is in the note, and so is that of the twin.
+- "memory": peak memory of both steps, over the bytes of the model's weights, which are not counted. Goal: at most 2.
+- "run": one example through LiteRT on one thread before and after, against the same in torch. Each gain is that of one
+  runtime, and only gains are compared. Goal: a larger gain. ConvNeXt is cut with exact=False, so that it loses as much
+  as its twin.
+- "function": the same as a tf.function, with the threads that TensorFlow takes, where torch takes one. No goal.
+- "latency": channels are chosen by what they cost, prune_channels(latency_ms=…, scope="global"), for a gain in LiteRT
+  5 % above the twin's. The ratio compares what a saved multiply-add brings: times as fast per times fewer MACs, over
+  the twin's. Goal: at least as much. The note has both gains.
 
-Seconds beside the ratios tell the order of magnitude: they are medians of this machine while it did other things too.
+The seconds beside the ratios give the order of magnitude: they are medians on this machine while it did other things.
 
-Command: scripts/bench/structured. A quarter of an hour. "latency" has to be asked for by --only: it builds, exports
-and times a network for each of its groups and a dozen times more, 6 minutes for MobileNetV2 and 21 for ConvNeXtTiny.
---names chooses too, --rounds says how often.
-Needs pip's index once, for torch, torchvision and torch-pruning, which go into a venv of their own.
+Command: scripts/bench/structured. It takes a quarter of an hour. "latency" only runs with --only latency: it builds,
+exports and times a network for each group and a dozen more, 6 minutes for MobileNetV2 and 21 for ConvNeXtTiny. --names
+chooses networks, --rounds the number of rounds.
+It needs pip's index once, for torch, torchvision and torch-pruning, which it installs into a venv of their own.
 Expected, on two quiet cores: cut 1.8 to 2.7, VGG16 1.3, DenseNet121 20; build 0.3 to 1.5; memory 0.4 to 1.8,
     MobileNetV2 2.02 [2.01, 2.02], missed; times as fast, ours and torch's: ResNet50 3.7 and 2.9, MobileNetV2 2.6 and
     1.9, EfficientNetB0 2.6 and 1.9, DenseNet121 3.0 and 2.4, VGG16 4.0 and 3.3, ConvNeXtTiny 2.7 and 2.8, missed:
@@ -54,12 +54,13 @@ from distill.pruning import prune_channels
 from distill.pruning.structured._groups import find_groups
 from distill.pruning.structured._rebuild import rebuild
 from distill.pruning.structured._rules import rules_with
+from distill.pruning.structured._scoring import score_atoms
 from distill.pruning.structured._selection import Choice
 from distill.pruning.structured._tracing import read
-from distill.pruning.structured.importance import l2, score_atoms
+from distill.pruning.structured.importance import l2
 
 RATIO = 0.5
-FASTER = 1.05  # than the twin's gain, where latency is in view: a target is met within 2 %
+FASTER = 1.05  # times the twin's gain, the target of "latency"; a target is met within 2 %
 AT_MOST = ("build", "memory")
 TWINS = {
     "ResNet50": "resnet50",
@@ -76,9 +77,9 @@ class Bench:
     """Times structured pruning.
 
     Attributes:
-        names: networks, of ResNet50, MobileNetV2, EfficientNetB0, DenseNet121, ConvNeXtTiny, VGG16.
-        only: one of the parts; all but "latency" by default. "memory" needs Linux, "latency" patience.
-        rounds: how often each is timed.
+        names: networks, from ResNet50, MobileNetV2, EfficientNetB0, DenseNet121, ConvNeXtTiny and VGG16.
+        only: one of the parts; by default all but "latency". "memory" needs Linux, "latency" takes long.
+        rounds: number of timed rounds.
     """
 
     names: tuple[str, ...] = tuple(TWINS)
@@ -88,15 +89,15 @@ class Bench:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One ratio.
+    """One line of the table.
 
     Attributes:
-        name: of the network.
+        name: name of the network.
         part: cut, build, memory, run, function or latency.
         over: what is divided by what.
-        ratios: of the rounds.
-        goal: the least, of "build" and "memory" the most; `None` where none is set.
-        note: more.
+        ratios: ratio of each round.
+        goal: least ratio, for "build" and "memory" the largest; `None` if there is no goal.
+        note: details.
     """
 
     name: str
@@ -115,7 +116,7 @@ class Line:
 
     @property
     def missed(self):
-        """Whether the goal surely is."""
+        """Whether the goal is surely missed."""
         low, high = self.interval
         if self.goal is None:
             return False
@@ -123,7 +124,7 @@ class Line:
 
 
 class Twins:
-    """The process of the torchvision networks."""
+    """The process that runs the torchvision networks."""
 
     def __init__(self):
         script = Path(__file__).with_name("structured_twins.py")
@@ -132,7 +133,7 @@ class Twins:
         )
 
     def ask(self, do, name):
-        """Its answer to an order."""
+        """Sends an order; returns the answer."""
         self._process.stdin.write(json.dumps({"do": do, "name": TWINS[name], "ratio": RATIO}) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
@@ -146,19 +147,19 @@ class Twins:
 
 
 def timed(function):
-    """What a function returns, and its seconds."""
+    """What a function returns, and the seconds that it takes."""
     start = time.perf_counter()
     found = function()
     return found, time.perf_counter() - start
 
 
 def exact(model):
-    """Whether what LayerNormalization averages over stays; of ConvNeXt's twin it does not."""
+    """Whether the channels that LayerNormalization averages over stay; in ConvNeXt's twin they do not."""
     return not model.name.startswith("convnext")
 
 
 def chosen(model):
-    """The structure and what stays of it: all but the building."""
+    """The structure and what stays of it: everything but building the smaller network."""
     structure = read(model, rules_with(), exact=exact(model))
     groups = [group for group in find_groups(structure) if group.atoms.size > 1]
     choice = Choice(structure, groups, score_atoms(structure, groups, l2), "local", 8, {})
@@ -166,20 +167,20 @@ def chosen(model):
 
 
 def cloned(model):
-    """What Keras has for a copy."""
+    """A copy made with Keras' own means."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy
 
 
 def seconds(times):
-    """Medians of (rounds, 2), of what is divided and of what it is divided by."""
+    """Medians of (rounds, 2) times, of the dividend and of the divisor."""
     first, second = np.median(times, axis=0)
     return f"{first:.2g} s / {second:.2g} s"
 
 
 def lines(options, twins):
-    """All lines, network by network."""
+    """Yields all lines, network by network."""
     for name in options.names:
         keras.utils.set_random_seed(0)
         model = getattr(applications, name)(weights=None)
@@ -206,7 +207,7 @@ def lines(options, twins):
             )
             yield Line(name, "build", "distill / clone_model", times[:, 0] / times[:, 1], 1.5, seconds(times))
         if options.only in ("all", "memory"):
-            # In processes of their own: what was freed before would be taken again unseen.
+            # In processes of their own: memory that was freed before would be reused unseen.
             spawn = multiprocessing.get_context("spawn")
             with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
                 ratios = [pool.submit(peak, name).result() for _ in range(few)]
@@ -222,14 +223,14 @@ def lines(options, twins):
 
 
 def by_latency(name, model, rounds, twins):
-    """What a saved multiply-add brings where what goes is chosen by what it costs, over the twin's."""
+    """What a saved multiply-add brings when channels are chosen by what they cost, over the twin's."""
     over = "gain per MACs / torch's"
     twin = Gains(name, model, model, cost.LiteRT(), rounds, twins)
     target = np.median(twin.milliseconds[:, 0]) / (FASTER * np.median(twin.theirs))
     start = time.perf_counter()
     try:
         small = prune_channels(model, latency_ms=target, scope="global", exact=exact(model))
-    except ValueError as error:  # a noisy machine, or it cannot be as fast as that
+    except ValueError as error:  # the machine is noisy, or the network cannot be as fast
         return Line(name, "latency", over, np.zeros(1), 1.0, str(error))
     took = time.perf_counter() - start
     gains = Gains(name, model, small, cost.LiteRT(), rounds, twins)
@@ -238,9 +239,9 @@ def by_latency(name, model, rounds, twins):
 
 
 def peak(name):
-    """The most memory that cutting and building take besides the model, in model sizes."""
+    """The peak memory of cutting and building, without the model, over the size of the model."""
     small = applications.MobileNet(weights=None, input_shape=(64, 64, 3))
-    rebuild(*chosen(small))  # what is loaded and compiled once is not of this model
+    rebuild(*chosen(small))  # loads and compiles what is not the model's
     model = getattr(applications, name)(weights=None)
     gc.collect()
     before = resident("VmRSS")
@@ -250,20 +251,20 @@ def peak(name):
 
 
 def resident(key):
-    """Bytes of this process, as Linux counts them."""
+    """Bytes of memory of this process, as Linux counts them."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return 1024 * int(line.split()[1])
 
 
 class Gains:
-    """How much faster a network became, and how much its twin did, in turn.
+    """How much faster a network and its twin became, timed in turn.
 
     Attributes:
-        milliseconds: (rounds, 2), of the network before and after.
-        ours: (rounds,) times as fast.
-        theirs: (rounds,) of the twin.
-        our_macs: times fewer multiply-adds.
-        their_macs: of the twin.
+        milliseconds: (rounds, 2) latency of the network before and after.
+        ours: (rounds,) times as fast, of the network.
+        theirs: (rounds,) times as fast, of the twin.
+        our_macs: times fewer multiply-adds, of the network.
+        their_macs: times fewer multiply-adds, of the twin.
     """
 
     def __init__(self, name, model, small, runtime, rounds, twins):
@@ -295,7 +296,7 @@ class Gains:
 def main(options):
     """Prints the table; returns the exit status."""
     if options.rounds < 1 or not set(options.names) <= set(TWINS):
-        raise SystemExit(f"Networks are {', '.join(TWINS)}, rounds >= 1. Received: {options}.")
+        raise SystemExit(f"names must be from {', '.join(TWINS)}, and rounds >= 1. Received: {options}.")
     table = Table("network", "what", "ratio of", "ratio", "95 %", "goal", "", box=rich.box.SIMPLE)
     missed = 0
     with Twins() as twins:

@@ -1,8 +1,8 @@
-"""The torchvision twins for structured.py, in a process of their own: one order a line, one answer a line.
+"""Runs the torchvision twins for structured.py, in a process of their own: one order per line, one answer per line.
 
-An order is JSON: {"do": "prune" or "run", "name": of a torchvision network, "ratio": share of channels that goes}. The
-answer to "prune" is the seconds that Torch-Pruning takes for a network that is there already; to "run" those of one
-forward pass before and after, and the multiply-adds of both.
+An order is JSON: {"do": "prune" or "run", "name": a torchvision network, "ratio": share of channels to remove}. The
+answer to "prune" has the seconds that Torch-Pruning takes for a network that already exists; the answer to "run" has
+those of one forward pass before and after, and the multiply-adds of both.
 """
 
 import copy
@@ -13,8 +13,8 @@ import warnings
 
 import torch
 
-# torchvision made for CUDA beside torch made for the CPU has no operators of its own, which networks do not need, and
-# fails to register these two.
+# A torchvision built for CUDA beside a torch built for the CPU lacks its own operators, which the networks do not need,
+# and fails to register these two.
 _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 for _name in ("nms", "qnms"):
     _LIBRARY.define(f"{_name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
@@ -22,21 +22,21 @@ for _name in ("nms", "qnms"):
 import torch_pruning  # noqa: E402
 import torchvision  # noqa: E402
 
-warnings.filterwarnings("ignore", "Unwrapped parameters detected")  # they are pruned as they should be
+warnings.filterwarnings("ignore", "Unwrapped parameters detected")  # they are pruned correctly
 torch.set_num_threads(1)
 EXAMPLE = torch.randn(1, 3, 224, 224)
 _networks = {}
 
 
 def network(name):
-    """A network with random weights, made once."""
+    """A copy of a network with random weights, which is made once."""
     if name not in _networks:
         _networks[name] = getattr(torchvision.models, name)(weights=None).eval()
     return copy.deepcopy(_networks[name])
 
 
 def prune(model, ratio):
-    """Torch-Pruning's own recipe: L2 norms of groups, the same share of each, the classes stay."""
+    """Prunes by Torch-Pruning's own recipe: L2 norms of groups, the same share of each, without the classes."""
     classes = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1000]
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
     pruner = torch_pruning.pruner.BasePruner(
@@ -46,7 +46,7 @@ def prune(model, ratio):
 
 
 def seconds(model):
-    """Of one forward pass on one thread."""
+    """The seconds of one forward pass on one thread."""
     start = time.perf_counter()
     with torch.inference_mode():
         model(EXAMPLE)
@@ -54,7 +54,7 @@ def seconds(model):
 
 
 def answer(order, pairs):
-    """What an order comes to."""
+    """The answer to an order."""
     name, ratio = order["name"], order["ratio"]
     if order["do"] == "prune":
         model = network(name)
@@ -71,7 +71,7 @@ def answer(order, pairs):
 
 
 def main():
-    """Answers until there are no more orders."""
+    """Answers orders until there are no more."""
     pairs = {}
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line), pairs)), flush=True)

@@ -1,15 +1,16 @@
-"""Cuts channels out of every network of keras.applications and keras_hub, and compares what is left with the original.
+"""Removes channels from every network of keras.applications and keras_hub and compares the rest with the original.
 
-Of each network (random weights; 10 classes and images of 96 × 96 for keras.applications, small_backbones.py for
-keras_hub) about 40 % of the channels go, at random. Every tensor of the smaller network is compared, in float64, with
-that of the original in which these channels are zero; it is saved and loaded, and weights and outputs are compared
-again, bit by bit. With --use it also trains a step, after which it must answer otherwise and finitely, and is exported
-to LiteRT, which must answer as it does. What normalizations average over stays. Where keras_hub cannot save, train,
-export or compute what it has, with nothing cut, the table says so; and why, where nothing can be cut.
+Each network (random weights; 10 classes and images of 96 × 96 for keras.applications, small_backbones.py for keras_hub)
+loses about 40 % of its channels, at random. Every tensor of the smaller network is compared, in float64, with that of
+the original in which these channels are zero. The smaller network is then saved and loaded, and its weights and outputs
+are compared again, bit by bit. With --use it also trains one step, which must change its outputs and leave them finite,
+and is exported to LiteRT, which must answer as the network does. Channels that normalizations average over stay. If
+keras_hub cannot save, train, export or compute a network with nothing removed, the table says so. If nothing can be
+removed, it says why.
 
-Command: scripts/checks/applications. 40 networks and 74 backbones, an hour on two cores, several times
-that with --use; names choose some of them. Prints a Markdown table.
-Expected: no difference above 1e-9 anywhere, of LiteRT's answers, in float32, above 1e-3. Exit status 1 if there is one.
+Command: scripts/checks/applications. It checks 40 networks and 74 backbones in an hour on two cores, with --use in
+several; names choose some of them. Prints a Markdown table.
+Expected: no difference above 1e-9, and none above 1e-3 in LiteRT's outputs, which are float32. Exit status 1 otherwise.
 """
 
 import dataclasses
@@ -30,14 +31,14 @@ from rich.table import Table
 from small_backbones import BACKBONES, examples
 
 from distill.exports import Exported, export, inputs_by_name
-from distill.pruning import importance
+from distill.pruning.structured import importance
 from distill.pruning.structured._groups import find_groups
 from distill.pruning.structured._rebuild import rebuild
 from distill.pruning.structured._rules import rules_with
+from distill.pruning.structured._scoring import score_atoms
 from distill.pruning.structured._selection import Choice
 from distill.pruning.structured._tracing import read
 from distill.pruning.structured._verification import largest_error
-from distill.pruning.structured.importance import score_atoms
 
 APPLICATIONS = tuple(name for name in dir(applications) if name[0].isupper())
 TOLERANCE = 1e-9
@@ -46,13 +47,13 @@ LITERT_TOLERANCE = 1e-3  # computed in float32, in another order
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Cuts channels out of keras.applications and keras_hub and compares.
+    """Removes channels from networks of keras.applications and keras_hub and compares the rest.
 
     Attributes:
-        names: such as ResNet50 or BertBackbone; all by default.
-        size: of the images of keras.applications, in pixels.
-        ratio: share of the channels that goes.
-        use: whether what is left also trains a step and runs in LiteRT.
+        names: networks, such as ResNet50 or BertBackbone; all by default.
+        size: height and width of the images for keras.applications, in pixels.
+        ratio: share of the channels to remove.
+        use: also trains the smaller network for a step and runs it in LiteRT.
     """
 
     names: tyro.conf.Positional[tuple[str, ...]] = (*APPLICATIONS, *BACKBONES)
@@ -63,19 +64,19 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What was found of one network.
+    """The result for one network.
 
     Attributes:
-        name: of the network.
-        groups: of channels that can be cut.
-        locked: groups that cannot.
+        name: name of the network.
+        groups: number of groups of channels that can be cut.
+        locked: number of groups that cannot be cut.
         unknown: types of layers that no rule is known for.
-        parameters: share of them that is left.
-        seconds: to read, choose and build.
-        error: the largest difference; NaN where nothing was compared.
-        where: the tensor that differs most.
-        litert: the largest difference of LiteRT's outputs, as a share of the largest; NaN where it did not run.
-        notes: what could not be done with the network as it was either.
+        parameters: share of the parameters that is left.
+        seconds: time to read, choose and build.
+        error: largest difference; NaN if nothing was compared.
+        where: tensor that differs most.
+        litert: largest difference of LiteRT's outputs, as a share of the largest output; NaN if it did not run.
+        notes: what could not be done with the uncut network either.
     """
 
     name: str
@@ -91,13 +92,13 @@ class Checked:
 
     @property
     def wrong(self):
-        """Whether it differs, or was not compared for no reason."""
+        """Whether it differs, or was not compared without a reason."""
         compared = self.error <= TOLERANCE or (np.isnan(self.error) and self.notes)
         return not compared or self.litert > LITERT_TOLERANCE
 
 
 def check(name, options):
-    """Cuts, compares, saves, loads and compares one network; and uses it, where asked to."""
+    """Cuts, compares, saves, loads and compares one network; with options.use also trains and exports it."""
     keras.utils.set_random_seed(0)
     if name in APPLICATIONS:
         shape = (options.size, options.size, 3)
@@ -125,7 +126,7 @@ def check(name, options):
     notes = []
 
     def same(attempt, uncut, what):
-        """What `attempt` returns; `None` and a note where keras_hub's own fails alike with nothing cut."""
+        """What `attempt` returns; `None` and a note if keras_hub fails with nothing cut too."""
         try:
             return attempt()
         except Exception as error:
@@ -180,20 +181,20 @@ def _outputs(model, inputs):
 
 
 def _values(model, inputs):
-    """What to call them, and the weights and outputs."""
+    """Name and value of all outputs and weights."""
     outputs = [(f"output {i}", value) for i, value in enumerate(_outputs(model, inputs))]
     return outputs + [(weight.path, np.asarray(weight)) for weight in model.weights]
 
 
 def _used(model, inputs):
-    """Trains a step, exports to LiteRT; returns how far LiteRT's outputs are from the model's."""
+    """Trains a step and exports to LiteRT; returns how far LiteRT's outputs are from the model's."""
     before, rng = _outputs(model, inputs), np.random.default_rng(0)
     targets = keras.tree.map_structure(lambda output: rng.normal(size=output.shape), model(inputs))
     model.compile("sgd", "mse")
     model.fit(inputs, targets, verbose=0)
     outputs = _outputs(model, inputs)
     if all(map(np.array_equal, outputs, before)):
-        raise RuntimeError("A step of training changed no output.")
+        raise RuntimeError("A training step must change an output, but none has changed.")
     with tempfile.TemporaryDirectory() as folder:
         path = export(model, Path(folder) / "model.tflite")
         found = keras.tree.flatten(Exported(path).predict(inputs_by_name(model, inputs)))
@@ -202,12 +203,12 @@ def _used(model, inputs):
         for one, other in zip(found, outputs, strict=True)
     ]
     if not np.isfinite(differences).all():
-        raise RuntimeError(f"What was trained a step answers with numbers. Received: {differences}.")
+        raise RuntimeError(f"Outputs after a training step must be finite. Received: {differences}.")
     return float(max(differences))
 
 
 def _in_processes(options):
-    # TensorFlow keeps the memory of what it has compiled: a process for each network, or for ten small ones.
+    # TensorFlow never frees what it has compiled, so each large network gets a process, and so do ten small ones.
     for names, tasks in ((APPLICATIONS, 1), (tuple(BACKBONES), 10)):
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=tasks) as pool:
             chosen = [name for name in options.names if name in names]
@@ -224,7 +225,7 @@ def main(options):
     known = (*APPLICATIONS, *BACKBONES)
     if unknown := sorted(set(options.names) - set(known)):
         raise SystemExit(
-            "Networks are those of keras.applications and small_backbones.py. "
+            "names must be networks of keras.applications or small_backbones.py. "
             f"Received: {unknown}. Known: {', '.join(known)}."
         )
     table = Table(
@@ -248,12 +249,12 @@ def main(options):
             style="red" if found.wrong else None,
         )
         print(f"{found.name}: {found.error:.1e} {'; '.join(found.notes)}", file=sys.stderr, flush=True)
-    # No row is wrapped in a file.
+    # In a file no row is wrapped.
     console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
     console.print(table)
     console.print(
-        f"{failed} of {table.row_count} differ. {options.ratio:.0%} of the channels go; images of {options.size} × "
-        f"{options.size}; Keras {keras.__version__}, {datetime.date.today()}."
+        f"{failed} of {table.row_count} differ. {options.ratio:.0%} of the channels removed; images of "
+        f"{options.size} × {options.size}; Keras {keras.__version__}, {datetime.date.today()}."
     )
     return int(failed > 0)
 

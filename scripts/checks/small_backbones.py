@@ -1,4 +1,4 @@
-"""Small backbones of keras_hub, built from configs alone, for applications.py."""
+"""Builds small keras_hub backbones from configs, for applications.py."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,7 @@ ONE_EACH = [1, 1, 1, 1]
 
 
 def hub(kind: Callable[..., keras.Model], /, **arguments: Any) -> Callable[[], keras.Model]:
-    """Builds a model or layer of keras_hub; arguments that are made by `hub` are built too."""
+    """A function that builds a model or layer of keras_hub; arguments made by `hub` are built first."""
 
     def build() -> keras.Model:
         return kind(**{key: value() if callable(value) else value for key, value in arguments.items()})
@@ -610,7 +610,7 @@ BACKBONES: dict[str, Callable[[], keras.Model]] = {
     ),
 }
 
-# Of what inputs leave open; audio is shortened by convolutions.
+# Length of inputs whose length is open; 64 by default. Audio needs more, because convolutions shorten it.
 LENGTHS = {"MoonshineBackbone": 1024}
 
 

@@ -1,4 +1,4 @@
-"""scripts/bench/structured compares what it says: gains of one runtime each, per multiply-add where that is asked."""
+"""scripts/bench/structured compares what it claims: gains of one runtime each, per multiply-add if asked for."""
 
 import contextlib
 import importlib.util
@@ -26,7 +26,7 @@ SPEC.loader.exec_module(bench)
 
 
 class Twins:
-    """Pruned in 2 s; 2 times as fast by 4 times fewer MACs."""
+    """Answers for a twin that is pruned in 2 s and is 2 times as fast with 4 times fewer MACs."""
 
     def ask(self, do, name):
         return {"prune": {"seconds": 2.0}, "run": {"seconds": [4.0, 2.0], "macs": [400, 100]}}[do]
@@ -59,7 +59,7 @@ def line(part):
 
 
 def timed_as_its_macs(monkeypatch):
-    """A network takes as many ms as it has multiply-adds by the thousand."""
+    """Pretends that a network takes one ms for every thousand multiply-adds."""
 
     def prepare(runtime, model):
         return lambda: cost.macs(model)
@@ -71,7 +71,7 @@ def timed_as_its_macs(monkeypatch):
     monkeypatch.setattr(cost.TFFunction, "prepare", prepare)
     monkeypatch.setattr(cost, "in_turns", in_turns)
     monkeypatch.setattr(
-        "distill.pruning.structured._channels.latency",
+        "distill.pruning.structured._costs.latency",
         lambda model: cost.Latency(cost.macs(model) / 1e3, 0, 0, 1),
     )
 

@@ -1,26 +1,39 @@
-"""Pruning of whole channels, neurons and heads: a smaller model comes out, of the same kind.
+"""Structured pruning: removes whole channels, neurons, heads and layers. A smaller model of the same kind comes out.
 
-    small = pruning.prune_channels(model, 0.5)
+```python
+from distill import pruning
 
-Every axis of every tensor and weight of a model's graph is labelled (`structure`, by `layer_rules` and
-`operation_rules`); labels that a call ties together are one atom (`labels`), and atoms that the same weights make are a
-group (`groups`). Scores (`importance`) and a target say which stay (`selection`), the graph is built anew with slices
-of the weights (`rebuild`), and can be compared with the old one tensor by tensor (`verification`). Layers as a whole
-go by measured harm (`depth`). Training in between is there too (`recovery`).
+print(pruning.explain(model))  # which channels can be removed, and why the others stay
+small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.l1, verify=True)
+shorter = pruning.prune_layers(teacher, 1, pruning.output_change(teacher, x))
+```
+
+How it works: every axis of every tensor and weight in a model's graph gets labels, as the rules of its layers and
+operations say (`_call`, `_tracing`, `_rules`). Labels that a call ties together form an atom (`_labels`), and atoms
+that the same weights make form a group (`_groups`). Scores (`importance`, `_scoring`) and a target decide which atoms
+stay (`_selection`, `_targets`). The graph is then built anew with slices of the weights (`_rebuild`, `_copying`) and
+can be compared with the original tensor by tensor (`_verification`). Whole layers are removed by measured harm
+(`_depth`). `shrink` and `slim` train in between (`_recovery`).
 """
 
 from distill.pruning.structured import importance
+from distill.pruning.structured._call import Call, Rule
 from distill.pruning.structured._channels import prune_channels
 from distill.pruning.structured._depth import output_change, prune_layers, removable_layers
 from distill.pruning.structured._explanation import Channels, explain
+from distill.pruning.structured._groups import Group
 from distill.pruning.structured._recovery import shrink, slim
-from distill.pruning.structured._tracing import Call
+from distill.pruning.structured._structure import Slot, Structure
 from distill.pruning.structured._verification import Proof
 
 __all__ = [
     "Call",
     "Channels",
+    "Group",
     "Proof",
+    "Rule",
+    "Slot",
+    "Structure",
     "explain",
     "importance",
     "output_change",

@@ -1,32 +1,45 @@
-"""Takes channels, neurons and heads out of a model: a smaller model of the same kind comes out."""
+"""Removes channels, neurons and heads from a model: a smaller model of the same kind comes out."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypedDict
 
 import keras
 import numpy as np
 
-from distill.cost import latency
+from distill._types import Arrays, Train
+from distill.pruning.structured._call import Rule
 from distill.pruning.structured._compiling import compile_settings, compile_with
-from distill.pruning.structured._costs import macs_of, parameters_of
+from distill.pruning.structured._costs import macs_of, milliseconds, parameters_of
+from distill.pruning.structured._goals import Goal, goals_of_rounds, only_one
 from distill.pruning.structured._groups import Group, find_groups
 from distill.pruning.structured._rebuild import rebuild
 from distill.pruning.structured._rules import rules_with
-from distill.pruning.structured._selection import (
-    Choice,
-    Scope,
-    reach,
-    reach_latency,
-    score_per_ms,
-)
+from distill.pruning.structured._scoring import Importance, Normalization, Reduction, score_atoms
+from distill.pruning.structured._selection import Choice, Scope
+from distill.pruning.structured._selectors import own_ratios, without
 from distill.pruning.structured._structure import Structure
-from distill.pruning.structured._tracing import Rule, read
-from distill.pruning.structured._verification import Proof
-from distill.pruning.structured.importance import Importance, Normalization, Reduction, l2, score_atoms
-from distill.pruning.weights._kernels import Selector, as_selectors, fits
+from distill.pruning.structured._targets import reach, reach_latency, score_per_ms
+from distill.pruning.structured._tracing import read
+from distill.pruning.structured._verification import Proof, prove
+from distill.pruning.structured.importance import l2
+from distill.pruning.weights._kernels import Selector
 from distill.pruning.weights._patterns import is_whole
+
+
+class Options(TypedDict, total=False):
+    """The options of `prune_channels` that `shrink` and `slim` pass on."""
+
+    importance: Importance
+    reduce: Reduction
+    normalize: Normalization
+    scope: Scope
+    round_to: int | None
+    exclude: Selector | Sequence[Selector]
+    exact: bool
+    rules: Mapping[type, Rule] | None
+    verify: bool | Proof | Arrays
 
 
 def prune_channels(
@@ -41,246 +54,177 @@ def prune_channels(
     normalize: Normalization = "mean",
     scope: Scope = "local",
     round_to: int | None = None,
-    keep: Selector | Sequence[Selector] = (),
+    exclude: Selector | Sequence[Selector] = (),
     ratios: Mapping[Selector, float] | None = None,
-    steps: int = 1,
-    after_step: Callable[[keras.Model], object] | None = None,
+    rounds: int = 1,
+    train: Train | None = None,
     exact: bool = True,
     rules: Mapping[type, Rule] | None = None,
-    verify: Any = False,
+    verify: bool | Proof | Arrays = False,
 ) -> keras.Model:
-    """A smaller model without the least important channels of this one, which is left as it is.
+    """Makes a smaller model without the least important channels of this one, which is left as it is.
 
-    Channels that an addition, a grouped convolution or anything else ties together go together. What stays computes
-    what it did when the others were zero. The new model is not trained: do so, with the old one as the teacher.
+    Channels that an addition, a grouped convolution or anything else ties together are removed together. The smaller
+    model computes what the original does with the removed channels set to zero. It still has to be trained, best with
+    the original as its teacher: `shrink` does both.
 
-    Left behind are masks of `prune` (`keep_zeros(new)` takes their zeros again), and what a subclass of a Functional or
-    Sequential model adds to it.
+    Masks of `prune` are not carried over (`keep_zeros(new)` finds their zeros again), nor is what a subclass of a
+    Functional or Sequential model adds to it.
 
     Args:
-        model: Functional or Sequential, possibly with such models nested, built.
-        ratio: share of the channels that goes, 0 < ratio < 1; of each group, or of all with scope "global".
-        macs: instead of it, the multiply-adds with kernels that stay: a share of them if < 1, else how many. What
-            `cost.macs` counts besides, products of two activations, is left out.
-        params: instead of it, the parameters that stay: a share of them if < 1, else how many.
-        latency_ms: instead of it, how long one example may take, in milliseconds, by `cost.latency`: LiteRT on one
-            thread of this machine. A dozen models are built, exported and timed to find it; with scope "global" one
-            more for each group, and channels compete by their score per millisecond that they cost.
-        importance: says how much channels matter; see `importance`.
-        reduce: what a channel's scores on all the weights that make or read it come to: their "mean", "sum" or "max".
-        normalize: what a group's scores are divided by before groups are compared, which is what scope "global" does:
+        model: Functional or Sequential model, built; it may contain nested models.
+        ratio: share of the channels to remove, 0 < ratio < 1, of each group, or of all groups with scope="global".
+        macs: instead of `ratio`, the multiply-adds with kernels to keep: a share of them if < 1, else their number.
+            Products of two activations, which `cost.macs` counts too, are left out.
+        params: instead of `ratio`, the parameters to keep: a share of them if < 1, else their number.
+        latency_ms: instead of `ratio`, the milliseconds that one example may take, by `cost.latency`: LiteRT on one
+            thread of this machine. The search builds, exports and times about a dozen models. With scope="global" it
+            times one more for each group, and channels compete by their score per millisecond.
+        importance: how much channels matter; see `pruning.structured.importance`.
+        reduce: how a channel's scores on all weights that make or read it become one: their "mean", "sum" or "max".
+        normalize: what a group's scores are divided by before groups are compared, which only scope="global" does:
             their "mean" or "max"; `None` leaves them as they are.
-        scope: "local": each group gives the same share; "global": the lowest scores go wherever they are.
-        round_to: numbers of channels that stay are multiples of it, for the hardware's sake, in groups of twice as many
-            or more. `None` is 8, or where a target of macs, params or latency_ms cannot be met so, 4, 2 or 1.
-        keep: layers whose channels stay: names, types or functions, as for `find_kernels`.
-        ratios: selector of layers -> share of their channels that goes, whatever is asked of the others; of which
-            nothing goes if nothing is asked.
-        steps: in how many steps, each by about the same factor, the target is reached; before each, importance is found
-            anew for what is left. Steps before the last come as near to theirs as they can.
-        after_step: called with what each step leaves, such as to train it; see `shrink`. Before the first call it is
-            tried whether all steps can be gone, but for those of latency_ms, of which the last is.
-        exact: whether what LayerNormalization and its like average over stays. Without, their statistics change.
-        rules: for types of layers and operations, by exact type, what ties their axes; they come before our own.
-        verify: whether every tensor of the new model is compared with the old one's, in float64: `True` on random
-            examples, or on these, given as to the model; a `Proof` keeps the largest difference.
+        scope: "local" removes the same share of each group, "global" the lowest scores wherever they are.
+        round_to: number that the channels left are a multiple of, which suits hardware, in groups with twice as many
+            or more. `None` is 8; for a target of macs, params or latency_ms that 8 cannot meet, 4, 2 or 1.
+        exclude: layers to leave alone: names, types or functions, as for `find_kernels`.
+        ratios: layers -> share of their channels to remove, 0 <= share < 1, whatever happens to the others. Without a
+            target, channels of other layers stay.
+        rounds: number of rounds in which the target is reached, each by about the same factor. The importance is
+            computed anew in each. Rounds before the last come as near to their share as they can.
+        train: called as `train(model, callbacks)` after each round, with the smaller model and an empty list. Before
+            the first call all rounds are tried without training, so that a target that cannot be reached is refused at
+            once; of latency_ms only the last.
+        exact: keeps the channels that LayerNormalization and the like average over. With `False` they can be removed,
+            which changes the statistics of the others.
+        rules: type of a layer or operation -> function of a `structured.Call` that says how it ties axes together. A
+            rule does not hold for subclasses. Your rules come before ours.
+        verify: compares every tensor of the new model with the original's, in float64: `True` on random examples, or
+            give examples as for the model, or a `Proof` to keep the largest difference.
 
     Returns:
-        The new model with copied weights, Functional or Sequential as before, compiled if the old one was; the
-        optimizer starts afresh.
+        The new model with copied weights, Functional or Sequential as the original, and compiled if the original is;
+        the optimizer starts afresh.
 
     Raises:
-        ValueError: none or several of ratio, macs, params and latency_ms are given without ratios, or one is out of
-            range; a target cannot be met within 2 %; by a ratio, nothing would go; a selector fits no layer; nothing
-            can be cut; the model has no graph; both ratios and steps are given; the optimizer or a metric does not come
-            out of its own config.
-        RuntimeError: `verify` found a difference.
+        ValueError: none or several of ratio, macs, params and latency_ms are given (and no ratios), a value is out of
+            range, a target cannot be met within 2 %, a ratio removes no channel, a selector fits no layer, nothing can
+            be removed, the model has no graph, ratios are given with several rounds, or a layer, the optimizer or a
+            metric cannot be made from its config.
+        TypeError: a target or a selector has the wrong type.
+        RuntimeError: `verify` finds a difference.
+
+    Example:
+        >>> hidden, head = keras.layers.Dense(64, "relu"), keras.layers.Dense(3)
+        >>> net = keras.Sequential([keras.Input((8,)), hidden, head])
+        >>> small = pruning.prune_channels(net, 0.5, verify=True)
+        >>> small.layers[0].units
+        32
     """
     targets = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
     alone = bool(ratios) and all(value is None for value in targets.values())
-    ((what, target),) = [("ratios", 0.0)] if alone else _only_one(targets)
+    what, target = ("ratios", 0.0) if alone else only_one(targets)
     if round_to is not None and (not is_whole(round_to) or round_to < 1):
-        raise ValueError(
-            f"Channels that stay are rounded to a multiple of an integer >= 1. Received: {round_to=}."
-        )
+        raise ValueError(f"round_to must be None or an integer >= 1. Received: {round_to=}.")
     if scope not in ("local", "global"):
-        raise ValueError(f"Channels compete by 'local' or 'global'. Received: scope={scope!r}.")
+        raise ValueError(f"scope must be 'local' or 'global'. Received: {scope=}.")
     if reduce not in ("mean", "sum", "max"):
-        raise ValueError(f"Scores are reduced to their 'mean', 'sum' or 'max'. Received: reduce={reduce!r}.")
+        raise ValueError(f"reduce must be 'mean', 'sum' or 'max'. Received: {reduce=}.")
     if normalize not in ("mean", "max", None):
-        raise ValueError(f"Scores are divided by their 'mean' or 'max'. Received: normalize={normalize!r}.")
-    if not is_whole(steps) or steps < 1:
-        raise ValueError(f"An integer >= 1 says how many steps there are. Received: steps={steps!r}.")
+        raise ValueError(f"normalize must be 'mean', 'max' or None. Received: {normalize=}.")
+    if not is_whole(rounds) or rounds < 1:
+        raise ValueError(f"rounds must be an integer >= 1. Received: {rounds=}.")
     if what == "ratio" and not 0 < target < 1:
-        raise ValueError(f"The share of channels that goes lies between 0 and 1. Received: ratio={target!r}.")
-    if not target > 0 and not alone:
-        raise ValueError(f"What stays of a model is more than 0. Received: {what}={target!r}.")
-    if steps > 1 and ratios:
         raise ValueError(
-            f"Shares of single layers would go in every step anew. Received: ratios and {steps=}. Leave one out."
+            f"ratio, the share of channels to remove, must be between 0 and 1. Received: {ratio=}."
         )
-    cut = functools.partial(_cut, scope=scope, keep=keep, ratios=ratios, exact=exact, rules=rules)
-    goals = _goals(model, what, target, int(steps), round_to, rules)
+    if not target > 0 and not alone:
+        raise ValueError(
+            f"{what}, which says what to keep, must be more than 0. Received: {what}={target!r}."
+        )
+    if rounds > 1 and ratios:
+        raise ValueError(
+            f"ratios would apply again in every round. Received: ratios and {rounds=}. Leave one of them out."
+        )
+    settings = _Settings(importance, reduce, normalize, scope, exclude, ratios, exact, rules, verify)
+    goals = goals_of_rounds(model, Goal(what, target, round_to), int(rounds), rules)
     asked = f"{what}={ratios or target!r}"
-    if after_step is not None:
-        # What is refused is refused before anything was trained.
-        rehearse = functools.partial(cut, importance=l2, reduce="mean", normalize="mean", verify=False)
-        rehearse(model, goals[-1])
+    if train is not None:
+        # Whatever is refused is refused before anything is trained.
+        rehearsal = settings._replace(importance=l2, reduce="mean", normalize="mean", verify=False)
+        _cut(model, goals[-1], rehearsal)
         if what != "latency_ms":
-            _require_change(model, functools.reduce(rehearse, goals, model), what, asked)
+            smaller = functools.reduce(lambda one, goal: _cut(one, goal, rehearsal), goals, model)
+            _require_change(model, smaller, what, asked)
     new = model
     for goal in goals:
-        new = cut(new, goal, importance=importance, reduce=reduce, normalize=normalize, verify=verify)
-        if after_step is not None:
-            after_step(new)
+        new = _cut(new, goal, settings)
+        if train is not None:
+            train(new, [])
     _require_change(model, new, what, asked)
     return new
+
+
+class _Settings(NamedTuple):
+    """The arguments of `prune_channels` that hold for every round."""
+
+    importance: Importance
+    reduce: Reduction
+    normalize: Normalization
+    scope: Scope
+    exclude: Selector | Sequence[Selector]
+    ratios: Mapping[Selector, float] | None
+    exact: bool
+    rules: Mapping[type, Rule] | None
+    verify: bool | Proof | Arrays
 
 
 def _require_change(model: keras.Model, new: keras.Model, what: str, asked: str) -> None:
     if what in ("ratio", "ratios") and new.count_params() == model.count_params():
         raise ValueError(
-            f"Something goes. Received: {asked}, by which nothing of {model.name!r} does: numbers of channels are "
-            "rounded. Ask for more, or for round_to=1."
+            f"{asked} removes no channel of {model.name!r}, because the numbers of channels left are rounded. Use a "
+            "larger ratio or round_to=1."
         )
 
 
-class _Goal(NamedTuple):
-    """What one step is to reach.
-
-    Attributes:
-        what: "ratio", "ratios", "macs", "params" or "latency_ms".
-        target: of it.
-        round_to: see `prune_channels`.
-        least: where the target cannot be met, the nearest is taken that costs as much as this; `None` refuses.
-    """
-
-    what: str
-    target: float
-    round_to: int | None
-    least: float | None = None
-
-
-def _goals(
-    model: keras.Model,
-    what: str,
-    target: float,
-    steps: int,
-    round_to: int | None,
-    rules: Mapping[type, Rule] | None,
-) -> list[_Goal]:
-    """What each step is to reach, each by the same factor."""
-    if what in ("ratio", "ratios"):
-        # Rounded in every step, small groups would come back to where they were.
-        ratio = 1 - (1 - target) ** (1 / steps)
-        return [*[_Goal(what, ratio, 1)] * (steps - 1), _Goal(what, ratio, round_to)]
-    if what == "latency_ms":
-        whole = latency(model).median_ms if steps > 1 else target
-    else:
-        structure = read(model, rules_with(rules))
-        count = macs_of(structure) if what == "macs" else parameters_of(structure)
-        whole = count(np.ones(structure.atoms.count, bool))
-        target = target * whole if target < 1 else target
-    towards = [whole * (target / whole) ** (i / steps) for i in range(1, steps)]
-    return [*(_Goal(what, one, round_to, least=target) for one in towards), _Goal(what, target, round_to)]
-
-
-def _cut(
-    model: keras.Model,
-    goal: _Goal,
-    *,
-    importance: Importance,
-    reduce: Reduction,
-    normalize: Normalization,
-    scope: Scope,
-    keep: Selector | Sequence[Selector],
-    ratios: Mapping[Selector, float] | None,
-    exact: bool,
-    rules: Mapping[type, Rule] | None,
-    verify: Any,
-) -> keras.Model:
-    """One step of `prune_channels`."""
+def _cut(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model:
+    """One round of `prune_channels`."""
     compiling = compile_settings(model)
-    known = rules_with(rules)
-    structure = read(model, known, exact=exact)
-    found = find_groups(structure)
-    cuttable = _without(structure, [group for group in found if group.atoms.size > 1], keep)
-    if not cuttable:
-        why = "; ".join(f"{group.name}: {group.locked or 'kept'}" for group in found[:8])
+    rules = rules_with(settings.rules)
+    structure = read(model, rules, exact=settings.exact)
+    groups = find_groups(structure)
+    removable = without(structure, [group for group in groups if group.atoms.size > 1], settings.exclude)
+    if not removable:
+        why = "; ".join(f"{group.name}: {group.locked or 'excluded'}" for group in groups[:8])
         raise ValueError(
-            f"There is something to prune. Received: {model.name!r}, of which nothing is: {why}."
+            f"Nothing in {model.name!r} can be removed: {why or 'no layer makes channels that are known'}."
         )
-    scores = score_atoms(structure, cuttable, importance, reduce, normalize)
-    own = _own_ratios(structure, cuttable, ratios)
-    choices = [
-        Choice(structure, cuttable, scores, scope, multiple, own)
-        for multiple in ((8, 4, 2, 1) if goal.round_to is None else (goal.round_to,))
-    ]
-    if goal.what in ("ratio", "ratios"):
-        kept = choices[0].keep(choices[0].counts(goal.target))
-    elif goal.what == "latency_ms":
-
-        def measure(keep: np.ndarray) -> float:
-            return latency(rebuild(structure, keep)).median_ms
-
-        if scope == "global":
-            per_ms = score_per_ms(choices[-1], measure)
-            choices = [dataclasses.replace(choice, scores=per_ms) for choice in choices]
-        kept = reach_latency(choices, measure, goal.target, goal.least)
-    else:
-        count = macs_of(structure) if goal.what == "macs" else parameters_of(structure)
-        kept = reach(choices, count, goal.target, goal.what, goal.least)
+    kept = _chosen(structure, removable, goal, settings)
     new = rebuild(structure, kept)
-    if verify is not False:
-        proof = verify if isinstance(verify, Proof) else Proof(None if verify is True else verify)
-        proof.find(structure, kept, new, known)
+    if settings.verify is not False:
+        given = settings.verify
+        proof = given if isinstance(given, Proof) else Proof(None if given is True else given)
+        prove(structure, kept, new, rules, proof)
     compile_with(compiling, model, new)
     return new
 
 
-def _only_one(targets: Mapping[str, float | None]) -> list[tuple[str, float]]:
-    given = [(name, value) for name, value in targets.items() if value is not None]
-    if len(given) != 1:
-        raise ValueError(
-            f"How much goes is said by one of {', '.join(targets)}. Received: {dict(given) or 'none of them'}."
-        )
-    ((name, value),) = given
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} is a number. Received: {value!r}.")
-    return given
+def _chosen(structure: Structure, groups: Sequence[Group], goal: Goal, settings: _Settings) -> np.ndarray:
+    """(atoms,) bool, which atoms stay."""
+    scores = score_atoms(structure, groups, settings.importance, settings.reduce, settings.normalize)
+    own = own_ratios(structure, groups, settings.ratios)
+    multiples = (8, 4, 2, 1) if goal.round_to is None else (goal.round_to,)
+    choices = [Choice(structure, groups, scores, settings.scope, multiple, own) for multiple in multiples]
+    if goal.what in ("ratio", "ratios"):
+        return choices[0].keep(choices[0].counts(goal.target))
+    if goal.what == "latency_ms":
 
+        def measure(keep: np.ndarray) -> float:
+            return milliseconds(rebuild(structure, keep))
 
-def _fitting(structure: Structure, groups: Sequence[Group], selector: Selector) -> list[int]:
-    """Positions of the groups that layers which a selector means make or scale channels of."""
-    meant = [path for path, layer in structure.operations.items() if fits(selector, path, layer)]
-    if not meant:
-        raise ValueError(
-            f"A selector fits at least one layer. Received: {selector!r}, which fits none of "
-            f"{structure.model.name!r}. Its layers: {', '.join(structure.operations)}."
-        )
-    own = np.zeros(structure.atoms.count, bool)
-    for slot in structure.slots:
-        # What holds for a layer holds for those inside.
-        inside = any(slot.path == path or slot.path.startswith(f"{path}/") for path in meant)
-        if inside and slot.role != "input":
-            own[structure.atoms.of[slot.labels]] = True
-    return [i for i, group in enumerate(groups) if own[group.atoms].any()]
-
-
-def _without(structure: Structure, groups: list[Group], keep: Selector | Sequence[Selector]) -> list[Group]:
-    left = {i for selector in as_selectors("keep", keep) for i in _fitting(structure, groups, selector)}
-    return [group for i, group in enumerate(groups) if i not in left]
-
-
-def _own_ratios(
-    structure: Structure, groups: Sequence[Group], ratios: Mapping[Selector, float] | None
-) -> dict[int, float]:
-    found: dict[int, float] = {}
-    for selector, ratio in (ratios or {}).items():
-        if not isinstance(ratio, (int, float, np.number)) or not 0 <= ratio < 1:
-            raise ValueError(
-                f"The share of channels that goes is at least 0 and less than 1. Received: {ratio!r} for {selector!r}."
-            )
-        (checked,) = as_selectors("ratios", selector)
-        found.update(dict.fromkeys(_fitting(structure, groups, checked), float(ratio)))
-    return found
+        if settings.scope == "global":
+            per_ms = score_per_ms(choices[-1], measure)
+            choices = [dataclasses.replace(choice, scores=per_ms) for choice in choices]
+        return reach_latency(choices, measure, goal.target, goal.least)
+    count = macs_of(structure) if goal.what == "macs" else parameters_of(structure)
+    return reach(choices, count, goal.target, goal.what, goal.least)

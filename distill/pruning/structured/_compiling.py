@@ -1,4 +1,4 @@
-"""A smaller model is compiled as the whole one was."""
+"""Compiles the smaller model as the original was compiled."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from distill.pruning.structured._configs import own_of
 
 
 def compile_settings(model: keras.Model) -> dict[str, Any] | None:
-    """How a model was compiled, with an optimizer and metrics that start afresh; `None` if it was not.
+    """The arguments that a model was compiled with, the optimizer and metrics as new copies; `None` if it was not.
 
     Raises:
-        ValueError: one of them does not come out of its own config.
+        ValueError: the optimizer or a metric cannot be made from its own config.
     """
     if not model.compiled:
         return None
@@ -26,7 +26,7 @@ def compile_settings(model: keras.Model) -> dict[str, Any] | None:
 
 
 def compile_with(settings: dict[str, Any] | None, old: keras.Model, new: keras.Model) -> None:
-    """Compiles a new model as `compile_settings` found the old one; weights that did not decay do not."""
+    """Compiles the new model with the settings of the old one; weights that did not decay do not decay."""
     if settings is None:
         return
     new.compile(**settings)
@@ -38,7 +38,7 @@ def compile_with(settings: dict[str, Any] | None, old: keras.Model, new: keras.M
         other.exclude_from_weight_decay(
             var_list=[variable for variable in new.trainable_variables if variable.path in staying]
         )
-    new.optimizer.build(new.trainable_variables)  # as Keras does, so that a file of it can be loaded
+    new.optimizer.build(new.trainable_variables)  # as Keras does, so that a saved model can be loaded
 
 
 def _afresh(one: Any) -> Any:
@@ -47,7 +47,7 @@ def _afresh(one: Any) -> Any:
             return type(one).from_config(one.get_config())
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
-            "A smaller model is compiled as the whole one was, from the configs of its optimizer and metrics. "
-            f"Received: {one.name!r}, a {type(one).__name__}, whose config does not make another. Write its "
-            f"get_config, or load the model with compile=False. Keras said: {error}"
+            "The smaller model is compiled as the original, so its optimizer and metrics must be made from their "
+            f"configs. Received: {one.name!r}, a {type(one).__name__}, which cannot be made from its config. Implement "
+            f"its get_config, or load the model with compile=False. Keras says: {error}"
         ) from error

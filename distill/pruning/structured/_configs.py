@@ -1,4 +1,4 @@
-"""Configs of layers that are made anew: what they refer to, and what of them must not stay."""
+"""Configs for rebuilding layers: the classes and functions that they need, without what belongs to the old sizes."""
 
 import inspect
 import types
@@ -10,7 +10,7 @@ from distill._keras import flatten_layers
 
 
 def own_of(one: Any) -> dict[str, Any]:
-    """Classes and functions of the user's own that a layer, an optimizer or a metric has, by name."""
+    """The user's own classes and functions in a layer, an optimizer or a metric, by name."""
     parts = flatten_layers(one) if isinstance(one, keras.Layer) else [one]
     found = [value for part in parts for value in vars(part).values()]
     return {
@@ -20,12 +20,12 @@ def own_of(one: Any) -> dict[str, Any]:
 
 
 def _is_foreign(value: Any) -> bool:
-    """Whether it is of a class of the user's own."""
+    """Whether the class of a value is the user's own."""
     return not type(value).__module__.startswith(("keras.", "builtins", "numpy", "tensorflow"))
 
 
 def without_arrays(config: Any) -> Any:
-    """A config whose weights do not start as arrays, which have the old sizes; values are copied anyway."""
+    """A config in which no weight starts as an array, which would have the old size; the values are copied later."""
     if isinstance(config, (list, tuple)):
         return type(config)(map(without_arrays, config))
     if not isinstance(config, dict):
@@ -36,17 +36,17 @@ def without_arrays(config: Any) -> Any:
 
 
 def config_of(old: Any) -> Any:
-    """The config of a layer or operation, from which another of its kind can be made for other sizes."""
+    """The config of a layer or operation, from which one like it can be made with other sizes."""
     if not type(old).__module__.startswith("keras_hub."):
         return _unbuilt(old.get_config())
-    # Configs of some of its layers lack arguments, or have more than there are; attributes have their names.
+    # Some configs of keras_hub lack arguments or have too many. Each argument is kept in an attribute of its name.
     names = [name for name in inspect.signature(type(old).__init__).parameters if name in vars(old)]
     base = keras.Layer.get_config(old)
     return {**base, **{name: getattr(old, name) for name in names}}
 
 
 def _unbuilt(config: Any) -> Any:
-    """A config that does not build the layers inside it for their old inputs."""
+    """A config without the instructions to build the layers inside it for their old inputs."""
     if isinstance(config, (list, tuple)):
         return type(config)(map(_unbuilt, config))
     if not isinstance(config, dict):
@@ -55,7 +55,7 @@ def _unbuilt(config: Any) -> Any:
 
 
 def in_dtype(config: Any, dtype: str) -> Any:
-    """A config, and those inside, with another type for floating-point numbers; what is quantized stays so."""
+    """A config, with those inside it, that computes in another floating-point type; quantized layers stay quantized."""
     if isinstance(config, (list, tuple)):
         return type(config)(in_dtype(part, dtype) for part in config)
     if not isinstance(config, dict):

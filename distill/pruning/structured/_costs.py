@@ -1,4 +1,4 @@
-"""What a model has of parameters and multiply-adds, by what stays of it."""
+"""Counts parameters and multiply-adds of a model from what stays of it, and measures its latency."""
 
 import collections
 import math
@@ -8,30 +8,36 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill.cost import calls_of
+from distill.cost import calls_of, latency
 from distill.pruning.structured._structure import Size, Structure
 
-Cost = Callable[[np.ndarray], int]  # which atoms stay -> parameters or multiply-adds
+# (atoms,) bool, which atoms stay -> parameters or multiply-adds.
+Cost = Callable[[np.ndarray], int]
 
 
 def parameters_of(structure: Structure) -> Cost:
-    """Parameters, as `distill.cost.parameters` counts them, by what stays."""
+    """Parameters, counted as `distill.cost.parameters` does."""
     return _cost(structure, [(variable, ()) for variable in structure.model.weights])
 
 
 def macs_of(structure: Structure) -> Cost:
-    """Multiply-adds of products with kernels, as `distill.cost` counts them, by what stays.
+    """Multiply-adds with kernels, counted as `distill.cost` does.
 
     Raises:
-        ValueError: the model's inputs have unknown sizes; those of a layer with weights are not known.
+        ValueError: an input has an unknown size, or the multiply-adds of a layer with weights are unknown.
     """
     cost = _cost(structure, [(product.variable, product.sizes) for product in structure.products])
     rest = _uncounted(structure)
     return lambda keep: cost(keep) + rest
 
 
+def milliseconds(model: keras.Model) -> float:
+    """The time of one example on this machine, by `distill.cost.latency`."""
+    return latency(model).median_ms
+
+
 def _uncounted(structure: Structure) -> int:
-    """Multiply-adds that no rule counts, because all that they depend on stays."""
+    """Multiply-adds that no rule counts, because none of their sizes can change."""
     own = {path for path, _, _ in structure.tensors}
     everything = np.ones(structure.atoms.count, bool)
     counted: dict[str, int] = collections.defaultdict(int)
@@ -45,15 +51,15 @@ def _uncounted(structure: Structure) -> int:
         if call.products is not None:
             rest[path] += call.products.weights
         elif path in counted:
-            rest[path] = counted[path]  # the rule knows better
+            rest[path] = counted[path]  # the count of the rule stands
         elif isinstance(call.operation, keras.Layer) and call.operation.weights:
             raise ValueError(call.unknown)
     for slot in structure.slots:
         path = _within(slot.path, own)
         if rest[path] and path not in counted:
             raise ValueError(
-                "A rule says how often the weights are used that it lets be cut. Received: the rule of "
-                f"{path!r}, without call.multiplies. Add it, or ask for a ratio."
+                "For a target of multiply-adds, a rule must say how often the weights that it cuts are used. Received: "
+                f"the rule of {path!r}, without call.multiplies. Add it, or use ratio."
             )
     return sum(rest.values()) - sum(counted[path] for path in rest)
 
@@ -66,7 +72,7 @@ def _within(path: str, known: set[str]) -> str:
 
 
 def _cost(structure: Structure, uses: Sequence[tuple[Any, Sequence[Size]]]) -> Cost:
-    """The sum over all uses: of the product of a weight's sizes, and of those it is used along."""
+    """The sum over `uses` of the size of a weight times the number of positions that it is used at."""
     axes: dict[int, dict[int, np.ndarray]] = {}
     for slot in structure.slots:
         axes.setdefault(id(slot.variable), {})[slot.axis] = slot.labels
@@ -79,8 +85,8 @@ def _cost(structure: Structure, uses: Sequence[tuple[Any, Sequence[Size]]]) -> C
         ]
         if any(size is None for size in sizes):
             raise ValueError(
-                "Multiply-adds are of one example, all of whose sizes must be known. Received: "
-                f"{structure.model.name!r}, where they are not. Rebuild the model with a fixed keras.Input shape."
+                "Multiply-adds are counted for one example, so all its sizes must be known. Received: "
+                f"{structure.model.name!r}, where some are not. Rebuild the model with a fixed keras.Input shape."
             )
         fixed = math.prod(size for size in sizes if not isinstance(size, np.ndarray))
         terms.append((fixed, [structure.atoms.of[size] for size in sizes if isinstance(size, np.ndarray)]))

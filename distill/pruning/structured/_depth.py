@@ -1,4 +1,4 @@
-"""Takes whole layers and residual blocks out of a model, those that it misses least."""
+"""Removes whole layers and residual blocks from a model, those whose absence does the least harm."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from keras import layers, ops
 
 from distill._graphs import functional_of, needed_nodes, nested_calls, node_of, nodes_of
 from distill._keras import inbound_nodes
+from distill._types import Data
 from distill.pruning.structured._compiling import compile_settings, compile_with
 from distill.pruning.structured._operation_rules import is_addition
 from distill.pruning.structured._rebuild import rebuild
@@ -17,16 +18,17 @@ from distill.pruning.structured._tracing import read
 from distill.pruning.weights._patterns import is_whole
 from distill.pruning.weights.criteria._batches import batches, require_examples, require_finite
 
+# A shortened model -> how much worse it is than the original.
 Harm = Callable[[keras.Model], float]
 
 
 class Removable(NamedTuple):
-    """A call that can be left out: what it is given is passed on.
+    """A call that can be left out: one of its inputs is passed on.
 
     Attributes:
-        path: of the layer; of a residual block, of the addition at its end.
-        node: of the graph.
-        passed: the tensor that takes the place of its output.
+        path: path of the layer, or of the addition at the end of a residual block.
+        node: Keras' record of the call.
+        passed: input that takes the place of the output.
     """
 
     path: str
@@ -35,31 +37,48 @@ class Removable(NamedTuple):
 
 
 def removable_layers(model: keras.Model) -> list[str]:
-    """Paths of what `prune_layers` can take out, in the order of the graph.
+    """Lists what `prune_layers` can remove, in the order of the graph.
+
+    These are layers whose output has the shape of their input, and residual blocks. Each has weights of its own, which
+    go with it: a layer that is called elsewhere too is no candidate, and a layer without weights costs little.
 
     Args:
-        model: Functional or Sequential, possibly with such models nested.
+        model: Functional or Sequential model, built; it may contain nested models.
 
     Returns:
-        Paths of layers that return the shape that they are given, and of the additions that end residual blocks, with
-        whose absence weights go: not those of layers that are called elsewhere too. What has none costs little.
+        Paths of the layers, and of the additions at the end of the residual blocks.
+
+    Raises:
+        ValueError: the model has no graph.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(8, name=name) for name in ("one", "two"))])
+        >>> pruning.removable_layers(net)
+        ['one', 'two']
     """
     return [one.path for one in _removable(_graph(model))]
 
 
-def output_change(model: keras.Model, data: Any) -> Harm:
-    """How much the outputs of a shortened model differ: mean squared difference, over the outputs' mean square.
+def output_change(model: keras.Model, data: Data) -> Harm:
+    """Makes a measure of harm for `prune_layers`: how much the outputs change.
+
+    It is the mean squared difference of the outputs, divided by their mean square.
 
     Args:
-        model: the original; its outputs are computed once and kept.
-        data: a finite `tf.data.Dataset` of batches x, (x, y) or (x, y, sample_weight), of which x is used, or an array;
-            as for `criteria.wanda`.
+        model: original model; its outputs are computed once and kept.
+        data: finite `tf.data.Dataset` of batches x, (x, y) or (x, y, sample_weight), of which x is used; or anything
+            else that `pruning.weights.importance.wanda` takes, such as an array.
 
     Returns:
-        A function of a model; 0 if nothing changes, about 1 if nothing is left.
+        A function of a shortened model: 0 if no output changes, about 1 if nothing is left of them.
 
     Raises:
-        ValueError: the data can be gone through only once, never end, or are arrays of several lengths.
+        ValueError: the data can be read only once, never end, or are arrays of different lengths.
+
+    Example:
+        >>> harm = pruning.output_change(model, x)
+        >>> harm(model)
+        0.0
     """
     require_finite(data)
 
@@ -84,25 +103,33 @@ def output_change(model: keras.Model, data: Any) -> Harm:
 
 
 def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
-    """A shallower model without those layers and residual blocks whose absence does least harm.
+    """Makes a shallower model without the layers and residual blocks whose absence does the least harm.
 
-    One goes after the other: each time all that are left are tried, and that goes without which `harm` is smallest. So
-    `harm` is asked for `number` times as often as there are candidates.
+    They are removed one after the other. Each time all candidates that are left are tried, so `harm` is called about
+    `number` times for each candidate.
 
     Args:
-        model: Functional or Sequential, possibly with such models nested, built. It is left as it is.
-        number: how many go, >= 1.
-        harm: a function of a shortened model, such as its loss on dev, or `output_change(model, x)`. Smaller is better.
+        model: Functional or Sequential model, built; it may contain nested models, and is left as it is.
+        number: number of layers and blocks to remove, >= 1.
+        harm: function of a shortened model, such as its loss on held-out data or `output_change(model, x)`; smaller is
+            better.
 
     Returns:
-        The new model with copied weights, Functional or Sequential as before, compiled if the old one was; the
-        optimizer starts afresh.
+        The new model with copied weights, Functional or Sequential as the original, and compiled if the original is;
+        the optimizer starts afresh.
 
     Raises:
-        ValueError: number is not an integer >= 1, or more than what can go; a harm is NaN; the model has no graph.
+        ValueError: number is not an integer >= 1 or too large, harm returns NaN, or the model has no graph.
+
+    Example:
+        >>> hidden = [keras.layers.Dense(8, activation="relu", name=name) for name in ("one", "two", "three")]
+        >>> net = keras.Sequential([keras.Input((8,)), *hidden, keras.layers.Dense(3)])
+        >>> shallower = pruning.prune_layers(net, 1, pruning.output_change(net, np.ones((4, 8))))
+        >>> len(shallower.layers)
+        3
     """
     if not is_whole(number) or number < 1:
-        raise ValueError(f"An integer >= 1 says how many layers go. Received: number={number!r}.")
+        raise ValueError(f"number must be an integer >= 1. Received: number={number!r}.")
     graph = _graph(model)
     compiling = compile_settings(model)
     structure = read(model, rules_with())
@@ -117,15 +144,19 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
                 continue
             shortened = rebuild(structure, everything, skipped={**skipped, id(one.node): one.passed})
             if shortened.count_params() == shortest.count_params():
-                continue  # it went with another
+                continue  # it went together with another
             value = float(harm(shortened))
             if np.isnan(value):
-                raise ValueError(f"A harm is a number. Received: NaN without {one.path!r}.")
+                raise ValueError(
+                    f"harm() returned NaN for the model without {one.path!r}. It must return a number, smaller for "
+                    "less harm."
+                )
             tried.append((value, one, shortened))
         if not tried:
             raise ValueError(
-                f"As many layers go as can. Received: number={number}, where {len(skipped)} of {model.name!r} can: "
-                f"{', '.join(one.path for one in candidates) or 'none keeps its shape'}."
+                f"number must be at most {len(skipped)} for {model.name!r}, of which no more layers or blocks can be "
+                f"removed. Received: number={number}. Candidates: "
+                f"{', '.join(one.path for one in candidates) or 'none, no layer with weights keeps its shape'}."
             )
         _, chosen, shortest = min(tried, key=lambda one: one[0])
         skipped[id(chosen.node)] = chosen.passed
@@ -137,8 +168,8 @@ def _graph(model: keras.Model) -> Any:
     graph = functional_of(model)
     if graph is None:
         raise ValueError(
-            "Layers are found in the graph of a Functional model, or of a Sequential one that is built. Received: "
-            f"{getattr(model, 'name', model)!r}, a {type(model).__name__}."
+            "Layers can only be removed from the graph of a Functional model or of a built Sequential model. Received: "
+            f"{getattr(model, 'name', model)!r}, a {type(model).__name__}. Build the model from keras.Input."
         )
     return graph
 

@@ -1,4 +1,4 @@
-"""Says what can be taken out of a model, and why the rest stays."""
+"""Tells which channels of a model can be removed, and why the others stay."""
 
 import collections
 import dataclasses
@@ -10,19 +10,20 @@ import keras
 import numpy as np
 
 from distill._tables import aligned
+from distill.pruning.structured._call import Rule
 from distill.pruning.structured._groups import Group, find_groups
 from distill.pruning.structured._rules import rules_with
-from distill.pruning.structured._tracing import Rule, read
+from distill.pruning.structured._tracing import read
 
 
 @dataclasses.dataclass(frozen=True)
 class Channels:
-    """What can be taken out of a model; `print` shows it as a table, `plot` as a picture.
+    """The channels of a model that can be removed; `print` shows a table, `plot` draws a picture.
 
     Attributes:
-        model: the model's name.
-        groups: channels that the same layers make, in the order of the graph.
-        unknown: path of a layer or operation that no rule is known for -> its type; what it touches stays.
+        model: name of the model.
+        groups: groups of channels that the same layers make, in the order of the graph.
+        unknown: path -> type of every layer or operation that no rule is known for. All channels that it touches stay.
     """
 
     model: str
@@ -30,24 +31,22 @@ class Channels:
     unknown: dict[str, str]
 
     def __str__(self) -> str:
-        rows = [("made by", "channels", "can go", "why others stay")]
+        rows = [("made by", "channels", "removable", "why the others stay")]
         for group in self.groups:
             free = group.atoms.size * group.multiple
             rows.append((_named(group), str(group.width), str(free), group.locked))
         lines = aligned(rows, "<>><")
         if self.unknown:
             kinds = collections.Counter(self.unknown.values())
+            counted = (f"{kind} ({_times(count)})" for kind, count in kinds.items())
             lines.append(
-                "No rule is known for "
-                + ", ".join(
-                    f"{kind} ({'once' if count == 1 else f'{count} times'})" for kind, count in kinds.items()
-                )
-                + ": what it touches stays. Teach it by rules={type: function of the call}."
+                f"No rule is known for {', '.join(counted)}, so all channels that reach it stay. "
+                "Add a rule with rules={type: function of the call}."
             )
         return "\n".join([f"Channels of {self.model!r}", *lines])
 
     def plot(self) -> Any:
-        """A bar for each group of channels: what can go, what stays, and why.
+        """Draws a bar for each group of channels: how many can be removed, how many stay, and why.
 
         Returns:
             A `matplotlib.figure.Figure`; `figure.savefig("channels.png")` writes it.
@@ -62,7 +61,7 @@ class Channels:
         places = np.arange(len(self.groups))
         figure = Figure(figsize=(9, 1.2 + 0.22 * len(self.groups)), layout="constrained")
         axes = figure.subplots()
-        axes.barh(places, free, color="#0072B2", label="can go")
+        axes.barh(places, free, color="#0072B2", label="removable")
         axes.barh(places, widths - free, left=free, color="#B0B0B0", label="stay")
         for place, group in zip(places, self.groups, strict=True):
             axes.annotate(
@@ -87,21 +86,34 @@ class Channels:
 
 
 def explain(model: keras.Model, *, exact: bool = True, rules: Mapping[type, Rule] | None = None) -> Channels:
-    """Says which channels of a model can be taken out, which go together, and why others stay.
+    """Tells which channels of a model can be removed, which go together, and why the others stay.
 
     Args:
-        model: as for `prune_channels`.
-        exact: as for `prune_channels`.
-        rules: as for `prune_channels`.
+        model: model, as for `prune_channels`.
+        exact: whether normalizations keep the channels that they average over, as for `prune_channels`.
+        rules: rules of your own, as for `prune_channels`.
 
     Returns:
-        The groups.
+        The groups of channels; printed, a table.
 
     Raises:
         ValueError: the model has no graph.
+
+    Example:
+        >>> hidden, head = keras.layers.Dense(16, name="hidden"), keras.layers.Dense(3, name="head")
+        >>> net = keras.Sequential([keras.Input((8,)), hidden, head], name="net")
+        >>> print(pruning.explain(net))
+        Channels of 'net'
+        made by  channels  removable  why the others stay
+        hidden         16         16
+        head            3          0  it is an output of the model
     """
     structure = read(model, rules_with(rules), exact=exact)
     return Channels(model.name, tuple(find_groups(structure)), structure.unknown)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _named(group: Group) -> str:

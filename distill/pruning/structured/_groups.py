@@ -1,4 +1,4 @@
-"""Groups: channels that the same weights make, of which some can go and some stay."""
+"""Groups: channels that the same weights make, some of which can be removed."""
 
 import dataclasses
 
@@ -12,12 +12,12 @@ class Group:
     """Channels that the same weights make.
 
     Attributes:
-        layers: paths of the layers that make them, in the order of the graph.
-        axis: of the first one's weight, to tell apart the heads and the widths of one attention.
-        width: how many channels the first one makes.
-        atoms: what can be removed on its own, in order; none where all are locked.
-        fixed: how many atoms more stay.
-        locked: why they do; "" if there are none.
+        layers: paths of the layers that make the channels, in the order of the graph.
+        axis: axis of the first layer's weight, which tells the heads of an attention layer from their width.
+        width: number of channels that the first layer makes.
+        atoms: units that can be removed, in the order of the channels.
+        fixed: number of units that have to stay.
+        locked: why they have to stay; "" if there are none.
     """
 
     layers: tuple[str, ...]
@@ -29,22 +29,22 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The first layer's path."""
+        """Path of the first layer."""
         return self.layers[0]
 
     @property
     def multiple(self) -> int:
-        """How many channels of the first layer go with one atom."""
+        """Number of channels of the first layer that one unit stands for."""
         return self.width // (self.atoms.size + self.fixed)
 
 
 def find_groups(structure: Structure) -> list[Group]:
-    """All groups of a model, in the order of the graph; of one channel only there is nothing to cut."""
+    """All groups of a model, in the order of the graph. Of a single channel nothing can be removed."""
     atoms = structure.atoms
     rng = np.random.default_rng(0)
     makers = [slot for slot in structure.slots if slot.role == "output"]
     members = [np.unique(atoms.of[slot.labels]) for slot in makers]
-    marks = np.zeros(atoms.count, np.uint64)  # the same for atoms of the same makers
+    marks = np.zeros(atoms.count, np.uint64)  # equal for atoms that the same weights make
     for member in members:
         marks[member] += rng.integers(1, 2**63, dtype=np.uint64)
     found: dict[int, Group] = {}
@@ -59,7 +59,7 @@ def find_groups(structure: Structure) -> list[Group]:
             free = own[~atoms.locked[own]]
             reasons = [atoms.reasons[int(atom)] for atom in own[atoms.locked[own]][:1]]
             width = int(np.isin(atoms.of[slot.labels], own).sum()) // slot.repeats
-            # In the order of the channels, which scores that are equal are decided by.
+            # In the order of the channels, which decides between equal scores.
             order = atoms.of[slot.labels][np.isin(atoms.of[slot.labels], free)]
             free = order[np.sort(np.unique(order, return_index=True)[1])]
             free = free if own.size > 1 else free[:0]

@@ -1,6 +1,6 @@
-"""Layers of keras_hub that hide their graph: the width between their two or three dense layers can be cut.
+"""Rules of keras_hub layers that hide their graph: the width between their two or three dense layers can be cut.
 
-Their heads stay: keras_hub computes a head's width from their number.
+Their heads stay, because keras_hub computes the width of a head from the number of heads.
 """
 
 import operator
@@ -11,20 +11,20 @@ from typing import Any
 import keras
 
 from distill._keras import kernel_variable
+from distill.pruning.structured._call import Call, Rule
 from distill.pruning.structured._labels import Axes, Axis
-from distill.pruning.structured._tracing import Call, Rule
 from distill.pruning.structured._tying import activate, is_quantized
 
-# keras_hub's own activations; these look at one number at a time.
+# Activations of keras_hub's own that work number by number.
 _POSITIONWISE = ("gelu_approximate", "quick_gelu")
 
 
 def hub_rules() -> dict[type, Rule]:
-    """The rules of the layers that are imported; a model that has them came by keras_hub."""
+    """The rules of the layers that are imported: a model that has such layers has imported keras_hub."""
     found: dict[type, Rule] = {}
     for path, rule in _RULES.items():
         module, _, name = path.rpartition(".")
-        kind = getattr(sys.modules.get(f"keras_hub.src.{module}"), name, None)  # its versions differ
+        kind = getattr(sys.modules.get(f"keras_hub.src.{module}"), name, None)  # versions of keras_hub differ
         if kind is not None:
             found[kind] = rule
     return found
@@ -39,15 +39,15 @@ def _width(
     blocks: str = "",
     multiple: Callable[[Any], int] | None = None,
 ) -> Rule:
-    """The rule of a transformer layer, or of an encoder that has one setting for all its blocks.
+    """The rule of a transformer layer, or of an encoder with one setting for all its blocks.
 
     Args:
-        key: of the config, for the width.
-        makers: paths of the dense layers that make it, of which there are two where one is a gate.
-        reader: path of the one that reads it.
-        activation: path of what is applied between them, if it is not the makers' own or fixed.
-        blocks: attribute that lists an encoder's blocks, which the other paths start from.
-        multiple: of a block, how many times the width the config says.
+        key: key of the config that holds the width.
+        makers: paths of the dense layers that make the width, two if one of them is a gate.
+        reader: path of the dense layer that reads it.
+        activation: path of the activation between them, unless it is the makers' own or fixed.
+        blocks: attribute that lists the blocks of an encoder, from which the other paths start.
+        multiple: function of a block: the config states this many times the width.
     """
 
     def rule(call: Call) -> list[Axes]:
@@ -62,7 +62,7 @@ def _width(
 
 
 def _between(call: Call, key: str, makers: list[Any], reader: Any, activation: Any, times: int = 1) -> None:
-    """Ties what some dense layers make to what another reads."""
+    """Ties the channels that some dense layers make to those that another reads."""
     if any(is_quantized(dense) for dense in (*makers, reader)):
         call.lock_all("it is quantized or has LoRA enabled")
         return
@@ -87,7 +87,7 @@ def _residual(call: Call) -> list[Axes]:
     for variable in call.operation.weights:
         if variable.name == "kernel":
             call.multiplies(variable, call.output_shapes[0][1:-1])
-    return call.lock_all("it adds its input to what it makes of it")
+    return call.lock_all("it adds its input to its output")
 
 
 def _locked(reason: str) -> Rule:
@@ -95,7 +95,7 @@ def _locked(reason: str) -> Rule:
 
 
 def _if(setting: str, one: Rule, other: Rule) -> Rule:
-    """The rule of a layer that one of its settings makes another."""
+    """One rule or the other, by a setting of the layer."""
     return lambda call: (one if getattr(call.operation, setting) else other)(call)
 
 
@@ -108,12 +108,12 @@ def _windowed(call: Call) -> list[Axes]:
 def _gemma4(call: Call) -> Axes | list[Axes]:
     layer = call.operation
     if layer.actual_intermediate_dim != layer.intermediate_dim:
-        return call.lock_all("its width is twice what its config says")
+        return call.lock_all("its width is twice what its config states")
     return _GEMMA(call)
 
 
 def _inverted_residual(call: Call) -> list[Axes]:
-    """The channels between its convolutions, in runs of 8: keras_hub rounds to multiples of it."""
+    """The channels between the convolutions, in runs of 8, because keras_hub rounds to multiples of 8."""
     layer = call.operation
     (hidden,) = call.weight(kernel_variable(layer.conv1), outputs=(3,))
     call.groups(hidden, hidden.size // 8)
@@ -138,7 +138,7 @@ def _inverted_residual(call: Call) -> list[Axes]:
     )
     for conv, pixels in ((layer.conv1, before), (layer.conv2, after), (layer.conv3, after)):
         call.multiplies(kernel_variable(conv), pixels)
-    return call.lock_all("it may add its input to what it makes of it")
+    return call.lock_all("it may add its input to its output")
 
 
 _FORWARD = "_feedforward_intermediate_dense", "_feedforward_output_dense"
@@ -157,7 +157,7 @@ _ED_REC = _width("intermediate_dim", *_UP_DOWN, activation="mlp.activation")
 _ESM = _width("intermediate_size", "feedforward_intermediate_dense", "feedforward_output_dense")
 _RESBLOCKS = _width("intermediate_dim", "mlp_dense_1", "mlp_dense_2", blocks="resblocks")
 
-# keras_hub exports no names for most of them.
+# By module and name: keras_hub exports no names for most of these layers.
 _RULES: dict[str, Rule] = {
     "layers.modeling.f_net_encoder.FNetEncoder": _width(
         "intermediate_dim", "_intermediate_dense", "_output_dense"

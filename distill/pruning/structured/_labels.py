@@ -1,24 +1,24 @@
-"""Labels: numbers on the positions of tensors and weights that say which of them can only go together."""
+"""Labels: numbers for the positions along the axes of tensors and weights, which say what can only go together."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-# The labels along one axis of a tensor or weight, int64 of its size; `None` where nothing can be cut.
+# The labels along one axis of a tensor or weight, int64 (size,); `None` where nothing can be cut.
 Axis = np.ndarray | None
-# One for each axis of a tensor, the batch's included.
+# One `Axis` for each axis of a tensor, the batch axis included.
 Axes = tuple[Axis, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Atoms:
-    """What can be removed on its own: sets of labels that go together.
+    """The smallest units that can be removed: sets of labels that go together.
 
     Attributes:
         of: (labels,) the atom of each label.
-        locked: (atoms,) true where it cannot be removed.
-        reasons: why, for each atom that is locked.
+        locked: (atoms,) bool, true where the atom has to stay.
+        reasons: atom -> why it has to stay, for each locked one.
     """
 
     of: np.ndarray
@@ -27,12 +27,12 @@ class Atoms:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of atoms."""
         return self.locked.size
 
 
 class Labels:
-    """Issues labels, and collects which of them go together or stay."""
+    """Issues labels and records which of them go together and which have to stay."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -40,12 +40,21 @@ class Labels:
         self._locks: list[tuple[np.ndarray, str]] = []
 
     def fresh(self, size: int) -> np.ndarray:
-        """Labels that nothing else has."""
+        """New labels for `size` positions."""
         self._count += size
         return np.arange(self._count - size, self._count)
 
     def unite(self, one: Axis, other: Axis, reason: str) -> Axis:
-        """Positions of two axes that go together, pair by pair; where one cannot be cut, neither can the other."""
+        """Records that positions of two axes go together, pair by pair.
+
+        Args:
+            one: labels, or `None` for an axis that cannot be cut.
+            other: labels of as many positions, or `None`.
+            reason: why the labels have to stay, if the other axis cannot be cut or has another size.
+
+        Returns:
+            Labels of the united axis, `None` only if both are.
+        """
         if one is None or other is None:
             self.lock(other if one is None else one, reason)
             return one if other is None else other
@@ -57,12 +66,12 @@ class Labels:
         return one
 
     def lock(self, axis: Axis, reason: str) -> None:
-        """Positions that stay."""
+        """Records that the positions of an axis have to stay."""
         if axis is not None:
             self._locks.append((axis, reason))
 
     def atoms(self) -> Atoms:
-        """The sets that go together, from all that was united."""
+        """The sets of labels that go together, from everything recorded so far."""
         _, of = np.unique(_components(self._count, self._pairs), return_inverse=True)
         locked = np.zeros(of.max() + 1 if of.size else 0, bool)
         reasons: dict[int, str] = {}
@@ -74,7 +83,7 @@ class Labels:
 
 
 def _components(count: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """For each label the smallest one that it goes with."""
+    """For each label the smallest label that it goes with."""
     smallest = np.arange(count)
     if not pairs:
         return smallest

@@ -1,26 +1,27 @@
-"""Channels go, and a model learns to do without them: in rounds, or after it was trained to have few that matter."""
+"""Prunes channels and trains in turn: in rounds with a teacher, or after a training that leaves few that matter."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import numpy as np
 from keras import layers
 
 from distill._keras import flatten_layers
-from distill.losses._logits import SoftTargets
-from distill.pruning.structured._channels import prune_channels
+from distill._types import Train
+from distill.losses import SoftTargets
+from distill.pruning.structured._channels import Options, prune_channels
 from distill.pruning.structured._rebuild import rebuild
 from distill.pruning.structured._rules import rules_with
 from distill.pruning.structured._tracing import read
 from distill.pruning.structured.importance import batch_norm_scale
 from distill.pruning.weights._patterns import is_whole
-from distill.training._distiller import Distiller
+from distill.training import Distiller
 
 
 def shrink(
     model: keras.Model,
-    train: Callable[[Distiller], object],
+    train: Callable[[Distiller, list[keras.callbacks.Callback]], object],
     ratio: float | None = None,
     *,
     macs: float | None = None,
@@ -29,107 +30,142 @@ def shrink(
     rounds: int = 3,
     losses: Any = None,
     student_loss_weight: float = 0.1,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> keras.Model:
-    """Prunes channels in rounds; after each one what is left learns from the original.
+    """Prunes channels in rounds; after each round the smaller model learns from the original.
 
-        def train(distiller):
-            distiller.compile("adam", "sparse_categorical_crossentropy")
-            distiller.fit(x, y, epochs=5)
+    ```python
+    def train(distiller, callbacks):
+        distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        distiller.fit(x, y, epochs=5, callbacks=callbacks)
 
-        small = pruning.shrink(model, train, macs=0.25)
 
-    Each round leaves about the same share of what the one before left.
+    small = pruning.shrink(model, train, 0.5)
+    ```
+
+    Each round keeps about the same share of what the round before left.
 
     Args:
-        model: the trained original, as for `prune_channels`: the teacher of every round. It is left as it is.
-        train: compiles a Distiller and fits it; called once a round.
-        ratio: what goes by the end; see `prune_channels`.
-        macs: instead, what stays in the end; see `prune_channels`.
-        params: instead, what stays in the end; see `prune_channels`.
-        latency_ms: instead, how long one example may take in the end; see `prune_channels`.
-        rounds: how many, >= 1; the `steps` of `prune_channels`.
+        model: trained original, as for `prune_channels`: the teacher of every round. It is left as it is.
+        train: called as `train(distiller, callbacks)` once a round with a `Distiller` and an empty list; compiles and
+            fits it.
+        ratio: share of the channels to remove by the end; see `prune_channels`.
+        macs: instead of `ratio`, the multiply-adds to keep in the end; see `prune_channels`.
+        params: instead of `ratio`, the parameters to keep in the end; see `prune_channels`.
+        latency_ms: instead of `ratio`, the milliseconds that one example may take in the end; see `prune_channels`.
+        rounds: number of rounds, >= 1.
         losses: distillation losses, as for `Distiller`; `SoftTargets(4.0)` if not given.
-        student_loss_weight: of the labels' loss, as for `Distiller`.
-        options: more of `prune_channels`, such as importance, scope, round_to and keep.
+        student_loss_weight: weight of the loss on labels, as for `Distiller`.
+        options: other arguments of `prune_channels`, such as importance, scope, round_to and exclude, but not ratios.
 
     Returns:
-        The small model, trained; compiled if the original was.
+        The smaller model, trained; compiled if the original is.
 
     Raises:
-        ValueError: rounds is not an integer >= 1, `ratios` is given, or what `prune_channels` refuses.
+        ValueError: rounds is not an integer >= 1, ratios are given, or `prune_channels` refuses an argument.
 
     References:
         Molchanov et al. 2017, arXiv:1611.06440: pruning and training in turn.
     """
     if not is_whole(rounds) or rounds < 1:
-        raise ValueError(f"An integer >= 1 says how many rounds there are. Received: rounds={rounds!r}.")
+        raise ValueError(f"rounds must be an integer >= 1. Received: {rounds=}.")
     if "ratios" in options:
         raise ValueError(
-            "Shares of single layers would go in every round anew. Received: ratios. Use keep, or rounds of your own."
+            "ratios would apply again in every round. Received: ratios. Use exclude, or write the rounds yourself."
         )
 
-    def learn(small: keras.Model) -> None:
-        train(Distiller(model, small, losses or SoftTargets(4.0), student_loss_weight=student_loss_weight))
+    def learn(small: keras.Model, callbacks: list[keras.callbacks.Callback]) -> None:
+        distiller = Distiller(
+            model, small, losses or SoftTargets(4.0), student_loss_weight=student_loss_weight
+        )
+        train(distiller, callbacks)
 
-    goals: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
-    return prune_channels(model, **goals, **options, steps=rounds, after_step=learn)
+    return prune_channels(
+        model,
+        ratio,
+        macs=macs,
+        params=params,
+        latency_ms=latency_ms,
+        rounds=rounds,
+        train=learn,
+        **options,
+    )
 
 
 def slim(
     model: keras.Model,
-    train: Callable[[keras.Model], object],
+    train: Train,
     ratio: float | None = None,
     *,
     macs: float | None = None,
     params: float | None = None,
     penalty: float = 1e-4,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> keras.Model:
-    """Network Slimming: trains with a penalty on the scales of BatchNormalization, prunes the smallest, trains again.
+    """Network Slimming: trains with a penalty on the scales of BatchNormalization, removes the smallest, trains again.
 
-        def train(model):
-            model.compile("adam", "sparse_categorical_crossentropy")
-            model.fit(x, y, epochs=10)
+    ```python
+    net = keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(32, use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Dense(3),
+        ]
+    )
+    x, y = np.random.normal(size=(64, 8)), np.random.randint(0, 3, 64)
 
-        small = pruning.slim(model, train, 0.7)
+
+    def train(model, callbacks):
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(x, y, epochs=2, callbacks=callbacks)
+
+
+    small = pruning.slim(net, train, 0.7)
+    ```
 
     Args:
-        model: where the first training begins, as for `prune_channels`. It is left as it is: a copy is trained.
-        train: compiles a model and fits it; called twice, the second time without the penalty.
-        ratio: what goes; see `prune_channels`.
-        macs: instead, what stays; see `prune_channels`.
-        params: instead, what stays; see `prune_channels`.
-        penalty: of Σ|γ| over all scales, > 0; the paper has 1e-4 on CIFAR, 1e-5 on ImageNet.
-        options: more of `prune_channels`. If they are not given, `scope` is "global" and `normalize` is `None`.
+        model: model to start the first training from, as for `prune_channels`. It is left as it is: a copy is trained.
+        train: called twice as `train(model, callbacks)` with a model and an empty list; compiles and fits it. The
+            second time there is no penalty.
+        ratio: share of the channels to remove; see `prune_channels`.
+        macs: instead of `ratio`, the multiply-adds to keep; see `prune_channels`.
+        params: instead of `ratio`, the parameters to keep; see `prune_channels`.
+        penalty: factor of Σ|γ| over all scales, > 0; in the paper 1e-4 on CIFAR and 1e-5 on ImageNet.
+        options: other arguments of `prune_channels`. By default `scope` is "global" and `normalize` is `None`.
 
     Returns:
-        The small model, trained; compiled as `train` left it.
+        The smaller model, trained; compiled as `train` left it.
 
     Raises:
-        ValueError: penalty is not > 0; the model has no BatchNormalization with a scale, or one whose scale is
-            regularized already; what `prune_channels` refuses, as channels behind which there is none: `keep` them.
+        ValueError: penalty is not > 0, a scale already has a regularizer, or `prune_channels` refuses an argument.
+            Layers without a BatchNormalization behind them have no score: exclude them.
 
     References:
         Liu et al. 2017, arXiv:1708.06519.
     """
     if not isinstance(penalty, (int, float, np.number)) or not 0 < penalty < np.inf:
-        raise ValueError(f"A penalty is a number > 0. Received: penalty={penalty!r}.")
-    goals: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params}
+        raise ValueError(f"penalty must be a finite number > 0. Received: {penalty=}.")
     # The paper compares the scales of all layers as they are.
-    pruned = {"importance": batch_norm_scale, "scope": "global", "normalize": None, **goals, **options}
-    prune_channels(model, **pruned)  # refuses now what it would after training
+    defaults: Options = {"importance": batch_norm_scale, "scope": "global", "normalize": None}
+    pruned: Options = {**defaults, **options}
+
+    def prune(one: keras.Model) -> keras.Model:
+        return prune_channels(one, ratio, macs=macs, params=params, **pruned)
+
+    prune(model)  # whatever is refused is refused before the training
     structure = read(model, rules_with(options.get("rules")))
     copy = rebuild(structure, np.ones(structure.atoms.count, bool))
     _penalize(copy, float(penalty))
-    train(copy)
-    small = prune_channels(copy, **pruned)
-    train(small)
+    train(copy, [])
+    small = prune(copy)
+    train(small, [])
     return small
 
 
 def _penalize(model: keras.Model, penalty: float) -> None:
-    """L1 on the scales, which is in no config: what is built anew from the model has none."""
+    """Puts L1 on the scales. It is part of no config, so the smaller model is built without it."""
     scales = [
         layer.gamma
         for layer in flatten_layers(model)
@@ -137,7 +173,8 @@ def _penalize(model: keras.Model, penalty: float) -> None:
     ]
     if any(scale.regularizer is not None for scale in scales):
         raise ValueError(
-            f"Scales have one penalty. Received: {model.name!r}, where a gamma_regularizer is given. Leave it out."
+            "slim puts its own penalty on the scales of BatchNormalization. Received: "
+            f"{model.name!r}, where a scale already has a gamma_regularizer. Remove it."
         )
     for scale in scales:
         scale.regularizer = keras.regularizers.L1(penalty)

@@ -1,4 +1,4 @@
-"""Runs a model's graph and shows every tensor on the way."""
+"""Runs the graph of a model and shows every tensor on the way."""
 
 import collections
 from collections.abc import Callable
@@ -10,26 +10,27 @@ from keras import layers, ops
 from distill._graphs import Step, functional_of
 from distill._graphs import run as run_graph
 from distill._keras import nn, standardize_inputs
+from distill._types import Arrays, Tensor
 from distill.pruning.structured._structure import Key
 
-# TensorFlow has no kernel for float64 of these; of the raw ones, of three dimensions.
+# TensorFlow cannot compute these in float64; the raw operations only in three dimensions.
 _IN_FLOAT32 = (layers.AveragePooling3D, layers.MaxPooling3D, nn.AveragePool, nn.MaxPool)
 
 
-def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
+def run(model: keras.Model, inputs: Arrays, see: Callable[[Key, Tensor], Tensor]) -> list[Tensor]:
     """Runs a Functional or Sequential model in inference mode.
 
     Args:
-        model: whose layers run one after the other.
+        model: model with a graph.
         inputs: arrays or tensors, as for the model.
-        see: is given every tensor by its key, and returns what the layers after it are given.
+        see: gets every tensor with its key, and returns what the layers after it are given.
 
     Returns:
-        The outputs, as a list.
+        The outputs of the model.
     """
     calls: collections.Counter[str] = collections.Counter()
 
-    def visit(step: Step[Any]) -> list[Any]:
+    def visit(step: Step[Tensor]) -> list[Tensor]:
         if step.nested is not None:
             return step.enter(visit)
         number = calls[step.path]
@@ -42,10 +43,10 @@ def run(model: keras.Model, inputs: Any, see: Callable[[Key, Any], Any]) -> Any:
     return values.of(graph.outputs)
 
 
-def _called(operation: Any, args: Any, kwargs: Any) -> Any:
+def _called(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     (tensor, *_) = keras.tree.flatten((args, kwargs))
     in_float64 = ops.is_tensor(tensor) and keras.backend.standardize_dtype(tensor.dtype) == "float64"
     if type(operation) not in _IN_FLOAT32 or not in_float64 or len(tensor.shape) < 5:
         return operation(*args, **kwargs)
-    # By `call`, because a layer would take its input to its own type again.
+    # `call`, because a layer would cast its input back to its own type.
     return ops.cast(operation.call(ops.cast(tensor, "float32")), "float64")

@@ -1,4 +1,4 @@
-"""How recurrent layers, wrappers and attention tie the axes of their inputs, weights and outputs to each other."""
+"""Rules of recurrent layers, wrappers and attention."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import numpy as np
 from keras import layers
 
 from distill._keras import attention_projections, is_gated, kernel_variable
+from distill.pruning.structured._call import Call, Rule
 from distill.pruning.structured._labels import Axes
 from distill.pruning.structured._structure import Shape
-from distill.pruning.structured._tracing import Call, Rule
 from distill.pruning.structured._tying import (
     activate,
     has_arrays,
@@ -49,14 +49,14 @@ def _rnn(gates: int) -> Rule:
 def _bidirectional(call: Call) -> list[Axes]:
     layer = call.operation
     if call.arguments("initial_state") or layer.return_state or has_arrays(call):
-        return call.lock_all("states of Bidirectional are not followed")
+        return call.lock_all("states of Bidirectional are not understood")
     given = call.shapes[:1], call.inputs[:1]
     (forward,) = call.inner("layer", layer.forward_layer, *given)
     one = call.vanishes
     (backward,) = call.inner("backward_layer", layer.backward_layer, *given)
     other = call.vanishes
     call.vanishes = lambda: one() and other()
-    call.unite(forward[-1], backward[-1])  # whatever it does with them, Keras takes them to be as wide
+    call.unite(forward[-1], backward[-1])  # Keras expects both to be as wide, however they are merged
     if forward[-1] is None or backward[-1] is None:
         return [(None,) * len(shape) for shape in call.output_shapes]
     if layer.merge_mode is None:
@@ -74,7 +74,7 @@ def _time_distributed(call: Call) -> list[Axes]:
 
 
 def _projection(call: Call, dense: Any, given: tuple[Axes, Shape]) -> list[np.ndarray]:
-    """Labels of what an attention's projection makes of an input's last axis: heads, width."""
+    """Labels of the heads and of the width that a projection of an attention layer makes of an input's last axis."""
     axes, shape = given
     into, *found = call.weight(kernel_variable(dense), inputs=(0,), outputs=(1, 2))
     call.unite(axes[-1], into)
@@ -95,13 +95,13 @@ def _attention(call: Call) -> list[Axes]:
     given = [call.arguments(name) for name in ("query", "value", "key")]
     projections = attention_projections(layer)
     if is_gated(layer):
-        return call.lock_all("its gate is not followed")
+        return call.lock_all("its gate is not understood")
     if any(is_quantized(dense) for dense in projections):
         return call.lock_all("it is quantized or has LoRA enabled")
     if not (len(given[0]) == len(given[1]) == 1):
         return call.lock_all("its query and value are not tensors of the graph")
     if call.value("key") is not None and not given[2]:
-        return call.lock_all("its key is no tensor of the graph")
+        return call.lock_all("its key is not a tensor of the graph")
     (query,), (value,) = given[:2]
     (key,) = given[2] or [value]
     query_heads, query_width = _projection(call, projections[0], query)
@@ -120,20 +120,20 @@ def _attention(call: Call) -> list[Axes]:
     if isinstance(layer, layers.GroupQueryAttention):
         call.unite(np.repeat(key_heads, layer.num_query_heads // layer.num_key_value_heads), query_heads)
         call.unite(key_heads, value_heads)
-        call.unite(query_width, width)  # one setting for both
+        call.unite(query_width, width)  # one setting holds for both
         call.edit("num_query_heads", query_heads)
         call.edit("num_key_value_heads", key_heads)
         call.edit("head_dim", query_width)
-        call.unite(outs[0], stream)  # its output has the size of its query
+        call.unite(outs[0], stream)  # the output is as wide as the query
     else:
         call.unite(key_heads, heads)
         call.unite(value_heads, heads)
         call.edit("num_heads", heads)
         call.edit("key_dim", query_width)
         call.edit("value_dim", width)
-        # Not given it is the size of the query, which may be cut where the output is not.
+        # Without this setting the output is as wide as the query, which may be cut where the output is not.
         call.edit("output_shape", *outs, stream, value=lambda *sizes: sizes[: len(outs)])
-    # The layer divides by the root of its width, which is another now.
+    # The layer divides by the root of its width, which changes.
     for variable in (kernel_variable(projections[0]), projections[0].bias):
         if variable is not None:
             call.rescale(variable, query_width, lambda old, new: (new / old) ** 0.5)
@@ -141,8 +141,8 @@ def _attention(call: Call) -> list[Axes]:
         only(call, axes, [-1], type(layer).__name__)
     mask_shape = tuple(getattr(call.value("attention_mask"), "shape", ()))
     if len(mask_shape) > 3 and mask_shape[1] not in (1, None):
-        call.lock(heads, "its attention_mask is of each head")
-    call.vanishes = lambda: len(call.output_shapes) == 1  # of no head are scores zero
+        call.lock(heads, "its attention_mask has a mask for each head")
+    call.vanishes = lambda: len(call.output_shapes) == 1  # the scores of no head are zero
     scores = [(None, heads, *[None] * (len(shape) - 2)) for shape in call.output_shapes[1:]]
     return [(*query[0][:-1], *outs), *scores]
 

@@ -1,4 +1,4 @@
-"""What is known of what can be cut out of a model."""
+"""What is known about the channels of a model."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,25 +10,28 @@ import numpy as np
 from distill.pruning.structured._labels import Atoms, Axes, Axis
 
 Role = Literal["input", "output", "scale"]
+# Sizes of a tensor's axes, `None` where unknown.
 Shape = tuple[int | None, ...]
-# Of a tensor: path of the layer or operation that made it, how many calls of it came before, which of its outputs.
+# A tensor: path of the layer or operation that made it, number of the call, number of the output.
 Key = tuple[str, int, int]
-# Of one axis: its labels where it can be cut, or its size, or `None` if that is not known.
+# The size of an axis: its labels if it can be cut, otherwise the number, or `None` if that is unknown.
 Size = np.ndarray | int | None
+# A factor for a weight, from the old and the new size of an axis.
+Factor = Callable[[int, int], float]
 
 
 class Slot(NamedTuple):
-    """An axis of a weight that can be cut.
+    """An axis of a weight along which channels can be removed.
 
     Attributes:
-        path: of the layer, such as "block/conv".
-        layer: that it belongs to.
+        path: path of the layer, such as "block/conv".
+        layer: layer that the weight belongs to.
         variable: the weight.
-        axis: of the weight.
-        role: "output" where the axis makes channels, "input" where it reads them, "scale" where it changes each on
-            its own.
-        labels: along the axis.
-        repeats: how many positions in a row of runs make one channel, as the gates of recurrent cells do.
+        axis: number of the axis.
+        role: "output" if the axis makes channels, "input" if it reads them, "scale" if it changes each channel on its
+            own.
+        labels: labels along the axis.
+        repeats: number of positions that make one channel together, as the gates of a recurrent cell do.
     """
 
     path: str
@@ -41,9 +44,12 @@ class Slot(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """A change of a layer's or operation's config: what is at `path` becomes `value(size of each axis that stays)`.
+    """A change to the config of a layer or operation, made when channels are removed.
 
-    The size of an axis that cannot be cut is `None`; where no size changes, neither does the config.
+    Attributes:
+        path: keys that lead to the value in the config.
+        axes: axes whose sizes the new value depends on. If none of the sizes changes, the config stays as it is.
+        value: function of the new sizes of the axes, `None` for an axis that cannot be cut; returns the new value.
     """
 
     path: tuple[str, ...]
@@ -52,13 +58,13 @@ class Edit(NamedTuple):
 
 
 class Product(NamedTuple):
-    """Multiply-adds of a call with one weight, or with an array of the call.
+    """The multiply-adds of a call with one weight, or with an array in the call.
 
     Attributes:
-        path: of the layer or operation.
-        variable: each number of which is used at as many positions as the product of `sizes`; `None` for an array,
-            whose axes are among `sizes`.
-        sizes: of the axes that are gone through.
+        path: path of the layer or operation.
+        variable: the weight, each number of which is used once for every position in `sizes`; `None` for an array,
+            whose own axes are then among `sizes`.
+        sizes: sizes whose product is the number of positions.
     """
 
     path: str
@@ -66,23 +72,23 @@ class Product(NamedTuple):
     sizes: tuple[Size, ...]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Structure:
-    """All that is known of what can be cut out of a model.
+    """Everything that is known about the channels of a model.
 
     Attributes:
-        model: it was read of; nothing of it is changed.
-        atoms: what can be removed on its own.
-        slots: the axes of weights that can be cut.
-        edits: changes of configs, by the id of the layer or operation.
-        constants: axes of arrays in calls, by the ids of the graph's node and of the array.
-        inputs: axes of the inputs of nested models, by the id of the model.
-        rescaled: weights that are multiplied when an axis is cut: id of the variable -> axis and function of the old
-            and new size.
-        tensors: labels of each, in the order of the walk.
-        operations: the layers and operations by path, wrapped ones and nested models too.
-        products: for multiply-adds.
-        unknown: path -> type of what no rule is known for.
+        model: the model, unchanged.
+        atoms: units that can be removed.
+        slots: axes of weights along which channels can be removed.
+        edits: id of a layer or operation -> changes to its config.
+        constants: ids of a node and of an array among its arguments -> axes of the array.
+        inputs: id of a nested model -> axes of its inputs.
+        rescaled: id of a variable -> an axis and the factor for its size, by which the weight is multiplied when
+            channels are removed.
+        tensors: axes of every tensor, in the order of the walk.
+        operations: path -> layer or operation; wrapped layers and nested models are included.
+        products: multiply-adds of every call.
+        unknown: path -> type, of every layer or operation that no rule is known for.
     """
 
     model: keras.Model
@@ -91,7 +97,7 @@ class Structure:
     edits: dict[int, list[Edit]]
     constants: dict[tuple[int, int], Axes]
     inputs: dict[int, list[Axes]]
-    rescaled: dict[int, tuple[np.ndarray, Callable[[int, int], float]]]
+    rescaled: dict[int, tuple[np.ndarray, Factor]]
     tensors: dict[Key, Axes]
     operations: dict[str, Any]
     products: list[Product]

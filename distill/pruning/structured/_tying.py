@@ -1,4 +1,4 @@
-"""What many rules have in common: how axes are tied by broadcasting, reshaping, concatenating and activating."""
+"""What many rules share: how broadcasting, reshaping, concatenation and activations tie axes together."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import keras
 import numpy as np
 from keras import layers
 
+from distill.pruning.structured._call import Call
 from distill.pruning.structured._labels import Axes, Axis
 from distill.pruning.structured._structure import Shape, Size
-from distill.pruning.structured._tracing import Call
 
-# These look at one number at a time; any other function may look at its neighbours.
+# Functions of one number at a time; any other may depend on its neighbours.
 POSITIONWISE = frozenset(
     {
         keras.activations.celu,
@@ -41,14 +41,14 @@ POSITIONWISE = frozenset(
         keras.activations.tanh,
         keras.activations.tanh_shrink,
         keras.activations.threshold,
-        keras.ops.gelu,  # which keras_hub has for activations too
+        keras.ops.gelu,  # keras_hub uses these as activations too
         keras.ops.relu,
         keras.ops.sigmoid,
         keras.ops.silu,
         keras.ops.tanh,
     }
 )
-# These look at all of the last axis, and at nothing else.
+# Functions of all positions of the last axis, and of nothing else.
 _ALONG_LAST = frozenset(
     {keras.activations.log_softmax, keras.activations.softmax, keras.activations.sparsemax}
 )
@@ -67,13 +67,13 @@ POSITIONWISE_LAYERS = (
 
 
 def same(call: Call) -> Axes:
-    """Each number of the output depends on that of the input at its place."""
+    """Each number of the output depends on the number of the input at the same place."""
     by_number(call)
     return call.inputs[0]
 
 
 def by_number(call: Call) -> None:
-    """Says of what works number by number whether zeros stay zeros, by trying."""
+    """Finds out by trying whether an operation that works number by number makes zeros of zeros."""
 
     def vanishes() -> bool:
         rng = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def by_number(call: Call) -> None:
 
 
 def activate(call: Call, activation: Any, axes: Axes) -> Axes:
-    """The activation of a layer; one that is not known is taken to look at everything."""
+    """Applies an activation to these axes; an unknown one may depend on every position."""
     if activation is None or activation in POSITIONWISE or type(activation) in POSITIONWISE_LAYERS:
         call.vanishes = lambda: activation is None or not float(activation(np.zeros((1,), "float32"))[0])
         return axes
@@ -100,23 +100,30 @@ def activate(call: Call, activation: Any, axes: Axes) -> Axes:
     return only(call, axes, [i for i in range(len(axes)) if i not in along], name)
 
 
+def numbered(axis: int | Sequence[int] | None, rank: int) -> list[int]:
+    """The axes that an operation's setting names, counted from the front; all axes for `None`."""
+    if axis is None:
+        return list(range(rank))
+    return [one % rank for one in (axis if isinstance(axis, Sequence) else [axis])]
+
+
 def has_arrays(call: Call) -> bool:
-    """Whether it works with an array, such as a kernel, and not with tensors alone."""
+    """Whether the call contains an array, such as a kernel, besides tensors."""
     return len(call.operands()) > len(call.inputs)
 
 
 def sizes_of(axes: Axes, shape: Shape) -> list[Size]:
-    """What `Call.multiplies` takes: the labels of axes that can be cut, the sizes of the others."""
+    """Sizes as `Call.multiplies` takes them: labels of the axes that can be cut, numbers for the others."""
     return [size if axis is None else axis for axis, size in zip(axes, shape, strict=True)]
 
 
 def is_quantized(layer: Any) -> bool:
-    """Whether its weights are not all that it computes with, as when it is quantized or has LoRA enabled."""
+    """Whether a layer is quantized or has LoRA enabled, so that its kernel alone does not say what it computes."""
     return getattr(layer, "quantization_mode", None) is not None or getattr(layer, "lora_enabled", False)
 
 
 def only(call: Call, axes: Axes, kept: Sequence[int], what: str) -> Axes:
-    """Locks what is cut along any other axis than those of `kept`."""
+    """Locks all axes except those of `kept`, because `what` mixes positions along them; returns what can be cut."""
     places = {axis % len(axes) for axis in kept}
     for i, axis in enumerate(axes):
         if i not in places:
@@ -125,7 +132,7 @@ def only(call: Call, axes: Axes, kept: Sequence[int], what: str) -> Axes:
 
 
 def elementwise(call: Call) -> Axes:
-    """Broadcasts like numpy; positions that meet go together."""
+    """Broadcasts as numpy does; positions that meet go together."""
     by_number(call)
     operands = call.operands()
     rank = len(call.output_shapes[0])
@@ -145,9 +152,9 @@ def elementwise(call: Call) -> Axes:
 
 
 def reshape(call: Call, axes: Axes, shape: Shape, target: Shape) -> Axes:
-    """Labels after a reshape of all axes but the batch's; runs of axes with equal products are taken apart."""
+    """Axes after a reshape that leaves the batch axis alone. Runs of axes with equal products are followed apart."""
     found: list[Axis] = [None]
-    if _known(shape[1:]) != _known(target[1:]):  # sizes that are unknown differ, maybe that of the batch
+    if _known(shape[1:]) != _known(target[1:]):  # an unknown size differs, perhaps that of the batch
         for axis in axes:
             call.lock(axis, "the sizes of a reshape are unknown")
         return (None,) * len(target)
@@ -157,7 +164,7 @@ def reshape(call: Call, axes: Axes, shape: Shape, target: Shape) -> Axes:
         i, j = min(one + 1, len(shape)), min(other + 1, len(target))
         while (missing := _product(target[other:j]) - _product(shape[one:i])) and not math.isnan(missing):
             i, j = (i + 1, j) if missing > 0 else (i, j + 1)
-        if math.isnan(missing) and shape[one:i] != target[other:j]:  # all that follows cannot be told apart
+        if math.isnan(missing) and shape[one:i] != target[other:j]:  # the rest cannot be told apart
             for axis in axes[one:]:
                 call.lock(axis, "the sizes of a reshape are unknown")
             return (*found, *(None for _ in target[other:]))
@@ -166,30 +173,30 @@ def reshape(call: Call, axes: Axes, shape: Shape, target: Shape) -> Axes:
 
 
 def _known(shape: Shape) -> tuple[int, int]:
-    """The product of the sizes that are known, and how many are not."""
+    """The product of the known sizes, and the number of unknown ones."""
     sizes = [size for size in shape if size is not None]
     return math.prod(sizes), len(shape) - len(sizes)
 
 
 def _product(shape: Shape) -> float:
-    """NaN where a size is unknown."""
+    """The number of positions; NaN if a size is unknown."""
     return math.prod(math.nan if size is None else size for size in shape)
 
 
 def _regroup(call: Call, axes: Axes, shape: Shape, target: Shape) -> list[Axis]:
-    """Labels of one run of axes that becomes another of the same product."""
+    """Axes of one run of axes that becomes another with the same product."""
     labelled = [(i, axis) for i, axis in enumerate(axes) if axis is not None]
     if shape == target or not labelled:
         return list(axes) if shape == target else [None] * len(target)
-    if len(labelled) > 1 or not target:  # without a target, of one position
+    if len(labelled) > 1 or not target:  # no target: a single position
         for _, axis in labelled:
-            call.lock(axis, "a reshape runs axes together that are cut both")
+            call.lock(axis, "a reshape joins two axes that can both be cut")
         return [None] * len(target)
     ((at, axis),) = labelled
     sizes, targets = ([size or 0 for size in side] for side in (shape, target))  # all are known here
     along = axis.reshape([-1 if i == at else 1 for i in range(len(axes))])
     labels = np.broadcast_to(along, sizes).reshape(targets)
-    # Axes that do not depend on the labels need no cut; of the others only one can have it, the last.
+    # Axes that do not depend on the labels are not cut. Of the others only one can be, the last.
     wide = [i for i, size in enumerate(targets) if size != 1] or [len(targets) - 1]
     varying = [i for i in wide if (labels != np.take(labels, [0], i)).any()] or wide[-1:]
     lines = np.moveaxis(labels, varying[-1], -1).reshape(-1, targets[varying[-1]])
@@ -199,7 +206,7 @@ def _regroup(call: Call, axes: Axes, shape: Shape, target: Shape) -> list[Axis]:
 
 
 def concatenate(call: Call, axis: int) -> Axes:
-    """One after another along an axis; along the others positions go together."""
+    """Joins the operands along an axis; positions along the other axes go together."""
     operands = call.operands()
     rank = len(call.output_shapes[0])
     axis %= rank
@@ -223,23 +230,22 @@ def concatenate(call: Call, axis: int) -> Axes:
 
 
 def sum_over(call: Call, axis: Axis) -> None:
-    """Says that an axis of the input is summed over, to which channels that are zero add nothing."""
+    """Says that the call sums over an axis of the input, to which channels that are zero add nothing."""
     if axis is not None and not all(call.vanishing()):
-        call.lock(axis, "it sums over channels that are not zero where their weights are")
+        call.lock(axis, "it sums over channels that are not zero when their weights are")
 
 
 def softmax(call: Call) -> Axes:
-    """Axes that are summed over stay."""
+    """Axes that the softmax goes over stay."""
     axes = elementwise(call) if call.arguments("mask") else call.inputs[0]
-    over = call.operation.axis
     call.vanishes = lambda: False
-    over = range(len(axes)) if over is None else over if isinstance(over, (list, tuple)) else [over]
-    kept = [i for i in range(len(axes)) if i not in {axis % len(axes) for axis in over}]
+    over = numbered(call.operation.axis, len(axes))
+    kept = [i for i in range(len(axes)) if i not in over]
     return only(call, axes, kept, type(call.operation).__name__)
 
 
 def edit_shape(call: Call, key: str, shape: Shape, axes: Axes) -> None:
-    """A shape in a config follows the axes that are cut, where it gives their sizes."""
+    """Says that a shape in the config follows the axes that are cut, where it states their sizes."""
 
     def resized(*sizes: int | None) -> tuple[int | None, ...]:
         return tuple(

@@ -1,61 +1,102 @@
-"""How much a channel matters: scores along axes of weights and tensors, and what they come to for what goes as one."""
+"""Says how much channels matter: the higher its scores, the longer a channel stays.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+```python
+small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.fpgm)
+```
+
+An importance is a function of a `Structure`. It yields `Scored(labels, scores)` along axes of weights or tensors; a
+channel may be scored on several axes, and `prune_channels(reduce=…)` says how its scores become one.
+
+```python
+import numpy as np
+
+
+def by_largest_weight(structure):
+    for slot in structure.slots:
+        if slot.role == "output":
+            others = tuple(i for i in range(len(slot.variable.shape)) if i != slot.axis)
+            yield slot.labels, np.abs(slot.variable).max(others)
+
+
+small = pruning.prune_channels(model, 0.5, importance=by_largest_weight)
+```
+"""
+
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from distill.pruning.structured._groups import Group
+from distill._types import Data, Tensor
 from distill.pruning.structured._operation_rules import ACTIVATIONS
 from distill.pruning.structured._running import run
+from distill.pruning.structured._scoring import Importance, Scored
 from distill.pruning.structured._structure import Key, Slot, Structure
 from distill.pruning.weights._kernels import find_kernels
 from distill.pruning.weights.criteria._batches import batches, require_examples, require_finite
 from distill.pruning.weights.criteria._weights import Criterion
 
-
-class Scored(NamedTuple):
-    """Scores along an axis, such as a weight's.
-
-    Attributes:
-        labels: along the axis, of a slot or tensor of the structure.
-        scores: one for each of them; the higher, the longer the channel stays.
-    """
-
-    labels: np.ndarray
-    scores: np.ndarray
-
-
-Reduction = Literal["mean", "sum", "max"]
-Normalization = Literal["mean", "max"] | None
-
-# What is said of a model's channels: any number of scores for each, of which the mean counts.
-Importance = Callable[[Structure], Iterable[Scored]]
+__all__ = [
+    "Importance",
+    "Scored",
+    "activation_mean",
+    "apoz",
+    "batch_norm_scale",
+    "fpgm",
+    "l1",
+    "l2",
+    "lamp",
+    "of_weights",
+    "random",
+]
 
 
 def l1(structure: Structure) -> Iterator[Scored]:
-    """Sums of absolute weights, of all kernels that make or read a channel (Li et al. 2017, arXiv:1608.08710)."""
+    """Sum of the absolute weights of every kernel that makes or reads a channel (Li et al. 2017, arXiv:1608.08710).
+
+    Example:
+        >>> small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.l1)
+    """
     for slot, value in _kernels(structure):
         yield Scored(slot.labels, _rows(value, slot).sum(1, dtype=np.float64))
 
 
 def l2(structure: Structure) -> Iterator[Scored]:
-    """Sums of squared weights, of all kernels that make or read a channel (Fang et al. 2023, arXiv:2301.12900)."""
+    """Sum of the squared weights of every kernel that makes or reads a channel (Fang et al. 2023, arXiv:2301.12900).
+
+    Example:
+        >>> small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.l2)
+    """
     for slot, value in _kernels(structure):
         yield Scored(slot.labels, (_rows(value, slot) ** 2).sum(1, dtype=np.float64))
 
 
 def batch_norm_scale(structure: Structure) -> Iterator[Scored]:
-    """Absolute scales of BatchNormalization (Network Slimming: Liu et al. 2017, arXiv:1708.06519)."""
+    """Absolute scale of the BatchNormalization (Network Slimming: Liu et al. 2017, arXiv:1708.06519).
+
+    `slim` trains with a penalty on these scales first. Layers that no BatchNormalization follows must be excluded.
+
+    Example:
+        >>> hidden = [keras.layers.Dense(16), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
+        >>> net = keras.Sequential([keras.Input((8,)), *hidden])
+        >>> importance = pruning.structured.importance.batch_norm_scale
+        >>> pruning.prune_channels(net, 0.5, importance=importance).layers[0].units
+        8
+    """
     for slot in structure.slots:
         if isinstance(slot.layer, layers.BatchNormalization) and slot.variable is slot.layer.gamma:
             yield Scored(slot.labels, np.abs(_value(slot.variable)))
 
 
 def fpgm(structure: Structure) -> Iterator[Scored]:
-    """Sums of distances from a layer's other filters: one amid them says least (He et al. 2019, arXiv:1811.00250)."""
+    """Sum of the distances to the other filters of the layer (He et al. 2019, arXiv:1811.00250).
+
+    A filter near the geometric median of its layer can be replaced by the others.
+
+    Example:
+        >>> small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.fpgm)
+    """
     for slot, value in _kernels(structure):
         if slot.role == "output":
             filters = np.moveaxis(value, slot.axis, 0).reshape(slot.labels.size, -1).astype(np.float64)
@@ -65,9 +106,13 @@ def fpgm(structure: Structure) -> Iterator[Scored]:
 
 
 def lamp(structure: Structure) -> Iterator[Scored]:
-    """A filter's squared norm over the sum of its own and all larger ones of its layer (Lee et al. 2021, 2010.07611).
+    """Squared norm of a filter over the sum of its own and all larger ones of its layer (Lee et al. 2021, 2010.07611).
 
-    The paper's score, of whole filters in place of weights.
+    This is the paper's score for weights, applied to whole filters.
+
+    Example:
+        >>> importance = pruning.structured.importance.lamp
+        >>> small = pruning.prune_channels(model, 0.5, importance=importance, scope="global")
     """
     for slot, value in _kernels(structure):
         if slot.role == "output":
@@ -79,10 +124,16 @@ def lamp(structure: Structure) -> Iterator[Scored]:
 
 
 def random(seed: int) -> Importance:
-    """Uniform numbers: the baseline that any other has to beat.
+    """Makes an importance of uniform random numbers: the baseline that any other has to beat.
 
     Args:
-        seed: of numpy's generator.
+        seed: seed of numpy's generator.
+
+    Returns:
+        An importance; the same scores for the same model each time.
+
+    Example:
+        >>> small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.random(0))
     """
 
     def scores(structure: Structure) -> Iterator[Scored]:
@@ -93,57 +144,87 @@ def random(seed: int) -> Importance:
     return scores
 
 
-def of_weights(criterion: Criterion) -> Importance:
-    """Sums of what a criterion says of single weights, over all that make or read a channel.
+def of_weights(importance: Criterion) -> Importance:
+    """Makes an importance of channels from one of single weights: its sum over all that make or read a channel.
 
-    `of_weights(criteria.taylor(data, loss))` is the first-order change of the loss (Molchanov et al. 2019,
-    arXiv:1906.10771), `of_weights(criteria.obd(data, loss))` the second-order one by the Hessian's diagonal,
-    `of_weights(criteria.wanda(data))` looks at what weights are multiplied with.
+    With `weights.importance.taylor(data, loss)` this is the first-order change of the loss (Molchanov et al. 2019,
+    arXiv:1906.10771), with `obd(data, loss)` the second-order change by the diagonal of the Hessian, and
+    `wanda(data)` takes the inputs of the weights into account.
 
     Args:
-        criterion: of `distill.pruning.criteria`, or any function like them.
+        importance: function from `pruning.weights.importance`, or one like them.
+
+    Returns:
+        An importance of channels.
+
+    Example:
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> taylor = pruning.weights.importance.taylor((x, y), loss)
+        >>> importance = pruning.structured.importance.of_weights(taylor)
+        >>> small = pruning.prune_channels(model, 0.5, importance=importance)
     """
 
     def scores(structure: Structure) -> Iterator[Scored]:
         cut = {id(slot.variable) for slot in structure.slots}
         kernels = [one for one in find_kernels(structure.model).found if id(one.variable) in cut]
-        found = criterion(structure.model, kernels)
+        found = importance(structure.model, kernels)
         values = {id(one.variable): np.asarray(score) for one, score in zip(kernels, found, strict=True)}
         for slot in structure.slots:
             if id(slot.variable) in values:
-                yield Scored(
-                    slot.labels, _rows(values[id(slot.variable)], slot, signed=True).sum(1, dtype=np.float64)
-                )
+                rows = _rows(values[id(slot.variable)], slot, signed=True)
+                yield Scored(slot.labels, rows.sum(1, dtype=np.float64))
 
     return scores
 
 
-def activation_mean(data: Any) -> Importance:
-    """Mean absolute values of channels behind their activation, over data (Molchanov et al. 2017, arXiv:1611.06440).
+def activation_mean(data: Data) -> Importance:
+    """Makes an importance of the mean absolute values behind activations (Molchanov et al. 2017, arXiv:1611.06440).
 
     Args:
-        data: a finite `tf.data.Dataset` of batches x, (x, y) or (x, y, sample_weight), of which x is used; or anything
-            else that `criteria.wanda` takes. The model runs in inference mode.
+        data: finite `tf.data.Dataset` of batches x, (x, y) or (x, y, sample_weight), of which x is used; or anything
+            else that `pruning.weights.importance.wanda` takes. The model runs in inference mode.
+
+    Returns:
+        An importance, for channels that an activation follows.
 
     Raises:
-        ValueError: the data can be gone through only once, never end, or are arrays of several lengths.
+        ValueError: the data can be read only once, never end, or are arrays of different lengths.
+
+    Example:
+        >>> hidden = [keras.layers.Dense(16, "relu"), keras.layers.Dense(3)]
+        >>> net = keras.Sequential([keras.Input((8,)), *hidden])
+        >>> importance = pruning.structured.importance.activation_mean(np.random.normal(size=(32, 8)))
+        >>> pruning.prune_channels(net, 0.5, importance=importance).layers[0].units
+        8
     """
     return _of_activations(data, np.abs)
 
 
-def apoz(data: Any) -> Importance:
-    """Share of values behind an activation that are not zero: 1 − APoZ (Hu et al. 2016, arXiv:1607.03250).
+def apoz(data: Data) -> Importance:
+    """Makes an importance of the shares of nonzero values behind activations (Hu et al. 2016, arXiv:1607.03250).
+
+    The paper removes channels with the largest average percentage of zeros (APoZ); this is 1 − APoZ.
 
     Args:
-        data: as for `activation_mean`.
+        data: data, as for `activation_mean`.
+
+    Returns:
+        An importance, for channels that an activation follows.
 
     Raises:
-        ValueError: as for `activation_mean`.
+        ValueError: the data can be read only once, never end, or are arrays of different lengths.
+
+    Example:
+        >>> hidden = [keras.layers.Dense(16, "relu"), keras.layers.Dense(3)]
+        >>> net = keras.Sequential([keras.Input((8,)), *hidden])
+        >>> importance = pruning.structured.importance.apoz(np.random.normal(size=(32, 8)))
+        >>> pruning.prune_channels(net, 0.5, importance=importance).layers[0].units
+        8
     """
     return _of_activations(data, lambda value: value != 0)
 
 
-def _of_activations(data: Any, measure: Callable[[np.ndarray], np.ndarray]) -> Importance:
+def _of_activations(data: Data, measure: Callable[[np.ndarray], np.ndarray]) -> Importance:
     require_finite(data)
 
     def scores(structure: Structure) -> Iterator[Scored]:
@@ -151,7 +232,7 @@ def _of_activations(data: Any, measure: Callable[[np.ndarray], np.ndarray]) -> I
         positions: dict[tuple[Key, int], int] = {}
         active = {path for path, operation in structure.operations.items() if _activates(operation)}
 
-        def see(key: Key, value: Any) -> Any:
+        def see(key: Key, value: Tensor) -> Tensor:
             for axis, labels in enumerate(structure.tensors[key]) if key[0] in active else ():
                 if labels is not None:
                     rows = np.moveaxis(measure(np.asarray(ops.convert_to_numpy(value))), axis, 0)
@@ -173,65 +254,12 @@ def _of_activations(data: Any, measure: Callable[[np.ndarray], np.ndarray]) -> I
     return scores
 
 
-def score_atoms(
-    structure: Structure,
-    groups: Sequence[Group],
-    importance: Importance,
-    reduce: Reduction = "mean",
-    normalize: Normalization = "mean",
-) -> np.ndarray:
-    """What an importance comes to for each atom.
-
-    Args:
-        structure: of the model.
-        groups: of it.
-        importance: scores axes.
-        reduce: what the scores of an atom on several axes, or at several places of one, come to.
-        normalize: what the scores of each group are divided by, so that groups can be compared: their mean or their
-            largest. `None` leaves them as they are.
-
-    Returns:
-        (atoms,) float64; 0 where nothing is said of an atom.
-
-    Raises:
-        ValueError: scores are of another number than positions, or not finite; nothing is said of a group.
-    """
-    total, count = np.zeros(structure.atoms.count), np.zeros(structure.atoms.count)
-    largest = np.full(structure.atoms.count, -np.inf)
-    for labels, given in importance(structure):
-        scores = np.asarray(given, np.float64)
-        if scores.shape != labels.shape or not np.isfinite(scores).all():
-            what = "numbers that are not finite" if scores.shape == labels.shape else scores.shape
-            where = next(
-                (f"{s.path}/{s.variable.name}" for s in structure.slots if s.labels is labels), "a tensor"
-            )
-            raise ValueError(
-                "An importance gives each position of an axis a finite score. Received: "
-                f"{what} for {labels.size} positions of {where}."
-            )
-        of = structure.atoms.of[labels]
-        np.maximum.at(largest, of, scores)
-        total += np.bincount(of, scores, structure.atoms.count)
-        count += np.bincount(of, minlength=structure.atoms.count)
-    for group in groups:
-        if not count[group.atoms].all():
-            raise ValueError(
-                f"Each channel has a score. Received: none for {group.name!r}. Keep it, or use another importance."
-            )
-    scores = {"mean": total / np.maximum(count, 1), "sum": total, "max": largest}[reduce]
-    for group in groups if normalize else ():
-        own = scores[group.atoms]
-        level = own.mean() if normalize == "mean" and own.size else own.max(initial=0)
-        scores[group.atoms] = own / level if level > 0 else own
-    return scores
-
-
-# Their weights change each channel on its own, whatever their rank.
+# Their weights change each channel on its own, whatever the rank of the weight.
 _SCALING = (layers.LayerNormalization, layers.PReLU, layers.RMSNormalization)
 
 
 def _kernels(structure: Structure) -> Iterator[tuple[Slot, np.ndarray]]:
-    """The axes of what has more than one, with the values, which are read once each and never all at a time."""
+    """The axes of kernels, with the values of the kernel. Each kernel is read once, and one at a time."""
     axes: dict[int, list[Slot]] = {}
     for slot in structure.slots:
         is_scale = isinstance(slot.layer, _SCALING) or slot.variable.name == "bias"
@@ -247,12 +275,12 @@ def _value(variable: keras.Variable) -> np.ndarray:
 
 
 def _rows(value: np.ndarray, slot: Slot, *, signed: bool = False) -> np.ndarray:
-    """One row for each position of the axis, of absolute values."""
+    """One row for each position of the axis, of absolute values unless `signed`."""
     rows = np.moveaxis(value, slot.axis, 0).reshape(slot.labels.size, -1)
     return rows if signed else np.abs(rows)
 
 
-def _activates(operation: Any) -> bool:
+def _activates(operation: object) -> bool:
     if isinstance(operation, (layers.ELU, layers.LeakyReLU, layers.PReLU, layers.ReLU, *ACTIVATIONS)):
         return True
     activation = getattr(operation, "activation", None)

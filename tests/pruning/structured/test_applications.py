@@ -20,9 +20,7 @@ from keras.src.applications.inception_resnet_v2 import conv2d_bn, inception_resn
 from keras.src.applications.nasnet import NASNet
 from keras.src.applications.resnet import ResNet, stack_residual_blocks_v1, stack_residual_blocks_v2
 
-from distill import pruning
-from distill.exports import _export as exporting
-from distill.exports import _runtimes as runtimes
+from distill import exports, pruning
 
 CLASSES = 3
 SMALL = {"weights": None, "classes": CLASSES, "input_shape": (32, 32, 3)}
@@ -114,7 +112,7 @@ def test_a_family(family, tmp_path):
     build, left = FAMILIES[family]
     model = small_network(build)
     small = pruning.prune_channels(
-        model, 0.4, importance=pruning.importance.random(0), round_to=1, verify=True
+        model, 0.4, importance=pruning.structured.importance.random(0), round_to=1, verify=True
     )
     assert small.count_params() / model.count_params() == pytest.approx(left, abs=0.02)
     if family not in LIVES_ON:
@@ -127,7 +125,7 @@ def test_a_family(family, tmp_path):
     small.save(tmp_path / "small.keras")
     again = keras.saving.load_model(tmp_path / "small.keras")
     np.testing.assert_array_equal(again(x), small(x))
-    exporting.export(small, tmp_path / "small.tflite")
+    exports.export(small, tmp_path / "small.tflite")
     np.testing.assert_allclose(
-        runtimes.Exported(tmp_path / "small.tflite").predict(x), small(x), rtol=1e-3, atol=1e-5
+        exports.Exported(tmp_path / "small.tflite").predict(x), small(x), rtol=1e-3, atol=1e-5
     )

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from distill import cost, pruning
-from distill.pruning import importance
+from distill.pruning.structured import importance
 
 IMPORTANCES = [
     importance.l1,
@@ -132,16 +132,18 @@ def test_a_latency_is_met_by_measuring(monkeypatch):
         times.append(cost.macs(model) / 1e6)
         return cost.Latency(times[-1], times[-1], times[-1], runs=1)
 
-    monkeypatch.setattr("distill.pruning.structured._channels.latency", latency)
+    monkeypatch.setattr("distill.pruning.structured._costs.latency", latency)
     whole = cost.macs(convolutional()) / 1e6
     small = pruning.prune_channels(convolutional(), latency_ms=0.4 * whole)
     assert abs(cost.macs(small) / 1e6 - 0.4 * whole) <= 0.02 * 0.4 * whole
     assert cost.macs(small) / 1e6 == times[-1]
     assert len(times) < 30
-    with pytest.raises(ValueError, match=r"latency_ms=9, where [\d.]+ to [\d.]+ ms can be reached"):
+    with pytest.raises(
+        ValueError, match=r"Only latencies from [\d.]+ to [\d.]+ ms can be .*Received: latency_ms=9"
+    ):
         pruning.prune_channels(convolutional(), latency_ms=9)
     with pytest.raises(
-        ValueError, match=r"the nearest were [\d.]+ and [\d.]+ ms. .* again when all is quiet"
+        ValueError, match=r"the nearest were [\d.]+ and [\d.]+ ms. .* again when the machine is idle"
     ):
         pruning.prune_channels(convolutional(), latency_ms=0.11 * whole, round_to=8)
 
@@ -157,7 +159,7 @@ def test_channels_of_a_slow_layer_go_first(monkeypatch):
         for slot in structure.slots:
             yield slot.labels, np.ones(slot.labels.size)
 
-    monkeypatch.setattr("distill.pruning.structured._channels.latency", latency)
+    monkeypatch.setattr("distill.pruning.structured._costs.latency", latency)
     options = {"importance": equal, "round_to": 1, "latency_ms": 1 + 0.1 * 12}
     small = pruning.prune_channels(convolutional(), scope="global", **options)
     assert widths(small) == [32, 12, 64, 5]
@@ -172,11 +174,11 @@ def test_a_target_is_reached_in_steps_and_importance_found_anew():
         return importance.l2(structure)
 
     model = convolutional()
-    small = pruning.prune_channels(model, 0.75, steps=2, importance=counting, round_to=1, verify=True)
+    small = pruning.prune_channels(model, 0.75, rounds=2, importance=counting, round_to=1, verify=True)
     assert asked == [32, 16]
     assert widths(small) == [8, 12, 16, 5]
     asked.clear()
-    small = pruning.prune_channels(model, macs=0.25, steps=3, importance=counting, verify=True)
+    small = pruning.prune_channels(model, macs=0.25, rounds=3, importance=counting, verify=True)
     assert len(asked) == 3
     assert abs(cost.macs(small) / cost.macs(model) - 0.25) <= 0.02 * 0.25
     assert widths(model) == [32, 48, 64, 5]
@@ -184,33 +186,35 @@ def test_a_target_is_reached_in_steps_and_importance_found_anew():
 
 def test_steps_do_not_round_small_groups_back_to_where_they_were():
     model = keras.Sequential([keras.Input((2,)), layers.Dense(16), layers.Dense(1)])
-    assert pruning.prune_channels(model, 0.5, steps=3).layers[0].units == 8
+    assert pruning.prune_channels(model, 0.5, rounds=3).layers[0].units == 8
 
 
 def test_a_latency_is_reached_in_steps(monkeypatch):
     def latency(model):
         return cost.Latency(cost.macs(model) / 1e6, 0, 0, runs=1)
 
-    monkeypatch.setattr("distill.pruning.structured._channels.latency", latency)
+    monkeypatch.setattr("distill.pruning.structured._costs.latency", latency)
     model = convolutional()
     target = 0.4 * cost.macs(model) / 1e6
-    small = pruning.prune_channels(model, latency_ms=target, steps=2)
+    small = pruning.prune_channels(model, latency_ms=target, rounds=2)
     assert abs(cost.macs(small) / 1e6 - target) <= 0.02 * target
 
 
 def test_numbers_are_rounded_as_far_as_a_target_allows():
     model = convolutional()
-    with pytest.raises(ValueError, match="met within 2%. .* smaller round_to if you gave one"):
+    with pytest.raises(ValueError, match="met within 2%, .* smaller round_to if you gave one"):
         pruning.prune_channels(model, macs=0.11, round_to=8)
     small = pruning.prune_channels(model, macs=0.11)
     assert abs(cost.macs(small) / cost.macs(model) - 0.11) <= 0.02 * 0.11
     assert all(width % 2 == 0 for width in widths(small)[:-1])
 
 
-def test_what_is_kept_is_kept_and_ratios_go_before():
-    small = pruning.prune_channels(convolutional(), 0.5, keep="first", ratios={layers.Dense: 0.25})
+def test_what_is_excluded_stays_and_ratios_go_before():
+    small = pruning.prune_channels(convolutional(), 0.5, exclude="first", ratios={layers.Dense: 0.25})
     assert widths(small) == [32, 24, 48, 5]
-    small = pruning.prune_channels(convolutional(), 0.5, keep=["first", lambda layer: layer.name == "hidden"])
+    small = pruning.prune_channels(
+        convolutional(), 0.5, exclude=["first", lambda layer: layer.name == "hidden"]
+    )
     assert widths(small) == [32, 24, 64, 5]
 
 
@@ -274,11 +278,12 @@ def test_explain_says_what_can_go_and_why_the_rest_stays():
     assert [bar.get_width() for bar in axes.patches] == [8, 0, 0, 0, 8, 3]
     assert str(found).splitlines() == [
         "Channels of 'mine'",
-        "made by  channels  can go  why others stay",
-        "free            8       8",
-        "tied            8       0  own: no rule is known for Own",
-        "head            3       0  it is an output of the model",
-        "No rule is known for Own (once): what it touches stays. Teach it by rules={type: function of the call}.",
+        "made by  channels  removable  why the others stay",
+        "free            8          8",
+        "tied            8          0  own: no rule is known for Own",
+        "head            3          0  it is an output of the model",
+        "No rule is known for Own (once), so all channels that reach it stay. "
+        "Add a rule with rules={type: function of the call}.",
     ]
     taught = pruning.explain(model, rules={Own: lambda call: call.inputs[0]})
     assert [group.atoms.size for group in taught.groups] == [8, 8, 0]
@@ -300,7 +305,7 @@ def test_a_taught_layer_with_weights_is_cut():
         return call.inputs[0]
 
     model = keras.Sequential([keras.Input((6,)), layers.Dense(16), Gain(), layers.Dense(3)])
-    with pytest.raises(ValueError, match="There is something to prune"):
+    with pytest.raises(ValueError, match="Nothing in '.*' can be removed: dense"):
         pruning.prune_channels(model, 0.5)
     small = pruning.prune_channels(model, 0.5, rules={Gain: rule}, verify=True)
     assert small.layers[1].gain.shape == (8,)
@@ -312,7 +317,7 @@ def test_a_wrong_rule_is_found():
             return x[:, ::-1]
 
     model = keras.Sequential([keras.Input((6,)), layers.Dense(16), Turned(), layers.Dense(3)])
-    with pytest.raises(RuntimeError, match="Every tensor of a pruned model"):
+    with pytest.raises(RuntimeError, match="Every tensor of the pruned model"):
         pruning.prune_channels(model, 0.5, rules={Turned: lambda call: call.inputs[0]}, verify=True)
 
 
@@ -326,7 +331,7 @@ def test_normalizations_keep_what_they_average_over_unless_told():
     assert locked == "norm: LayerNormalization averages over channels; cut them with exact=False"
     small = pruning.prune_channels(model, 0.5, exact=False)
     assert small.get_layer("stream").units == small.get_layer("norm").gamma.shape[0] == 8
-    with pytest.raises(RuntimeError, match="Is exact=False"):
+    with pytest.raises(RuntimeError, match="exact=False explains a difference at a normalization"):
         pruning.prune_channels(model, 0.5, exact=False, verify=True)
 
 
@@ -343,31 +348,43 @@ def scoring(scores):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "one of ratio, macs, params, latency_ms. Received: none of them"),
+        ({}, "one of ratio, macs, params, latency_ms must be given. Received: none of them"),
         ({"ratio": 0.5, "macs": 0.5}, "Received: {'ratio': 0.5, 'macs': 0.5}"),
-        ({"ratio": 1.0}, "between 0 and 1. Received: ratio=1.0"),
-        ({"ratio": 0}, "between 0 and 1"),
-        ({"macs": -1}, "more than 0. Received: macs=-1"),
-        ({"macs": 10}, "where .* can be reached"),
-        ({"params": 10**9}, "where .* can be reached"),
-        ({"ratio": 0.5, "round_to": 0}, "integer >= 1"),
-        ({"ratio": 0.5, "scope": "layer"}, "'local' or 'global'"),
-        ({"ratio": 0.5, "reduce": "min"}, "'mean', 'sum' or 'max'. Received: reduce='min'"),
-        ({"ratio": 0.5, "normalize": "sum"}, "'mean' or 'max'. Received: normalize='sum'"),
-        ({"ratio": 0.5, "steps": 0}, "An integer >= 1 says how many steps there are"),
+        ({"ratio": 1.0}, "must be between 0 and 1. Received: ratio=1.0"),
+        ({"ratio": 0}, "must be between 0 and 1"),
+        ({"macs": -1}, "must be more than 0. Received: macs=-1"),
+        ({"macs": 10}, "Only macs from .* can be reached. Received: macs=10"),
+        ({"params": 10**9}, "Only params from .* can be reached. Received: params=1,000,000,000"),
+        ({"ratio": 0.5, "round_to": 0}, "round_to must be None or an integer >= 1"),
+        ({"ratio": 0.5, "scope": "layer"}, "scope must be 'local' or 'global'"),
+        ({"ratio": 0.5, "reduce": "min"}, "reduce must be 'mean', 'sum' or 'max'. Received: reduce='min'"),
         (
-            {"ratio": 0.5, "steps": 2, "ratios": {"first": 0.2}},
-            "in every step anew. Received: ratios and steps=2",
+            {"ratio": 0.5, "normalize": "sum"},
+            "normalize must be 'mean', 'max' or None. Received: normalize='sum'",
         ),
-        ({"ratio": 0.5, "keep": "frist"}, "fits none of 'convolutional'. Its layers: first, "),
-        ({"ratio": 0.5, "ratios": {"first": 1.0}}, "at least 0 and less than 1"),
-        ({"ratio": 0.5, "keep": layers.Layer}, "There is something to prune"),
-        ({"ratio": 0.5, "importance": lambda structure: []}, "Each channel has a score"),
-        ({"ratio": 0.5, "importance": scoring(np.nan)}, "not finite for 32 positions of first/kernel"),
-        ({"ratio": 0.5, "importance": scoring([1.0])}, "for 32 positions of first/kernel"),
+        ({"ratio": 0.5, "rounds": 0}, "rounds must be an integer >= 1. Received: rounds=0"),
+        (
+            {"ratio": 0.5, "rounds": 2, "ratios": {"first": 0.2}},
+            "again in every round. Received: ratios and rounds=2",
+        ),
+        ({"ratio": 0.5, "exclude": "frist"}, "fits none of 'convolutional'. Its layers: first, "),
+        ({"ratio": 0.5, "ratios": {"first": 1.0}}, "must be at least 0 and less than 1"),
+        (
+            {"ratio": 0.5, "exclude": layers.Layer},
+            "Nothing in 'convolutional' can be removed: first: excluded",
+        ),
+        ({"ratio": 0.5, "importance": lambda structure: []}, "must score every channel that can be removed"),
+        (
+            {"ratio": 0.5, "importance": scoring(np.nan)},
+            "scores that are not finite for 32 positions of first/kernel",
+        ),
+        (
+            {"ratio": 0.5, "importance": scoring([1.0])},
+            r"scores of shape \(1,\) for 32 positions of first/kernel",
+        ),
         (
             {"ratio": 0.5, "importance": importance.batch_norm_scale},
-            "Each channel has a score. Received: none for 'second'",
+            "Received: no score for channels of 'second'. Exclude this layer",
         ),
     ],
 )
@@ -377,7 +394,7 @@ def test_what_is_refused(arguments, message):
 
 
 def test_a_number_is_a_number():
-    with pytest.raises(TypeError, match="ratio is a number. Received: '0.5'"):
+    with pytest.raises(TypeError, match="ratio must be a number. Received: '0.5'"):
         pruning.prune_channels(convolutional(), "0.5")
 
 
@@ -386,5 +403,5 @@ def test_a_model_without_a_graph_is_refused():
         def call(self, x):
             return x
 
-    with pytest.raises(ValueError, match="found in the graph"):
+    with pytest.raises(ValueError, match="only be found in the graph"):
         pruning.prune_channels(Own(), 0.5)

@@ -10,7 +10,7 @@ from keras import layers
 from keras.src import backend
 
 from distill import cost, pruning
-from distill.pruning import importance
+from distill.pruning.structured import importance
 
 FIRST = {"data_format": "channels_first"}
 TRANSPOSED = ("conv", "depthwise_conv", "separable_conv", "conv_transpose", "max_pool", "average_pool")

@@ -110,7 +110,7 @@ def test_what_would_leave_all_weights_is_no_candidate(x):
     assert pruning.removable_layers(model) == ["single"]
     shorter = pruning.prune_layers(model, 1, pruning.output_change(model, x))
     assert "single" not in [layer.name for layer in shorter.layers]
-    with pytest.raises(ValueError, match="number=2, where 1 of 'mine' can: single"):
+    with pytest.raises(ValueError, match="at most 1 for 'mine'.* Received: number=2. Candidates: single"):
         pruning.prune_layers(model, 2, lambda model: 0.0)
 
 
@@ -142,15 +142,18 @@ def test_output_change_is_relative_to_the_outputs(x):
 
 @pytest.mark.parametrize("number", [0, -1, 1.0, True])
 def test_a_number_of_layers_is_an_integer(number):
-    with pytest.raises(ValueError, match="An integer >= 1 says how many layers go"):
+    with pytest.raises(ValueError, match="number must be an integer >= 1"):
         pruning.prune_layers(residual(), number, lambda model: 0.0)
 
 
 def test_no_more_go_than_can(x):
-    with pytest.raises(ValueError, match="number=5, where 4 of 'residual' can: stem, a_add"):
+    with pytest.raises(
+        ValueError,
+        match="at most 4 for 'residual'.* Received: number=5. Candidates: stem, a_add",
+    ):
         pruning.prune_layers(residual(), 5, lambda model: 0.0)
 
 
 def test_a_harm_is_a_number():
-    with pytest.raises(ValueError, match="A harm is a number. Received: NaN without 'stem'"):
+    with pytest.raises(ValueError, match=r"harm\(\) returned NaN for the model without 'stem'"):
         pruning.prune_layers(residual(), 1, lambda model: np.nan)

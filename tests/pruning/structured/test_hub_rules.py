@@ -149,7 +149,7 @@ def test_transformers_lose_width_between_their_dense_layers(name):
         model,
         0.5,
         importance=by_reader,
-        keep=_all_but_transformers,
+        exclude=_all_but_transformers,
         round_to=1,
         verify=False
         if name == "vit_det"
@@ -221,7 +221,7 @@ def test_inverted_residuals_lose_channels_in_runs_of_eight():
     blocks = [group for name, group in explained.items() if name.startswith("block_")]
     assert [(group.atoms.size, group.multiple) for group in blocks] == [(4, 8), (4, 8)]
     given = examples(model)
-    small = pruning.prune_channels(model, 0.5, keep=_all_but_transformers, verify=given)
+    small = pruning.prune_channels(model, 0.5, exclude=_all_but_transformers, verify=given)
     first, second = (small.get_layer(group.name) for group in blocks)
     assert [first.conv1.filters, second.conv1.filters] == [16, 16]
     assert second.squeeze_excite.bottleneck_filters == 16
@@ -231,7 +231,9 @@ def test_inverted_residuals_lose_channels_in_runs_of_eight():
 def test_a_config_that_makes_other_weights_is_refused():
     model = keras_hub.models.MiTBackbone([1], 1, [1], [2], 0.0, [7], [4], (16, 16, 3), [8])
     structure = read(model, rules_with())
-    with pytest.raises(ValueError, match="HierarchicalTransformerEncoder, whose config makes one of other"):
+    with pytest.raises(
+        ValueError, match="HierarchicalTransformerEncoder, whose config makes a layer with other"
+    ):
         rebuild(structure, np.ones(structure.atoms.count, bool))
 
 

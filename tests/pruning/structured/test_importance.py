@@ -6,11 +6,13 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from distill.pruning import criteria, find_kernels, importance
+from distill.pruning import find_kernels
+from distill.pruning.structured import importance
 from distill.pruning.structured._groups import find_groups
 from distill.pruning.structured._rules import rules_with
+from distill.pruning.structured._scoring import score_atoms
 from distill.pruning.structured._tracing import read
-from distill.pruning.structured.importance import score_atoms
+from distill.pruning.weights import criteria
 
 
 @pytest.fixture

@@ -31,7 +31,8 @@ def test_each_round_leaves_the_same_share_and_learns_from_the_original(batch):
     before = model.get_weights()
     seen = []
 
-    def train(distiller):
+    def train(distiller, callbacks):
+        assert callbacks == []
         assert isinstance(distiller, distill.Distiller)
         assert distiller.teacher.model is model
         seen.append(cost.macs(distiller.student) / cost.macs(model))
@@ -45,7 +46,9 @@ def test_each_round_leaves_the_same_share_and_learns_from_the_original(batch):
     for value, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, old)
     widths = []
-    pruning.shrink(model, lambda one: widths.append(one.student.layers[0].units), 0.75, rounds=2, round_to=1)
+    pruning.shrink(
+        model, lambda one, _: widths.append(one.student.layers[0].units), 0.75, rounds=2, round_to=1
+    )
     assert widths == [16, 8]
 
 
@@ -53,11 +56,11 @@ def test_a_latency_is_reached_in_rounds(monkeypatch):
     def latency(model):
         return cost.Latency(cost.macs(model) / 1e3, 0, 0, runs=1)
 
-    monkeypatch.setattr("distill.pruning.structured._channels.latency", latency)
+    monkeypatch.setattr("distill.pruning.structured._costs.latency", latency)
     model, seen = net(), []
     target = 0.422
     small = pruning.shrink(
-        model, lambda one: seen.append(cost.macs(one.student)), latency_ms=target, rounds=2, round_to=1
+        model, lambda one, _: seen.append(cost.macs(one.student)), latency_ms=target, rounds=2, round_to=1
     )
     assert seen[1] == cost.macs(small) < seen[0] < cost.macs(model)
     assert seen[1] / 1e3 == pytest.approx(target, rel=0.02)
@@ -66,7 +69,7 @@ def test_a_latency_is_reached_in_rounds(monkeypatch):
 def test_losses_of_the_recovery_can_be_chosen(batch):
     x, _ = batch
 
-    def train(distiller):
+    def train(distiller, callbacks):
         distiller.compile("sgd")
         assert set(distiller.fit(x, verbose=0).history) == {"loss", "logit_mse"}
 
@@ -76,14 +79,14 @@ def test_losses_of_the_recovery_can_be_chosen(batch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"ratio": 0.5, "rounds": 0}, "An integer >= 1 says how many rounds there are"),
-        ({"ratio": 0.5, "ratios": {"first": 0.2}}, "Use keep, or rounds of your own"),
+        ({"ratio": 0.5, "rounds": 0}, "rounds must be an integer >= 1. Received: rounds=0"),
+        ({"ratio": 0.5, "ratios": {"first": 0.2}}, "again in every round. Received: ratios. Use exclude"),
         ({}, "Received: none of them"),
         ({"macs": 0.001}, "can be reached"),
     ],
 )
 def test_what_is_refused_is_refused_before_training(arguments, message):
-    def train(distiller):
+    def train(distiller, callbacks):
         raise AssertionError("trained")
 
     with pytest.raises(ValueError, match=message):
@@ -96,7 +99,8 @@ def test_slimming_penalizes_scales_and_cuts_the_smallest(batch):
     before = model.get_weights()
     penalties, scales = [], []
 
-    def train(one):
+    def train(one, callbacks):
+        assert callbacks == []
         one.compile(keras.optimizers.SGD(0.1), LOSS)
         penalties.append(sum(float(loss) for loss in one.losses))
         one.fit(x, y, epochs=2, verbose=0)
@@ -116,7 +120,7 @@ def test_slimming_starts_the_second_training_from_the_largest_scales():
     model = net()
     values = iter(np.random.default_rng(0).permutation(56) + 1.0)
 
-    def train(one):
+    def train(one, callbacks):
         if one.get_layer("first").units != 32:
             return
         for name in ("norm", "norm_2"):
@@ -130,8 +134,8 @@ def test_slimming_starts_the_second_training_from_the_largest_scales():
 
 @pytest.mark.parametrize("penalty", [0, -1, np.inf, "1"])
 def test_a_penalty_is_positive(penalty):
-    with pytest.raises(ValueError, match="A penalty is a number > 0"):
-        pruning.slim(net(), lambda model: None, 0.5, penalty=penalty)
+    with pytest.raises(ValueError, match="penalty must be a finite number > 0"):
+        pruning.slim(net(), lambda model, callbacks: None, 0.5, penalty=penalty)
 
 
 def test_scales_have_one_penalty():
@@ -143,11 +147,11 @@ def test_scales_have_one_penalty():
             layers.Dense(3),
         ]
     )
-    with pytest.raises(ValueError, match="Scales have one penalty"):
-        pruning.slim(model, lambda model: None, 0.5)
+    with pytest.raises(ValueError, match="already has a gamma_regularizer. Remove it"):
+        pruning.slim(model, lambda model, callbacks: None, 0.5)
 
 
 def test_channels_without_a_scale_are_to_be_kept():
     model = keras.Sequential([keras.Input((6,)), layers.Dense(8, name="bare"), layers.Dense(3)])
-    with pytest.raises(ValueError, match="none for 'bare'. Keep it"):
-        pruning.slim(model, lambda model: None, 0.5)
+    with pytest.raises(ValueError, match="no score for channels of 'bare'. Exclude this layer"):
+        pruning.slim(model, lambda model, callbacks: None, 0.5)

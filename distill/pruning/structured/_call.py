@@ -1,0 +1,310 @@
+"""One call of a layer or operation, as the rule for its type sees it."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from distill.pruning.structured._findings import Findings
+from distill.pruning.structured._labels import Axes, Axis
+from distill.pruning.structured._structure import Edit, Factor, Product, Role, Shape, Size
+
+# Returns the axes of the outputs; of a single output without a list around them.
+Rule = Callable[["Call"], Axes | list[Axes]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Traced:
+    """What is known about a tensor.
+
+    Attributes:
+        axes: labels of its axes.
+        vanishes: tells whether the tensor is zero where channels are removed. Computed when asked for, which is rare.
+    """
+
+    axes: Axes
+    vanishes: Callable[[], bool]
+
+
+class Call:
+    """One call of a layer or operation, as its rule sees it.
+
+    A rule tells how the call ties the axes of its inputs, weights and outputs together. It returns the axes of the
+    outputs: for each axis the labels of an axis of `inputs` or `weight`, or `None` if nothing can be cut along it.
+
+    ```python
+    import keras
+    from distill import pruning
+
+
+    class Gain(keras.layers.Layer):
+        def build(self, shape):
+            self.gain = self.add_weight(shape=shape[-1:], name="gain")
+
+        def call(self, inputs):
+            return inputs * self.gain
+
+
+    def rule(call):
+        (gain,) = call.weight(call.operation.gain, scales=[0])
+        call.unite(gain, call.inputs[0][-1])
+        return call.inputs[0]
+
+
+    gained = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), Gain(), keras.layers.Dense(3)])
+    small = pruning.prune_channels(gained, 0.5, rules={Gain: rule}, verify=True)
+    ```
+
+    Attributes:
+        operation: the layer or operation.
+        inputs: axes of the tensors that it is called on, in order.
+        shapes: shapes of these tensors.
+        output_shapes: shapes of the outputs.
+        vanishes: tells whether the outputs are zero where channels are removed, that is where the weights that make
+            these channels are zero. Unless a rule sets it, they are where all inputs are.
+    """
+
+    def __init__(self, findings: Findings, node: Any, path: str, inputs: Sequence[Traced]) -> None:
+        self._findings = findings
+        self._node = node
+        self._path = path
+        self._owner = node.operation
+        self._within: tuple[str, ...] = ()
+        self._vanishing = [traced.vanishes for traced in inputs]
+        self._times: tuple[Size, ...] = ()
+        self.vanishes: Callable[[], bool] = lambda: all(self.vanishing())
+        self.operation: Any = node.operation
+        self.inputs: list[Axes] = [traced.axes for traced in inputs]
+        self.shapes: list[Shape] = [tuple(tensor.shape) for tensor in node.input_tensors]
+        self.output_shapes: list[Shape] = [tuple(tensor.shape) for tensor in node.outputs]
+
+    @property
+    def path(self) -> str:
+        """Path of the layer or operation, such as "block/conv"."""
+        return self._path
+
+    def weight(
+        self,
+        variable: keras.Variable,
+        *,
+        inputs: Sequence[int] = (),
+        outputs: Sequence[int] = (),
+        scales: Sequence[int] = (),
+        repeats: int = 1,
+    ) -> list[np.ndarray]:
+        """Gives labels to axes of a weight; the same ones in every call of the layer.
+
+        Args:
+            variable: weight of the layer.
+            inputs: axes that read channels.
+            outputs: axes that make channels.
+            scales: axes that change each channel on its own.
+            repeats: number of positions of `outputs` that make one channel together, as the gates of a recurrent cell
+                do.
+
+        Returns:
+            The labels of `inputs`, then of `outputs`, then of `scales`.
+        """
+        roles: list[tuple[int, Role]] = [
+            *((axis, "input") for axis in inputs),
+            *((axis, "output") for axis in outputs),
+            *((axis, "scale") for axis in scales),
+        ]
+        return [
+            self._findings.slot(self._path, self.operation, variable, axis, role, repeats)
+            for axis, role in roles
+        ]
+
+    def unite(self, one: Axis, other: Axis) -> Axis:
+        """Says that positions of two axes go together, pair by pair.
+
+        If one of them is `None`, that is, cannot be cut, all positions of the other have to stay.
+        """
+        return self._findings.labels.unite(one, other, f"{self._path} ties it to a size that stays")
+
+    def lock(self, axis: Axis, reason: str) -> None:
+        """Says that all positions of an axis have to stay, and why."""
+        self._findings.labels.lock(axis, f"{self._path}: {reason}")
+
+    def mix(self, axis: Axis, reason: str) -> None:
+        """Says that removing positions of an axis changes the others: they stay unless the user gives `exact=False`."""
+        if self._findings.exact:
+            self.lock(axis, reason)
+
+    def vanishing(self) -> list[bool]:
+        """For each input whether it is zero where channels are removed, which e^x is not.
+
+        A sum over channels without a weight for each can lose channels only if they are zero.
+        """
+        self._findings.settle()
+        return [vanishes() for vanishes in self._vanishing]
+
+    def compute(self, values: Sequence[Any]) -> Any:
+        """Runs the operation with these values in place of its tensors, in order."""
+        if self._node is None:
+            return self.operation.call(*values)
+        given = iter(values)
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: next(given) if isinstance(leaf, keras.KerasTensor) else leaf,
+            (self._node.arguments.args, self._node.arguments.kwargs),
+        )
+        return self.operation.call(*args, **kwargs)
+
+    def lock_masks(self) -> None:
+        """Locks the tensors that a layer is given as masks, besides those that its rule speaks of."""
+        if self._node is None:
+            return
+        for name in inspect.signature(self.operation.call).parameters:
+            for axes, _ in self.arguments(name) if name.endswith("mask") else ():
+                for axis in axes:
+                    self.lock(axis, "it is a mask")
+
+    def lock_all(self, reason: str) -> list[Axes]:
+        """Locks all inputs; returns axes of outputs that cannot be cut."""
+        for axes in self.inputs:
+            for axis in axes:
+                self.lock(axis, reason)
+        return [(None,) * len(shape) for shape in self.output_shapes]
+
+    def fixed(self, size: int, reason: str) -> np.ndarray:
+        """New labels of positions that have to stay, and why."""
+        labels = self._findings.labels.fresh(size)
+        self.lock(labels, reason)
+        return labels
+
+    def groups(self, labels: np.ndarray, count: int) -> None:
+        """Says that an axis consists of `count` equal runs, each of which goes as a whole."""
+        runs = labels.reshape(count, -1)
+        self._findings.labels.unite(runs[:, 1:].ravel(), np.repeat(runs[:, 0], runs.shape[1] - 1), "")
+
+    def edit(self, key: str, *axes: Axis, value: Callable[..., Any] | None = None) -> None:
+        """Says how the config changes when channels are removed.
+
+        Args:
+            key: key of the config.
+            axes: axes whose sizes the new value depends on.
+            value: function of these sizes, `None` for an axis that cannot be cut; returns the new value. If not given,
+                it is the size itself. It is not called if no size changes.
+        """
+        edits = self._findings.edits[id(self._owner)]
+        path = (*self._within, key)
+        for edit in edits:
+            if edit.path == path:  # a layer that is called again has one config
+                for one, other in zip(edit.axes, axes, strict=True):
+                    self.unite(one, other)
+                return
+        edits.append(Edit(path, axes, value or (lambda size: size)))
+
+    def multiplies(self, variable: keras.Variable | None, sizes: Sequence[Size]) -> None:
+        """Says how often each number of a weight is used, for targets of multiply-adds.
+
+        Args:
+            variable: weight; `None` for an array in the call, whose own axes are then among `sizes`.
+            sizes: sizes whose product is the number of uses: the labels of an axis that can be cut, else the number.
+        """
+        self._findings.products.append(Product(self._path, variable, (*self._times, *sizes)))
+
+    def rescale(self, variable: keras.Variable, axis: np.ndarray, factor: Factor) -> None:
+        """Says that a weight is multiplied by `factor(old size, new size)` of an axis."""
+        self._findings.rescaled[id(variable)] = (axis, factor)
+
+    def operands(self) -> list[tuple[Axes, Shape]]:
+        """Axes and shapes of the tensors and arrays in the call, in order, without single numbers."""
+        if self._node is None:
+            return list(zip(self.inputs, self.shapes, strict=True))
+        found: list[tuple[Axes, Shape]] = []
+        tensors = iter(zip(self.inputs, self.shapes, strict=True))
+        args, kwargs = self._node.arguments.args, self._node.arguments.kwargs
+        for leaf in keras.tree.flatten((args, kwargs)):
+            if isinstance(leaf, keras.KerasTensor):
+                found.append(next(tensors))
+            elif isinstance(leaf, keras.Variable):
+                found.append(((None,) * len(leaf.shape), tuple(leaf.shape)))
+            elif getattr(leaf, "shape", ()):
+                axes = tuple(self._findings.labels.fresh(size) if size > 1 else None for size in leaf.shape)
+                # The same labels in every call of a nested model.
+                axes = self._findings.constants.setdefault((id(self._node), id(leaf)), axes)
+                found.append((axes, tuple(leaf.shape)))
+        return found
+
+    def value(self, name: str) -> Any:
+        """What is passed as an argument of `call`; `None` if nothing is."""
+        if self._node is None:
+            return None
+        given = inspect.signature(self.operation.call).bind_partial(
+            *self._node.arguments.args, **self._node.arguments.kwargs
+        )
+        return given.arguments.get(name)
+
+    def arguments(self, name: str) -> list[tuple[Axes, Shape]]:
+        """Axes and shapes of the tensors that are passed as an argument of `call`, in order."""
+        if self._node is None:
+            return []
+        wanted = keras.tree.flatten(self.value(name))
+        tensors = zip(self._node.input_tensors, self.inputs, self.shapes, strict=True)
+        known = {id(tensor): (axes, shape) for tensor, axes, shape in tensors}
+        return [known[id(tensor)] for tensor in wanted if id(tensor) in known]
+
+    def inner(
+        self,
+        key: str,
+        layer: keras.Layer,
+        shapes: Sequence[Shape],
+        axes: list[Axes],
+        times: Sequence[Size] = (),
+    ) -> list[Axes]:
+        """Applies the rule of a wrapped layer.
+
+        Args:
+            key: key of the wrapper's config that holds the layer.
+            layer: wrapped layer.
+            shapes: shapes of the tensors that it is called on.
+            axes: axes of these tensors.
+            times: sizes of the axes along which it is called again and again.
+
+        Returns:
+            The axes of its outputs.
+        """
+        call = object.__new__(Call)
+        outputs = layer.compute_output_spec(*(keras.KerasTensor(shape) for shape in shapes))
+        call.__dict__.update(
+            self.__dict__,
+            _node=None,  # other arguments of the wrapper's call do not reach the layer
+            operation=layer,
+            inputs=axes,
+            shapes=list(shapes),
+            output_shapes=[tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)],
+            _within=(*self._within, key, "config"),
+            _times=(*self._times, *times),
+            _path=f"{self._path}/{layer.name}",
+        )
+        found = apply_rule(call, self._findings)
+        self.vanishes = call.vanishes
+        return found
+
+
+def apply_rule(call: Call, findings: Findings) -> list[Axes]:
+    """The axes of a call's outputs, from the rule of its type; without a rule nothing of it can be cut."""
+    findings.operations[call.path] = call.operation
+    rule = findings.rules.get(type(call.operation))
+    if rule is None:
+        kind = findings.unknown[call.path] = type(call.operation).__name__
+        return call.lock_all(f"no rule is known for {kind}")
+    call.lock_masks()
+    found = rule(call)
+    return found if isinstance(found, list) else [found]
+
+
+def outputs_of(call: Call, findings: Findings) -> list[Traced]:
+    """What is known about the outputs of a call."""
+    axes_of_outputs = apply_rule(call, findings)
+    vanishes = functools.cache(call.vanishes)
+    findings.settle_later(vanishes)
+    return [
+        Traced(axes, (lambda: True) if all(axis is None for axis in axes) else vanishes)
+        for axes in axes_of_outputs
+    ]
