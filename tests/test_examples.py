@@ -11,9 +11,9 @@ import pytest
 from backend import BACKEND
 
 import distill
-from distill import cost, exports, files, losses, quantization
+from distill import cost, data, exports, files, losses, quantization, tracking
 
-ROOMS = (cost, exports, files, losses, losses.projectors, quantization)
+ROOMS = (cost, data, exports, files, losses, losses.projectors, quantization, tracking)
 
 
 def documented(room):

@@ -1,9 +1,26 @@
-"""Data sets that need no network, and batches of a user's own arrays.
+"""Data sets that need no network, in batches that are the same in every process.
 
-sets = data.load("mnist5k")
-student.fit(data.batches(sets.train, 64, seed=0), validation_data=data.batches(sets.dev, 64))
+`load` gives fixed train, dev and test splits of `mnist5k` (5,000 MNIST digits), `digits` (8×8 pixels) and `mnist1d`
+(signals), which Python packages carry or compute. It also gives those of any classification set of tensorflow-datasets
+that is already on the machine, and never downloads. `batches` shuffles by a seed, `mixup` mixes views for distillation
+without labels, and `arrays` reads a split into numpy.
+
+```python
+import keras
+from distill import data
+
+digits = data.load("digits")
+train = data.batches(digits.train, 64, seed=0)
+student = keras.Sequential([keras.Input(digits.input_shape), keras.layers.Flatten(), keras.layers.Dense(10)])
+student.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+student.fit(train, epochs=2, validation_data=data.batches(digits.dev, 180), verbose=0, shuffle=False)
+x, y = data.arrays(digits.test)
+loss, accuracy = student.evaluate(x, y, verbose=0)
+```
 """
 
-from distill.data._loading import Splits, arrays, batches, load, mixup
+from distill.data._batches import batches
+from distill.data._loading import Splits, arrays, load
+from distill.data._mixing import mixup
 
 __all__ = ["Splits", "arrays", "batches", "load", "mixup"]

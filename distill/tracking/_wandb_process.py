@@ -1,12 +1,12 @@
-"""Feeds one run to Weights & Biases from a process of its own; `distill.tracking` starts it.
+"""Feed one run to Weights & Biases from a process of its own, which `distill.tracking` starts.
 
-W&B's SDK asks for keys on a terminal, sets environment variables, replaces `sys.exit` and, with a server
-that does not answer, waits in `log_artifact`, in `finish` and at exit, whatever its settings say. A process
-that can be killed bounds all of that. It reads the numbers from metrics.jsonl, so that the queue between
-training and W&B is a file on disk: never full, and nothing is lost when either side dies.
+W&B's SDK asks for keys on a terminal, sets environment variables and replaces `sys.exit`. If a server does not answer,
+it waits in `log_artifact`, in `finish` and at exit, whatever its settings say. A process that can be killed bounds all
+of that. It reads the numbers from metrics.jsonl, so the queue between training and W&B is a file on disk: it is never
+full, and nothing is lost when either side dies.
 
-Run as a file, not as a module: the package would import Keras. Standard input stays open as long as
-training lives; what arrives before it closes is the end of the run, and nothing means that training died.
+This is run as a file, not as a module, because the package would import Keras. Standard input stays open while training
+lives. What arrives before it closes is the end of the run; if nothing does, training has died.
 """
 
 import contextlib
@@ -24,11 +24,12 @@ POLL_SECONDS = 0.2
 DEFAULTS = {
     "WANDB_PROJECT": "distill",
     "WANDB_SILENT": "true",
-    # There is no console to copy: this process prints only its reports.
+    # There is no console to copy: this process prints nothing but its reports.
     "WANDB_CONSOLE": "off",
-    # Error reporting looks a host name up, offline too.
+    # Error reporting looks up a host name, even offline.
     "WANDB_ERROR_REPORTING": "false",
-    # What follows probes this process, its repository and its host: slow, and not the training process.
+    # The following would probe this process, its repository and its host. That is slow, and this is not the training
+    # process.
     "WANDB_DISABLE_GIT": "true",
     "WANDB_SAVE_CODE": "false",
     "WANDB_X_DISABLE_META": "true",
@@ -36,18 +37,18 @@ DEFAULTS = {
     "WANDB_X_DISABLE_STATS": "true",
     "WANDB_X_SAVE_REQUIREMENTS": "false",
     "WANDB_DISABLE_JOB_CREATION": "true",
-    # `latest-run` links break when a run directory is moved.
+    # `latest-run` links break when the directory of a run is moved.
     "WANDB_SYMLINK": "false",
 }
 
 
 def report(text: str) -> None:
-    """Writes one line for `distill.tracking` to log."""
+    """Write one line for `distill.tracking` to log."""
     print(text.replace("\n", " "), flush=True)
 
 
 def open_run(start: dict[str, Any]) -> Any:
-    """Opens the W&B run in the mode asked for, offline where that fails."""
+    """Open the W&B run in the requested mode, or offline if that fails."""
     directory = Path(start["directory"])
     own = {
         "WANDB_NAME": directory.name,
@@ -61,7 +62,7 @@ def open_run(start: dict[str, Any]) -> Any:
     }
     for name, value in {**DEFAULTS, **own}.items():
         os.environ.setdefault(name, value)
-    # A service inherited from a process that uses W&B itself would die with that process.
+    # A service inherited from another process that uses W&B would die with that process.
     os.environ.pop("WANDB_SERVICE", None)
     import wandb
 
@@ -74,12 +75,12 @@ def open_run(start: dict[str, Any]) -> Any:
             tags=[tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag] + start["tags"],
             config=start["config"],
             settings=wandb.Settings(
-                # A server that never answers costs the first and leaves time to start again offline; one
-                # that dies later costs one HTTP time-out and the second. Both end before they are killed.
+                # A server that never answers costs the first time-out, which leaves time to start again offline. One
+                # that dies later costs an HTTP time-out and the second. In both cases this process ends in time.
                 init_timeout=start["timeout"] / 3,
                 finish_timeout=start["timeout"] / 2,
                 finish_timeout_raises=True,
-                # The default, 15 s, is what kill -9 loses.
+                # This much is lost to kill -9. The default is 15 s.
                 x_transaction_log_flush_interval=0.2,
             ),
         )
@@ -91,25 +92,25 @@ def open_run(start: dict[str, Any]) -> Any:
             raise
         run = init("offline")
         report(
-            f"no {start['mode']} run ({type(error).__name__}: {error}). It is kept offline: "
-            f"wandb sync {run.settings.sync_dir}"
+            f"no {start['mode']} run could be opened ({type(error).__name__}: {error}). The run is kept offline; to "
+            f"upload it: wandb sync {run.settings.sync_dir}"
         )
         return run
 
 
 def forward(run: Any, data: bytes) -> bytes:
-    """Logs the whole lines of `data`; returns the rest."""
+    """Log the whole lines of `data` and return the rest."""
     *lines, rest = data.split(b"\n")
     for line in lines:
         row = json.loads(line)
         step = row.pop("step")
-        # W&B holds a row back until the next one unless it is committed.
+        # Unless a row is committed, W&B holds it back until the next one.
         run.log({name: float(value) for name, value in row.items()}, step=step, commit=True)
     return rest
 
 
 def end(run: Any, final: dict[str, Any]) -> None:
-    """Logs the final values, table and student, and closes the run."""
+    """Log the final values, the table and the student, and close the run."""
     import wandb
 
     try:
@@ -119,21 +120,24 @@ def end(run: Any, final: dict[str, Any]) -> None:
             run.log({"table": wandb.Table(columns=columns, data=rows, allow_mixed_types=True)})
         if final["model_file"]:
             artifact = wandb.Artifact(f"student-{run.id}", type="model")
-            # Immutable and uncached: the file stays where it is instead of being copied twice.
+            # Immutable and uncached, so that the file stays where it is instead of being copied twice.
             artifact.add_file(final["model_file"], policy="immutable", skip_cache=True)
             run.log_artifact(artifact)
     except Exception as error:
-        report(f"the final table or the student was not logged ({type(error).__name__}: {error}).")
+        report(f"the final table or the student could not be logged ({type(error).__name__}: {error}).")
     try:
         run.finish(exit_code=final["exit_code"])
     except TimeoutError:
-        report(f"the server did not take everything in time. The rest: wandb sync {run.settings.sync_dir}")
+        report(
+            "the server did not accept everything in time. To upload the rest: "
+            f"wandb sync {run.settings.sync_dir}"
+        )
 
 
 def main(start: dict[str, Any]) -> None:
-    """Follows the run described by `start` from its first line to its end."""
+    """Follow the run described by `start` from its first line to its end."""
     ended: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    # Raw: a daemon thread inside a buffered read aborts the interpreter's shutdown.
+    # Unbuffered, because a daemon thread inside a buffered read aborts the interpreter's shutdown.
     threading.Thread(target=lambda: ended.put(io.FileIO(0, closefd=False).readall()), daemon=True).start()
     run = open_run(start)
     message, rest = None, b""

@@ -1,3 +1,5 @@
+"""Data sets: what the embedded ones hold, how any set is prepared, and what is refused."""
+
 import dataclasses
 import functools
 import hashlib
@@ -28,11 +30,6 @@ PARTS = ("train", "dev", "test")
 
 def no_network(*args, **kwargs):
     raise AssertionError(f"the network was asked for: {args}")
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    """Replaces conftest's: no test here builds a model, and clearing the session takes 0.2 s each time."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -214,141 +211,10 @@ def test_preparing_leaves_the_global_random_state_alone(tmp_path):
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
 
 
-# Batches.
-
-
-def count_up(n):
-    return tf.data.Dataset.from_tensor_slices((np.arange(n, dtype=np.float32), np.arange(n)))
-
-
-def passes(dataset, n):
-    return [[x.tolist() for x, _ in dataset.as_numpy_iterator()] for _ in range(n)]
-
-
-def test_batches_without_a_seed_keep_the_order():
-    assert passes(data.batches(count_up(7), 3), 2) == [[[0, 1, 2], [3, 4, 5], [6]]] * 2
-
-
-def test_a_pass_holds_each_example_once_with_its_label():
-    dataset = data.batches(count_up(103), 10, seed=5)
-    assert int(dataset.cardinality()) == 11
-    for _ in range(2):
-        xs, ys = zip(*dataset.as_numpy_iterator(), strict=True)
-        assert [len(x) for x in xs] == [10] * 10 + [3]
-        np.testing.assert_array_equal(np.concatenate(xs), np.concatenate(ys))
-        np.testing.assert_array_equal(np.sort(np.concatenate(ys)), np.arange(103))
-
-
-def test_each_pass_and_each_seed_has_its_own_order():
-    orders = [
-        *passes(data.batches(count_up(50), 50, seed=0), 3),
-        *passes(data.batches(count_up(50), 50, seed=1), 3),
-    ]
-    assert all(one != two for one, two in itertools.combinations(orders, 2))
-    assert orders[0] != [list(range(50))]
-
-
-def test_the_order_depends_on_seed_and_pass_alone():
-    expected = passes(data.batches(count_up(50), 8, seed=3), 3)
-    tf.random.set_seed(123)
-    assert passes(data.batches(count_up(50), 8, seed=np.int64(3)), 3) == expected
-    interleaved = [data.batches(count_up(50), 8, seed=3), data.batches(count_up(50), 8, seed=3)]
-    for order in expected:
-        tf.random.set_seed(4)
-        assert [passes(dataset, 1)[0] for dataset in interleaved] == [order, order]
-
-
-def test_shuffling_leaves_the_global_seed_alone():
-    tf.random.set_seed(11)
-    expected = tf.random.uniform([3]).numpy()
-    tf.random.set_seed(11)
-    passes(data.batches(count_up(5), 2, seed=3), 1)
-    np.testing.assert_array_equal(tf.random.uniform([3]).numpy(), expected)
-
-
-@pytest.mark.parametrize("batch_size", [0, -1, 2.0, "8", None])
-def test_batch_size_must_count(batch_size):
-    with pytest.raises(ValueError, match=r"integer >= 1\. Received .*\. Use"):
-        data.batches(count_up(3), batch_size)
-
-
-def shares(dataset, count=12):
-    """λ of each batch of mixed one-hot rows, of which row i has λ at i and 1 − λ at i − 1."""
-    found = []
-    for (x,) in dataset:
-        x = x.numpy()
-        share = x[1, 1]
-        np.testing.assert_allclose(x, share * np.eye(count) + (1 - share) * np.roll(np.eye(count), 1, axis=0))
-        found.append(float(share))
-    return found
-
-
-def one_hot_batches(batches=4, count=12):
-    x = np.tile(np.eye(count, dtype="float32"), (batches, 1))
-    return data.batches(tf.data.Dataset.from_tensor_slices((x, np.arange(len(x)))), count)
-
-
-def test_mixup_mixes_neighbours_and_drops_labels():
-    found = shares(data.mixup(one_hot_batches(400), seed=1))
-    # Uniform from 0 to 1: mean 1/2, variance 1/12.
-    assert 0 <= min(found) < 0.02
-    assert 0.98 < max(found) <= 1
-    assert np.mean(found) == pytest.approx(0.5, abs=4 * (1 / 12 / 400) ** 0.5)
-    assert np.var(found) == pytest.approx(1 / 12, abs=0.015)
-    assert np.var(shares(data.mixup(one_hot_batches(400), seed=1, alpha=8.0))) == pytest.approx(
-        1 / 68, abs=0.005
-    )
-
-
-def test_mixup_depends_on_seed_and_pass_alone():
-    def passes_of(seed):
-        mixed = data.mixup(one_hot_batches(), seed=seed)
-        return [shares(mixed), shares(mixed)]
-
-    tf.random.set_seed(1)
-    first = passes_of(3)
-    tf.random.set_seed(2)
-    assert passes_of(3) == first
-    assert len({*first[0], *first[1], *passes_of(4)[0]}) == 12
-
-
-def test_mixup_keeps_the_structure_of_inputs():
-    x = {"a": np.ones((6, 2), "float32"), "b": np.arange(6.0, dtype="float16")}
-    (mixed,) = next(iter(data.mixup(tf.data.Dataset.from_tensor_slices(x).batch(6), seed=0)))
-    np.testing.assert_allclose(mixed["a"], x["a"], rtol=1e-6)
-    assert mixed["b"].dtype == "float16"
-    assert not np.array_equal(mixed["b"], x["b"])
-
-
-def test_mixup_refuses_what_it_cannot_mix():
-    with pytest.raises(ValueError, match="from 0.1 to 1000. Received alpha=0"):
-        data.mixup(one_hot_batches(), seed=0, alpha=0)
-    with pytest.raises(ValueError, match="means of floats"):
-        data.mixup(tf.data.Dataset.range(4).batch(2), seed=0)
-    with pytest.raises(ValueError, match="seed is an integer"):
-        data.mixup(one_hot_batches(), seed=-1)
-    with pytest.raises(ValueError, match="Batch them first"):
-        data.mixup(tf.data.Dataset.from_tensor_slices((np.eye(4), np.arange(4))), seed=0)
-    with pytest.raises(ValueError, match="Received alpha=inf"):
-        data.mixup(one_hot_batches(), seed=0, alpha=float("inf"))
-
-
-@pytest.mark.parametrize("seed", [-1, 1.0, "1", 2**31 - 1])
-def test_seed_must_be_a_non_negative_integer(seed):
-    with pytest.raises(ValueError, match=r"seed is an integer in \[0, 2147483647\).* Received"):
-        data.batches(count_up(3), 2, seed=seed)
-
-
-@pytest.mark.parametrize(
-    "dataset", [count_up(3).repeat(), count_up(3).filter(lambda x, y: y > 0), count_up(0)]
-)
-def test_batches_need_a_known_length(dataset):
-    with pytest.raises(ValueError, match=r"known length.*Received cardinality -?\d"):
-        data.batches(dataset, 2)
-
-
 def test_arrays_reads_everything_in_order():
-    x, y = data.arrays(count_up(2500))
+    x, y = data.arrays(
+        tf.data.Dataset.from_tensor_slices((np.arange(2500, dtype=np.float32), np.arange(2500)))
+    )
     np.testing.assert_array_equal(x, np.arange(2500, dtype=np.float32))
     np.testing.assert_array_equal(y, np.arange(2500))
     assert x.dtype == np.float32
@@ -574,7 +440,7 @@ def test_splits_choose_the_parts(tiny_dir):
 
 
 def test_no_test_split_asks_for_splits(tiny_dir):
-    with pytest.raises(ValueError, match=r"Received 'tiny_rows', which has \['rows'\].* splits=\{\"train\""):
+    with pytest.raises(ValueError, match=r"Received: 'tiny_rows', which has \['rows'\].* splits=\{\"train\""):
         data.load("tiny_rows", data_dir=tiny_dir)
 
 
@@ -582,19 +448,19 @@ def test_no_test_split_asks_for_splits(tiny_dir):
     "splits", [{}, {"train": "train", "test": "test"}, {"train": "a", "val": "b", "test": "c", "dev": "d"}]
 )
 def test_splits_need_their_three_keys(splits, tmp_path):
-    with pytest.raises(ValueError, match=r"exactly the keys train, dev and test\. Received \["):
+    with pytest.raises(ValueError, match=r"exactly the keys train, dev and test\. Received: \["):
         data.load("digits", splits=splits, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("dev", ["train", "train[90%:]", "test", "train[1000:]+validation"])
 def test_splits_must_not_overlap(dev, data_dir, embedded):
-    with pytest.raises(ValueError, match=r"share no example.*Received .*'digits', which overlap"):
+    with pytest.raises(ValueError, match=r"must share no example.*Received: .*'digits', which overlap"):
         data.load("digits", splits={"train": "train", "dev": dev, "test": "test"}, data_dir=data_dir)
 
 
 @pytest.mark.parametrize("name", ["tiny_text", "tiny_unlabelled", "tiny_regression"])
 def test_only_classification_is_served(name, tmp_path):
-    with pytest.raises(ValueError, match=f"load serves classification.*Received '{name}'"):
+    with pytest.raises(ValueError, match=f"load needs a classification set.*Received: '{name}'"):
         data.load(name, data_dir=tmp_path)
 
 
@@ -602,7 +468,9 @@ def test_only_classification_is_served(name, tmp_path):
     ("name", "near"), [("mnsit5k", "mnist5k"), ("digit", "digits"), ("zzzz", "none"), ("kaggle:digits", "")]
 )
 def test_unknown_names_show_near_ones(name, near, tmp_path):
-    with pytest.raises(ValueError, match=rf"Received '{name}'\. Near names: .*{near}.*; tfds\.list_builders"):
+    with pytest.raises(
+        ValueError, match=rf"Received: '{name}'\. Similar names: .*{near}.*\. tfds\.list_builders"
+    ):
         data.load(name, data_dir=tmp_path)
 
 
@@ -610,7 +478,7 @@ def test_a_name_that_needs_the_network_says_how_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         data.load("cifar10", data_dir=tmp_path)
     message = str(error.value)
-    assert f"Received 'cifar10', not yet prepared in {tmp_path}, and manual_dir=None" in message
+    assert f"Received: 'cifar10', which is not prepared in {tmp_path}, and manual_dir=None" in message
     assert (
         """python -c 'import tensorflow_datasets as tfds; tfds.load("cifar10", data_dir="DIR")'""" in message
     )

@@ -1,3 +1,5 @@
+"""Runs that are recorded: JSON lines, W&B offline, online and failing, TensorBoard, Keras and several processes."""
+
 import contextlib
 import json
 import logging
@@ -19,7 +21,7 @@ import pytest
 from wandb_reader import read_runs
 from wandb_server import WandbServer
 
-from distill.tracking._loggers import EpochLogger, Tracker
+from distill.tracking import EpochLogger, Tracker
 
 # Python 3.12 and later; the forked processes below touch no TensorFlow.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -108,10 +110,10 @@ def test_a_full_disk_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"wandb": "on"}, ValueError, "one of offline, online, disabled. Received 'on'. Leave it out"),
-        ({"timeout": 0}, ValueError, "seconds > 0. Received 0. Use wandb='disabled'"),
-        ({"timeout": math.nan}, ValueError, "seconds > 0. Received nan"),
-        ({"config": {"layer": object}}, TypeError, "plain values.*Received <class 'object'>"),
+        ({"wandb": "on"}, ValueError, "one of offline, online, disabled. Received: 'on'. Leave it out"),
+        ({"timeout": 0}, ValueError, "seconds > 0. Received: 0. Use wandb='disabled'"),
+        ({"timeout": math.nan}, ValueError, "seconds > 0. Received: nan"),
+        ({"config": {"layer": object}}, TypeError, "plain values.*Received: <class 'object'>"),
     ],
 )
 def test_arguments_that_are_refused(tmp_path, options, error, message):
@@ -122,13 +124,13 @@ def test_arguments_that_are_refused(tmp_path, options, error, message):
 @pytest.mark.parametrize(
     ("metrics", "step", "error", "message"),
     [
-        ({"loss": 0.1}, 5, ValueError, "steps >= 0 that increase.*Received step 5 after 5"),
-        ({"loss": 0.1}, 4, ValueError, "Received step 4 after 5"),
-        ({"step": 0.1}, 6, ValueError, r"Received metrics \['step'\]. Rename"),
-        ({"loss": np.ones(1)}, 6, TypeError, r"one number an epoch. Received 'loss' = array\(\[1.\]\)"),
-        ({"loss": "0.1"}, 6, TypeError, "Received 'loss' = '0.1'"),
-        ({"loss": None}, 6, TypeError, "Received 'loss' = None"),
-        ({"loss": [1.0, [2.0]]}, 6, TypeError, "Received 'loss'"),
+        ({"loss": 0.1}, 5, ValueError, "Steps must be >= 0 and increase.*Received: step 5 after 5"),
+        ({"loss": 0.1}, 4, ValueError, "Received: step 4 after 5"),
+        ({"step": 0.1}, 6, ValueError, r"Received: metrics \['step'\]. Rename"),
+        ({"loss": np.ones(1)}, 6, TypeError, r"one number per epoch. Received: 'loss' = array\(\[1.\]\)"),
+        ({"loss": "0.1"}, 6, TypeError, "Received: 'loss' = '0.1'"),
+        ({"loss": None}, 6, TypeError, "Received: 'loss' = None"),
+        ({"loss": [1.0, [2.0]]}, 6, TypeError, "Received: 'loss'"),
     ],
 )
 def test_points_that_are_refused_leave_no_trace(tmp_path, metrics, step, error, message):
@@ -141,25 +143,34 @@ def test_points_that_are_refused_leave_no_trace(tmp_path, metrics, step, error, 
 
 
 def test_negative_steps_are_refused(tmp_path):
-    with track(tmp_path, wandb="disabled") as tracker, pytest.raises(ValueError, match="Received step -1"):
+    with track(tmp_path, wandb="disabled") as tracker, pytest.raises(ValueError, match="Received: step -1"):
         tracker.log({"loss": 0.5}, -1)
 
 
 def test_a_finished_run_takes_nothing_more(tmp_path):
     tracker = track(tmp_path, wandb="disabled")
     tracker.finish({})
-    with pytest.raises(RuntimeError, match=r"Received log\(\)"):
+    with pytest.raises(RuntimeError, match=r"Received: log\(\)"):
         tracker.log({"loss": 0.5}, 0)
-    with pytest.raises(RuntimeError, match=r"Received finish\(\)"):
+    with pytest.raises(RuntimeError, match=r"Received: finish\(\)"):
         tracker.finish({})
 
 
 def test_a_summary_must_be_plain(tmp_path):
     with (
         track(tmp_path, wandb="disabled") as tracker,
-        pytest.raises(TypeError, match="Received <class 'int'>"),
+        pytest.raises(TypeError, match="Received: <class 'int'>"),
     ):
         tracker.finish({"type": int})
+
+
+def test_the_directory_alone_suffices(tmp_path):
+    with Tracker(tmp_path / "run") as tracker:
+        tracker.log({"loss": 0.5}, 0)
+    (offline,) = read_runs(tmp_path / "run")
+    assert (offline.run.run_group, offline.run.job_type) == ("", "")
+    assert offline.run.display_name == "run"
+    assert offline.column("loss") == [(0, 0.5)]
 
 
 # W&B offline
@@ -296,8 +307,8 @@ def test_a_missing_package_is_reported_once(tmp_path, monkeypatch, caplog):
     reason, lost = [record.getMessage() for record in caplog.records]
     assert reason == "W&B: ModuleNotFoundError: No module named wandb"
     assert lost == (
-        "W&B is left out from here: its process ended with exit code 1. "
-        f"The run goes on; its numbers are in {tmp_path / 'metrics.jsonl'}."
+        "W&B is left out from now on: its process ended with exit code 1. "
+        f"The run continues; its numbers are in {tmp_path / 'metrics.jsonl'}."
     )
 
 
@@ -314,7 +325,7 @@ def test_a_process_that_crashes_is_left_out_at_once(tmp_path, monkeypatch, caplo
         tracker.log({"loss": 0.5}, next(steps))
         tracker.finish({})
     assert [record.getMessage().split(".")[0] for record in caplog.records] == [
-        "W&B is left out from here: its process ended with exit code 3"
+        "W&B is left out from now on: its process ended with exit code 3"
     ]
     assert len(lines(tmp_path)) == next(steps)
 
@@ -329,7 +340,7 @@ def test_wandb_that_takes_nothing_blocks_nothing(tmp_path, monkeypatch, caplog):
     tracker.finish({"table": "x" * 1_000_000})
     assert time.monotonic() - start < 0.5 + 2
     assert [record.getMessage().split(". ")[0] for record in caplog.records] == [
-        "W&B is left out from here: its process did not end within 0.5 s and was killed"
+        "W&B is left out from now on: its process did not end within 0.5 s and was killed"
     ]
     assert len(lines(tmp_path)) == 500
 
@@ -395,7 +406,7 @@ def test_without_a_key_nothing_is_asked_on_a_terminal(tmp_path):
     assert shown == b""
     (offline,) = [offline for offline in read_runs(tmp_path) if "offline" in str(offline.path)]
     assert offline.column("loss") == [(0, 0.5)]
-    assert "no online run (UsageError" in (tmp_path / "wandb" / "process.log").read_text()
+    assert "no online run could be opened (UsageError" in (tmp_path / "wandb" / "process.log").read_text()
 
 
 @pytest.mark.parametrize("server", ["refuses", "never answers"])
@@ -415,8 +426,8 @@ def test_a_server_that_is_not_there_leaves_an_offline_run(tmp_path, monkeypatch,
     assert offline.summary["accuracy"] == 0.75
     assert offline.exit_code == 0
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("W&B: no online run (")
-    assert message.endswith(f"It is kept offline: wandb sync {offline.path.parent}")
+    assert message.startswith("W&B: no online run could be opened (")
+    assert message.endswith(f"to upload it: wandb sync {offline.path.parent}")
 
 
 def test_a_server_that_dies_half_way_costs_no_more_than_the_time_out(tmp_path, monkeypatch, caplog, key):
@@ -435,7 +446,7 @@ def test_a_server_that_dies_half_way_costs_no_more_than_the_time_out(tmp_path, m
     assert kept.summary["accuracy"] == 0.75
     assert len(lines(tmp_path)) == 3
     reasons = [record.getMessage() for record in caplog.records]
-    assert reasons[0].startswith("W&B: the final table or the student was not logged")
+    assert reasons[0].startswith("W&B: the final table or the student could not be logged")
     assert reasons[1].endswith(f"wandb sync {kept.path.parent}")
 
 
@@ -463,7 +474,7 @@ def test_tensorboard_that_cannot_write_is_left_out(tmp_path, caplog):
         tracker.log({"loss": 0.5}, 0)
         tracker.log({"loss": 0.25}, 1)
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("TensorBoard is left out from here: ")
+    assert message.startswith("TensorBoard is left out from now on: ")
     assert len(lines(tmp_path)) == 2
 
 

@@ -333,7 +333,7 @@ def test_each_kernels_zeros_reach_wandb_and_tensorboard(batch, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from wandb_reader import read_runs
 
-    from distill.tracking._loggers import EpochLogger, Tracker
+    from distill.tracking import EpochLogger, Tracker
 
     model = compiled()
     with Tracker(

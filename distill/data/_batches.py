@@ -1,0 +1,74 @@
+"""Batches whose order depends on a seed alone, not on the process."""
+
+import numbers
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def batches(dataset: tf.data.Dataset, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
+    """Batch a data set, in its own order or shuffled.
+
+    The order of the nth pass over the result depends on `seed` and n alone, not on the process or on TensorFlow's
+    global seed. Every iterator counts as a pass, so runs that must see equal batches each need a call of their own.
+
+    Args:
+        dataset: unbatched data set of known length, such as `Splits.train`. Shuffling holds all of it in memory.
+        batch_size: number of examples in a batch, >= 1; the last batch may be smaller.
+        seed: integer in [0, 2³¹ − 1) to shuffle, anew on each pass; `None` to keep the order.
+
+    Returns:
+        The batched and prefetched data set; a pass has each example once.
+
+    Raises:
+        ValueError: an argument is out of range, or the length of the data set is unknown or 0.
+
+    Example:
+        ```python
+        import tensorflow as tf
+        from distill import data
+
+        dataset = tf.data.Dataset.from_tensor_slices((x, y))
+        student.compile("sgd", "sparse_categorical_crossentropy")
+        student.fit(data.batches(dataset, 8, seed=0), verbose=0, shuffle=False)
+        ```
+    """
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ValueError(
+            f"batch_size must be an integer >= 1. Received: {batch_size!r}. "
+            "Use the number of examples to get one batch."
+        )
+    if seed is not None:
+        require_seed(seed)
+    count = int(dataset.cardinality())
+    if count < 1:
+        raise ValueError(
+            "batches needs a data set of known length that is not empty, to shuffle all of it and to report progress. "
+            f"Received: cardinality {count}. If you know the length, apply tf.data.experimental.assert_cardinality."
+        )
+
+    if seed is not None:
+        unshuffled, seed = dataset, int(seed)
+        dataset = seeded(lambda: unshuffled.shuffle(count, seed=seed))
+    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def seeded(make: Callable[[], tf.data.Dataset]) -> tf.data.Dataset:
+    """The data set that `make` returns, whose random numbers do not depend on TensorFlow's global seed."""
+
+    @tf.function(autograph=False)
+    def made() -> tf.data.Dataset:
+        tf.random.set_seed(0)  # inside a graph this sets the graph's own seed
+        return make()
+
+    with tf.device("CPU:0"):  # a data set lives on the host, even where a function would run on a GPU
+        return made.get_concrete_function()()  # `made()` would warn of retracing after five calls
+
+
+def require_seed(seed: int) -> None:
+    """Raise ValueError unless a seed is in the range in which TensorFlow keeps all seeds apart."""
+    if not (isinstance(seed, numbers.Integral) and 0 <= seed < tf.int32.max):
+        raise ValueError(
+            f"seed must be an integer in [0, {tf.int32.max}), the range in which TensorFlow keeps all seeds apart. "
+            f"Received: {seed!r}. 0 is as good as any."
+        )

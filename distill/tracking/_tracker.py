@@ -1,0 +1,215 @@
+"""Record the numbers of a run.
+
+The JSON lines are the record: what cannot be written there is an error. The other sinks never stop a run and never slow
+it beyond a stated time-out. One that fails is reported once and left out.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from distill._types import PathLike
+from distill.tracking._sinks import LOG, JsonLines, Sink, TensorBoard, WandbProcess, dumps
+
+_WANDB_MODES = ("offline", "online", "disabled")
+
+
+class Tracker:
+    """Records one run in a directory. It is a context manager.
+
+    `metrics.jsonl` gets one line per epoch: {"step": 3, "loss": 0.21, …}. JSON has no NaN, so values that are not
+    finite become the strings "NaN", "Infinity" and "-Infinity", which `float` reads back. An existing file is
+    continued. A line survives kill -9, but not a power failure.
+
+    W&B runs in a process of its own that follows `metrics.jsonl` and writes below `directory`/wandb. `WANDB_*`
+    variables take precedence over the defaults here, and arguments over variables. `tags` are added to those in
+    WANDB_TAGS. Nothing asks for a key, and a run that cannot go online is kept offline. The run counts as failed if an
+    exception leaves the block or the program is killed. If W&B's process is killed with it, the last second may be
+    missing.
+
+    Args:
+        directory: directory of the run; created if it does not exist.
+        study: group of the run in W&B; `None` for no group.
+        arm: job type of the run in W&B; `None` for no type.
+        config: nested dictionary of plain values, for W&B.
+        tags: tags for W&B, of up to 64 characters each.
+        wandb: "offline", "online" or "disabled"; `None` for the value of WANDB_MODE, or "offline" without it.
+        tensorboard: also write event files to `directory`/tensorboard.
+        project: project in W&B; `None` for the value of WANDB_PROJECT, or "distill" without it.
+        timeout: seconds > 0 that W&B may add to the whole run. All of them may fall into `finish`, and half of them are
+            for uploads: a large student on a slow line needs more.
+
+    Raises:
+        ValueError: `wandb` has another value, or `timeout` is not positive.
+        TypeError: `config` holds a value that is not plain.
+        OSError: `metrics.jsonl` cannot be written.
+
+    Example:
+        ```python
+        from distill.tracking import Tracker
+
+        with Tracker("runs/mine", study="widths", arm="alone", config={"seed": 0}, wandb="disabled") as tracker:
+            for epoch in range(3):
+                tracker.log({"loss": 1 / (epoch + 1)}, epoch)
+            tracker.finish({"accuracy": 0.9})
+        ```
+    """
+
+    def __init__(
+        self,
+        directory: PathLike,
+        *,
+        study: str | None = None,
+        arm: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        wandb: Literal["offline", "online", "disabled"] | None = None,
+        tensorboard: bool = False,
+        project: str | None = None,
+        timeout: float = 30.0,
+    ):
+        if wandb is not None and wandb not in _WANDB_MODES:
+            raise ValueError(
+                f"wandb must be one of {', '.join(_WANDB_MODES)}. Received: {wandb!r}. "
+                "Leave it out to follow WANDB_MODE."
+            )
+        if not timeout > 0:
+            raise ValueError(
+                f"timeout must be a number of seconds > 0. Received: {timeout!r}. "
+                "Use wandb='disabled' to do without W&B."
+            )
+        directory = Path(directory).resolve()
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lines = JsonLines(directory / "metrics.jsonl")
+        self._last_step = -1
+        self._closed = False
+        self._sinks: dict[str, Sink] = {}
+        mode = wandb or os.environ.get("WANDB_MODE") or "offline"
+        start = dumps(
+            {
+                "mode": mode,
+                "project": project,
+                "study": study,
+                "arm": arm,
+                "tags": list(tags),
+                "config": config or {},
+                "timeout": timeout,
+                "directory": directory,
+                "program": sys.argv[0],
+                "metrics": self._lines.path,
+                # A continued file makes a new W&B run, because W&B cannot resume offline.
+                "offset": self._lines.path.stat().st_size,
+            }
+        )
+        if mode != "disabled":
+            self._open("W&B", lambda: WandbProcess(directory / "wandb", start, timeout))
+        if tensorboard:
+            self._open("TensorBoard", lambda: TensorBoard(directory / "tensorboard"))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record one epoch. This never waits for W&B.
+
+        Args:
+            metrics: numbers by name: Python's, numpy's or tensors without dimensions.
+            step: number of the epoch, >= 0 and above every earlier one.
+
+        Raises:
+            RuntimeError: the run is finished.
+            ValueError: the step does not increase, or a metric is called "step".
+            TypeError: a value is not one number.
+            OSError: `metrics.jsonl` cannot be written.
+        """
+        self._require_open("log")
+        if step <= self._last_step:
+            raise ValueError(
+                "Steps must be >= 0 and increase, because W&B drops others without a word. Received: step "
+                f"{step} after {self._last_step}. A second fit continues the count with fit(initial_epoch=…)."
+            )
+        if "step" in metrics:
+            raise ValueError(
+                "No metric may be called 'step', which is the name of each line's own step. "
+                f"Received: metrics {sorted(metrics)}. Rename that metric."
+            )
+        row = {name: _number(name, value) for name, value in metrics.items()}
+        self._lines.write(row, step)
+        self._last_step = step
+        for name, sink in list(self._sinks.items()):
+            self._guard(name, sink.log, row, step)
+
+    def finish(
+        self,
+        summary: Mapping[str, Any],
+        *,
+        table: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None,
+        model_file: PathLike | None = None,
+    ) -> None:
+        """End the run. This waits for W&B, for at most `timeout` seconds.
+
+        The arguments go to W&B alone: keep what they hold elsewhere too.
+
+        Args:
+            summary: final values, plain.
+            table: names of columns, and rows; logged as "table".
+            model_file: path to the student, which is logged as an artifact of type "model". The file is not copied, so
+                an offline run needs it in its place when it is uploaded.
+
+        Raises:
+            RuntimeError: the run is finished already.
+            TypeError: `summary` or `table` holds a value that is not plain.
+        """
+        self._require_open("finish")
+        file = None if model_file is None else Path(model_file).resolve()
+        self._close(dumps({"exit_code": 0, "summary": summary, "table": table, "model_file": file}))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if not self._closed:
+            exit_code = 0 if exc_type is None else 1
+            self._close(dumps({"exit_code": exit_code, "summary": {}, "table": None, "model_file": None}))
+
+    def _require_open(self, call: str) -> None:
+        if self._closed:
+            raise RuntimeError(
+                f"A finished run takes nothing more. Received: {call}(). "
+                "Open another Tracker, which continues metrics.jsonl."
+            )
+
+    def _open(self, name: str, sink: Callable[[], Sink]) -> None:
+        self._guard(name, lambda: self._sinks.update({name: sink()}))
+
+    def _close(self, final: bytes) -> None:
+        self._closed = True
+        for name, sink in list(self._sinks.items()):
+            self._guard(name, sink.close, final)
+
+    def _guard(self, name: str, call: Callable[..., None], *args: Any) -> None:
+        """Call a sink. If it raises, report that and leave the sink out from then on."""
+        try:
+            call(*args)
+        except Exception as error:
+            self._sinks.pop(name, None)
+            # warnings.warn would stop the run where warnings are errors.
+            LOG.warning(
+                "%s is left out from now on: %s. The run continues; its numbers are in %s.",
+                name,
+                error,
+                self._lines.path,
+            )
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if np.ndim(value) == 0 and not isinstance(value, str):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(
+        f"A metric must be one number per epoch. Received: {name!r} = {value!r}. "
+        "Log its mean, or each entry under its own name."
+    )
