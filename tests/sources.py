@@ -32,6 +32,7 @@ def imported(path):
             yield from ((node.module, alias.name) for alias in node.names)
 
 
+@cache
 def edges(package):
     """For each module of a package, the modules of the same package that it imports."""
     known = modules(package)

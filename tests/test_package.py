@@ -1,13 +1,16 @@
-"""What importing costs and touches, and which way the arrows between modules point."""
+"""What importing costs and touches, which way the arrows between rooms point, and what each room shows."""
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
-from pathlib import Path
+from importlib import metadata
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+import distill
+from tests.sources import ROOT, circles, edges, imported, modules, tree
 
 IMPORT = """
 import os, sys
@@ -19,7 +22,7 @@ import distill
 assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
 assert (tf.keras.__name__, tf.keras.__version__) == keras_before
 heavy = ("tensorflow_model_optimization", "tensorflow_datasets", "wandb", "matplotlib", "tf_keras", "scipy", "rich")
-loaded = [name for name in heavy if name in set(sys.modules) - loaded_before]
+loaded = [name for name in (*heavy, "distill.studies") if name in set(sys.modules) - loaded_before]
 assert not loaded, loaded
 """
 
@@ -31,397 +34,178 @@ def test_import_brings_no_extras_and_leaves_the_environment_alone():
     assert done.returncode == 0, done.stderr
 
 
-# Who may import whom.
-ALLOWED = {
-    "settings": set(),
-    "outputs": set(),
-    "replicas": set(),
-    "multiworker": set(),
-    "losses.base": {"settings"},
-    "losses.logits": {"losses.base", "settings"},
-    "losses.outputs": {"losses.base"},
-    "losses.divergences": {"losses.base", "losses.logits", "settings"},
-    "projectors": set(),
-    "losses.stages": {"losses.base"},
-    "losses.features": {"losses.base", "losses.stages", "projectors", "settings"},
-    "losses.relations": {"losses.base", "settings"},
-    "losses.contrastive": {"losses.relations", "projectors", "settings"},
-    "losses.virtual_teacher": {"settings"},
-    "identified": set(),
-    "losses": {
-        "losses.features",
-        "losses.base",
-        "losses.contrastive",
-        "losses.divergences",
-        "losses.logits",
-        "losses.outputs",
-        "losses.relations",
-        "losses.virtual_teacher",
-    },
-    "graphs": {"losses.base", "outputs", "quantized_layers"},
-    "taps": {"graphs", "losses.base", "outputs"},
-    "teacher": {"taps"},
-    "arguments": {"losses.base", "outputs", "settings"},
-    "objective": {"losses.base", "outputs", "replicas", "settings", "taps"},
-    "distiller": {
-        "arguments",
-        "files.saving",
-        "graphs",
-        "identified",
-        "losses.base",
-        "multiworker",
-        "objective",
-        "outputs",
-        "replicas",
-        "settings",
-        "taps",
-        "teacher",
-    },
-    "schemes": {
-        "arguments",
-        "distiller",
-        "files.saving",
-        "graphs",
-        "losses.base",
-        "losses.logits",
-        "replicas",
-        "teacher",
-    },
-    "pruning.kernels": set(),
-    "pruning.structured.labels": set(),
-    "pruning.structured.structure": {"pruning.structured.labels"},
-    "pruning.structured.costs": {"cost.calls", "pruning.structured.structure"},
-    "pruning.structured.sequence_rules": {
-        "pruning.structured.labels",
-        "pruning.structured.structure",
-        "pruning.structured.tracing",
-        "pruning.structured.tying",
-    },
-    "pruning.structured.tracing": {"graphs", "pruning.structured.labels", "pruning.structured.structure"},
-    "pruning.structured.tying": {
-        "pruning.structured.labels",
-        "pruning.structured.structure",
-        "pruning.structured.tracing",
-    },
-    "pruning.structured.layer_rules": {
-        "pruning.structured.labels",
-        "pruning.structured.sequence_rules",
-        "pruning.structured.structure",
-        "pruning.structured.tracing",
-        "pruning.structured.tying",
-    },
-    "pruning.structured.operation_rules": {
-        "pruning.structured.labels",
-        "pruning.structured.tracing",
-        "pruning.structured.tying",
-    },
-    "pruning.structured.configs": set(),
-    "pruning.structured.compiling": {"pruning.structured.configs"},
-    "pruning.structured.rebuild": {
-        "graphs",
-        "pruning.structured.configs",
-        "pruning.structured.labels",
-        "pruning.structured.structure",
-    },
-    "pruning.structured.verification": {
-        "graphs",
-        "pruning.structured.labels",
-        "pruning.structured.rebuild",
-        "pruning.structured.running",
-        "pruning.structured.structure",
-        "pruning.structured.tracing",
-    },
-    "pruning.structured.groups": {"pruning.structured.structure"},
-    "pruning.structured.running": {"graphs", "pruning.structured.structure"},
-    "pruning.structured.importance": {
-        "pruning.criteria.batches",
-        "pruning.criteria.weights",
-        "pruning.kernels",
-        "pruning.structured.groups",
-        "pruning.structured.operation_rules",
-        "pruning.structured.running",
-        "pruning.structured.structure",
-    },
-    "pruning.structured.selection": {
-        "pruning.structured.costs",
-        "pruning.structured.groups",
-        "pruning.structured.structure",
-    },
-    "pruning.structured.hub_rules": {
-        "pruning.structured.labels",
-        "pruning.structured.tracing",
-        "pruning.structured.tying",
-    },
-    "pruning.structured.rules": {
-        "pruning.structured.hub_rules",
-        "pruning.structured.layer_rules",
-        "pruning.structured.operation_rules",
-        "pruning.structured.tracing",
-    },
-    "pruning.structured.explanation": {
-        "pruning.structured.groups",
-        "pruning.structured.rules",
-        "pruning.structured.tracing",
-        "tables",
-    },
-    "pruning.structured.channels": {
-        "cost.timing",
-        "pruning.kernels",
-        "pruning.patterns",
-        "pruning.structured.compiling",
-        "pruning.structured.costs",
-        "pruning.structured.groups",
-        "pruning.structured.importance",
-        "pruning.structured.rebuild",
-        "pruning.structured.rules",
-        "pruning.structured.selection",
-        "pruning.structured.structure",
-        "pruning.structured.tracing",
-        "pruning.structured.verification",
-    },
-    "pruning.structured": {
-        "pruning.structured",
-        "pruning.structured.channels",
-        "pruning.structured.depth",
-        "pruning.structured.explanation",
-        "pruning.structured.recovery",
-        "pruning.structured.tracing",
-        "pruning.structured.verification",
-    },
-    "pruning.structured.recovery": {
-        "distiller",
-        "losses.logits",
-        "pruning.patterns",
-        "pruning.structured.channels",
-        "pruning.structured.importance",
-        "pruning.structured.rebuild",
-        "pruning.structured.rules",
-        "pruning.structured.tracing",
-    },
-    "pruning.structured.depth": {
-        "graphs",
-        "pruning.criteria.batches",
-        "pruning.patterns",
-        "pruning.structured.compiling",
-        "pruning.structured.operation_rules",
-        "pruning.structured.rebuild",
-        "pruning.structured.rules",
-        "pruning.structured.tracing",
-    },
-    "pruning.patterns": {"pruning.kernels"},
-    "pruning.sparsity": {"pruning.kernels"},
-    "pruning.criteria.batches": set(),
-    "pruning.criteria.weights": {"pruning.kernels"},
-    "pruning.criteria.differentiation": {"pruning.criteria.batches", "pruning.kernels"},
-    "pruning.criteria.gradients": {
-        "pruning.criteria.batches",
-        "pruning.criteria.differentiation",
-        "pruning.criteria.weights",
-        "pruning.kernels",
-    },
-    "pruning.criteria.curvature": {
-        "pruning.criteria.batches",
-        "pruning.criteria.differentiation",
-        "pruning.criteria.weights",
-        "pruning.kernels",
-        "pruning.patterns",
-    },
-    "pruning.criteria.activations": {
-        "pruning.criteria.batches",
-        "pruning.criteria.weights",
-        "pruning.kernels",
-    },
-    "pruning.criteria": {
-        "pruning.criteria.activations",
-        "pruning.criteria.curvature",
-        "pruning.criteria.gradients",
-        "pruning.criteria.weights",
-    },
-    "pruning.masks": {
-        "distiller",
-        "pruning.criteria",
-        "pruning.criteria.weights",
-        "pruning.kernels",
-        "pruning.patterns",
-        "pruning.sparsity",
-        "replicas",
-    },
-    "pruning.callbacks": {
-        "pruning.criteria.weights",
-        "pruning.kernels",
-        "pruning.masks",
-        "pruning.patterns",
-        "pruning.sparsity",
-        "replicas",
-    },
-    "pruning.dynamic": {
-        "pruning.callbacks",
-        "pruning.criteria.weights",
-        "pruning.kernels",
-        "pruning.masks",
-        "pruning.patterns",
-    },
-    "pruning.rewinding": {
-        "pruning.criteria.weights",
-        "pruning.kernels",
-        "pruning.masks",
-        "pruning.patterns",
-        "pruning.sparsity",
-    },
-    "pruning.tfmot_names": {"pruning.callbacks", "pruning.kernels", "pruning.masks", "pruning.patterns"},
-    "pruning": {
-        "pruning",  # its module criteria
-        "pruning.callbacks",
-        "pruning.dynamic",
-        "pruning.kernels",
-        "pruning.masks",
-        "pruning.patterns",
-        "pruning.rewinding",
-        "pruning.sparsity",
-        "pruning.structured",
-        "pruning.tfmot_names",
-    },
-    "files.atomic": set(),
-    "files.bounds": set(),
-    "files.parts": set(),
-    "files.legacy": set(),
-    "files.saved_model": set(),
-    "files.saving": {"files.atomic"},
-    "files.archive": {"files.bounds"},
-    "files.hdf5": {"files.bounds", "files.parts"},
-    "files.fitting": {"files.parts", "tables"},
-    "files.stored": {"files", "files.legacy", "files.parts"},  # archive and hdf5
-    "files.safety": {"files.bounds", "files.legacy"},
-    "files.settings": {"files.fitting", "files.legacy"},
-    "files.architectures": {"files.bounds", "files.legacy", "files.stored"},
-    "files.presets": {
-        "files",  # hdf5
-        "files.architectures",
-        "files.fitting",
-        "files.legacy",
-        "files.parts",
-        "files.safety",
-        "files.stored",
-    },
-    "files.loading": {
-        "files",  # saved_model
-        "files.architectures",
-        "files.bounds",
-        "files.fitting",
-        "files.parts",
-        "files.presets",
-        "files.safety",
-        "files.stored",
-    },
-    "files.weights": {
-        "files.architectures",
-        "files.fitting",
-        "files.parts",
-        "files.settings",
-        "files.stored",
-    },
-    "files": {
-        "files.fitting",
-        "files.loading",
-        "files.saved_model",
-        "files.saving",
-        "files.weights",
-    },
-    "cost.hub": set(),
-    "cost.products": {"cost.hub"},
-    "cost.following": set(),
-    "cost.calls": {"cost.following", "cost.products", "graphs"},
-    "cost.memory": {"cost.calls", "cost.products"},
-    "cost.storage": {"exporting", "graphs"},
-    "cost.timing": {"cost.products", "cost.storage"},
-    "cost.layers": {"cost.calls", "cost.memory"},
-    "cost.profiling": {
-        "cost.calls",
-        "cost.layers",
-        "cost.memory",
-        "cost.storage",
-        "cost.timing",
-        "tables",
-    },
-    "cost": {
-        "cost.calls",
-        "cost.layers",
-        "cost.memory",
-        "cost.profiling",
-        "cost.storage",
-        "cost.timing",
-    },
-    "tables": set(),
-    "quantized_layers": set(),
-    "rewriting": {"graphs"},
-    "rounding": {"graphs", "quantized_layers", "rewriting"},
-    "quantization": {"graphs", "quantized_layers", "rewriting", "rounding"},
-    "exporting": {"files.atomic", "graphs", "quantization"},
-    "runtimes": set(),
-    "export_check": {"cost", "exporting", "runtimes", "tables"},
-    "tuning": set(),
-    "data": {"embedded"},
-    "embedded": set(),
-    "tracking": {"wandb_process"},
-    "wandb_process": set(),
-    "__init__": {
-        "distiller",
-        "export_check",
-        "exporting",
-        "files",
-        "identified",
-        "losses",
-        "multiworker",
-        "pruning",
-        "quantization",
-        "schemes",
-        "teacher",
-    },
+# Arrows. A room may import what stands above it here, and no other room of its own line.
+LEVELS = (
+    {"_atomic", "_graphs", "_keras", "_replicas", "_tables", "_types"},
+    {"losses", "files", "data", "tracking", "quantization"},
+    {"training", "exports"},
+    {"cost"},
+    {"pruning"},
+    {"studies", "inspect"},
+)
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+# A room is entered by its face. These modules behind one are shared with other rooms all the same.
+SHARED = {
+    "distill.files._hdf5",
+    "distill.files._stored",  # what a file holds, for `inspect`
+    "distill.losses._base",
+    "distill.losses._batch_loss",  # what the Distiller takes
+    "distill.losses._settings",  # numbers and schedules that the Distiller reads
+    "distill.quantization._aware",
 }
 
+# Modules that users import by name; every other module of a room begins with an underscore.
+PUBLIC = {
+    "distill.inspect",
+    "distill.losses.projectors",
+    "distill.pruning.structured.importance",
+    "distill.pruning.weights.importance",
+    "distill.training.launch",
+}
 
-def module_of(path):
-    parts = path.relative_to(ROOT / "distill").with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
-
-
-def imports(path):
-    """The modules of distill that a file imports, wherever in the file."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "distill":
-            inside = node.module.removeprefix("distill").lstrip(".")
-            found |= {inside} if inside else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {a.name.removeprefix("distill.") for a in node.names if a.name.startswith("distill.")}
-    return found
+MODULES = sorted(modules("distill").keys() - {"distill"})
+FACES = sorted(name for name, path in modules("distill").items() if path.name == "__init__.py")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "distill").rglob("*.py")), ids=module_of)
-def test_arrows_point_one_way(path):
-    assert imports(path) <= ALLOWED.get(module_of(path), set())
+def room_of(module):
+    return module.split(".")[1]
 
 
-def test_the_library_knows_nothing_of_experiments_and_scripts():
-    for path in (ROOT / "distill").rglob("*.py"):
-        names = {
-            name.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text()))
-            for name in (
-                [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else []
+def crossings():
+    """Pairs of modules, of which the first imports the second out of another room."""
+    for module in MODULES:
+        for target in edges("distill")[module] - {"distill"}:
+            if room_of(module) != room_of(target):
+                yield module, target
+
+
+def test_arrows_between_rooms_point_one_way():
+    wrong = [
+        f"{module} imports {target}"
+        for module, target in crossings()
+        if 0 < LEVEL[room_of(target)] >= LEVEL[room_of(module)]  # modules of the base know each other
+    ]
+    assert wrong == []
+
+
+def test_other_rooms_are_entered_by_their_faces():
+    behind = {
+        target: module
+        for module, target in crossings()
+        if any(part.startswith("_") for part in target.split(".")[2:])
+    }
+    assert {target: module for target, module in behind.items() if target not in SHARED} == {}
+    assert behind.keys() >= SHARED, "no room needs it any more"
+
+
+def test_private_names_stay_in_their_module():
+    taken = [
+        f"{module} imports {source}.{name}"
+        for module in MODULES
+        for source, name in imported(modules("distill")[module])
+        if source.startswith("distill.") and (name or "").startswith("_")
+        if f"{source}.{name}" not in modules("distill")
+    ]
+    assert taken == []
+
+
+@pytest.mark.parametrize("package", ["distill", "experiments"])
+def test_no_imports_go_in_a_circle(package):
+    assert circles(edges(package)) == set()
+
+
+def test_no_rooms_go_in_a_circle():
+    rooms = {}
+    for module, targets in edges("distill").items():
+        if module != "distill":
+            rooms.setdefault(room_of(module), set()).update(
+                room_of(target) for target in targets - {"distill"} if room_of(target) != room_of(module)
             )
-        }
-        assert not names & {"experiments", "scripts", "tests", "tf_keras"}, path
+    assert circles(rooms) == set()
 
 
-def test_report_reads_files_only():
-    for name in ("report", "results", "tables", "plots", "statistics"):
-        path = ROOT / "experiments" / f"{name}.py"
-        text = path.read_text()
-        assert "import keras" not in text
-        assert "import tensorflow" not in text
-        assert not imports(path)
+def test_circles_are_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == {("b", "c")}
+    assert circles({"a": {"a"}}) == {("a",)}
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == set()
+
+
+def test_the_library_imports_nothing_that_is_built_on_it():
+    for path in modules("distill").values():
+        sources = {source.split(".")[0] for source, _ in imported(path)}
+        assert not sources & {"experiments", "scripts", "tests", "tf_keras"}, path
+
+
+def test_experiments_use_what_is_public():
+    for path in modules("experiments").values():
+        for source, name in imported(path):
+            parts = [*source.split("."), name or ""]
+            private = any(part.startswith("_") for part in parts[1:])
+            assert parts[0] != "distill" or not private, f"{path} imports {source}.{name}"
+
+
+def test_no_test_imports_another():
+    for path in modules("tests").values():
+        for source, name in imported(path):
+            parts = [*source.split("."), name or ""]
+            assert parts[0] != "tests" or not any(part.startswith("test_") for part in parts), path
+
+
+@pytest.mark.parametrize("name", ["_report", "_results", "_tables", "_plots", "_statistics"])
+def test_reports_read_files_only(name):
+    sources = {source for source, _ in imported(modules("distill")[f"distill.studies.{name}"])}
+    assert not any(source.split(".")[0] in ("keras", "tensorflow") for source in sources)
+    assert all(source.startswith("distill.studies.") for source in sources if source.startswith("distill"))
+
+
+# Faces.
+
+
+def test_only_faces_and_modules_for_users_have_public_names():
+    public = {module for module in MODULES if not module.split(".")[-1].startswith("_")}
+    assert public - set(FACES) == PUBLIC
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_a_face_names_all_that_it_shows(name):
+    face = importlib.import_module(name)
+    assert len(set(face.__all__)) == len(face.__all__)
+    assert all(hasattr(face, exported) for exported in face.__all__)
+    body = [node for node in tree(modules("distill")[name]).body if isinstance(node, ast.ImportFrom)]
+    shown = {
+        alias.asname or alias.name
+        for node in body
+        for alias in node.names
+        if node.module.startswith("distill")
+    }
+    assert shown <= set(face.__all__)
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_a_face_says_what_it_is_for_and_shows_an_example(name):
+    documented = inspect.getdoc(importlib.import_module(name)) or ""
+    summary, *rest = documented.splitlines()
+    assert summary.endswith(".")
+    assert any("(" in line for line in rest), "no example"
+
+
+def test_help_is_a_page():
+    page = inspect.getdoc(distill).splitlines()
+    assert len(page) <= 60
+    rooms = {face for face in FACES if face.count(".") == 1}
+    assert {room for room in rooms if not any(room in line for line in page)} == set()
+
+
+def test_the_top_holds_what_is_typed_daily():
+    daily = {name for name in distill.__all__ if not inspect.ismodule(getattr(distill, name))}
+    assert len(daily) <= 15
+    assert {"Distiller", "MutualLearning", "SoftTargets", "export", "load_model", "save_model"} <= daily
+    assert distill.__version__ == metadata.version("distill")
+
+
+def test_a_name_that_moved_into_a_room_is_said():
+    with pytest.raises(AttributeError, match="Use distill.losses.DIST"):
+        distill.DIST  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        distill.nothing  # noqa: B018

@@ -19,7 +19,7 @@ from distill.pruning.weights.criteria import _activations as activations
 from distill.pruning.weights.criteria import _gradients as gradients
 from distill.pruning.weights.criteria import _weights as weights
 from distill.pruning.weights.criteria._weights import Criterion, magnitude, weights_of
-from distill.training._distiller import Distiller
+from distill.training import Distiller
 
 Constraint = Callable[[keras.Variable], object]
 # Not criteria themselves: they make one.
