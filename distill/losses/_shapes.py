@@ -13,11 +13,9 @@ VECTORS = "vectors (batch, channels)"
 TOKENS = "tokens (batch, time, channels)"
 MAPS = "maps (batch, height, width, channels)"
 
-_REMEDIES: dict[tuple[str, ...], str] = {
-    (
-        ROWS_OF_LOGITS,
-    ): "It relates the examples of a batch to each other. For maps and tokens use SoftTargets.",
-    (MAPS,): "Read layers that return maps; keras.layers.Reshape turns tokens into a map.",
+_REMEDIES = {
+    ROWS_OF_LOGITS: "It relates the examples of a batch to each other. For maps and tokens use SoftTargets.",
+    MAPS: "Read layers that return maps; keras.layers.Reshape turns tokens into a map.",
 }
 
 
@@ -52,12 +50,12 @@ def require_shapes(
             f"{loss} compares element by element, so teacher and student must have the same shape",
             teacher,
             student,
-            "Use models with the same labels. For layers of different shapes use a loss with a projector, such as "
-            "Hint.",
+            "Use models with the same outputs, such as the same set of labels. For layers of different shapes use a "
+            "loss with a projector, such as Hint.",
         )
     if not any(_fits(kind, teacher) and _fits(kind, student) for kind in allowed):
         same_kind = ", the same kind on both sides" if len(allowed) > 1 else " on both sides"
-        remedy = _REMEDIES.get(tuple(allowed), "Read outputs or layers of that kind.")
+        remedy = _REMEDIES.get(allowed[0], "Read outputs or layers of that kind.")
         if min(len(teacher), len(student)) < 2:
             remedy = "Give one value per example an axis of its own: (batch, 1)."
         raise shape_error(f"{loss} needs {' or '.join(allowed)}{same_kind}", teacher, student, remedy)

@@ -1,17 +1,17 @@
 """Does a loss of `distill.losses` cost more than the plainest correct way to write it?
 
-Each loss is timed forward and backward, with the gradient to the student's tensor and to what the loss trains itself,
+Each loss is timed forward and backward, with the gradients of the student's tensor and of the loss's own weights,
 against a few lines of TensorFlow that follow the paper in float32 and in logarithms. Both must first agree in value
-and gradient. They run in turn, in random order, and every round gives one ratio of their times.
+and gradient. They run in turn, in random order, and each round gives one ratio of their times.
 
-Command: scripts/bench/losses. About 4 minutes of CPU time; on cores that others use too, twice as long.
-Choices: --only NAME for some of the losses, --rounds and --seconds for how long, --jit for how they are compiled.
-Expected: ratios about 1 or below; the largest of 86, at 256×100 without XLA, are SimilarityPreserving's 1.20 [1.18,
-    1.22] and MultiLevelKD's 1.19 [1.17, 1.21]. Exit status 1 if one is surely above 1.2: the lower end of its 95 %
-    interval is.
+Command: scripts/bench/losses. About 4 minutes of CPU time, twice as long on cores that are shared.
+Options: --only NAME for some of the losses, --rounds and --seconds for how long, --jit for how they are compiled.
+Expected: ratios about 1 or below. The largest of 86, at 256×100 without XLA, are SimilarityPreserving's 1.20 [1.18,
+    1.22] and MultiLevelKD's 1.19 [1.17, 1.21]. The exit status is 1 if a ratio is certainly above 1.2: if the lower
+    end of its 95 % interval is.
 """
 
-# ruff: noqa: D103 - a plain formulation bears the name of its loss, whose docstring says what it is
+# ruff: noqa: D103 - a plain formulation is named after its loss, whose docstring explains it
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ Pair = tuple[Shape, Shape]  # teacher's and student's
 
 
 # --- the plainest correct formulations: (loss, teacher, student, labels) to a scalar ------------------------------
-# The loss gives what both share: projectors, trained numbers, margins, a memory. All else is written out.
+# Both share the projectors, trained numbers, margins and memory of the loss. Everything else is written out.
 
 
 def kl(log_p, log_q):
@@ -190,7 +190,7 @@ def smooth_l1(x):
 
 
 def differences(features):
-    # Not ‖a‖² + ‖b‖² − 2⟨a, b⟩, which is faster and loses all digits of rows that lie close to each other.
+    # ‖a‖² + ‖b‖² − 2⟨a, b⟩ would be faster, but loses all digits of rows that lie close to each other.
     return flat(features)[None, :, :] - flat(features)[:, None, :]
 
 
@@ -208,7 +208,7 @@ def relational_angle(loss, teacher, student, labels):
         e = tf.math.l2_normalize(differences(features), axis=-1, epsilon=1e-24)
         return tf.matmul(e, e, transpose_b=True)
 
-    # Example by example: one sum of 16 million terms loses the fourth digit in XLA.
+    # The mean is per example first: one sum of 16 million terms loses the fourth digit in XLA.
     of_examples = tf.reduce_mean(smooth_l1(angles(student) - angles(teacher)), axis=(1, 2))
     return tf.reduce_mean(of_examples)
 
@@ -226,7 +226,7 @@ def probabilistic_transfer(loss, teacher, student, labels):
         return k / tf.reduce_sum(k, axis=-1, keepdims=True)
 
     k_t, k_s = neighbours(teacher), neighbours(student)
-    # Less k_t − k_s, which add up to 0: without them large terms cancel, and digits with them.
+    # k_t − k_s adds up to 0. Without it large terms would cancel and lose digits.
     return tf.reduce_mean(k_t * tf.math.log((k_t + 1e-7) / (k_s + 1e-7)) - (k_t - k_s))
 
 
@@ -258,7 +258,7 @@ def contrastive(loss, teacher, student, ids, temperature=0.07, momentum=0.5):
 
 
 def half_reversed(channels):
-    """At half of its curriculum, as at the start θ gets no gradient, and cool, as in the heat it is but rounding."""
+    """Returns the loss halfway through its curriculum and at a low temperature, so that θ has a clear gradient."""
     loss = losses.CurriculumTemperature(10)
     loss.settings[0].update(5.0)
     loss.layers[0].value.assign(-3.0)
@@ -267,12 +267,12 @@ def half_reversed(channels):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A loss, made for the channels of the teacher, and its plain formulation."""
+    """A loss, made for the teacher's number of channels, and its plain formulation."""
 
     make: Callable[[int], losses.DistillationLoss]
     plain: Callable[..., Any]
     pairs: tuple[Pair, ...]
-    memory: bool = False  # whether what a step takes is told too
+    memory: bool = False  # whether to report the memory of a step
 
 
 MAP = (64, 8, 8, 256)
@@ -280,7 +280,7 @@ VECTORS = (((256, 100), (256, 100)), ((256, 1000), (256, 1000)))
 SAME = ((MAP, MAP),)
 PROJECTED = (*SAME, (MAP, (64, 8, 8, 128)))
 
-# A new loss gets an entry here.
+# Add an entry here for each new loss.
 CASES = {
     "SoftTargets": Case(lambda c: losses.SoftTargets(), soft_targets, VECTORS),
     "BernoulliSoftTargets": Case(lambda c: losses.BernoulliSoftTargets(), bernoulli_soft_targets, VECTORS),
@@ -315,7 +315,7 @@ CASES = {
     "ProbabilisticTransfer": Case(
         lambda c: losses.ProbabilisticTransfer(), probabilistic_transfer, VECTORS + SAME
     ),
-    # The plain one gathers batch · K · width floats a side: 0.5 GB for 4096 examples, 2.1 GB for the published K.
+    # The plain one gathers batch · K · width floats per side: 0.5 GB for 4096 examples, 2.1 GB for the published K.
     "ContrastiveRepresentation": Case(
         lambda c: losses.ContrastiveRepresentation(np.arange(4096) % 100),
         contrastive,
@@ -326,13 +326,13 @@ CASES = {
 
 
 def trained(loss):
-    """The variables that the loss trains."""
+    """Returns the variables that the loss trains."""
     return [variable.value for layer in loss.layers for variable in layer.trainable_variables]
 
 
 @dataclasses.dataclass(frozen=True)
 class Formulations:
-    """Both as functions of (teacher, student) to (value, gradients), with such sides and the loss's variables."""
+    """Both formulations as functions of (teacher, student) to (value, gradients), with sides and variables."""
 
     ours: Callable[..., Any]
     plain: Callable[..., Any]
@@ -341,11 +341,11 @@ class Formulations:
 
 
 def formulations(case, pair):
-    """Both formulations of a case at the shapes of a pair."""
+    """Returns both formulations of a case at the shapes of a pair."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     batch, *_, channels = pair[0]
-    # Of a deviation of 3, logits are as confident as those of trained networks.
+    # With a standard deviation of 3, logits are as confident as those of trained networks.
     teacher, student = (tf.constant(3.0 * rng.normal(size=shape), tf.float32) for shape in pair)
     numbers = tf.constant(rng.integers(channels, size=batch))
     loss = case.make(channels)
@@ -369,12 +369,12 @@ def formulations(case, pair):
 
 
 def compiled(function, sides, jit):
-    """The function for tensors such as these, without Keras' or Python's part in each call."""
+    """Returns the function compiled for tensors such as these, without Keras' or Python's share of each call."""
     return tf.function(function, jit_compile=jit, autograph=False).get_concrete_function(*sides)
 
 
 def both_results(both, ours, plain):
-    """What both return when they start from the same variables, such as a memory."""
+    """Returns the results of both when they start from the same variables, such as a memory."""
     before = [variable.numpy() for variable in both.variables]
     results = []
     for function in (ours, plain):
@@ -385,16 +385,16 @@ def both_results(both, ours, plain):
 
 
 def require_agreement(name, ours, plain):
-    """Raises ValueError unless value and gradients are those of the plain formulation, as float32 has them."""
+    """Raises ValueError unless value and gradients are those of the plain formulation, up to float32 rounding."""
     (value, *gradients), (expected, *wanted) = ours, plain
-    # A bias before batch normalization has no gradient: what is there is rounding, and is compared with the others.
+    # A bias before batch normalization only has rounding for a gradient, so it is compared with the others' size.
     floor = 1e-3 * max(np.abs(w).max() for w in wanted) + 1e-30
     apart = [abs(value - expected) / (abs(expected) + 1e-30)]
     apart += [np.abs(g - w).max() / (np.abs(w).max() + floor) for g, w in zip(gradients, wanted, strict=True)]
     if not np.max(apart) <= AGREEMENT:  # NaN does not agree either
         raise ValueError(
-            f"Only formulations that agree are timed. Received: {name}, whose value {value:g} and gradients are "
-            f"{', '.join(f'{a:.1g}' for a in apart)} apart from those of the plain formulation, {expected:g}."
+            f"Only formulations that agree can be timed. Received: {name}, whose value {value:g} (plain: {expected:g}) "
+            f"and gradients differ from the plain formulation by {', '.join(f'{a:.1g}' for a in apart)}."
         )
 
 
@@ -402,7 +402,7 @@ def require_agreement(name, ours, plain):
 
 
 def times(ours, plain, sides, rounds, seconds):
-    """Milliseconds (rounds, 2) of both in turn, in random order; fewer than `rounds` once time is up, but three."""
+    """Returns milliseconds (rounds, 2) of both, in random order. Stops early after `seconds` and three rounds."""
     functions = (ours, plain)
 
     def run(function, calls):
@@ -423,18 +423,18 @@ def times(ours, plain, sides, rounds, seconds):
 
 
 def median_interval(values):
-    """The median and its 95 % bootstrap interval."""
+    """Returns the median and its 95 % bootstrap interval."""
     rng = np.random.default_rng(0)
     medians = np.median(rng.choice(values, size=(2000, len(values))), axis=1)
     return float(np.median(values)), *(float(q) for q in np.percentile(medians, [2.5, 97.5]))
 
 
 def process_peak(name, which):
-    """Bytes by which a process of its own grows at most in a step without XLA; run in such a process, on Linux."""
+    """Returns the bytes by which a fresh process grows at most in a step without XLA. Run it in one, on Linux."""
     both = formulations(CASES[name], CASES[name].pairs[0])
     step = compiled(getattr(both, which), both.sides, jit=False)
 
-    def peak():  # not getrusage, which starts at what the parent had
+    def peak():  # getrusage would start at the parent's peak
         return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 
     before = peak()
@@ -444,13 +444,15 @@ def process_peak(name, which):
 
 
 def compiled_peaks(name):
-    """Bytes of temporaries in XLA's own account of the compiled steps; run in a process of its own."""
+    """Returns the bytes of temporaries that XLA reports for the compiled steps. Run it in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_hlo_module_re=.*measured.*"
         both = formulations(CASES[name], CASES[name].pairs[0])
         for function in (both.ours, both.plain):
             compiled(function, both.sides, jit=True)(*both.sides)
-        reports = sorted(Path(folder).glob("*memory-usage-report.txt"))  # numbered as they were compiled
+        reports = sorted(
+            Path(folder).glob("*memory-usage-report.txt")
+        )  # numbered in the order of compilation
         sizes = [
             re.search(r"size ([\d.]+)(\w+), preallocated-temp", report.read_text()) for report in reports
         ]
@@ -459,7 +461,7 @@ def compiled_peaks(name):
 
 
 def memory(name, jit):
-    """Megabytes that a step of ours and of the plain one take, at the first shapes of the case."""
+    """Returns the megabytes that a step of ours and a plain one take, at the first shapes of the case."""
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         if jit:
             peaks = pool.apply(compiled_peaks, (name,))
@@ -475,16 +477,16 @@ def memory(name, jit):
 class Bench:
     """Times every loss, forward and backward, against the plainest correct formulation.
 
-    The two run in turn, in random order; each round gives a ratio of their times. Exit status 1 if the lower end of
-    the 95 % interval of a median ratio is above 1.2, or if the two do not agree in value and gradient.
+    The two run in turn, in random order; each round gives a ratio of their times. The exit status is 1 if the lower
+    end of the 95 % interval of a median ratio is above 1.2, or if the two do not agree in value and gradient.
 
     Attributes:
-        only: the losses whose names contain this, such as KD; all by default.
-        jit: how a step is compiled: by XLA, as `fit` does on accelerators; as a graph without it, as `fit` does where
-            there is only a CPU; or both.
-        rounds: how often both are timed, at most.
-        seconds: how long a line is timed, at most; 3 rounds are done in any case.
-        memory: also tell what a step of the losses takes whose memory grows faster than their input.
+        only: part of the names of the losses to time, such as KD; all by default.
+        jit: how to compile a step: by XLA, as `fit` does on accelerators; as a graph without XLA, as `fit` does on
+            a machine with only a CPU; or both.
+        rounds: number of times both are timed, at most.
+        seconds: time for each line, at most; 3 rounds are done in any case.
+        memory: whether to report the memory of a step too, for losses whose memory grows faster than their input.
     """
 
     only: str = ""
@@ -505,7 +507,9 @@ def main(options):
     ]
     if not lines or options.rounds < 1:
         names = ", ".join(CASES)
-        raise SystemExit(f"No loss, or no round, to time. Received: {options}. The losses: {names}.")
+        raise SystemExit(
+            f"Nothing to time: no loss matches, or rounds < 1. Received: {options}. Losses: {names}."
+        )
     headings = ("loss", "teacher", "student", "by", "ours ms", "plain ms", "ratio", "95 %", "MB, ours/plain")
     table = Table(*headings, box=rich.box.SIMPLE)
     slow = 0
@@ -534,10 +538,10 @@ def main(options):
             )
     console.print(table)
     console.print(
-        "Times are medians; a ratio is the median of those of the rounds. Memory is XLA's account of temporaries, or "
-        "the growth of a process without XLA."
+        "Times are medians; each ratio is the median over the rounds. Memory is the temporaries that XLA reports, or "
+        "without XLA the growth of a process."
     )
-    console.print(f"{slow} of {len(lines)} surely above {LIMIT}.")
+    console.print(f"{slow} of {len(lines)} certainly above {LIMIT}.")
     return int(slow > 0)
 
 

@@ -47,7 +47,7 @@ def random_logits(data, case, limit=50):
 
 
 def random_spread_logits(data, case):
-    """What divides by a spread differs, rightly, between float32 and float64 where there is next to none."""
+    """Logits with some spread: losses that divide by a spread near 0 cannot agree in float32 and float64."""
     teacher, student = random_logits(data, case, limit=5)
     steps = np.arange(teacher.size).reshape(teacher.shape) ** 2 / 8
     teacher, student = (
@@ -64,7 +64,7 @@ def random_spread_logits(data, case):
 
 
 def feature_shapes(data, case, pools, limit=5):
-    """Of any two sizes and widths where the larger map is pooled, else of one size and of the case's widths."""
+    """Shapes of any sizes and widths if the loss pools, otherwise of one size and the case's widths."""
     size = st.integers(1, limit)
     if pools:
         return [(data.draw(size), data.draw(size), data.draw(size)) for _ in "ts"]
@@ -76,7 +76,7 @@ def random_features(data, case, pools=False):
     batch = data.draw(st.integers(1, 5))
     shapes = feature_shapes(data, case, pools)
     rng = np.random.default_rng(data.draw(st.integers(0, 9)))
-    # A normalization of one example makes numbers of the rounding of large features, or of what a bias leaves of small.
+    # Normalizing one example would blow up the rounding of large features, and what a bias leaves of small ones.
     scale = data.draw(st.sampled_from([1.0, 1e4, 1e-2])) if pools else 1.0
     return tuple((scale * rng.normal(size=(batch, *shape))).astype("float32") for shape in shapes)
 
@@ -90,14 +90,14 @@ def random_rows(data, case):
         for _ in "ts"
     )
     if case.make is ProbabilisticTransfer:
-        # Where the student's rows are opposite, K is as small as the guard and as float32's rounding of a cosine.
+        # Between opposite rows of the student, K is as small as the guard and as the rounding of a cosine in float32.
         cosines = [[reference.unit(a) @ reference.unit(b) for a in student] for b in student]
         hypothesis.assume(np.min(cosines) > -0.99)
     return teacher, student
 
 
 def small(data, case):
-    """The case with a shape of few numbers, of which each has its difference quotient."""
+    """The case with a shape of few numbers, because each costs a difference quotient."""
     if case.random is random_rows:
         shapes = [(data.draw(st.integers(1, 3)),) for _ in "ts"]
     elif case.make().same_shape:
@@ -120,20 +120,19 @@ class Case(NamedTuple):
     least: tuple[tuple[int, ...], ...]  # the smallest such shapes
     random: Callable[..., tuple[np.ndarray, np.ndarray]]
     scale: float = 1.0
-    # Of a value. Divergences of nats are rounded at 1e-6 of a nat before T² enlarges it.
+    # Rounding of a value. Divergences are rounded at 1e-6 of a nat, which T² then enlarges.
     rounding: float = 1e-6
     zero_at_equality: bool = True
     never_negative: bool = True
-    by_position: bool = False  # rows are values of their own, so tokens work
+    by_position: bool = False  # each row has a value of its own, so tokens work
     exact: bool = True  # follows the oracle for constants and for ±1e4 too
-    steepest: float = (
-        np.inf
-    )  # of the gradient there; 1e7 and 1e12, a formula's own at zeros, would end a training
+    # Bound of the gradient there; a formula's own at zeros, 1e7 or 1e12, would ruin a training.
+    steepest: float = np.inf
     settle: Callable[[DistillationLoss], None] = lambda loss: None
 
 
 def of_sides(oracle, *settings):
-    """An oracle of a reference that takes both sides alone."""
+    """An oracle from a reference that takes only the two sides."""
     return lambda loss, teacher, student, *labels: oracle(teacher, student, *settings)
 
 
@@ -172,11 +171,11 @@ def on_rows(make, oracle):
 SPREAD = {"random": random_spread_logits, "exact": False}
 OF_BATCH = {"by_position": False}
 TRAINED = {"zero_at_equality": False}
-# A batch normalization makes numbers of the rounding of a large constant.
+# A batch normalization blows up the rounding of a large constant.
 NORMALIZED = {**TRAINED, "exact": False}
 JSD = {f"GeneralizedJSD {beta}": beta for beta in (0, 0.1, 0.5, 1)}
 
-# A new loss joins the contract with one line here.
+# Add one line here for each new loss, and it joins the contract.
 CASES = {
     **{f"SoftTargets {t}": softened(SoftTargets, reference.soft_targets, t) for t in (0.5, 1.0, 4.0, 20.0)},
     **{
@@ -245,7 +244,7 @@ CASES = {
         VariationalInformation, vid, by_position=True, never_negative=False, **TRAINED
     ),
     "NeuronSelectivity": pooling(NeuronSelectivity, of_sides(reference.nst))._replace(rounding=3e-7),
-    # Of one number, 1 / √1e-5 times its rounding is left, of which 2 (s − t') / 1000 counts.
+    # Normalizing a single number leaves its rounding times 1 / √1e-5, of which 2 (s − t') / 1000 counts.
     "OverhaulDistillation": on_maps(
         functools.partial(OverhaulDistillation, MARGINS), ofd, rounding=1e-7, **NORMALIZED
     ),
@@ -270,11 +269,11 @@ every_loss = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def cases_where(holds):
-    """For parametrize: the losses that a clause of the contract is about."""
+    """Parametrizes a test with the losses that a clause of the contract is about."""
     return pytest.mark.parametrize("case", [pytest.param(c, id=n) for n, c in CASES.items() if holds(n, c)])
 
 
-# What does not depend on a loss's arguments is checked of those without any, and of these.
+# Clauses that do not depend on arguments are checked with the losses without arguments, and with these.
 ONE_OF_SEVERAL = (
     "SoftTargets 4.0",
     "BernoulliSoftTargets 4.0",

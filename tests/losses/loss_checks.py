@@ -20,19 +20,19 @@ def sides(case, batch=BATCH, seed=0, scale=1.0):
 
 
 def labels_of(student):
-    """The same for the same shape."""
+    """Labels that are the same for the same shape."""
     return np.arange(int(np.prod(student.shape[:-1]))).reshape(student.shape[:-1]) % student.shape[-1]
 
 
 def asked(loss, student):
-    """What the loss takes besides the two sides."""
+    """Arguments that the loss takes besides the two sides."""
     if loss.needs_labels:
         return {"labels": labels_of(student)}
     return {"ids": IDS[: len(student)]} if loss.needs_ids else {}
 
 
 def ready(case, teacher, student, **arguments):
-    """The loss, built, with the same weights and statistics of its layers each time, not those of a fresh one."""
+    """The loss, built, with the same weights and statistics in its layers each time."""
     loss = case.make(**arguments)
     loss.ensure_built(as_tensor(teacher), as_tensor(student))
     rng = np.random.default_rng(1)
@@ -50,13 +50,13 @@ def oracle(case, loss, teacher, student, **given):
 
 
 def call(loss, teacher, student, **given):
-    """A row's values in numpy."""
+    """The value of each row, as a numpy array."""
     given = (given or asked(loss, student)).values()
     return as_numpy(loss.call(as_tensor(teacher), as_tensor(student), *given))
 
 
 def apply(loss, **given):
-    """The loss of both sides, labels included."""
+    """The loss as a function of the two sides only."""
     return lambda teacher, student: loss(teacher, student, **asked(loss, student), **given)
 
 
@@ -82,9 +82,9 @@ def gradient_follows(case, **kwargs):
         apply(ready(case, teacher, student)), teacher, student
     )
     assert to_teacher is None
-    if to_student is None and BACKEND == "jax":  # how its zeros come
+    if to_student is None and BACKEND == "jax":  # zeros arrive as None there
         to_student = np.zeros_like(student)
-    loss = ready(case, teacher, student)  # as before the first step, which a memory would keep
+    loss = ready(case, teacher, student)  # fresh: a memory would keep the step above
     expected = oracle(case, loss, teacher, student).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=case.rounding)
     step = 1e-6 * kwargs.get("scale", 1.0)
@@ -100,8 +100,10 @@ def logits_of(count=5, classes=4, scale=3.0, seed=0):
 
 
 def values_over_random_shapes(case):
-    """Values of sides that hypothesis draws."""
-    examples = 4 if BACKEND == "jax" or case.random is random_features else 12  # these compile or build anew
+    """Compares values on sides that hypothesis draws."""
+    examples = (
+        4 if BACKEND == "jax" or case.random is random_features else 12
+    )  # each example is compiled or built anew
 
     @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True)
     @hypothesis.given(data=st.data())
@@ -110,7 +112,7 @@ def values_over_random_shapes(case):
         loss = ready(case, teacher, student)
         expected = oracle(case, loss, teacher, student)
         values = call(loss, teacher, student)
-        # What is summed is rounded, and grows, as a logarithm of a probability does, with the logits.
+        # The terms of the sum grow with the logits, as the logarithm of a probability does, and so does their rounding.
         atol = case.rounding * max(1.0, *(np.abs(side).max() / case.scale for side in (teacher, student)))
         np.testing.assert_allclose(values, expected, rtol=1e-5, atol=atol)
         assert not case.never_negative or values.min() >= -atol
@@ -119,7 +121,7 @@ def values_over_random_shapes(case):
 
 
 def temperature_is_trained_against_the_student(step, epoch):
-    """The gradient of θ at a step of a curriculum of ten."""
+    """Compares the gradient of θ at one step of a curriculum of ten steps."""
     teacher, student = logits_of()
     loss = CurriculumTemperature(steps=10)
     loss.settings[0].update(as_tensor(float(step)))

@@ -24,7 +24,7 @@ def batch_norm(values, gamma, beta):
 
 
 def weights_of(loss):
-    """What the loss trains, in float64."""
+    """The trained weights of the loss, in float64."""
     trained = [variable for layer in loss.layers for variable in layer.trainable_variables]
     return [as_numpy(variable).astype("float64") for variable in trained]
 
@@ -64,7 +64,7 @@ def attention(loss, teacher, student):
 
 
 def embedded(loss, teacher, student):
-    """Of the contrastive loss: the embeddings of both sides."""
+    """The embeddings of both sides, for the contrastive loss."""
     embeddings = []
     for x, layer in ((teacher, loss._embed_teacher), (student, loss._embed_student)):
         z = linear(reference.flat(x), *(as_numpy(weight).astype("float64") for weight in layer.weights))
@@ -73,9 +73,9 @@ def embedded(loss, teacher, student):
 
 
 def remembered(loss, ids):
-    """Of the contrastive loss: both banks, and in them the rows of examples and of those drawn for each."""
+    """Both banks of the contrastive loss, and the rows in them of the examples and of those drawn for each."""
     banks = [as_numpy(bank).astype("float64") for bank in (loss._memory.teacher, loss._memory.student)]
-    # They hold the examples sorted by class.
+    # Banks hold the examples sorted by class.
     own = np.argsort(np.argsort(CLASSES, kind="stable"))[ids]
     return banks, np.concatenate([own[:, None], as_numpy(loss._draw(ids))], axis=1)
 
@@ -88,7 +88,7 @@ def crd(loss, teacher, student, ids):
 
 
 def known_draws(loss):
-    """The contrastive loss without chance, and no constant that the first batch would set."""
+    """Fixes the draws of the contrastive loss, and the constants that its first batch would set."""
     loss._draw = lambda ids: ops.take(as_tensor(DRAWN), ids, axis=0)
     loss._memory.student_scale.assign(30.0)
     loss._memory.teacher_scale.assign(60.0)

@@ -74,7 +74,7 @@ def test_zero_at_equality(case):
 
 @cases_where(lambda name, case: case.never_negative)
 def test_never_negative_beside_equality(case):
-    """Where all digits of a divergence are rounding."""
+    """Next to equality all digits of a divergence are rounding."""
     if case.zero_at_equality:
         teacher, _ = sides(case)
         for relative in (1e-7, 1e-5, 1e-3):
@@ -122,7 +122,7 @@ def test_nothing_comes_from_under_a_mask(case, kept):
             np.where(kept[..., None], side.reshape(2, 3, -1), sign * under).astype("float32")
             for side, sign in zip(sides(case, batch=6), (1, -1), strict=True)
         )
-        teacher[..., 0] *= -1  # one that is huge on the other side, which no softmax takes away
+        teacher[..., 0] *= -1  # huge on the other side too, so that a softmax does not hide it
         loss = ready(case, teacher, student)
 
         def masked(teacher, student, loss=loss):
@@ -130,7 +130,7 @@ def test_nothing_comes_from_under_a_mask(case, kept):
             return loss(teacher, student, **asked(loss, student))
 
         value, (_, gradient) = value_and_gradients(masked, teacher, student)
-        gradient = np.zeros_like(student) if gradient is None else gradient  # how JAX's zeros come
+        gradient = np.zeros_like(student) if gradient is None else gradient  # JAX gives None for zeros
         found.append((value, gradient))
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
@@ -179,7 +179,7 @@ def test_sample_weight_multiplies_each_row(case):
 
 
 def extremes(case):
-    """Constant and very large sides: a case, and pairs of three examples, or of one of the smallest shape."""
+    """Yields a case and pairs of constant or very large sides: three examples, then one of the smallest shape."""
     teacher, student = sides(case, batch=3)
     large = (side.astype("float16") for side in sides(case, batch=3, scale=1e4 / case.scale))
     huge = 1e4 * np.sign(teacher), 1e4 * np.sign(student)
@@ -204,17 +204,17 @@ def test_finite_and_right_for_constant_and_huge_sides(case):
         loss = ready(shaped, *pairs[0])
         for teacher, student in pairs:
             if BACKEND == "torch" and not case.exact and np.ptp(student) == 0 and np.abs(student).max() > 3:
-                continue  # Keras' variance of a large constant is E[x²] − E[x]² there, which may be negative: NaN
+                continue  # there Keras computes a variance as E[x²] − E[x]², negative for a large constant: NaN
             expected = oracle(case, loss, teacher, student).mean()
             value, (_, gradient) = value_and_gradients(apply(loss), teacher, student)
             assert np.isfinite(value)
-            assert gradient is None or np.abs(gradient).max() < case.steepest  # None: zeros, to JAX
+            assert gradient is None or np.abs(gradient).max() < case.steepest  # JAX gives None for zeros
             if case.exact:
                 np.testing.assert_allclose(value, expected, rtol=1e-5, atol=max(1e-7, case.rounding))
 
 
 def cased(case, **arguments):
-    """The loss with a name of its own, and those of the layers that it reads, if it reads layers."""
+    """Arguments that give the loss a name, and the layers to read if it reads layers."""
     if not case.make().same_shape:
         arguments = {"teacher_layer_name": "body/out", "student_layer_name": "out", **arguments}
     return {"name": "mine", **arguments}
@@ -299,7 +299,7 @@ def test_gives_the_same_in_compiled_code_for_any_batch(case):
 
 @cases_where(
     lambda name, case: name in EACH and name != "HardTargets"
-)  # which reads the teacher's class alone
+)  # HardTargets only reads the teacher's class
 def test_the_contract_catches_a_teacher_that_learns(case, monkeypatch):
     monkeypatch.setattr(ops, "stop_gradient", lambda x: x)
     with pytest.raises(AssertionError):

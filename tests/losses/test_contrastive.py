@@ -28,7 +28,7 @@ def features(count=4, widths=(5, 3), seed=0):
 
 
 def made(**kwargs):
-    """A loss that is built, whose drawn rows are known."""
+    """A built loss whose drawn rows are known."""
     loss = ContrastiveRepresentation(LABELS, **{**SMALL, **kwargs})
     loss.ensure_built(*map(as_tensor, features()))
     drawn = np.random.default_rng(5).integers(0, len(LABELS), (len(IDS), loss._draw(IDS).shape[1]))
@@ -37,7 +37,7 @@ def made(**kwargs):
 
 
 def expected(loss, teacher, student, constants=None, tau=0.07):
-    """What the oracle says of a step: values, constants, and both memories after it."""
+    """The oracle's values of a step, its constants, and both memories after it."""
     embeddings = embedded(loss, teacher, student)
     banks, places = remembered(loss, IDS)
     of_teacher, of_student = (bank[places] for bank in banks)
@@ -66,7 +66,7 @@ def test_values_constants_and_memories_follow_the_definition(kwargs):
         teacher, student = features(seed=seed)
         values, constants, banks = expected(loss, teacher, student, constants, tau)
         assert_close(loss.call(as_tensor(teacher), as_tensor(student), as_tensor(IDS)), values)
-        # Those of the first step, for ever.
+        # The constants of the first step stay.
         assert_close(loss._memory.student_scale, constants[0])
         assert_close(loss._memory.teacher_scale, constants[1])
         assert_close(loss._memory.teacher, banks[0])
@@ -153,7 +153,7 @@ def test_a_student_trains_with_ids_and_its_state_goes_on(teacher, batch, tmp_pat
         keras.utils.set_random_seed(1)
         loss = ContrastiveRepresentation(y_of, "hidden", "hidden", negatives=16, width=8)
         made = Distiller(teacher, dense_net(4), loss, **loss.recipe)
-        jit = BACKEND == "jax"  # XLA takes seconds for each; the next test is compiled by it
+        jit = BACKEND == "jax"  # XLA takes seconds for each; the next test uses it
         made.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", jit_compile=jit)
         return made
 
@@ -275,4 +275,4 @@ def test_embeddings_of_zero_have_finite_values_and_gradients():
         sides = [scale * x for x in features()]
         value, (_, gradient) = value_and_gradients(lambda t, s, loss=loss: loss(t, s, ids=IDS), *sides)
         assert np.isfinite(value)
-        assert gradient is None or np.isfinite(gradient).all()  # None: zeros, to JAX
+        assert gradient is None or np.isfinite(gradient).all()  # JAX gives None for zeros

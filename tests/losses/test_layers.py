@@ -42,7 +42,7 @@ def test_what_it_trains_gets_its_gradient(name):
             ).mean()
 
         numeric = reference.gradient(at, weights[i])
-        if gradient is None:  # how JAX's zeros come
+        if gradient is None:  # JAX gives None for zeros
             gradient = np.zeros_like(numeric)
         np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-6, err_msg=trained[i].path)
 

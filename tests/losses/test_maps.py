@@ -50,7 +50,7 @@ def test_neuron_selectivity_is_one_number_by_either_gram_matrix(channels):
 def test_sizes_must_be_known_when_the_step_runs(make):
     loss = make()
     sides = keras.KerasTensor((None, None, 4, 4)), keras.KerasTensor((None, 4, 4, 3))
-    loss.ensure_built(*sides)  # a data set's examples may still tell
+    loss.ensure_built(*sides)  # the examples of a data set may have a fixed size
     assert np.isfinite(as_numpy(loss(*features_of((2, 4, 4, 4), (2, 4, 4, 3)))))
     with pytest.raises(ValueError, match=r"so both sizes must be known.*fixed size"):
         loss.compare(0, *sides)

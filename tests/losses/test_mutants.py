@@ -29,12 +29,12 @@ from distill.losses import (
     _standardized,
 )
 
-NO_GRADIENT_LEFT = ("GeneralizedJSD 0.1", "GeneralizedJSD 0.5")  # which is bounded
+NO_GRADIENT_LEFT = ("GeneralizedJSD 0.1", "GeneralizedJSD 0.5")  # the loss is bounded
 
 
 @cases_where(lambda name, case: case.make().same_shape and case.exact and name not in NO_GRADIENT_LEFT)
 def test_huge_logits_have_a_gradient(case):
-    """A clipped probability would have none left."""
+    """A clipped probability would have no gradient left."""
     teacher = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]], "float32")
     student = np.array([[-1e4, 1e4, 0.0], [1e4, 1e4, -1e4]], "float32")
     loss = case.make()
@@ -45,8 +45,8 @@ def test_huge_logits_have_a_gradient(case):
     assert np.abs(gradient).max() > 0.04
 
 
-# Where an epsilon is not small beside what it is added to: (case, scale of the logits, tolerance). Probabilities that
-# are all but equal have few digits of a difference in float32.
+# Where an epsilon is not small next to what it is added to: (case, scale of the logits, tolerance). Differences of
+# nearly equal probabilities have few digits in float32.
 GUARDED = {
     "deviations of 1e-6": ("Standardized SoftTargets", 1e-6, 2e-5),
     "deviations of 1e-4": ("Standardized SoftTargets", 1e-4, 2e-5),
@@ -69,7 +69,7 @@ def test_epsilons_are_those_of_the_definition(name):
 
 
 def check(name):
-    """Of as many examples as no case has classes, so that a mean over the one is none over the other."""
+    """Three examples: no case has three classes, so that means over examples and over classes differ."""
     if name in GUARDED:
         check_guard(name)
     elif name == "reversal":
@@ -92,7 +92,7 @@ MUTANTS = {
             (SOFT, "no T²", SQUARE, ""),
             (SOFT, "T for T²", "ops.square(self._temperature.variable)", "self._temperature.variable"),
             (SOFT, "reverse KL", "(log_p, log_q)", "(log_q, log_p)"),
-            # Small beside the logarithm of any but a rare class, times T².
+            # Small next to the logarithm of any class but a rare one, times T².
             ("random shapes", "eps in the logarithm", LOG_Q, f"ops.log(ops.exp({LOG_Q}) + 1e-7)"),
             (SOFT, "not softened", "student / self._temperature.variable", "student"),
         ],

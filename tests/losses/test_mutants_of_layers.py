@@ -13,7 +13,7 @@ from distill.losses import OverhaulDistillation, _maps
 
 
 def of_projected(formula):
-    """`compare` from a formula of the teacher's and the projected features."""
+    """A `compare` made of a formula for the teacher's and the projected features."""
 
     def compare(self, stage, teacher, student):
         return formula(self, teacher, self.project(stage, teacher, student))
@@ -76,7 +76,7 @@ def squared(self, teacher, student):
 
 ATTENTION, NST, HINT = "AttentionTransfer", "NeuronSelectivity", "Hint"
 VID, OFD = "VariationalInformation", "OverhaulDistillation"
-# name: (loss, what the mutant has of its own, scale of the features)
+# name: (loss, attributes of the mutant, scale of the features)
 MUTANTS = {
     "Hint: sum": (HINT, of_projected(lambda *a: all_of(ops.sum, squared(*a))), 1.0),
     "Hint: halved": (HINT, of_projected(lambda *a: all_of(ops.mean, squared(*a)) / 2), 1.0),

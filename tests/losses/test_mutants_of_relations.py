@@ -11,7 +11,7 @@ from loss_checks import follows
 
 from distill.losses import ProbabilisticTransfer, Relational, SimilarityPreserving
 
-# Where a guard against a division by zero is not small beside what it guards: (teacher, student) of each.
+# Where a guard against division by zero is not small next to what it guards: (loss, oracle, teacher, student).
 DUPLICATES = np.array([[0, 0, 1], [0, 0, 1], [0, 2, 0], [3, 0, 0]], "float32")
 PLAIN = np.array([[1, 2], [2, -1], [-1, 1], [0, 1]], "float32")
 OPPOSITE = np.array([[1e5, 0], [-1e5, 0], [0, 1e5], [0, -1e5]], "float32")
@@ -149,7 +149,7 @@ def mutant(base, formula, arguments):
 
 
 def survivors(mutants, check):
-    """The mutants that pass."""
+    """Returns the mutants that pass the check."""
     alive = []
     for name, arguments in mutants.items():
         try:

@@ -65,14 +65,14 @@ def test_degenerate_features_have_finite_values_and_gradients(make, oracle):
         loss = make()
         value, (_, gradient) = value_and_gradients(loss, teacher, student)
         values = as_numpy(loss.call(as_tensor(teacher), as_tensor(student)))
-        # Far from the origin all cosines are 1 but for what float32 has no digits for; at opposite rows of one
-        # feature K is rounding, beside a guard of the same size.
+        # Far from the origin all cosines are 1 as far as float32 has digits. Between opposite rows of one feature K
+        # is rounding, next to a guard of the same size.
         atol = 1e-6 if case == "far from the origin" else 1e-7
         rtol = 0.1 if (case, oracle) == ("one feature", reference.pkt) else 1e-5
         expected = oracle(teacher, student)
         np.testing.assert_allclose(values, expected, rtol=rtol, atol=atol, err_msg=case)
         np.testing.assert_allclose(value, expected.mean(), rtol=rtol, atol=atol, err_msg=case)
-        # The formulas' own slopes at a zero vector, 1e7 and 1e12, would end a training.
+        # The formulas' own slopes at a zero vector, 1e7 and 1e12, would ruin a training.
         assert gradient is None or np.abs(gradient).max() < 1e4, case
         if len(teacher) == 1:
             np.testing.assert_allclose(values, [0.0], atol=1e-12, err_msg=case)
@@ -80,7 +80,7 @@ def test_degenerate_features_have_finite_values_and_gradients(make, oracle):
 
 @every_loss
 def test_identical_examples_follow_what_the_others_say(make, oracle):
-    """A subgradient, not zero for all: rows that coincide still learn from the rows that do not."""
+    """Rows that coincide still learn from the rows that do not."""
     _, (_, gradient) = value_and_gradients(make(), PLAIN, DUPLICATES)
     assert (np.abs(gradient).max(axis=1) > 1e-6).all()
 

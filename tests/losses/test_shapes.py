@@ -48,6 +48,6 @@ def test_the_error_says_what_came_and_what_to_do():
         SoftTargets()(np.zeros((32, 1000), "float32"), np.zeros((32, 100), "float32"))
     assert str(raised.value) == (
         "SoftTargets compares element by element, so teacher and student must have the same shape. "
-        "Received: teacher (32, 1000) and student (32, 100). Use models with the same labels. "
-        "For layers of different shapes use a loss with a projector, such as Hint."
+        "Received: teacher (32, 1000) and student (32, 100). Use models with the same outputs, such as the same set "
+        "of labels. For layers of different shapes use a loss with a projector, such as Hint."
     )

@@ -1,4 +1,4 @@
-"""The plain formulations of scripts/bench/losses are those of the losses, of each that there is."""
+"""scripts/bench/losses times every loss, against a plain formulation that agrees with it."""
 
 import dataclasses
 import functools
@@ -58,7 +58,9 @@ def test_what_disagrees_is_not_timed():
         lambda *sides: bench.tf.stop_gradient(case.plain(*sides)),
         lambda *sides: float("nan") * case.plain(*sides),
     ):
-        with pytest.raises(ValueError, match="Only formulations that agree are timed. Received: case, whose"):
+        with pytest.raises(
+            ValueError, match="Only formulations that agree can be timed. Received: case, whose"
+        ):
             check(dataclasses.replace(case, plain=wrong), EMBEDDINGS)
 
 
