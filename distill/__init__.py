@@ -9,32 +9,35 @@ A trained teacher, a smaller student, and the loss between them:
     distiller.fit(x, y, epochs=10)
     distiller.save("student.keras")
 
-What is used daily is here. The rest is in rooms, and each room's own help says what it is for:
+The names used daily are here. Everything else is in a subpackage, whose help has examples:
 
-    distill.training      who learns from whom: several teachers, networks in turn, several workers, batch sizes
-    distill.losses        every distillation loss, and what a loss of your own needs
+    distill.training      the Distiller, mutual learning, chains of students, several workers, batch sizes
+    distill.losses        every distillation loss, and the base class for your own
     distill.pruning       weights set to zero; channels, heads and layers removed
-    distill.quantization  students that learn while they are rounded to int8
-    distill.exports       files for LiteRT, ONNX and TensorFlow, and what runs them
-    distill.files         models and weights from whatever wrote them
-    distill.cost          parameters, multiply-adds, memory, bytes and latency
+    distill.quantization  quantization-aware training for int8
+    distill.exports       LiteRT, ONNX and SavedModel files, and their runtimes
+    distill.files         loading and saving models and weights, from Keras 3, Keras 2 and tf_keras
+    distill.cost          parameters, multiply-adds, memory, file sizes and latency
     distill.data          data sets that need no network (needs the `experiments` extra)
     distill.tracking      Weights & Biases, TensorBoard and JSON lines (needs the `experiments` extra)
-    distill.studies       honest comparisons of models over seeds: cells, statistics, tables, reports (needs the extra)
+    distill.studies       comparisons over seeds, with statistics and a report (needs the `experiments` extra)
 """
 
 import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from distill import exports, files, losses, pruning, quantization, training
+from distill import _versions  # noqa: F401  # warns of a Keras that may lack what is imported next
+
+# isort: split
+from distill import cost, exports, files, losses, pruning, quantization, training
 from distill.exports import export
 from distill.files import load_model, load_weights, save_model, save_weights
 from distill.losses import AttentionTransfer, BernoulliSoftTargets, Hint, SoftTargets
 from distill.training import Distiller, MutualLearning
 
 if TYPE_CHECKING:
-    from distill import cost, data, studies, tracking
+    from distill import data, studies, tracking
 
 __version__ = metadata.version("distill")
 
@@ -62,8 +65,8 @@ __all__ = [
     "training",
 ]
 
-# Rooms that are imported when they are first asked for: they need packages of the `experiments` extra.
-_ON_DEMAND = ("cost", "data", "studies", "tracking")
+# Subpackages that need packages of the `experiments` extra are imported on first use.
+_ON_DEMAND = ("data", "studies", "tracking")
 
 
 def __getattr__(name: str) -> Any:
