@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, whenever the writer is killed."""
+"""Files are replaced as a whole or not at all, whenever the writer is killed."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Reads the transaction log of a W&B run: a LevelDB log of protobuf records."""
+"""Read the transaction log of a W&B run: a LevelDB log of protobuf records."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 @dataclass
 class OfflineRun:
-    """What one `run-*.wandb` file holds; `exit_code` is None for a run that was not closed."""
+    """Content of a `run-*.wandb` file; `exit_code` is None if the run was not closed."""
 
     path: Path
     run: Any = None
@@ -66,7 +66,7 @@ def _items(items: Any) -> dict[str, Any]:
 
 
 def _records(data: bytes) -> Iterator[Any]:
-    """The whole records; a file that is still being written may end in half of one."""
+    """The complete records; a file that is still being written may end in half of one."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     position, record = _FILE_HEADER, b""

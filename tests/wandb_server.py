@@ -1,4 +1,4 @@
-"""A loopback stand-in for the W&B server: takes one client's runs, files and artifacts."""
+"""A local stand-in for the W&B server, which takes the runs, files and artifacts of one client."""
 
 import gzip
 import json
@@ -10,18 +10,18 @@ from typing import Any, Self
 
 
 class WandbServer:
-    """Serves on a free loopback port until it is stopped; a context manager.
+    """A server on a free local port, which runs until it is stopped; a context manager.
 
     Attributes:
         url: for WANDB_BASE_URL.
         runs: run id -> the variables that it was created with.
-        history: rows, in the order in which they came.
+        history: rows, in the order of their arrival.
         summary: the last summary.
-        exit_code: of the run that was closed last.
+        exit_code: exit code of the run that was closed last.
         artifacts: collection name -> type, state and file names.
         files: upload path -> content.
-        unknown: requests that had no answer.
-        streaming: set when a run has begun to stream; W&B sends rows every 15 s from there.
+        unknown: requests that it could not answer.
+        streaming: set when a run has begun to stream; from then on W&B sends rows every 15 s.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class WandbServer:
         self.die()
 
     def die(self) -> None:
-        """Stops serving and cuts every connection; dying twice is allowed."""
+        """Stop serving and cut every connection. A second call does nothing."""
         if self._thread.is_alive():
             self._http.shutdown()
             self._thread.join()
@@ -54,7 +54,7 @@ class WandbServer:
             self._http.server_close()
 
     def stream(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answers one file_stream request."""
+        """Answer one file_stream request."""
         files = request.get("files") or {}
         for line in files.get("wandb-history.jsonl", {}).get("content", []):
             self.history.append(json.loads(line))
@@ -66,7 +66,7 @@ class WandbServer:
         return {}
 
     def graphql(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answers one GraphQL request."""
+        """Answer one GraphQL request."""
         name = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])[1]
         answer = getattr(self, f"_answer_{name}", None)
         if answer is None:
@@ -84,7 +84,7 @@ class WandbServer:
     def _answer_UpsertBucket(self, variables: dict[str, Any]) -> dict[str, Any]:
         run = variables["name"]
         inserted = run not in self.runs
-        # The run is sent again at its end, with what has changed.
+        # The run is sent again at its end, with the changes.
         self.runs[run] = self.runs.get(run, {}) | {k: v for k, v in variables.items() if v is not None}
         bucket = {
             "id": run,
@@ -160,10 +160,10 @@ class _HttpServer(ThreadingHTTPServer):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                continue  # the client was first
+                continue  # the client closed it first
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing about connections that were cut."""
+        """Do not report connections that were cut."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply({})
 
     def log_message(self, *_: object) -> None:
-        """Keeps the tests' output clean."""
+        """Do not write to the output of the tests."""
 
     def _body(self) -> bytes:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))

@@ -152,7 +152,7 @@ def _made(stored: Stored, trust: bool) -> keras.Model:
     if stored.parts is None:
         raise ValueError(
             f"A model cannot be loaded without its weights. Received: {stored.source}, an architecture in JSON. "
-            "Pass the path to its weights as weights."
+            "Pass their file as weights."
         )
     if not trust:
         require_safe(config, stored.source)

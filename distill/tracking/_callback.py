@@ -8,7 +8,7 @@ from distill.tracking._tracker import Tracker
 
 
 class EpochLogger(keras.callbacks.Callback):
-    """Sends the logs of every epoch of `fit` to a tracker, with Keras' numbers of epochs, which begin at 0.
+    """Callback that sends the logs of every epoch of `fit` to a tracker; epochs count from 0, as in Keras.
 
     Args:
         tracker: open `Tracker`.

@@ -16,7 +16,7 @@ _WANDB_PROGRAM = Path(__file__).with_name("_wandb_process.py")
 
 
 class Sink(Protocol):
-    """Takes a run's numbers beside the JSON lines. Whatever it raises, the run goes on without it."""
+    """Destination of a run's numbers beside the JSON lines. Whatever it raises, the run continues without it."""
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Take the numbers of one epoch."""

@@ -19,7 +19,7 @@ _WANDB_MODES = ("offline", "online", "disabled")
 
 
 class Tracker:
-    """Records one run in a directory. It is a context manager.
+    """Recorder of one run in a directory; a context manager.
 
     `metrics.jsonl` gets one line per epoch: {"step": 3, "loss": 0.21, …}. JSON has no NaN, so values that are not
     finite become the strings "NaN", "Infinity" and "-Infinity", which `float` reads back. An existing file is

@@ -104,7 +104,7 @@ def test_shapes_and_types(embedded, read, name, shape):
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_no_example_is_in_two_splits(read, name):
-    # None of the sources repeats an input, so no image of train can come back in test under another row.
+    # No source repeats an input, so an image of train cannot be in test under another row number.
     parts = [keys(x) for x, _ in read[name].values()]
     assert len(set().union(*parts)) == sum(len(part) for part in parts)
 
@@ -140,7 +140,7 @@ def test_splits_together_are_the_source(read, name, source):
     x, y = source()
     ours = np.concatenate([x for x, _ in read[name].values()]).reshape(len(y), -1)
     labels = np.concatenate([y for _, y in read[name].values()])
-    # Floats are compared by row order after sorting: division in float32 and float64 differs in the last bit.
+    # Rows are sorted and compared with a tolerance: divisions in float32 and float64 differ in the last bit.
     first, second = np.lexsort(ours.T), np.lexsort(x.T)
     np.testing.assert_allclose(ours[first], x[second], rtol=1e-6)
     np.testing.assert_array_equal(labels[first], y[second])
@@ -168,7 +168,7 @@ def test_pixels_lie_between_0_and_1_in_the_source_s_steps(read, name, top):
     ],
 )
 def test_splits_never_change(read, name, steps, digest):
-    # A change here makes old results incomparable: raise VERSION with it.
+    # A change here makes old results incomparable, so raise VERSION with it.
     found = hashlib.sha256()
     for x, y in read[name].values():
         found.update(np.round(x * steps).astype("<i2").tobytes() + y.astype("<i8").tobytes())
@@ -306,7 +306,7 @@ def test_a_failed_preparation_cleans_up(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-# Other tfds names, with tiny builders in the place of tfds' own.
+# Other names of tfds, with tiny builders in place of tfds' own.
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder):
@@ -357,7 +357,7 @@ class TinyRegression(Tiny):
 
 
 class TinyByHand(Tiny):
-    """Needs two downloads; writes what they hold."""
+    """A set that needs two downloads."""
 
     name = "tiny_by_hand"
     url_infos = {  # noqa: RUF012
@@ -502,7 +502,7 @@ def test_manual_dir_serves_instead_of_the_network(tmp_path):
     (by_hand / "second.bin").write_bytes(b"def")
     splits = data.load("tiny_by_hand", data_dir=tmp_path / "tfds", manual_dir=by_hand)
     assert len(data.arrays(splits.train)[1]) == 18
-    assert data.load("tiny_by_hand", data_dir=tmp_path / "tfds").name == "tiny_by_hand"  # prepared by now
+    assert data.load("tiny_by_hand", data_dir=tmp_path / "tfds").name == "tiny_by_hand"  # it is prepared now
 
 
 def test_a_builder_s_own_instructions_are_shown_and_followed(tmp_path):

@@ -1,4 +1,4 @@
-"""Writes models of Keras 2 (tf_keras) in every format that it knows; run as `python keras2_writer.py FOLDER`.
+"""Write models of Keras 2 (tf_keras) in every format that it has; run as `python keras2_writer.py FOLDER`.
 
 For each model NAME: NAME.h5, .keras, .json, .weights.h5, NAME_weights.h5, and NAME.npz with inputs (in_0, …)
 and outputs (out_0, …, and those of the model that distill made of it in memory, live_0, …).
@@ -64,7 +64,7 @@ def nested():
 
 
 def shared():
-    """A layer called twice, two inputs and two outputs, and twins of one shape that were made in another order."""
+    """A layer called twice, two inputs and outputs, and two layers of one shape, called in another order than made."""
     left, right = tf_keras.Input((6,), name="left"), tf_keras.Input((6,), name="right")
     both = layers.Dense(6, "relu", name="both")
     late, early = layers.Dense(6, name="zulu"), layers.Dense(6, name="alpha")
@@ -83,7 +83,7 @@ def attention():
 
 
 def filmed():
-    """What Keras 2 said in more words."""
+    """Layers with settings that Keras 3 no longer has."""
     inputs = tf_keras.Input((3, 8, 8, 2))
     x = layers.ConvLSTM2D(3, 2)(inputs)
     for random in (layers.RandomFlip(), layers.RandomRotation(0.1), layers.RandomZoom(0.1)):
@@ -101,7 +101,7 @@ MODELS = (sequential, deferred, convolutional, recurrent, nested, shared, attent
 
 
 def main(folder):
-    """Writes all models, with weights that are all different."""
+    """Write all models, with weights that are all different."""
     rng = np.random.default_rng(0)
     for make in MODELS:
         name, model = make.__name__, make()
@@ -113,7 +113,7 @@ def main(folder):
             for shape in ([model.input_shape] if isinstance(model.input_shape, tuple) else model.input_shape)
         ]
         inputs = [x.astype("int32" if name == "recurrent" else "float32") for x in inputs]
-        # Random layers take a call that says nothing for one of training.
+        # Random layers of Keras 2 assume training unless they are told otherwise.
         outputs = model(inputs[0] if len(inputs) == 1 else inputs, training=False)
         outputs = outputs if isinstance(outputs, list) else [outputs]
         live = distill.load_model(model)(inputs[0] if len(inputs) == 1 else inputs, training=False)

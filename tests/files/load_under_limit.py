@@ -1,6 +1,6 @@
-"""Loads files under a limit of memory, for the tests of hostile files: run as `python load_under_limit.py GOOD`.
+"""Load files under a limit of memory, for the tests of hostile files; run as `python load_under_limit.py GOOD`.
 
-GOOD is a file that loads, so that everything Keras imports and starts on first use is there before memory is measured.
+GOOD is a file that loads. It is loaded first, so that whatever Keras imports and starts on first use is not measured.
 Each line of standard input is a path. Each line of standard output is JSON: the errors of load_model and of
 load_weights, and the peak of memory in MB above what the process took before the first path.
 """
@@ -24,7 +24,7 @@ LIMIT = 4 * 2**30
 
 
 def status(field):
-    """A figure of this process in bytes, as Linux has it."""
+    """A size of this process in bytes, by its name in /proc/self/status."""
     (line,) = [
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")
     ]
@@ -41,7 +41,7 @@ def attempt(load, path):
 
 
 def main(good):
-    """Answers until standard input ends."""
+    """Answer until standard input ends."""
     model = distill.load_model(good)
     distill.load_weights(model, good)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -53,8 +53,8 @@ def main(good):
     for line in sys.stdin:
         path = json.loads(line)
         os.chdir(Path(path).parent)
-        with contextlib.suppress(OSError):  # where this cannot be done, the peak is that of all paths so far
-            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+        with contextlib.suppress(OSError):  # without this, the peak is that of all paths so far
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         errors = [attempt(distill.load_model, path), attempt(lambda p: distill.load_weights(model, p), path)]
         print(json.dumps({"errors": errors, "peak": (status("VmHWM") - before) / 1e6}), flush=True)
 

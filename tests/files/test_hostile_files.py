@@ -1,4 +1,4 @@
-"""Files that want to run code, reach out, take memory or are broken: nothing happens but one clear error."""
+"""Files that try to run code, to read other files or to take memory, or are broken: all they get is one clear error."""
 
 import base64
 import io
@@ -23,13 +23,13 @@ from keras.src.backend.common import global_state
 import distill
 from distill.files import _loading
 
-MOST_MEMORY = 300  # MB above what importing took, however large a file says that it is
+MOST_MEMORY = 300  # MB above the imports, however large a file claims to be
 CODE = "__import__('pathlib').Path('ran').touch()"
 
 
 @pytest.fixture(autouse=True)
 def harmless(tmp_path, monkeypatch):
-    """The working directory, in which nothing new may appear but what the test writes; nothing may be imported."""
+    """A working directory where code in a file would leave a trace, with a module that must not be imported."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil_module.py").write_text("import pathlib; pathlib.Path('ran').touch()\nclass Evil: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -40,14 +40,14 @@ def harmless(tmp_path, monkeypatch):
 
 @pytest.fixture
 def good(tmp_path):
-    """A good .keras file, to be made bad."""
+    """A good .keras file, which the tests spoil."""
     dense_net(4).save(tmp_path / "good.keras")
     return tmp_path / "good.keras"
 
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory):
-    """Loads a path in one other process, under a limit of memory; its errors and its peak in MB."""
+    """Load a path in a separate process under a limit of memory; returns the errors and the peak in MB."""
     good = tmp_path_factory.mktemp("good") / "good.keras"
     dense_net(4).save(good)
     command = [sys.executable, str(Path(__file__).with_name("load_under_limit.py")), str(good)]
@@ -67,10 +67,10 @@ def limited(tmp_path_factory):
 
 @pytest.fixture
 def refused(limited):
-    """Expects loading to fail with one error, to leave no file behind and to take little memory; with weights too."""
+    """Expect load_model and load_weights to fail with one error, to leave no file behind and to take little memory."""
 
     def refuse(path, match):
-        there = limited(path)  # first: memory that should not be taken is taken from a process with a limit
+        there = limited(path)  # first, so that only a process with a limit can take too much
         assert there["peak"] < MOST_MEMORY
         before = sorted(os.listdir())
         model, texts = dense_net(4), []
@@ -95,7 +95,7 @@ def refused(limited):
 
 
 def changed(good, change, name="bad.keras"):
-    """The archive with another config."""
+    """A copy of the archive with another config."""
     with zipfile.ZipFile(good) as old, zipfile.ZipFile(good.with_name(name), "w") as new:
         for member in old.namelist():
             content = old.read(member)
@@ -108,7 +108,7 @@ def changed(good, change, name="bad.keras"):
 
 
 def in_h5(config, path, version="3.15.1"):
-    """A file of HDF5 with this architecture and no weights."""
+    """An HDF5 file with this architecture and no weights."""
     with h5py.File(path, "w") as file:
         file.attrs["model_config"] = json.dumps(config)
         file.attrs["keras_version"] = version
@@ -193,7 +193,7 @@ def test_lambdas_are_not_run(refused, good, tmp_path):
     refused(in_h5(sequential(wrapped), tmp_path / "wrapped.h5", "2.15.0"), match)
     named = {"class_name": "Lambda", "module": "keras.layers", "config": {"function": "relu"}}
     refused(changed(good, lambda config: config.update(sequential(named))), "with a Lambda")
-    hidden = lambda_layer()["config"]["function"]  # where no layer is
+    hidden = lambda_layer()["config"]["function"]  # code in another place than a Lambda
     bad = {"class_name": "Dense", "module": "keras.layers", "config": {"units": 2, "activation": hidden}}
     refused(changed(good, lambda config: config.update(sequential(bad))), match)
 
@@ -278,7 +278,7 @@ def test_a_registered_name_does_not_make_a_lambda_safe(refused, good):
 
 
 def test_pickles_and_saved_models_are_not_opened(refused, tmp_path):
-    (tmp_path / "model.h5").write_bytes(pickle.dumps(Pickled()))  # whatever its name
+    (tmp_path / "model.h5").write_bytes(pickle.dumps(Pickled()))  # the content counts, not the name
     refused(tmp_path / "model.h5", "a pickle, which runs any code that its writer chose")
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "saved_model.pb").write_bytes(b"evil")
@@ -361,7 +361,7 @@ def test_huge_shapes_are_not_made(refused, good, tmp_path):
     texts = refused(changed(good, change), "with 172 bytes, which declares 2,000,000,000,112")
     assert len(texts) == 2
     with keras.StatelessScope():
-        pass  # Keras makes all variables that wait, and none may
+        pass  # at its end Keras makes all variables that are waiting: there must be none
     refused(
         in_h5(
             sequential({"class_name": "Dense", "config": {"name": "d", "units": 10**12}}),
@@ -372,7 +372,7 @@ def test_huge_shapes_are_not_made(refused, good, tmp_path):
 
 
 def test_an_archive_and_the_file_in_it_do_not_expand_by_turns(refused, tmp_path):
-    """Padding that the archive packs would allow fifty times as much again of what was never written."""
+    """Padding that the archive compresses must not count for arrays that were never written."""
     units = 2**21
     dense = {"class_name": "Dense", "module": "keras.layers", "config": {"name": "d", "units": units}}
     content = io.BytesIO()
@@ -484,7 +484,7 @@ STATES = {
 
 @pytest.mark.parametrize("case", STATES)
 def test_states_that_are_kept_between_batches_take_no_memory_either(refused, good, case):
-    """A large batch makes them huge, whatever few weights there are."""
+    """A large batch makes the states huge, however few weights there are."""
     bad = changed(good, lambda config: (config.clear(), config.update(STATES[case])))
     refused(bad, "172 bytes, which declares")
 
@@ -561,7 +561,7 @@ def test_no_permission(good):
     good.chmod(0)
     user = os.geteuid()
     if user == 0:
-        os.seteuid(65534)  # root may read everything
+        os.seteuid(65534)  # root can read everything
     try:
         with pytest.raises(PermissionError):
             distill.load_model(good)
@@ -644,10 +644,10 @@ def test_a_task_that_declares_more_than_its_file_holds(refused, tmp_path, monkey
     waiting = []
     monkeypatch.setattr(_loading, "allocate", lambda: waiting.extend(uninitialized()))
     assert distill.load_model(tmp_path / "good.keras").count_params() > 0
-    assert not waiting  # what was planned before is not made besides
+    assert not waiting  # variables of an earlier plan are not made as well
 
 
-@pytest.mark.filterwarnings("ignore:Skipping nested")  # Keras tells of what it skips before it fails
+@pytest.mark.filterwarnings("ignore:Skipping nested")  # Keras warns of what it skips before it fails
 def test_the_head_of_a_preset_is_held_too(limited, tmp_path, monkeypatch):
     import keras_hub
 
@@ -658,7 +658,7 @@ def test_the_head_of_a_preset_is_held_too(limited, tmp_path, monkeypatch):
     def downloaded(*args, **kwargs):
         raise AssertionError("it asked the network")
 
-    # A folder in the working directory is no preset of keras_hub's own, whatever its name.
+    # A folder in the working directory is not one of keras_hub's own presets, whatever its name.
     monkeypatch.setattr("kagglehub.model_download", downloaded)
     assert distill.load_model("bert_tiny_en_uncased").count_params() == task.count_params()
     path = tmp_path / "bert_tiny_en_uncased" / "task.json"

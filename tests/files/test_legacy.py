@@ -1,4 +1,4 @@
-"""Models of Keras 1 and 2, loaded: they compute what they computed there."""
+"""Models of Keras 1 and 2 compute the same after loading."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def test_a_teacher_of_keras_2_is_read_before_its_softmax(keras2, batch):
     student = dense_net(4)
     distiller = distill.Distiller(
         teacher, student, distill.SoftTargets(2.0), student_loss_weight=0
-    )  # no from_logits
+    )  # from_logits is not needed
     distiller.compile("sgd")
     logs = distiller.train_on_batch(batch[0], return_dict=True)
     assert logs["soft_targets"] > 0

@@ -1,4 +1,4 @@
-"""Models of Keras 3 in every format, SavedModels and presets, loaded: they compute what they computed there."""
+"""Models of Keras 3 in every format, SavedModels and presets compute the same after loading."""
 
 import pickle
 import shutil
@@ -55,7 +55,7 @@ def test_layers_that_keep_their_states_between_batches(tmp_path, form, kind):
     model.save(tmp_path / form)
     loaded = distill.load_model(tmp_path / form)
     x = np.random.default_rng(0).normal(size=(2, 5, 3))
-    for _ in range(2):  # the second time from the states of the first
+    for _ in range(2):  # the second call continues from the states of the first
         np.testing.assert_allclose(loaded(x), model(x), rtol=0, atol=1e-6)
     assert loaded.layers[0].stateful
 
@@ -71,7 +71,7 @@ def test_a_model_of_keras_3(tmp_path, batch, form):
         (tmp_path / form).write_text(model.to_json())
         weights = tmp_path / "w.weights.h5"
         model.save_weights(weights)
-    elif form == "renamed":  # an ending is no proof
+    elif form == "renamed":  # the content counts, not the ending
         model.save(tmp_path / "model.h5")
         (tmp_path / "model.h5").rename(tmp_path / form)
     else:
@@ -139,7 +139,7 @@ def test_a_loaded_model_trains_and_takes_no_memory_twice(tmp_path, batch):
     assert np.abs(loaded.get_weights()[0] - before).max() > 0
 
 
-# What can only be run
+# SavedModels and presets
 
 
 @only_on("tensorflow", reason="a SavedModel is TensorFlow's")
@@ -221,7 +221,7 @@ def test_a_preset_of_keras_hub(tmp_path):
         distill.load_model(tmp_path / "backbone")
 
 
-# What is trusted
+# trust=True
 
 
 def test_code_runs_where_it_is_trusted(tmp_path, batch):
@@ -237,7 +237,7 @@ def test_code_runs_where_it_is_trusted(tmp_path, batch):
         distill.load_model(tmp_path / "other.pickle", trust=True)
 
 
-# What is asked wrongly
+# Wrong arguments
 
 
 def test_halves_of_a_model_say_what_is_missing(tmp_path):

@@ -18,7 +18,7 @@ FORMS = ("w.weights.h5", "m.keras", "m.h5")
 def test_what_is_saved_is_what_keras_reads(tmp_path, form):
     saved, model = dense_net(4), dense_net(4)
     path = tmp_path / form
-    for _ in range(2):  # the second takes the place of the first
+    for _ in range(2):  # the second replaces the first
         saved.set_weights([w + 1 for w in saved.get_weights()])
         (distill.save_weights if form.endswith(".weights.h5") else distill.save_model)(saved, path)
         model.load_weights(path)

@@ -26,7 +26,7 @@ def same(one, other):
 
 
 def refused(model, path, **kwargs):
-    """The error's text; nothing was loaded."""
+    """Expect an error and that nothing was loaded; returns the text of the error."""
     before = model.get_weights()
     with pytest.raises(ValueError, match="nothing was loaded") as caught:
         distill.load_weights(model, path, **kwargs)
@@ -35,7 +35,7 @@ def refused(model, path, **kwargs):
 
 
 def rows(text):
-    """The table in an error or report, by cells."""
+    """The rows of the table in an error or report."""
     lines = text.splitlines()
     begin = next(i for i, line in enumerate(lines) if line.startswith("layer "))
     return [tuple(cell.strip() for cell in line.split("  ") if cell.strip()) for line in lines[begin + 1 :]]
@@ -59,7 +59,7 @@ def test_weights_go_into_the_same_architecture(tmp_path, form):
     assert loaded.taken == names
     assert loaded.differences == ()
     assert str(loaded) == f"{len(names)} layers were loaded: {', '.join(names)}."
-    other = stack(prefix="other_")  # names that Keras or the user gave anew
+    other = stack(prefix="other_")  # other names, given by Keras or the user
     distill.load_weights(other, tmp_path / form)
     assert same(saved, other)
 
@@ -80,7 +80,7 @@ def test_layers_that_one_side_lacks_are_named(tmp_path, form):
 
     text = refused(net("a", "b", "c"), save(net("a", "d"), tmp_path / form))
     found = rows(text)
-    if form == "w.weights.h5":  # which tells no architecture, so that places are as good a guide as names
+    if form == "w.weights.h5":  # it holds no architecture, so places are as good a guide as names
         assert ("c", "kernel", "(6, 6)", "missing") in found
     else:
         assert ("(the model)", "layers", "3", "2") in found
@@ -166,7 +166,7 @@ def test_numbers_in_the_graph_and_outputs_of_layers_are_compared(tmp_path, form)
 
 
 def within(activation="relu"):
-    """A model in a wrapper, none of them named."""
+    """A model in a wrapper, both without a given name."""
     inputs = keras.Input((4,))
     inner = layers.Subtract()([layers.Dense(2)(inputs), layers.Dense(2, activation)(inputs)])
     series = keras.Input((3, 4))
@@ -174,7 +174,7 @@ def within(activation="relu"):
 
 
 def beside(first=0, ends=("x", "y")):
-    """A model in a model, of two inputs, with two ends."""
+    """A model in a model with two inputs and two outputs."""
     inputs = [keras.Input((4,)), keras.Input((4,))]
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     made = {"x": inner(layers.Subtract()([inputs[first], inputs[1 - first]]))}
@@ -204,11 +204,11 @@ def test_wiring_is_compared_to_the_ends_and_in_wrappers(tmp_path, form):
     assert "(input 1), (input 0)  (input 0), (input 1)" in refused(beside(first=1), tmp_path / form)
     text = refused(beside(ends=("y", "x")), tmp_path / form)
     assert [row[:2] for row in rows(text)[:-1]] == [("(the model)", "outputs")]
-    distill.load_weights(beside(ends=("y",)), tmp_path / form)  # part of what it computes
+    distill.load_weights(beside(ends=("y",)), tmp_path / form)  # one of its two outputs
 
 
 def test_the_older_layout_is_not_guessed_where_parts_of_a_nested_model_are_frozen(tmp_path):
-    """There, what is trained comes first, so that weights of one shape would change places."""
+    """In that layout trainable weights come first, so weights of one shape would be swapped."""
 
     def transferred(frozen):
         blocks = [layers.Dense(4, name=f"block{i}") for i in range(4)]
@@ -236,7 +236,7 @@ def test_layers_in_another_order_are_paired_by_name(tmp_path):
     for form in ("w.weights.h5", "m.h5"):
         model = net("b", "a")
         path = save(saved, tmp_path / form)
-        if form == "m.h5":  # which tells that the two subtract the other way around
+        if form == "m.h5":  # it holds the wiring, in which the two are swapped
             assert "called on" in refused(model, path)
             continue
         distill.load_weights(model, path)
@@ -274,7 +274,7 @@ def test_moved_layers_of_given_and_of_numbered_names_are_ambiguous(tmp_path):
 
 
 def test_weights_alone_of_a_partly_frozen_model_in_the_model(tmp_path):
-    """The older layout has what is trained first, so that the same places are of other layers."""
+    """The older layout stores trainable weights first, so the same place belongs to another layer."""
 
     def net(frozen):
         part = keras.Sequential(
@@ -323,7 +323,7 @@ def test_a_part_is_taken_where_it_is_asked_for(tmp_path, form):
     refused(model, path)
     head = model.get_layer("head").get_weights()
     loaded = distill.load_weights(model, path, partial=True)
-    knows = form != "w.weights.h5"  # that "wide" has another activation
+    knows = form != "w.weights.h5"  # the file holds the activation of "wide"
     inner = ("inner",) if form == "m.h5" else ("inner/deep", "inner/norm")
     assert loaded.taken == (inner if knows else (*inner, "wide"))
     assert ("head", "kernel", "(5, 9)", "(5, 3)") in rows(str(loaded))

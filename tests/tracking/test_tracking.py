@@ -1,4 +1,4 @@
-"""Runs that are recorded: JSON lines, W&B offline, online and failing, TensorBoard, Keras and several processes."""
+"""Recorded runs: JSON lines, W&B offline, online and failing, TensorBoard, Keras and several processes."""
 
 import contextlib
 import json
@@ -23,17 +23,17 @@ from wandb_server import WandbServer
 
 from distill.tracking import EpochLogger, Tracker
 
-# Python 3.12 and later; the forked processes below touch no TensorFlow.
+# Python 3.12 and later warn of this. The forked processes below do not use TensorFlow.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 CONFIG = {"optimizer": {"name": "adam", "rate": 1e-3}, "seed": np.int64(3), "widths": (4, 8)}
 TABLE = (["arm", "accuracy"], [["alone", 0.9], ["distilled", 0.5], ["broken", math.nan]])
-PATIENCE = 60.0  # seconds; how long a busy machine may take, never how long a test waits when all is well
+PATIENCE = 60.0  # seconds that a busy machine may take; no test waits as long when all is well
 
 
 @pytest.fixture(autouse=True)
 def clean_surroundings(tmp_path, monkeypatch):
-    """No W&B variable, and a home and a working directory of our own, where W&B leaves nothing."""
+    """No W&B variables, and a new home and working directory, in which W&B must leave nothing."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     for folder in ("home", "work"):
@@ -41,7 +41,7 @@ def clean_surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "work")
     yield
-    # Keras and its friends may write there; W&B must not.
+    # Keras and other packages may write there; W&B must not.
     assert not list((tmp_path / "home").rglob("*wandb*"))
     assert not list((tmp_path / "work").iterdir())
 
@@ -55,7 +55,7 @@ def lines(directory):
 
 
 def wait_for(condition, seconds=PATIENCE):
-    """Polls until the condition holds; fails after `seconds`."""
+    """Poll until the condition holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -239,7 +239,7 @@ def test_an_exception_marks_the_run_failed(tmp_path):
 
 @contextlib.contextmanager
 def killed_in_the_end(directory):
-    """Tracks a run in a forked process, which is alive inside the block and killed -9 after it."""
+    """Track a run in a forked process, which lives inside the block and is killed with -9 after it."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -257,7 +257,7 @@ def killed_in_the_end(directory):
 
 
 def descendants(pid):
-    """The ids of a process's children, their children and so on."""
+    """Ids of a process's children, their children and so on."""
     children = [
         int(stat.parent.name)
         for stat in Path("/proc").glob("[0-9]*/stat")
@@ -293,7 +293,7 @@ def test_killing_everything_keeps_what_was_flushed(tmp_path):
 
 
 def fake_wandb(tmp_path, monkeypatch, code):
-    """Puts a module `wandb` that runs `code` before the real one in every process started from here."""
+    """Make every process started from here import a module `wandb` that runs `code` instead of the real one."""
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "wandb.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
@@ -334,7 +334,7 @@ def test_wandb_that_takes_nothing_blocks_nothing(tmp_path, monkeypatch, caplog):
     fake_wandb(tmp_path, monkeypatch, "import threading; threading.Event().wait()")
     tracker = track(tmp_path, timeout=0.5)
     metrics = {f"metric_{index}": index / 7 for index in range(100)}
-    for epoch in range(500):  # 1 MB, many times what a pipe holds
+    for epoch in range(500):  # 1 MB, far more than a pipe holds
         tracker.log(metrics, epoch)
     start = time.monotonic()
     tracker.finish({"table": "x" * 1_000_000})
@@ -399,7 +399,7 @@ def test_without_a_key_nothing_is_asked_on_a_terminal(tmp_path):
     while select.select([terminal], [], [], PATIENCE)[0]:
         try:
             shown += os.read(terminal, 4096)
-        except OSError:  # Linux's end of file on a terminal
+        except OSError:  # how Linux signals the end of a terminal
             break
     os.close(terminal)
     assert os.waitpid(pid, 0)[1] == 0
@@ -496,7 +496,7 @@ def test_fit_is_logged_epoch_by_epoch(tmp_path, student, batch):
 
 
 def two_runs(directory):
-    """Two runs one after the other; returns whether this process loaded W&B."""
+    """Track two runs one after the other; returns whether this process imported W&B."""
     for name in ("first", "second"):
         with track(directory / name) as tracker:
             tracker.log({"loss": 0.5}, 0)
