@@ -1,18 +1,23 @@
-"""Pruning of single weights: masks that hold under any optimizer, in one shot or while a model trains; and of channels.
+"""Pruning: single weights are set to zero, or whole channels and layers are removed.
 
-    print(pruning.prune(model, 0.8))
-    model.fit(x, y)  # the zeros stay
+Zeros make files smaller once they are compressed. Masks hold them under any optimizer:
 
-or little by little:
+```python
+from distill import pruning
 
-    schedule = pruning.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=1000)
-    model.fit(x, y, epochs=10, callbacks=[pruning.GradualPruning(schedule)])
+print(pruning.prune(model, 0.8))  # 80 % of the weights of every kernel are zero, and stay so in training
+```
 
-What is pruned so is as large as before; `prune_channels` takes whole channels out, and a smaller model comes out:
+Fewer channels make a model smaller and faster. `prune_channels` returns a new one:
 
-    small = pruning.prune_channels(model, 0.5)
+```python
+from distill import pruning
 
-`PolynomialDecay` and `ConstantSparsity` are tfmot's, which is imported when one of them is first asked for.
+small = pruning.prune_channels(teacher, 0.5)
+```
+
+`weights` and `structured` hold what each of the two needs besides, such as ways to score weights and channels.
+`PolynomialDecay` and `ConstantSparsity` are schedules of tfmot, which is imported when one of them is first used.
 """
 
 from typing import Any

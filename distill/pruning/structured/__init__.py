@@ -5,7 +5,7 @@ from distill import pruning
 
 print(pruning.explain(model))  # which channels can be removed, and why the others stay
 small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.l1, verify=True)
-shorter = pruning.prune_layers(teacher, 1, pruning.output_change(teacher, x))
+print(pruning.removable_layers(model))  # what prune_layers can remove
 ```
 
 How it works: every axis of every tensor and weight in a model's graph gets labels, as the rules of its layers and

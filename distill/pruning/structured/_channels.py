@@ -115,6 +115,7 @@ def prune_channels(
         RuntimeError: `verify` finds a difference.
 
     Example:
+        >>> from distill import pruning
         >>> hidden, head = keras.layers.Dense(64, "relu"), keras.layers.Dense(3)
         >>> net = keras.Sequential([keras.Input((8,)), hidden, head])
         >>> small = pruning.prune_channels(net, 0.5, verify=True)

@@ -52,6 +52,7 @@ def removable_layers(model: keras.Model) -> list[str]:
         ValueError: the model has no graph.
 
     Example:
+        >>> from distill import pruning
         >>> net = keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(8, name=name) for name in ("one", "two"))])
         >>> pruning.removable_layers(net)
         ['one', 'two']
@@ -76,6 +77,7 @@ def output_change(model: keras.Model, data: Data) -> Harm:
         ValueError: the data can be read only once, never end, or are arrays of different lengths.
 
     Example:
+        >>> from distill import pruning
         >>> harm = pruning.output_change(model, x)
         >>> harm(model)
         0.0
@@ -122,6 +124,7 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
         ValueError: number is not an integer >= 1 or too large, harm returns NaN, or the model has no graph.
 
     Example:
+        >>> from distill import pruning
         >>> hidden = [keras.layers.Dense(8, activation="relu", name=name) for name in ("one", "two", "three")]
         >>> net = keras.Sequential([keras.Input((8,)), *hidden, keras.layers.Dense(3)])
         >>> shallower = pruning.prune_layers(net, 1, pruning.output_change(net, np.ones((4, 8))))

@@ -100,6 +100,7 @@ def explain(model: keras.Model, *, exact: bool = True, rules: Mapping[type, Rule
         ValueError: the model has no graph.
 
     Example:
+        >>> from distill import pruning
         >>> hidden, head = keras.layers.Dense(16, name="hidden"), keras.layers.Dense(3, name="head")
         >>> net = keras.Sequential([keras.Input((8,)), hidden, head], name="net")
         >>> print(pruning.explain(net))

@@ -35,8 +35,11 @@ def shrink(
     """Prunes channels in rounds; after each round the smaller model learns from the original.
 
     ```python
+    from distill import pruning
+
+
     def train(distiller, callbacks):
-        distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        distiller.compile("adam", "sparse_categorical_crossentropy")
         distiller.fit(x, y, epochs=5, callbacks=callbacks)
 
 
@@ -105,6 +108,8 @@ def slim(
     """Network Slimming: trains with a penalty on the scales of BatchNormalization, removes the smallest, trains again.
 
     ```python
+    from distill import pruning
+
     net = keras.Sequential(
         [
             keras.Input((8,)),

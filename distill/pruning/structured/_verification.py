@@ -28,6 +28,8 @@ class Proof:
     """Records how far a pruned model is from the original in which the removed channels are zero.
 
     ```python
+    from distill import pruning
+
     proof = pruning.Proof()
     small = pruning.prune_channels(model, 0.5, verify=proof)
     print(proof.largest_error, proof.where)

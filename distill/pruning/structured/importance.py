@@ -1,6 +1,8 @@
 """Says how much channels matter: the higher its scores, the longer a channel stays.
 
 ```python
+from distill import pruning
+
 small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.fpgm)
 ```
 
@@ -9,6 +11,7 @@ channel may be scored on several axes, and `prune_channels(reduce=…)` says how
 
 ```python
 import numpy as np
+from distill import pruning
 
 
 def by_largest_weight(structure):
@@ -56,6 +59,7 @@ def l1(structure: Structure) -> Iterator[Scored]:
     """Sum of the absolute weights of every kernel that makes or reads a channel (Li et al. 2017, arXiv:1608.08710).
 
     Example:
+        >>> from distill import pruning
         >>> small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.l1)
     """
     for slot, value in _kernels(structure):
@@ -66,6 +70,7 @@ def l2(structure: Structure) -> Iterator[Scored]:
     """Sum of the squared weights of every kernel that makes or reads a channel (Fang et al. 2023, arXiv:2301.12900).
 
     Example:
+        >>> from distill import pruning
         >>> small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.l2)
     """
     for slot, value in _kernels(structure):
@@ -78,6 +83,7 @@ def batch_norm_scale(structure: Structure) -> Iterator[Scored]:
     `slim` trains with a penalty on these scales first. Layers that no BatchNormalization follows must be excluded.
 
     Example:
+        >>> from distill import pruning
         >>> hidden = [keras.layers.Dense(16), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
         >>> net = keras.Sequential([keras.Input((8,)), *hidden])
         >>> importance = pruning.structured.importance.batch_norm_scale
@@ -95,6 +101,7 @@ def fpgm(structure: Structure) -> Iterator[Scored]:
     A filter near the geometric median of its layer can be replaced by the others.
 
     Example:
+        >>> from distill import pruning
         >>> small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.fpgm)
     """
     for slot, value in _kernels(structure):
@@ -111,6 +118,7 @@ def lamp(structure: Structure) -> Iterator[Scored]:
     This is the paper's score for weights, applied to whole filters.
 
     Example:
+        >>> from distill import pruning
         >>> importance = pruning.structured.importance.lamp
         >>> small = pruning.prune_channels(model, 0.5, importance=importance, scope="global")
     """
@@ -133,6 +141,7 @@ def random(seed: int) -> Importance:
         An importance; the same scores for the same model each time.
 
     Example:
+        >>> from distill import pruning
         >>> small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.random(0))
     """
 
@@ -158,6 +167,7 @@ def of_weights(importance: Criterion) -> Importance:
         An importance of channels.
 
     Example:
+        >>> from distill import pruning
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         >>> taylor = pruning.weights.importance.taylor((x, y), loss)
         >>> importance = pruning.structured.importance.of_weights(taylor)
@@ -191,6 +201,7 @@ def activation_mean(data: Data) -> Importance:
         ValueError: the data can be read only once, never end, or are arrays of different lengths.
 
     Example:
+        >>> from distill import pruning
         >>> hidden = [keras.layers.Dense(16, "relu"), keras.layers.Dense(3)]
         >>> net = keras.Sequential([keras.Input((8,)), *hidden])
         >>> importance = pruning.structured.importance.activation_mean(np.random.normal(size=(32, 8)))
@@ -215,6 +226,7 @@ def apoz(data: Data) -> Importance:
         ValueError: the data can be read only once, never end, or are arrays of different lengths.
 
     Example:
+        >>> from distill import pruning
         >>> hidden = [keras.layers.Dense(16, "relu"), keras.layers.Dense(3)]
         >>> net = keras.Sequential([keras.Input((8,)), *hidden])
         >>> importance = pruning.structured.importance.apoz(np.random.normal(size=(32, 8)))

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from keras.layers import Dense
+from small_nets import net
 
 from distill.pruning import find_kernels
 from distill.pruning.structured import importance
@@ -143,3 +145,24 @@ def test_random_scores_follow_the_seed(model):
 def test_activations_need_examples(model):
     with pytest.raises(ValueError, match="Scores from data need examples"):
         scores_of(model, importance.apoz(np.zeros((0, 5, 5, 2))))
+
+
+def test_data_are_given_to_inputs_by_name():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    made = [Dense(6, "relu", name=name)(tensor) for name, tensor in (("da", a), ("db", b))]
+    model = keras.Model([b, a], Dense(2)(layers.Concatenate()(made)))
+    rng = np.random.default_rng(0)
+    data = {"a": rng.normal(size=(8, 4)).astype("float32"), "b": rng.normal(2, 3, (8, 4)).astype("float32")}
+    structure = read(model, rules_with())
+    scores = {id(labels): values for labels, values in importance.activation_mean(data)(structure)}
+    for name in ("da", "db"):
+        (labels,) = (slot.labels for slot in structure.slots if slot.path == name and slot.role == "output")
+        found = np.concatenate([scores[key] for key in scores if key == id(labels)])
+        expected = np.abs(model.get_layer(name)(data[name[1]])).mean(0)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_slopes_are_no_kernels():
+    model = net(lambda x: Dense(3)(layers.PReLU()(Dense(8, name="made")(x))), (5, 4))
+    structure = read(model, rules_with())
+    assert len(list(importance.l1(structure))) == 2 * 2  # two axes of two kernels

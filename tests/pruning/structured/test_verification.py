@@ -1,0 +1,192 @@
+"""The proof: it finds what is wrong, and nothing where nothing is."""
+
+import keras
+import numpy as np
+import pytest
+from channel_cases import (
+    RULES,
+    cases,
+    concatenated,
+    depthwise,
+    einsums,
+    flattened,
+    model_of,
+    residual,
+    some_of,
+    squeezed,
+)
+from keras import layers, ops
+from keras.layers import Dense
+from small_nets import Turned, half, net
+
+from distill import pruning
+from distill.pruning.structured import importance
+from distill.pruning.structured._rebuild import rebuild
+from distill.pruning.structured._tracing import read
+from distill.pruning.structured._verification import _difference, _tensors, largest_error
+
+
+@cases
+def test_every_slice_matters(build):
+    """What is off by one in any weight changes a tensor, all of which the proof compares."""
+    model = model_of(build)
+    structure = read(model, RULES)
+    keep = some_of(structure, 4)
+    small = rebuild(structure, keep)
+    kept, layers_of = keep[structure.atoms.of], read(small, RULES).operations
+    x = np.random.default_rng(0).integers(0, 2, (2, *model.input_shape[1:])).astype(model.inputs[0].dtype)
+    expected = _tensors(small, x, {}, kept)
+    cut = [slot for slot in structure.slots if not kept[slot.labels].all()]
+    assert cut
+    for wrong in cut:
+        if wrong.variable.path.endswith("key/bias"):
+            continue  # adds the same to all that a softmax is over
+        value = wrong.variable.numpy()
+        for slot in structure.slots:
+            if slot.variable is wrong.variable:
+                value = np.compress(np.roll(kept[slot.labels], slot is wrong), value, slot.axis)
+        at = [id(variable) for variable in wrong.layer.variables].index(id(wrong.variable))
+        variable = layers_of[wrong.path].variables[at]
+        right = variable.numpy()
+        variable.assign(value)
+        found = _tensors(small, x, {}, kept)
+        variable.assign(right)
+        assert max(_difference(expected[key], found[key]) for key in expected) > 1e-4, wrong.variable.path
+
+
+def roll(value, axis):
+    return np.roll(value, 1, axis)
+
+
+def swap(value, axis):
+    order = np.arange(value.shape[axis])
+    order[[0, 1]] = order[[1, 0]]
+    return np.take(value, order, axis)
+
+
+@pytest.mark.parametrize("mutate", [roll, swap])
+@pytest.mark.parametrize(
+    ("build", "name", "axis"),
+    [
+        (residual, "stem", -1),
+        (residual, "narrow", -2),
+        (flattened, "head", 0),
+        (depthwise, "depthwise", 2),
+        (squeezed, "excite", -1),
+        (concatenated, "last", -2),
+        (einsums, "joined", 0),
+    ],
+)
+def test_a_wrong_slice_is_found(build, name, axis, mutate):
+    model = model_of(build)
+    structure = read(model, RULES)
+    keep = some_of(structure, 4)
+    small = rebuild(structure, keep)
+    kernel = small.get_layer(name).weights[0]
+    kernel.assign(mutate(kernel.numpy(), axis))
+    assert largest_error(structure, keep, small, RULES)[0] > 1e-3
+
+
+def test_a_wrong_rule_is_found():
+    class Turned(layers.Layer):
+        def call(self, x):
+            return x[:, ::-1]
+
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(16), Turned(), layers.Dense(3)])
+    with pytest.raises(RuntimeError, match="Every tensor of the pruned model"):
+        pruning.prune_channels(model, 0.5, rules={Turned: lambda call: call.inputs[0]}, verify=True)
+
+
+def test_what_a_layer_was_told_later_is_missed_by_the_proof():
+    @keras.saving.register_keras_serializable("test_verification")
+    class Shifted(layers.Layer):
+        shift = 0.0
+
+        def call(self, x):
+            return x + self.shift
+
+    shifted = Shifted()
+    shifted.shift = 5.0
+    model = keras.Sequential([keras.Input((6,)), shifted, Dense(16), Dense(3)])
+    with pytest.raises(RuntimeError, match="Every tensor of the pruned model"):
+        half(model)
+
+
+def masked_attention(x, wrong):
+    weights = ops.softmax(ops.where(np.tril(np.ones((5, 5), bool)), wrong, -np.inf))
+    return Dense(3)(ops.matmul(weights, x))
+
+
+def test_infinities_hide_no_error():
+    model = net(lambda x: masked_attention(x, Dense(5)(Turned()(Dense(8)(x))) * 0.0), (5, 6))
+    with pytest.raises(RuntimeError, match="Every tensor of the pruned model"):
+        half(model, importance=importance.random(0), rules={Turned: lambda call: call.inputs[0]})
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x: masked_attention(x, Dense(5)(Dense(8)(x))),
+        lambda x: Dense(3)(ops.log(Dense(8, activation="softplus")(x))),
+        lambda x: Dense(3)(Dense(8)(x) / ops.max(ops.abs(Dense(8)(x)), axis=1, keepdims=True)),
+        lambda x: Dense(3)(Dense(8)(ops.log(x))),
+    ],
+)
+def test_infinities_are_no_error(build):
+    half(net(build, (5, 6)))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        layers.MaxPooling3D(2),
+        layers.AveragePooling3D(2),
+        lambda x: ops.max_pool(x, 2),
+        lambda x: ops.average_pool(x, 2),
+    ],
+)
+def test_what_float64_has_no_kernel_for_is_verified(pool):
+    def build(x):
+        return Dense(3)(layers.Flatten()(pool(layers.Conv3D(8, 2, name="conv")(x))))
+
+    assert half(net(build, (5, 5, 5, 2))).get_layer("conv").filters == 4
+
+
+def test_arrays_in_operations_are_verified_in_float64():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 8, 4)).astype("float32")
+    half(
+        net(
+            lambda x: Dense(3)(Dense(8)(layers.Flatten()(ops.conv(layers.Conv2D(8, 3)(x), kernel)))),
+            (9, 9, 2),
+        )
+    )
+
+
+def test_a_proof_keeps_the_largest_error():
+    model = net(lambda x: Dense(3)(layers.MultiHeadAttention(2, 4)(x, x)), (5, 6))
+    proof = pruning.Proof()
+    assert proof.largest_error is None
+    half(model, verify=proof)
+    assert 0 < proof.largest_error < 1e-6  # rescaled weights are rounded to float32
+    given = pruning.Proof(np.zeros((1, 5, 6)))
+    half(model, verify=given)
+    assert given.largest_error == 0
+    wrong = pruning.Proof()
+    model = net(lambda x: Dense(3)(Turned(name="turned")(Dense(8)(x))), (6,))
+    with pytest.raises(RuntimeError, match="at 'turned'"):
+        half(model, verify=wrong, rules={Turned: lambda call: call.inputs[0]}, rounds=2)
+    assert wrong.largest_error > 1e-3
+    assert wrong.where == "turned"
+
+
+def test_half_precision_is_verified_to_its_own_rounding():
+    attention = layers.MultiHeadAttention(2, 8, dtype="bfloat16")
+    half(net(lambda x: Dense(3, dtype="bfloat16")(attention(x, x)), (5, 6), dtype="bfloat16"))
+
+
+def test_implicit_masks_reach_attention_in_the_proof():
+    def build(x):
+        embedded = layers.Embedding(5, 8, mask_zero=True)(x)
+        return Dense(3)(layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 4)(embedded, embedded)))
+
+    half(net(build, (7,), dtype="int32"))
