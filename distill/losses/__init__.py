@@ -6,11 +6,11 @@ Give one or several to a Distiller:
     from distill import losses
 
     loss = losses.DecoupledKD(beta=2.0)
-    distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+    distiller = distill.Distiller(teacher, student, loss)
     distiller.compile("adam", loss="sparse_categorical_crossentropy")
     distiller.fit(x, y, epochs=10)
 
-`loss.recipe` holds the weights that a loss was published with; its docstring names the paper.
+A loss that is used alone trains at the weights that it was published with, its `recipe`. Its docstring names the paper.
 
     logits      SoftTargets, BernoulliSoftTargets, LogitMSE, HardTargets, Standardized, DecoupledKD, DIST,
                 GeneralizedJSD, MultiLevelKD, CurriculumTemperature

@@ -75,7 +75,7 @@ class ContrastiveRepresentation(Relation):
 
         layers = teacher.layers[-2].name, student.layers[-2].name
         loss = distill.losses.ContrastiveRepresentation(y, *layers, negatives=16)
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         distiller.compile("adam", loss="sparse_categorical_crossentropy")
         distiller.fit(distill.training.Identified(x, np.arange(len(x))), y)
         ```

@@ -45,7 +45,7 @@ class CurriculumTemperature(DistillationLoss):
 
         steps_per_epoch = 500
         loss = distill.losses.CurriculumTemperature(10 * steps_per_epoch)
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         print(loss.temperature)  # 15.6 before training
         ```
 

@@ -54,7 +54,7 @@ class DecoupledKD(Softened):
         import distill
 
         loss = distill.losses.DecoupledKD(beta=2.0)
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         ```
 
     References:

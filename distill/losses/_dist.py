@@ -49,7 +49,7 @@ class DIST(Softened):
         import distill
 
         loss = distill.losses.DIST(temperature=4.0)
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         ```
 
     References:

@@ -45,7 +45,7 @@ class GeneralizedJSD(Softened):
         import distill
 
         reverse_kl = distill.losses.GeneralizedJSD(beta=1.0)
-        distiller = distill.Distiller(teacher, student, reverse_kl, **reverse_kl.recipe)
+        distiller = distill.Distiller(teacher, student, reverse_kl)
         ```
 
     References:

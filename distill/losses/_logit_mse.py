@@ -35,7 +35,7 @@ class LogitMSE(DistillationLoss):
         import distill
 
         loss = distill.losses.LogitMSE()
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         ```
 
     References:

@@ -48,7 +48,7 @@ class MultiLevelKD(DistillationLoss):
         import distill
 
         loss = distill.losses.MultiLevelKD(standardize=True)
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         ```
 
     References:

@@ -43,7 +43,7 @@ class ProbabilisticTransfer(Relation):
         import distill
 
         loss = distill.losses.ProbabilisticTransfer(teacher.layers[-2].name, student.layers[-2].name)
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         ```
 
     References:

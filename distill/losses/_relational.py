@@ -62,7 +62,7 @@ class Relational(Relation):
         import distill
 
         loss = distill.losses.Relational(teacher.layers[-2].name, student.layers[-2].name)
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         ```
 
     References:

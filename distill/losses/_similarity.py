@@ -42,7 +42,7 @@ class SimilarityPreserving(Relation):
         import distill
 
         loss = distill.losses.SimilarityPreserving(teacher.layers[-2].name, student.layers[-2].name)
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         ```
 
     References:

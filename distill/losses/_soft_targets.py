@@ -42,7 +42,7 @@ class SoftTargets(Softened):
         import distill
 
         loss = distill.SoftTargets(temperature=4.0)
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         loss.temperature = 2.0  # takes effect at the next step
         ```
 

@@ -46,7 +46,7 @@ class Standardized(DistillationLoss):
         import distill
 
         loss = distill.losses.Standardized(distill.SoftTargets(temperature=2.0))
-        distiller = distill.Distiller(teacher, student, loss, **loss.recipe)
+        distiller = distill.Distiller(teacher, student, loss)
         ```
 
     References:

@@ -64,3 +64,15 @@ def test_a_reduced_value_is_refused():
         ValueError, match=r"one value per example.*Received: shape \(\) from Reduced for a batch of 2"
     ):
         Reduced()(np.zeros((2, 3)), np.ones((2, 3)))
+
+
+def test_a_config_is_read_whatever_module_wrote_it():
+    """Losses are registered, so that files written before a module moved still open."""
+    saved = {
+        "module": "distill.losses.logits",
+        "class_name": "SoftTargets",
+        "config": {"temperature": 3.0, "name": "soft"},
+        "registered_name": "distill>SoftTargets",
+    }
+    loss = keras.saving.deserialize_keras_object(saved)
+    assert (type(loss), loss.temperature, loss.name) == (SoftTargets, 3.0, "soft")
