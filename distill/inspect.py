@@ -1,74 +1,41 @@
-"""Says what is in a model file: its layers, its weights with their statistics, its zeros and what it costs.
+"""Describes a model file: its layers, its weights with their statistics, its zeros and its cost.
 
-Of a SavedModel, which can only be run, it shows the weights and what is called; of a file of weights, the weights.
+    python -m distill.inspect model.keras --files --latency
 
-Command: scripts/inspect FILE, seconds. --files adds the bytes that it takes as a file of other formats, --latency the
-    time of one example through LiteRT, --plot FILE.png a picture of the cost by layer.
+The layers of a SavedModel are unknown, so only its weights and the function that is called are shown; of a file that
+holds weights alone, the weights.
 """
 
-import dataclasses
+import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.markup import escape
 
-import distill
 from distill import cost, pruning
 from distill._tables import aligned
-from distill.files import InferenceOnly
+from distill.files import InferenceOnly, load_model
 from distill.files._hdf5 import SIGNATURE
 from distill.files._stored import opened
 
-DESCRIPTION = (
-    "Says what is in a model file: its layers, its weights with statistics, its zeros and what it costs."
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Inspect:
-    """Says what is in a model file.
-
-    Attributes:
-        file: the model, a file or a folder, or a file of weights.
-        weights: a file with the weights of an architecture in JSON.
-        endpoint: which function of a SavedModel is called; by default that for inference.
-        trust: whether code in the file may run; a SavedModel is code.
-        files: say how many bytes it takes as a `.keras` and a LiteRT file, plain and compressed.
-        latency: time one example through LiteRT.
-        threads: CPU threads for that.
-        plot: where to draw the cost by layer, such as cost.png.
-    """
-
-    file: tyro.conf.Positional[Path]
-    weights: Path | None = None
-    endpoint: str | None = None
-    trust: bool = False
-    files: bool = False
-    latency: bool = False
-    threads: int = 1
-    plot: Path | None = None
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints what was found; returns the exit status."""
-    options = tyro.cli(Inspect, args=arguments, prog="scripts/inspect", description=DESCRIPTION)
+    """Prints what is in the file that the command line names; returns the exit status."""
+    options = _parser().parse_args(arguments)
     console = Console()
     model = None
     try:
-        parts = of_weights(options)
+        parts = describe_weights_file(options)
         if parts is None:
-            model = distill.load_model(
+            model = load_model(
                 options.file, weights=options.weights, endpoint=options.endpoint, trust=options.trust
             )
-            parts = (
-                of_model(model, options) if isinstance(model, keras.Model) else of_saved_model(model, options)
-            )
+            is_keras = isinstance(model, keras.Model)
+            parts = describe_model(model, options) if is_keras else describe_saved_model(model, options)
     except (ImportError, OSError, TypeError, ValueError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
@@ -84,36 +51,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def of_model(model: keras.Model, options: Inspect) -> dict[str, str]:
-    """What is said of a model, by heading; the cost has its own."""
+def describe_model(model: keras.Model, options: argparse.Namespace) -> dict[str, str]:
+    """Describes a Keras model; returns texts by heading. The cost has a heading of its own."""
     runtimes = [cost.LiteRT(threads=options.threads)] if options.latency else []
     profile = cost.profile(model, files=options.files, latency=runtimes)
     if options.plot is not None:
         profile.plot().savefig(options.plot)
-    return {"Weights": weights(_variables(model)), "Zeros": zeros(model), "": str(profile)}
+    return {"Weights": weights_table(_variables(model)), "Zeros": zeros(model), "": str(profile)}
 
 
-def of_saved_model(model: InferenceOnly, options: Inspect) -> dict[str, str]:
-    """What is said of a SavedModel, by heading.
+def describe_saved_model(model: InferenceOnly, options: argparse.Namespace) -> dict[str, str]:
+    """Describes a SavedModel; returns texts by heading.
 
     Raises:
-        ValueError: more is asked for than can be known.
+        ValueError: the options ask for more than can be known.
     """
     if options.files or options.latency or options.plot is not None:
         raise ValueError(
-            "What a model costs follows from its layers. Received: "
-            f"{options.file}, a SavedModel, which has none to look at, with --files, --latency or --plot. "
-            "Inspect the model that it was exported from."
+            "--files, --latency and --plot need the layers of a model. Received: "
+            f"{options.file}, a SavedModel, whose layers are unknown. Inspect the model that it was exported from."
         )
-    called = f"{model.call_endpoint!r}; layers, zeros of kernels and cost are not known of a SavedModel"
-    return {"Function": called, "Weights": weights(_variables(model))}
+    called = f"{model.call_endpoint!r}; layers, zeros of kernels and cost of a SavedModel are unknown"
+    return {"Function": called, "Weights": weights_table(_variables(model))}
 
 
-def of_weights(options: Inspect) -> dict[str, str] | None:
-    """What is said of a file of weights alone, by heading; `None` of a file that is more than that.
+def describe_weights_file(options: argparse.Namespace) -> dict[str, str] | None:
+    """Describes a file of weights alone; returns texts by heading, or `None` for any other file.
 
     Raises:
-        ValueError: it is damaged, or more is asked for than can be known.
+        ValueError: the file is damaged, or the options ask for more than can be known.
     """
     if options.file.is_dir() or not _begins(options.file, SIGNATURE):
         return None
@@ -122,34 +88,25 @@ def of_weights(options: Inspect) -> dict[str, str] | None:
             return None
         if options.files or options.latency or options.plot is not None or options.weights is not None:
             raise ValueError(
-                "What a model costs follows from its layers. Received: "
-                f"{options.file}, a file of weights, with --files, --latency, --plot or --weights. Inspect the JSON of "
-                "the architecture, with this file as --weights."
+                "--files, --latency, --plot and --weights need the layers of a model. Received: "
+                f"{options.file}, a file of weights alone. Inspect the architecture's JSON file, and pass this file as "
+                "--weights."
             )
         found = [
             (f"{part.name or place}/{weight.label}", weight.read())
             for place, part in (stored.parts or {}).items()
             for weight in part.weights.values()
         ]
-        return {"Weights": weights(found)}
+        return {"Weights": weights_table(found)}
 
 
-def _begins(path: Path, signature: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(signature)) == signature
-
-
-def _variables(model: keras.Layer) -> Iterable[tuple[str, Any]]:
-    return ((weight.path, keras.ops.convert_to_numpy(weight)) for weight in model.weights)
-
-
-def weights(named: Iterable[tuple[str, Any]]) -> str:
-    """A table: shape, type and statistics of each weight.
+def weights_table(named: Iterable[tuple[str, np.ndarray]]) -> str:
+    """Makes a table with shape, type and statistics of each weight.
 
     Args:
-        named: each one's name and value, an array.
+        named: name and value of each weight.
     """
-    rows = [("weight", "shape", "type", "mean", "sd", "min", "max", "zeros")]
+    rows: list[tuple[str, ...]] = [("weight", "shape", "type", "mean", "sd", "min", "max", "zeros")]
     for name, stored in named:
         value = stored.astype(np.float64)
         numbers = (value.mean(), value.std(), value.min(), value.max()) if value.size else ()
@@ -166,12 +123,53 @@ def weights(named: Iterable[tuple[str, Any]]) -> str:
 
 
 def zeros(model: keras.Model) -> str:
-    """How sparse the kernels are; a model that has none has no zeros to speak of."""
+    """Says how sparse the kernels of a model are, or that it has none."""
     try:
         found = pruning.measure_sparsity(model)
     except ValueError as error:
         return str(error)
-    return f"{found.zeros:,} of {found.weights:,} weights of kernels are zero: {found.sparsity:.2%}"
+    return f"{found.zeros:,} of {found.weights:,} kernel weights are zero: {found.sparsity:.2%}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.inspect",
+        description="Describes a model file: its layers, its weights with their statistics, its zeros and its cost.",
+    )
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="model, a file or a folder, or a file of weights"
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="file with the weights of an architecture in JSON"
+    )
+    parser.add_argument(
+        "--endpoint", metavar="NAME", help="function of a SavedModel; by default the one for inference"
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="let code in the file run; a SavedModel is code, so it needs this",
+    )
+    parser.add_argument(
+        "--files", action="store_true", help="show its size as .keras and LiteRT files, plain and compressed"
+    )
+    parser.add_argument("--latency", action="store_true", help="time one example in LiteRT")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="CPU threads for --latency (default: 1)"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the cost by layer into this image file"
+    )
+    return parser
+
+
+def _begins(path: Path, signature: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(signature)) == signature
+
+
+def _variables(model: keras.Layer) -> Iterable[tuple[str, np.ndarray]]:
+    return ((weight.path, keras.ops.convert_to_numpy(weight)) for weight in model.weights)
 
 
 if __name__ == "__main__":

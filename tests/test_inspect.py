@@ -1,4 +1,4 @@
-"""scripts/inspect: what it prints of a model file."""
+"""What `python -m distill.inspect` prints about a model file."""
 
 import h5py
 import keras
@@ -33,7 +33,7 @@ def test_a_file_is_described(file, tmp_path, capsys):
     ]
     assert lines[at + 5] == "norm/beta                 2  float32     0     0    0    0  100.0%"
     at = lines.index("Zeros")
-    assert lines[at + 1] == "4 of 8 weights of kernels are zero: 50.00%"
+    assert lines[at + 1] == "4 of 8 kernel weights are zero: 50.00%"
     at = lines.index("Cost of 'tiny'")
     assert "multiply-adds" in lines[at + 4]
     assert lines[at + 4].endswith(" 8")
@@ -56,14 +56,14 @@ def test_a_model_without_kernels_is_described(tmp_path, capsys):
     assert "it has no kernels" in lines[lines.index("Zeros") + 1]
 
 
-def test_what_is_no_model_is_an_error(tmp_path, capsys):
+def test_a_file_that_is_no_model_is_an_error(tmp_path, capsys):
     (tmp_path / "torn.keras").write_bytes(b"PK")
     for name in ("torn.keras", "absent.keras"):
         assert inspect.main([str(tmp_path / name)]) == 1
         assert capsys.readouterr().out.startswith("error: ")
 
 
-def test_of_a_saved_model_there_are_weights_and_a_function(tmp_path, capsys):
+def test_a_saved_model_has_weights_and_a_function(tmp_path, capsys):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     model.layers[0].set_weights([np.full((4, 2), 3.0), np.zeros(2)])
     model.export(tmp_path / "saved", verbose=False)
@@ -78,7 +78,7 @@ def test_of_a_saved_model_there_are_weights_and_a_function(tmp_path, capsys):
         ["0", "0", "0", "0", "100.0%"],
     ]
     assert inspect.main([str(tmp_path / "saved"), "--trust", "--latency"]) == 1
-    assert "which has none to look at" in " ".join(capsys.readouterr().out.split())
+    assert "whose layers are unknown" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_architecture_takes_its_weights_from_another_file(tmp_path, capsys):
@@ -93,7 +93,7 @@ def test_an_architecture_takes_its_weights_from_another_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["w.weights.h5", "w.h5"])
-def test_of_a_file_of_weights_there_are_weights(tmp_path, capsys, name):
+def test_a_file_of_weights_has_weights(tmp_path, capsys, name):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="only")])
     model.layers[0].set_weights([np.full((4, 2), 3.0), np.zeros(2)])
     file = tmp_path / name

@@ -1,36 +1,52 @@
-"""Honest comparisons: cells with paired seeds that a run can resume, statistics, tables, plots and a report.
+"""Honest comparisons: the same seeds for every arm, runs that resume, paired statistics, and a report.
 
-study = studies.read("runs/compare")
-print(study.arm("distilled").values(studies.ACCURACY))
-for judged in studies.judge(study):
-    print(judged.arm, judged.baseline, judged.adjusted)
+A study compares arms, which are ways to train. Each arm is run with several seeds, the same for all arms, and each of
+these runs is a cell with a directory of its own, so that a study that was stopped continues where it was. Settings are
+chosen on dev; test is read once.
+
+```python
+import rich
+
+from distill import studies
+
+study = studies.read("runs/compare")         # a finished study
+for judged in studies.judge(study):          # paired by seed, adjusted for the number of comparisons
+    print(judged.arm, "against", judged.baseline, judged.adjusted)
+rich.print(studies.summary.terminal(study))  # its tables
+studies.report.write("runs/compare")         # its page
+```
+
+To run a study, `command` reads options, a `Runner` runs cells, `fit_and_measure` trains and measures one, and
+`conclude` writes what `read` reads; `help(studies.command)` shows a whole study. A report of its own is made of `page`,
+`tables`, `plots` and `levels`; `statistics` and `metrics` are plain functions of numbers.
+
+This room needs the `experiments` extra.
 """
 
 from distill.studies import _levels as levels
 from distill.studies import _metrics as metrics
+from distill.studies import _page as page
 from distill.studies import _plots as plots
 from distill.studies import _report as report
 from distill.studies import _statistics as statistics
+from distill.studies import _summary as summary
 from distill.studies import _tables as tables
-from distill.studies._cells import Examples, costs, fit_and_measure, latencies, logits, measure
-from distill.studies._declarations import Arm, Cell, Surroundings
-from distill.studies._results import (
-    ACCURACY,
-    AGREEMENT,
-    ECE,
-    NLL,
-    ArmResult,
-    BrokenStudyError,
-    CellResult,
-    Judged,
-    Measure,
-    StudyResult,
-    Tuning,
-    judge,
-    read,
+from distill.studies._cells import (
+    Examples,
+    costs,
+    fit_and_measure,
+    latencies,
+    logits,
+    measure,
+    milliseconds,
 )
+from distill.studies._command import command, require, require_datasets, require_training
+from distill.studies._conclusion import choose, conclude
+from distill.studies._declarations import Arm, Cell, Surroundings
+from distill.studies._judging import Judged, judge
+from distill.studies._measures import ACCURACY, AGREEMENT, ECE, NLL, Measure
+from distill.studies._results import ArmResult, BrokenStudyError, CellResult, StudyResult, Tuning, read
 from distill.studies._runner import STAGES, CellError, Runner, workers
-from distill.studies._study import choose, command, conclude, require_datasets, require_training
 
 __all__ = [
     "ACCURACY",
@@ -62,12 +78,16 @@ __all__ = [
     "logits",
     "measure",
     "metrics",
+    "milliseconds",
+    "page",
     "plots",
     "read",
     "report",
+    "require",
     "require_datasets",
     "require_training",
     "statistics",
+    "summary",
     "tables",
     "workers",
 ]

@@ -1,4 +1,4 @@
-"""What the cells of all studies do alike: train with a tracker, keep the best epoch, measure, save."""
+"""What cells have in common: training with a tracker, choosing the best epoch, measuring and saving."""
 
 import dataclasses
 import gzip
@@ -12,22 +12,30 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from distill import cost, tracking
-from distill.studies import _metrics as metrics
+from distill._types import Tensor
+from distill.studies import _metrics
 from distill.studies._declarations import Cell, Surroundings
 
+# Inputs and integer labels.
 Examples = tuple[NDArray[np.float32], NDArray[np.int64]]
+# Scores by name, as `metrics.measure` returns them.
+Scores = dict[str, float | None]
 
 
 class BestOnDev(keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the best accuracy on dev, the earliest of equals.
+    """Keeps the weights of the epoch with the best accuracy on dev, the earliest of several equal ones.
 
     Args:
-        network: whose weights.
-        key: of the accuracy in the logs.
-        first: the first epoch that counts, from 0.
+        network: network whose weights are kept.
+        key: name of the accuracy in the logs.
+        first: first epoch that may be chosen, counted from 0.
+
+    Attributes:
+        epoch: the chosen epoch, counted from 0.
+        weights: the network's weights after it.
     """
 
-    def __init__(self, network: keras.Model, key: str = "val_accuracy", first: int = 0) -> None:
+    def __init__(self, network: keras.Model, *, key: str = "val_accuracy", first: int = 0) -> None:
         super().__init__()
         self._first = first
         self._network = network
@@ -37,7 +45,7 @@ class BestOnDev(keras.callbacks.Callback):
         self.weights: list[NDArray[np.float32]] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Compares one epoch with the best before."""
+        """Compares one epoch with the best one so far."""
         accuracy = (logs or {})[self._key]
         if epoch >= self._first and accuracy > self._accuracy:
             self._accuracy, self.epoch, self.weights = accuracy, epoch, self._network.get_weights()
@@ -51,46 +59,48 @@ def fit_and_measure(
     cell: Cell,
     directory: Path,
     surroundings: Surroundings,
-    tags: Sequence[str],
     epochs: int,
     dev_batches: tf.data.Dataset,
     dev: Examples,
     test: Examples,
     teacher: keras.Model | None,
+    tags: Sequence[str] = (),
     file: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     accuracy: str = "val_accuracy",
     first_epoch: int = 0,
     also: Callable[[], Mapping[str, Any]] = dict,
 ) -> dict[str, Any]:
-    """Trains a compiled model and measures the network in it, after the last epoch and after the best one on dev.
+    """Trains a compiled model, and measures the network in it after the last epoch and after the best one on dev.
 
-    The network is left as the last epoch left it.
+    The network is left as it is after the last epoch.
 
     Args:
-        model: what is fitted: the network itself, or a model that trains it.
-        network: what is measured and saved.
-        batches: of one epoch.
-        cell: what is trained.
-        directory: where metrics.jsonl and the network are written.
-        surroundings: where numbers go besides.
-        tags: of the run in W&B, with its seed.
-        epochs: passes over `batches`.
-        dev_batches: for validation.
-        dev: the same, to be measured.
-        test: read once, here.
-        teacher: whom the network should agree with; `None` for a teacher.
-        file: where the network is saved; teacher.keras or student.keras in the directory by default.
-        callbacks: others.
-        accuracy: the key of the accuracy on dev in the logs.
-        first_epoch: the first epoch that may be the best one on dev, from 0.
-        also: called after the last epoch; what it returns is added to the result.
+        model: compiled model to fit: the network itself, or a model that trains it, such as a Distiller.
+        network: network to measure and save.
+        batches: batches of one epoch.
+        cell: the cell that is being run.
+        directory: directory for metrics.jsonl and the saved network.
+        surroundings: settings of W&B and TensorBoard.
+        epochs: number of passes over `batches`.
+        dev_batches: the dev split in batches, for validation after each epoch.
+        dev: the dev split as arrays, to be measured.
+        test: the test split as arrays; it is read only here.
+        teacher: model to measure agreement with; `None` for a network without a teacher.
+        tags: tags of the W&B run, besides its seed.
+        file: path for the saved network; by default student.keras in `directory`, or teacher.keras without a teacher.
+        callbacks: further callbacks.
+        accuracy: name of the dev accuracy in the logs.
+        first_epoch: first epoch that may be chosen on dev, counted from 0.
+        also: function that is called after the last epoch; what it returns is added to the result.
 
     Returns:
-        The content of result.json: measures on dev and test, after the last epoch and after the epoch
-        that was best on dev, and what the network costs.
+        The content of result.json: scores on dev and test, after the last epoch and after the one that was best on
+        dev, and the costs of the network.
+
+    The example of `command` shows how it is called.
     """
-    best = BestOnDev(network, accuracy, first_epoch)
+    best = BestOnDev(network, key=accuracy, first=first_epoch)
     file = file or directory / ("teacher.keras" if teacher is None else "student.keras")
     with tracking.Tracker(
         directory,
@@ -111,10 +121,10 @@ def fit_and_measure(
         )
         save(network, file)
         others = dict(also())
-        measured = {"last": measure(network, teacher, dev, test)}
+        measured = {"last": measure(network, dev=dev, test=test, teacher=teacher)}
         last = network.get_weights()
         network.set_weights(best.weights)
-        measured["selected"] = measure(network, teacher, dev, test)
+        measured["selected"] = measure(network, dev=dev, test=test, teacher=teacher)
         network.set_weights(last)
         result = {
             "epochs": epochs,
@@ -128,8 +138,72 @@ def fit_and_measure(
     return result
 
 
+def measure(
+    network: Callable[..., Tensor], *, dev: Examples, test: Examples, teacher: keras.Model | None = None
+) -> dict[str, Scores]:
+    """Scores a network on dev and on test.
+
+    Args:
+        network: model that returns logits, or a function that is called in the same way.
+        dev: the dev split.
+        test: the test split.
+        teacher: model to measure agreement with.
+
+    Returns:
+        "dev" and "test", each with what `metrics.measure` returns.
+
+    Example:
+        ```python
+        from distill import studies
+
+        scores = studies.measure(student, dev=(x, y), test=(x, y), teacher=teacher)
+        print(scores["test"]["accuracy"], scores["test"]["agreement"])
+        ```
+    """
+    return {
+        split: _metrics.measure(
+            logits(network, x), y, teacher_logits=None if teacher is None else logits(teacher, x)
+        )
+        for split, (x, y) in (("dev", dev), ("test", test))
+    }
+
+
+def logits(model: Callable[..., Tensor], x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns a model's outputs for all examples.
+
+    It does what `predict` does. For a small network, that spends more time on compiling than on computing.
+
+    Example:
+        ```python
+        from distill import studies
+
+        predicted = studies.logits(student, x).argmax(axis=1)
+        ```
+    """
+    parts = [model(x[start : start + 500], training=False) for start in range(0, len(x), 500)]
+    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+
+
 def costs(network: keras.Model, file: Path) -> dict[str, int]:
-    """Parameters, those that are not zero, MACs of one example, and bytes of the saved network, compressed too."""
+    """Returns what a network costs, as result.json has it.
+
+    Args:
+        network: the network.
+        file: the saved network.
+
+    Returns:
+        "parameters", of which "nonzero" are not 0, "macs" for one example, and the size of the file, "file_bytes" and
+        compressed "gzip_bytes".
+
+    Example:
+        ```python
+        from pathlib import Path
+        from distill import studies
+
+        student.save("student.keras")
+        print(studies.costs(student, Path("student.keras"))["macs"])
+        ```
+    """
     return {
         "parameters": cost.parameters(network),
         "nonzero": sum(int(np.count_nonzero(weights)) for weights in network.get_weights()),
@@ -139,41 +213,52 @@ def costs(network: keras.Model, file: Path) -> dict[str, int]:
     }
 
 
+def milliseconds(timed: Mapping[str, cost.Latency]) -> dict[str, dict[str, float]]:
+    """Returns latencies by arm as study.json has them: "median", "low" and "high" in milliseconds, and "runs".
+
+    Example:
+        ```python
+        from distill import cost, studies
+
+        latency_ms = studies.milliseconds(cost.latencies({"student": student}))
+        ```
+    """
+    return {
+        arm: {"median": one.median_ms, "low": one.low_ms, "high": one.high_ms, "runs": one.runs}
+        for arm, one in timed.items()
+    }
+
+
 def latencies(files: Mapping[str, Path]) -> dict[str, dict[str, float]]:
-    """Times of one example through each saved network, as `study.json` has them; the networks take turns."""
-    networks = {name: keras.models.load_model(file) for name, file in files.items()}
-    return {
-        name: {"median": timed.median_ms, "low": timed.low_ms, "high": timed.high_ms, "runs": timed.runs}
-        for name, timed in cost.latencies(networks).items()
-    }
+    """Times one example through each saved network, in turns.
 
+    Args:
+        files: arm -> its network as a `.keras` file.
 
-def measure(
-    network: keras.Model, teacher: keras.Model | None, dev: Examples, test: Examples
-) -> dict[str, dict[str, float | None]]:
-    """The scores of a network on dev and on test."""
-    return {
-        split: metrics.measure(logits(network, x), y, None if teacher is None else logits(teacher, x))
-        for split, (x, y) in (("dev", dev), ("test", test))
-    }
+    Returns:
+        What `milliseconds` returns.
 
+    Example:
+        ```python
+        from pathlib import Path
 
-def logits(model: keras.Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As `predict`, which spends longer on compiling than a small network on computing."""
-    parts = [model(x[start : start + 500], training=False) for start in range(0, len(x), 500)]
-    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+        from distill import studies
+
+        student.save("student.keras")
+        latency_ms = studies.latencies({"student": Path("student.keras")})
+        ```
+    """
+    return milliseconds(cost.latencies({arm: keras.models.load_model(file) for arm, file in files.items()}))
 
 
 def save(network: keras.Model, file: Path) -> None:
-    """Saves a network without the optimizer that training alone leaves in it, so that sizes compare."""
-    clean = type(network).from_config(network.get_config())  # clone_model would compile the copy as well
+    """Saves a network without the optimizer that it has only if it was trained alone, so that file sizes compare."""
+    clean = type(network).from_config(network.get_config())  # clone_model would also compile the copy
     clean.set_weights(network.get_weights())
     clean.save(file)
 
 
-def _final_table(
-    measured: dict[str, dict[str, dict[str, float | None]]],
-) -> tuple[list[str], list[list[Any]]]:
+def _final_table(measured: dict[str, dict[str, Scores]]) -> tuple[list[str], list[list[Any]]]:
     rows = [
         [split, epoch, *scores[split].values()]
         for epoch, scores in measured.items()

@@ -1,4 +1,4 @@
-"""What a study consists of: arms, their cells, and what surrounds a cell."""
+"""What a study declares: its arms, the cells that train them, and settings that no result depends on."""
 
 import dataclasses
 import hashlib
@@ -10,32 +10,53 @@ from typing import Any, Literal
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One line of the tables: cells that differ by seed alone.
+    """One way to train, which is one row of the tables; its cells differ only in their seed.
 
     Attributes:
-        name: in directories and W&B.
-        group: the arms that it stands with.
-        label: for readers, with its settings.
-        description: one sentence.
-        changes: to the config of the study's first arm.
+        name: identifier, used in directory names and in W&B.
+        group: heading under which tables and plots show the arm.
+        label: short text for readers, with the arm's settings.
+        description: one sentence for readers.
+        changes: fields of the cells' config that the arm changes, by name.
+
+    Example:
+        >>> from distill import studies
+        >>> arm = studies.Arm(
+        ...     "smoothing",
+        ...     group="all labels",
+        ...     label="label smoothing 0.1",
+        ...     description="The student on smoothed labels.",
+        ...     changes={"label_smoothing": 0.1},
+        ... )
     """
 
     name: str
+    _: dataclasses.KW_ONLY
     group: str
     label: str
     description: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of a study.
+    """One training run of a study: an arm with one seed.
 
     Attributes:
-        study: the study's name.
-        arm: what is being compared, such as "distilled".
-        seed: of weights, data order and everything else that is drawn.
-        config: a frozen dataclass of plain values: all that the result may depend on but the seed.
+        study: name of the study.
+        arm: name of the arm.
+        seed: seed of the initial weights, the data order and everything else that is random.
+        config: frozen dataclass of plain values with everything that the result depends on, except the seed.
+
+    Example:
+        >>> import dataclasses
+        >>> from distill import studies
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Training:
+        ...     epochs: int
+        ...     label_smoothing: float = 0.0
+        >>> studies.Cell(study="mine", arm="alone", seed=3, config=Training(epochs=30)).name
+        'alone-seed3-35c0cece'
     """
 
     study: str
@@ -45,27 +66,30 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name of its directory, another one for another config."""
+        """Name of the cell's directory; its last part is a digest of the config."""
         plain = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
-        return (
-            f"{self.arm.replace('/', '_')}-seed{self.seed}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
-        )
+        digest = hashlib.sha256(plain.encode()).hexdigest()[:8]
+        return f"{self.arm.replace('/', '_')}-seed{self.seed}-{digest}"
 
     @property
     def folder(self) -> Path:
-        """Its directory, relative to the study's."""
+        """Path to the cell's directory, relative to the study's."""
         return Path("cells") / self.name
 
 
 @dataclasses.dataclass(frozen=True)
 class Surroundings:
-    """What a cell needs and its result does not depend on.
+    """Settings that a cell needs but its result does not depend on.
 
     Attributes:
-        data_dir: where prepared data sets are kept; `None` for the place tfds uses.
-        manual_dir: a folder with files fetched by hand, for data sets that are not embedded.
-        wandb: mode of Weights & Biases; `None` follows WANDB_MODE, or is offline.
-        tensorboard: also write TensorBoard files.
+        data_dir: folder for prepared data sets; by default the one that TensorFlow Datasets uses.
+        manual_dir: folder with files that you downloaded yourself, for data sets that are not built in.
+        wandb: mode of Weights & Biases; by default that of WANDB_MODE, or offline if it is not set.
+        tensorboard: write TensorBoard files as well.
+
+    Example:
+        >>> from distill import studies
+        >>> quiet = studies.Surroundings(wandb="disabled")
     """
 
     data_dir: Path | None = None

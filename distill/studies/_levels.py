@@ -1,27 +1,29 @@
-"""Methods at several levels of compression, from arms called METHOD-PERCENT: their curves, drawn and in words."""
+"""Methods at several levels of compression: their curves, drawn and in numbers.
+
+A method at one level is an arm called METHOD-PERCENT, such as "gradual-95".
+"""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
 
+from distill.studies._measures import ACCURACY
 from distill.studies._plots import TEXT
-from distill.studies._results import ACCURACY, ArmResult
+from distill.studies._results import ArmResult
 from distill.studies._statistics import spread
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One method at all levels.
+    """One method at all its levels.
 
     Attributes:
-        method: its name.
-        levels: in percent, ascending.
-        accuracies: of each, the test accuracy in percent of every seed.
+        method: name of the method.
+        levels: levels in percent, in the order of the arms.
+        accuracies: test accuracies in percent at each level, one per seed.
     """
 
     method: str
@@ -30,7 +32,7 @@ class Curve:
 
 
 def curves(arms: Iterable[ArmResult]) -> list[Curve]:
-    """The methods of the arms that have a level, in their order."""
+    """Collects the arms that have a level, by method and in their order."""
     points: dict[str, dict[float, tuple[float, ...]]] = {}
     for arm in arms:
         method, _, percent = arm.name.rpartition("-")
@@ -39,28 +41,41 @@ def curves(arms: Iterable[ArmResult]) -> list[Curve]:
     return [Curve(method, tuple(found), tuple(found.values())) for method, found in points.items()]
 
 
-def mean(values: Sequence[float] | None) -> str:
-    """A mean over seeds ± half its 95 % t interval."""
-    return f"{spread(list(values or ())).mean:.2f} ± {_half(values or ()):.2f}"
+def mean(values: Sequence[float]) -> str:
+    """A mean over seeds ± half its 95% t interval."""
+    found = spread(values)
+    return f"{found.mean:.2f} ± {found.half_interval:.2f}"
 
 
-def draw(axes: Axes, curve: Curve, xs: Sequence[float], color: str, label: str) -> float:
-    """Draws mean and 95 % band of a curve where `error_axis` shows them; returns the last mean."""
-    means = np.array([spread(list(values)).mean for values in curve.accuracies])
-    half = np.array([_half(values) for values in curve.accuracies])
-    axes.plot(xs, _missing(means), "o-", color=color, markersize=4, label=label)
-    axes.fill_between(xs, _missing(means - half), _missing(means + half), color=color, alpha=0.2, linewidth=0)
+def draw(axes: Axes, curve: Curve, xs: Sequence[float], *, color: str, label: str) -> float:
+    """Draws the mean of a curve and its 95% band, for axes that `error_axis` finishes.
+
+    Args:
+        axes: axes to draw on.
+        curve: curve to draw.
+        xs: place of each level.
+        color: colour of line and band.
+        label: name in the legend.
+
+    Returns:
+        The mean accuracy at the last level.
+    """
+    found = [spread(values) for values in curve.accuracies]
+    means = np.array([one.mean for one in found])
+    half = np.array([one.half_interval for one in found])
+    axes.plot(xs, _errors(means), "o-", color=color, markersize=4, label=label)
+    axes.fill_between(xs, _errors(means - half), _errors(means + half), color=color, alpha=0.2, linewidth=0)
     return float(means[-1])
 
 
-def draw_line(axes: Axes, arm: ArmResult, label: str, dash: str = "-") -> None:
-    """Draws the mean of a network that has no level."""
-    mean = spread(arm.values(ACCURACY) or []).mean
-    axes.axhline(_missing(mean), color=TEXT, linewidth=1, linestyle=dash, label=label)
+def draw_line(axes: Axes, arm: ArmResult, *, label: str, dash: str = "-") -> None:
+    """Draws the mean of an arm without a level as a horizontal line."""
+    errors = _errors(spread(arm.values(ACCURACY) or []).mean)
+    axes.axhline(float(errors), color=TEXT, linewidth=1, linestyle=dash, label=label)
 
 
 def error_axis(axes: Axes) -> None:
-    """Errors on a logarithmic axis upside down: differences of a point show beside those of fifty."""
+    """Makes the axis of accuracies logarithmic in the error, so that 99% and 98% differ as much as 50% and 0%."""
     axes.set(yscale="log", ylabel="test accuracy %, last epoch")
     axes.invert_yaxis()
     low, high = sorted(axes.get_ylim())
@@ -69,14 +84,6 @@ def error_axis(axes: Axes) -> None:
     axes.minorticks_off()
 
 
-def _missing(accuracy: Any) -> Any:
-    """How many percent are wrong; none at all is off a logarithmic axis."""
-    return np.maximum(100 - accuracy, 0.1)
-
-
-def _half(values: Sequence[float]) -> float:
-    """Half the 95 % t interval of a mean."""
-    found = spread(list(values))
-    if found.n < 2:
-        return math.nan
-    return float(stats.t.ppf(0.975, found.n - 1) * found.deviation / math.sqrt(found.n))
+def _errors(accuracies: ArrayLike) -> NDArray[np.float64]:
+    """Errors in percent; no error at all would have no place on a logarithmic axis."""
+    return np.maximum(100 - np.asarray(accuracies, dtype=np.float64), 0.1)

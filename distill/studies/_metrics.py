@@ -1,6 +1,6 @@
-"""How good a classifier's logits are: accuracy, likelihood, calibration, agreement with a teacher.
+"""How good a classifier's logits are: accuracy, likelihood, calibration and agreement with a teacher.
 
-Everything is float64 numpy over whole arrays, so that a number never depends on a batch size.
+Everything is computed in float64 over whole arrays, so no number depends on a batch size.
 """
 
 import numpy as np
@@ -8,21 +8,21 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def measure(
-    logits: ArrayLike, labels: ArrayLike, teacher_logits: ArrayLike | None = None
+    logits: ArrayLike, labels: ArrayLike, *, teacher_logits: ArrayLike | None = None
 ) -> dict[str, float | None]:
-    """All metrics of one model on one split, under the names that `result.json` uses.
+    """Computes all metrics of one model on one split, under the names that `result.json` uses.
 
     Args:
-        logits: (n, classes), finite.
-        labels: (n,) integers in [0, classes).
-        teacher_logits: (n, classes) of the same examples, logits or probabilities; `None` where there
-            is no teacher to agree with.
+        logits: logits (n, classes), finite.
+        labels: integers (n,) in [0, classes).
+        teacher_logits: logits or probabilities (n, classes) of the teacher for the same examples; `None` without a
+            teacher.
 
     Returns:
-        "accuracy", "nll", "ece" and "agreement", which is `None` without a teacher.
+        "accuracy", "nll", "ece" and "agreement"; agreement is `None` without a teacher.
 
     Raises:
-        ValueError: as the single metrics do.
+        ValueError: the shapes do not match, a logit is not finite, or a label is out of range.
     """
     return {
         "accuracy": accuracy(logits, labels),
@@ -33,14 +33,14 @@ def measure(
 
 
 def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Share of examples whose largest logit is the label's; of equal logits the first counts.
+    """Returns the share of examples whose largest logit is the label's; of equal logits the first counts.
 
     Args:
-        logits: (n, classes), finite.
-        labels: (n,) integers in [0, classes).
+        logits: logits (n, classes), finite.
+        labels: integers (n,) in [0, classes).
 
     Returns:
-        In [0, 1].
+        A share in [0, 1].
 
     Raises:
         ValueError: the shapes do not match, a logit is not finite, or a label is out of range.
@@ -50,11 +50,11 @@ def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
 
 
 def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Mean of -log softmax(logits)[label], in nats, computed in log space.
+    """Returns the mean of −log softmax(logits)[label], computed in log space.
 
     Args:
-        logits: (n, classes), finite.
-        labels: (n,) integers in [0, classes).
+        logits: logits (n, classes), finite.
+        labels: integers (n,) in [0, classes).
 
     Returns:
         Nats per example, >= 0.
@@ -67,17 +67,17 @@ def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
 
 
 def expected_calibration_error(logits: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy, Σ_b |B_b| / n · |accuracy(B_b) − confidence(B_b)| [1].
+    """Returns the mean gap between confidence and accuracy, Σ_b |B_b| / n · |accuracy(B_b) − confidence(B_b)| [1].
 
-    Bin b of M holds the examples whose top probability lies in (b / M, (b + 1) / M].
+    Bin b of M holds the examples whose largest probability lies in (b / M, (b + 1) / M].
 
     Args:
-        logits: (n, classes), finite.
-        labels: (n,) integers in [0, classes).
+        logits: logits (n, classes), finite.
+        labels: integers (n,) in [0, classes).
         bins: number of bins of equal width.
 
     Returns:
-        In [0, 1].
+        A gap in [0, 1].
 
     Raises:
         ValueError: the shapes do not match, a logit is not finite, or a label is out of range.
@@ -93,14 +93,14 @@ def expected_calibration_error(logits: ArrayLike, labels: ArrayLike, *, bins: in
 
 
 def agreement(teacher_logits: ArrayLike, logits: ArrayLike) -> float:
-    """Share of examples to which teacher and student give the same class, right or wrong.
+    """Returns the share of examples for which teacher and student predict the same class, right or wrong.
 
     Args:
-        teacher_logits: (n, classes), logits or probabilities.
-        logits: (n, classes) of the student, same examples in the same order.
+        teacher_logits: logits or probabilities (n, classes) of the teacher.
+        logits: logits (n, classes) of the student for the same examples in the same order.
 
     Returns:
-        In [0, 1].
+        A share in [0, 1].
 
     Raises:
         ValueError: the shapes differ, or a logit is not finite.
@@ -108,7 +108,7 @@ def agreement(teacher_logits: ArrayLike, logits: ArrayLike) -> float:
     teacher, student = _checked_logits(teacher_logits), _checked_logits(logits)
     if teacher.shape != student.shape:
         raise ValueError(
-            "Agreement compares the classes of the same examples, so both logits need one shape. "
+            "Agreement compares predicted classes example by example, so both logits must have the same shape. "
             f"Received: teacher {teacher.shape} and student {student.shape}. "
             "Predict on the same split with both."
         )
@@ -126,7 +126,7 @@ def _checked_logits(logits: ArrayLike) -> NDArray[np.float64]:
         raise ValueError(
             "Metrics need finite logits of shape (n, classes) with at least one example. Received: shape "
             f"{rows.shape} with {np.count_nonzero(~np.isfinite(rows))} values that are not finite. "
-            "Flatten the examples, or look for a run that diverged."
+            "Flatten the logits if they have more axes; if values are not finite, look for a run that diverged."
         )
     return rows
 
@@ -141,8 +141,8 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64],
         )
     if targets.min() < 0 or targets.max() >= rows.shape[1]:
         raise ValueError(
-            f"Labels index the {rows.shape[1]} classes of the logits from 0. "
+            f"Labels must lie in [0, {rows.shape[1]}), since the logits have {rows.shape[1]} classes. "
             f"Received: labels from {targets.min()} to {targets.max()}. "
-            "Renumber them, or widen the model's head."
+            "Renumber the labels, or widen the model's head."
         )
     return rows, targets

@@ -1,4 +1,4 @@
-"""A study's figures as inline SVG that follows the page's text colour, in light and in dark."""
+"""A study's figures, as inline SVG that takes the page's text colour in light and dark mode."""
 
 import html
 import io
@@ -11,11 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distill.studies._results import ACCURACY, ArmResult, Judged, StudyResult, judge
+from distill.studies._judging import Judged, judge
+from distill.studies._measures import ACCURACY
+from distill.studies._results import ArmResult, StudyResult
 from distill.studies._statistics import spread
 from distill.studies._tables import count
 
-# Okabe and Ito's colours without black and yellow, which vanish on dark and on light pages.
+# Okabe and Ito's colours, without black and yellow, which are invisible on dark and on light pages.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 VERDICTS = {"better": "#0072B2", "worse": "#D55E00", "not shown": "#8C8C8C"}
 _MARKERS = "osD^vP"
@@ -44,12 +46,12 @@ STYLE: dict[Any, Any] = {
 
 
 def forest(study: StudyResult) -> str:
-    """Each comparison's difference in test accuracy: interval, mean, and a dot a seed.
+    """Draws the difference in test accuracy of each comparison: mean, interval, and one dot per seed.
 
-    Arms of different groups get axes of their own, since a gain on few labels dwarfs one on many.
+    Each group of arms has its own axes, since differences may be much larger in one group than in another.
 
     Args:
-        study: a study with at least one comparison.
+        study: study with at least one comparison.
 
     Returns:
         An `<svg>` element.
@@ -64,15 +66,18 @@ def forest(study: StudyResult) -> str:
         for axes, group, rows in zip(panels, groups, members, strict=True):
             _forest_panel(axes, rows)
             axes.set_title(group)
-        panels[-1].set_xlabel("difference in test accuracy, last epoch (points; right of 0 is better)")
-        return svg(figure, "forest", "Paired differences: " + "; ".join(_spoken(j) for j in judged))
+        panels[-1].set_xlabel(
+            "difference in test accuracy after the last epoch (points; right of 0 is better)"
+        )
+        spoken = "; ".join(f"{j.arm} minus {j.baseline} {j.adjusted}" for j in judged)
+        return svg(figure, name="forest", description=f"Paired differences: {spoken}")
 
 
 def curves(study: StudyResult) -> str:
-    """Accuracy and loss on dev at each epoch: mean over seeds, band of one standard deviation.
+    """Draws accuracy and loss on dev after each epoch: mean over seeds, and a band of one standard deviation.
 
     Args:
-        study: a study whose history holds "val_accuracy" and "val_loss"; an arm without is left out.
+        study: study whose history has "val_accuracy" and "val_loss"; arms without them are left out.
 
     Returns:
         An `<svg>` element.
@@ -90,7 +95,7 @@ def curves(study: StudyResult) -> str:
             _curve_panel(bottom, arms, "val_loss", scale=1)
             top.set(title=group, ylabel="dev accuracy %")
             bottom.set(xlabel="epoch", ylabel="dev loss")
-            # Below, where it hides no curve.
+            # Below the axes, where it hides no curve.
             bottom.legend(
                 *top.get_legend_handles_labels(),
                 loc="upper center",
@@ -98,16 +103,15 @@ def curves(study: StudyResult) -> str:
                 ncols=2,
                 fontsize="small",
             )
-        return svg(
-            figure, "curves", "Dev accuracy and loss per epoch, mean and standard deviation over seeds"
-        )
+        description = "Dev accuracy and loss by epoch, mean and standard deviation over seeds"
+        return svg(figure, name="curves", description=description)
 
 
 def size(study: StudyResult) -> str:
-    """Test accuracy against parameters: mean and standard deviation over seeds.
+    """Draws test accuracy against the number of parameters: mean and standard deviation over seeds.
 
     Args:
-        study: a study whose cells know their parameters; an arm that does not is left out.
+        study: study whose cells know their parameters; arms without them are left out.
 
     Returns:
         An `<svg>` element.
@@ -122,18 +126,21 @@ def size(study: StudyResult) -> str:
             axes.set(title=group, xscale="log", xlabel="parameters", ylabel="test accuracy %, last epoch")
             axes.margins(x=0.15)
         sizes = {p for arm in study.arms if (p := arm.cells[0].cost["parameters"]) is not None}
-        ticks = apart(sizes, 1.5)
+        ticks = apart(sizes, ratio=1.5)
         panels[0].set_xticks(ticks, map(count, ticks))
         panels[0].minorticks_off()
-        return svg(figure, "size", "Accuracy against size: " + "; ".join(spoken))
+        return svg(figure, name="size", description="Accuracy against size: " + "; ".join(spoken))
 
 
-def apart(values: Iterable[float], ratio: float) -> list[float]:
-    """Those values, ascending, whose names do not lie on each other along a logarithmic axis.
+def apart(values: Iterable[float], *, ratio: float) -> list[float]:
+    """Chooses ticks for a logarithmic axis so that their labels do not overlap.
 
     Args:
-        values: that may be named.
-        ratio: how many times the one before each must be at least.
+        values: values that may have a tick.
+        ratio: factor by which each tick must exceed the one before it.
+
+    Returns:
+        The ticks, ascending.
     """
     kept: list[float] = []
     for value in sorted(values):
@@ -185,7 +192,7 @@ def _curve_panel(axes: Axes, arms: Sequence[ArmResult], key: str, scale: float) 
         axes.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
         late += [*(mean - deviation)[len(mean) // 4 :], *(mean + deviation)[len(mean) // 4 :]]
     if late:
-        # The first epochs would flatten the differences that matter.
+        # With the first epochs in view, the differences that matter would be flat.
         margin = 0.05 * (max(late) - min(late)) or 1.0
         axes.set_ylim(min(late) - margin, max(late) + margin)
 
@@ -198,7 +205,7 @@ def _size_panel(axes: Axes, arms: Sequence[ArmResult]) -> list[str]:
         if parameters is None:
             continue
         over = spread(arm.values(ACCURACY) or [])
-        # Arms of one size stand side by side.
+        # Arms of the same size stand side by side.
         axes.errorbar(
             parameters * 1.1 ** seen.count(parameters),
             over.mean,
@@ -210,14 +217,14 @@ def _size_panel(axes: Axes, arms: Sequence[ArmResult]) -> list[str]:
             label=arm.name,
         )
         seen.append(parameters)
-        spoken.append(f"{arm.name} {over.mean:.2f} % with {parameters} parameters")
+        spoken.append(f"{arm.name} {over.mean:.2f}% with {parameters} parameters")
     if spoken:
         axes.legend(fontsize="small")
     return spoken
 
 
 def _history(arm: ArmResult, key: str) -> np.ndarray | None:
-    """(seeds, epochs) as far as every seed went; `None` where an epoch lacks the key."""
+    """Values (seeds, epochs), as far as every seed went; `None` if an epoch lacks the key."""
     epochs = min(len(cell.history) for cell in arm.cells)
     rows = [[epoch.get(key) for epoch in cell.history[:epochs]] for cell in arm.cells]
     if epochs == 0 or any(value is None for row in rows for value in row):
@@ -225,12 +232,17 @@ def _history(arm: ArmResult, key: str) -> np.ndarray | None:
     return np.array(rows, dtype=np.float64)
 
 
-def _spoken(judged: Judged) -> str:
-    return f"{judged.arm} minus {judged.baseline} {judged.adjusted}"
+def svg(figure: Figure, *, name: str, description: str) -> str:
+    """Turns a figure into an `<svg>` element whose text takes the page's colour.
 
+    Args:
+        figure: figure drawn with `STYLE`.
+        name: prefix that keeps the ids of several figures on one page apart.
+        description: the figure in words, for screen readers.
 
-def svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as one `<svg>` whose ids are its own and whose text takes the page's colour."""
+    Returns:
+        The element.
+    """
     buffer = io.StringIO()
     figure.savefig(
         buffer,
@@ -239,7 +251,7 @@ def svg(figure: Figure, name: str, description: str) -> str:
         metadata={"Creator": None, "Date": None, "Format": None, "Type": None},
     )
     # matplotlib repeats every text in a comment.
-    svg = re.sub("<!--.*?-->", "", buffer.getvalue(), flags=re.DOTALL)
-    svg = svg[svg.index("<svg") :].replace(TEXT, "currentColor")
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", svg)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)
+    drawn = re.sub("<!--.*?-->", "", buffer.getvalue(), flags=re.DOTALL)
+    drawn = drawn[drawn.index("<svg") :].replace(TEXT, "currentColor")
+    drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", drawn)
+    return drawn.replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)

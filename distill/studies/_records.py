@@ -1,4 +1,4 @@
-"""Files that a study leaves: JSON that is written whole, and what a later reader needs to repeat a run."""
+"""Files that are written whole or not at all, and the facts that a reader needs to repeat a run."""
 
 import contextlib
 import datetime
@@ -17,7 +17,7 @@ _PACKAGES = ("distill", "keras", "tensorflow", "numpy", "tensorflow-datasets", "
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git commit, machine and time: what a later reader needs to repeat a run."""
+    """Returns package versions, git commit, machine and time."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the code that runs, followed by "-dirty" if files differ from it; `None` outside git."""
+    """The commit of the code that runs, with "-dirty" appended if files differ from it; `None` outside git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
@@ -41,11 +41,11 @@ def _git_commit() -> str | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file, whole or not at all; raises ValueError for NaN and infinity, which JSON lacks."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file, whole or not at all."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")

@@ -1,70 +1,60 @@
-"""What a finished study left on disk, read and checked; neither Keras nor TensorFlow is needed.
+"""Reads and checks what a finished study left on disk; it needs neither Keras nor TensorFlow.
 
-A study directory holds `study.json`, which names its arms and comparisons, and a directory for each cell, one
-arm with one seed: `result.json` and `metrics.jsonl`, a line an epoch.
+A study's directory holds `study.json`, which names its arms and comparisons, and one directory per cell, which is an
+arm with one seed: `result.json`, and `metrics.jsonl` with one line per epoch.
 """
 
 import contextlib
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.studies._statistics import Comparison, compare, holm
+from distill.studies._measures import AGREEMENT, MEASURES, Measure
 
 EPOCHS = ("last", "selected")
 
 
 class BrokenStudyError(ValueError):
-    """A study directory of which something is missing or broken."""
+    """A file of a study is missing or broken. The message names the file.
 
+    Example:
+        ```python
+        from distill import studies
 
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """One way to score a model, and how to print it.
-
-    Attributes:
-        key: its name in `result.json`.
-        name: its name in tables.
-        unit: of the printed numbers.
-        scale: what a stored value is multiplied by to be printed.
-        digits: decimals to print.
-        lower_is_better: as for errors.
+        try:
+            studies.read("runs/nothing")
+        except studies.BrokenStudyError as error:
+            print(error)
+        ```
     """
-
-    key: str
-    name: str
-    unit: str
-    scale: float = 1.0
-    digits: int = 2
-    lower_is_better: bool = False
-
-
-ACCURACY = Measure("accuracy", "accuracy", "points", scale=100)
-NLL = Measure("nll", "NLL", "nats", digits=3, lower_is_better=True)
-ECE = Measure("ece", "ECE", "points", scale=100, digits=1, lower_is_better=True)
-AGREEMENT = Measure("agreement", "agreement", "points", scale=100)
-MEASURES = (ACCURACY, NLL, ECE, AGREEMENT)
 
 
 @dataclasses.dataclass(frozen=True)
 class CellResult:
-    """One trained model: an arm with one seed.
+    """A trained model: one arm with one seed.
 
     Attributes:
-        arm: name of its arm.
-        seed: what initialisation and data order came from.
-        selected_epoch: the epoch, from 0, that was chosen on dev.
-        epochs: epochs trained.
+        arm: name of the arm.
+        seed: seed of initial weights and data order.
+        selected_epoch: the epoch that was chosen on dev, counted from 0.
+        epochs: number of epochs trained.
         seconds: training time.
-        test: "last" and "selected" to the scores on test, by `Measure.key`; agreement may be `None`.
-        dev: the same on dev.
-        cost: "parameters", "macs", "file_bytes", "nonzero" and "gzip_bytes"; `None` where unknown, as the last two are
-            in results of before they were measured.
-        history: what was logged at each epoch, in order.
-        extra: what else a study put into `result.json`, by its key.
+        test: scores on test after the "last" and the "selected" epoch, by `Measure.key`; agreement may be `None`.
+        dev: the same scores on dev.
+        cost: "parameters", "macs", "file_bytes", "nonzero" and "gzip_bytes"; `None` for what is unknown, as the last
+            two are in results from before they were measured.
+        history: what was logged after each epoch, in order.
+        extra: further content of `result.json`, by key.
+
+    Example:
+        >>> from distill import studies
+        >>> cell = studies.read("runs/compare").arm("distilled").cells[0]
+        >>> cell.seed, cell.epochs
+        (0, 4)
     """
 
     arm: str
@@ -81,7 +71,21 @@ class CellResult:
 
 @dataclasses.dataclass(frozen=True)
 class ArmResult:
-    """One way to train, and its cells in the order of their seeds."""
+    """One way to train, with its trained models.
+
+    Attributes:
+        name: name of the arm.
+        label: short text for readers, with the arm's settings.
+        description: one sentence for readers.
+        group: heading under which tables and plots show the arm.
+        cells: trained models, in the order of their seeds.
+
+    Example:
+        >>> from distill import studies
+        >>> arm = studies.read("runs/compare").arm("distilled")
+        >>> len(arm.values(studies.ACCURACY)) == len(arm.cells)
+        True
+    """
 
     name: str
     label: str
@@ -89,8 +93,13 @@ class ArmResult:
     group: str
     cells: tuple[CellResult, ...]
 
-    def values(self, measure: Measure, epoch: str = "last") -> list[float] | None:
-        """Test scores by seed in printed units; `None` where the arm does not have the measure."""
+    def values(self, measure: Measure, *, epoch: str = "last") -> list[float] | None:
+        """Returns the test scores by seed, in printed units; `None` if a cell lacks the measure.
+
+        Args:
+            measure: measure to return.
+            epoch: "last" or "selected".
+        """
         scores = [cell.test[epoch][measure.key] for cell in self.cells]
         known = [measure.scale * score for score in scores if score is not None]
         return known if len(known) == len(scores) else None
@@ -98,7 +107,18 @@ class ArmResult:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What was tried for one arm: settings with the dev accuracy they gave, and the settings taken."""
+    """The search on dev for the settings of one arm.
+
+    Attributes:
+        arm: name of the arm.
+        choices: settings that were tried, each with its dev accuracy.
+        chosen: settings that were taken.
+
+    Example:
+        >>> from distill import studies
+        >>> studies.read("runs/compare").tuning[0].chosen
+        {'temperature': 4.0}
+    """
 
     arm: str
     choices: tuple[tuple[dict[str, Any], float], ...]
@@ -107,24 +127,24 @@ class Tuning:
 
 @dataclasses.dataclass(frozen=True)
 class StudyResult:
-    """A finished study; the fields are those of `study.json`.
+    """A finished study, as `study.json` has it.
 
     Attributes:
-        name: which study it is, such as "compare".
-        title: a line.
-        question: what it set out to answer.
-        command: what was typed to run it.
-        created: ISO time.
-        versions: package to version.
-        git_commit: `None` outside a repository.
-        smoke: whether it only proved that the code runs.
+        name: name of the study, such as "compare".
+        title: title of its report, one line.
+        question: question that the study answers.
+        command: command that ran it.
+        created: time of its end, in ISO format.
+        versions: version of each package.
+        git_commit: commit of the code; `None` outside a repository.
+        smoke: whether the run only checked that the code works.
         notes: what a reader must know.
-        arms: in the order of the tables.
-        comparisons: names of baseline and arm.
-        tuning: what was tried on dev, arm by arm.
-        latency_ms: arm to "median", "low" and "high"; not every arm need be timed.
-        litert_bytes: arm to the size of its LiteRT file; empty where none was written.
-        extra: what else a study put into `study.json`, by its key.
+        arms: arms, in the order of the tables.
+        comparisons: pairs of baseline and arm, by name.
+        tuning: searches on dev, one per tuned arm.
+        latency_ms: "median", "low" and "high" by arm; not every arm need be timed.
+        litert_bytes: size of the LiteRT file by arm; empty if none was written.
+        extra: further content of `study.json`, by key.
     """
 
     name: str
@@ -144,76 +164,30 @@ class StudyResult:
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def arm(self, name: str) -> ArmResult:
-        """The arm of that name."""
+        """Returns the arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
 
 
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """One of a study's comparisons.
-
-    Attributes:
-        baseline: name of the baseline arm.
-        arm: name of the arm compared with it.
-        raw: the comparison by itself.
-        adjusted: the same with p adjusted for the number of comparisons; its verdict counts.
-        differences: arm − baseline by seed.
-    """
-
-    baseline: str
-    arm: str
-    raw: Comparison
-    adjusted: Comparison
-    differences: tuple[float, ...]
-
-
-def judge(study: StudyResult, measure: Measure = ACCURACY, epoch: str = "last") -> list[Judged]:
-    """The study's comparisons on test, adjusted together by Holm's method.
-
-    Comparisons of which one arm lacks the measure are left out.
+def read(study_dir: str | os.PathLike[str]) -> StudyResult:
+    """Reads a study's directory and checks that its parts fit together.
 
     Args:
-        study: a study.
-        measure: what to compare.
-        epoch: "last" or "selected".
-
-    Returns:
-        One `Judged` a comparison, in the study's order.
-    """
-    pairs = [
-        (names, before, after)
-        for names in study.comparisons
-        if (before := study.arm(names[0]).values(measure, epoch)) is not None
-        and (after := study.arm(names[1]).values(measure, epoch)) is not None
-    ]
-    raw = [
-        compare(before, after, lower_is_better=measure.lower_is_better, unit=measure.unit)
-        for _, before, after in pairs
-    ]
-    adjusted = holm([comparison.p for comparison in raw])
-    return [
-        Judged(
-            *names,
-            raw=comparison,
-            adjusted=dataclasses.replace(comparison, p=p),
-            differences=tuple(b - a for a, b in zip(before, after, strict=True)),
-        )
-        for (names, before, after), comparison, p in zip(pairs, raw, adjusted, strict=True)
-    ]
-
-
-def read(study_dir: str | Path) -> StudyResult:
-    """Reads a study directory and checks that its parts fit together.
-
-    Args:
-        study_dir: the directory that holds `study.json`.
+        study_dir: path to the directory that holds `study.json`.
 
     Returns:
         The study.
 
     Raises:
-        BrokenStudyError: a file is missing, unreadable or incomplete, a comparison names no arm, or
-            compared arms were run with different seeds; the message names the file.
+        BrokenStudyError: a file is missing, unreadable or incomplete, a comparison names an arm that does not exist,
+            or compared arms have different seeds.
+
+    Example:
+        ```python
+        from distill import studies
+
+        study = studies.read("runs/compare")
+        print(study.arm("distilled").values(studies.ACCURACY))
+        ```
     """
     path = Path(study_dir) / "study.json"
     with _naming(path):
@@ -236,7 +210,7 @@ def read(study_dir: str | Path) -> StudyResult:
                 for arm, times in raw["latency_ms"].items()
             },
             litert_bytes={arm: int(size) for arm, size in raw.get("litert_bytes", {}).items()},
-            extra=_extra(raw, StudyResult, "study"),
+            extra=_others(raw, StudyResult),
         )
         seeds = {arm.name: [cell.seed for cell in arm.cells] for arm in study.arms}
         for baseline, arm in study.comparisons:
@@ -245,22 +219,12 @@ def read(study_dir: str | Path) -> StudyResult:
     return study
 
 
-def _arm(folder: Path, raw: Mapping[str, Any]) -> ArmResult:
-    cells = [read_cell(folder / cell) for cell in raw["cells"]]
-    strangers = [cell.arm for cell in cells if cell.arm != raw["name"]]
-    if strangers or not cells:
-        raise ValueError(f"arm {raw['name']} lists {len(cells)} cells, of which some are of {strangers}")
-    return ArmResult(
-        name=str(raw["name"]),
-        label=str(raw["label"]),
-        description=str(raw["description"]),
-        group=str(raw["group"]),
-        cells=tuple(sorted(cells, key=lambda cell: cell.seed)),
-    )
-
-
 def read_cell(folder: Path) -> CellResult:
-    """Reads a finished cell; raises `BrokenStudyError` where a file is missing or broken."""
+    """Reads the directory of a finished cell.
+
+    Raises:
+        BrokenStudyError: a file is missing, unreadable or incomplete.
+    """
     log = folder / "metrics.jsonl"
     with _naming(log):
         history = tuple(dict(json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines())
@@ -280,23 +244,33 @@ def read_cell(folder: Path) -> CellResult:
                 **{key: raw["cost"].get(key) for key in ("nonzero", "gzip_bytes")},
             },
             history=history,
-            extra=_extra(raw, CellResult, "study"),
+            extra=_others(raw, CellResult),
         )
+
+
+def _arm(folder: Path, raw: Mapping[str, Any]) -> ArmResult:
+    cells = [read_cell(folder / cell) for cell in raw["cells"]]
+    strangers = sorted({cell.arm for cell in cells} - {raw["name"]})
+    if not cells:
+        raise ValueError(f"arm {raw['name']} lists no cells")
+    if strangers:
+        raise ValueError(f"arm {raw['name']} lists {len(cells)} cells, some of which belong to {strangers}")
+    return ArmResult(
+        name=str(raw["name"]),
+        label=str(raw["label"]),
+        description=str(raw["description"]),
+        group=str(raw["group"]),
+        cells=tuple(sorted(cells, key=lambda cell: cell.seed)),
+    )
 
 
 def _scores(raw: Mapping[str, Any]) -> dict[str, float | None]:
     scores = {measure.key: raw[measure.key] for measure in MEASURES}
     for key, score in scores.items():
-        # Only agreement may be missing: the teacher has no one to agree with.
+        # Only agreement may be missing: a teacher has nobody to agree with.
         if not (key == AGREEMENT.key and score is None) and not math.isfinite(score):
             raise ValueError(f"{key} is {score}")
     return scores
-
-
-def _extra(raw: Mapping[str, Any], known: type[Any], *names: str) -> dict[str, Any]:
-    """What a file holds besides the fields of the class that is made of it."""
-    fields = {field.name for field in dataclasses.fields(known)}
-    return {key: value for key, value in raw.items() if key not in fields.union(names)}
 
 
 def _tuning(raw: Mapping[str, Any]) -> Tuning:
@@ -305,6 +279,12 @@ def _tuning(raw: Mapping[str, Any]) -> Tuning:
         choices=tuple((dict(c["settings"]), float(c["dev_accuracy"])) for c in raw["choices"]),
         chosen=dict(raw["chosen"]),
     )
+
+
+def _others(raw: Mapping[str, Any], known: type[CellResult | StudyResult]) -> dict[str, Any]:
+    """The content of a file that is not in the fields of the class made from it."""
+    fields = {field.name for field in dataclasses.fields(known)} | {"study"}  # which is the name of a study
+    return {key: value for key, value in raw.items() if key not in fields}
 
 
 @contextlib.contextmanager
@@ -318,5 +298,5 @@ def _naming(path: Path) -> Iterator[None]:
         raise BrokenStudyError(
             "A report needs every file of a finished study. "
             f"Received: {path}, which cannot be used ({type(error).__name__}: {error}). "
-            "Run the study's command again: it redoes what is missing or broken."
+            "Run the study's command again; if a cell's file is broken, delete that cell's directory first."
         ) from error

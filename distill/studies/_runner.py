@@ -1,9 +1,9 @@
-"""Runs a study's cells: one frozen config and one seed become one run directory.
+"""Runs the cells of a study in parallel processes, and resumes where an earlier run stopped.
 
-A run directory is finished when it holds `result.json`, which is written last and in one piece. A
-finished cell is never run again; what an interrupted one left is removed and it starts again, but for
-what it put into `stages`: there, work of several networks leaves each that is done. The directory's name holds
-a digest of the config: another config is another cell.
+A cell is finished when its directory holds `result.json`, which is written last and in one piece. A finished cell is
+never run again. An unfinished cell starts over in an empty directory. Only its folder `stages` is kept: a method that
+trains several networks stores each one there once it is complete. A directory's name contains a digest of the config,
+so a cell with another config is another cell.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -29,13 +30,12 @@ from distill.studies._records import environment, write_json
 
 STAGES = "stages"
 
-
-# Does a cell's work in a directory, leaves its files there and returns what result.json is to hold.
+# Does the work of a cell, leaves its files in the directory, and returns what result.json is to hold.
 Work = Callable[[Cell, Path], Mapping[str, Any]]
 
 
 class CellError(RuntimeError):
-    """A cell failed; the message names it and says what is kept."""
+    """A cell failed. The message names the cell and says what is kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,55 +43,116 @@ class Runner:
     """Runs the cells of one study.
 
     Attributes:
-        study_dir: the cells are written below its `cells`.
-        pool: the processes that they run in, see `workers`.
-        console: where progress is shown.
+        study_dir: directory of the study; its cells are written to the folder `cells` in it.
+        pool: processes that run the cells, made by `workers`.
+        console: console that shows progress.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from rich.console import Console
+
+        from distill import studies
+
+
+        def train(cell, directory):
+            return {"answer": cell.seed}
+
+
+        cells = []  # the cells of a study
+        folder = Path("runs/mine")
+        folder.mkdir(parents=True)
+        with studies.workers(folder, jobs=2) as pool:
+            runner = studies.Runner(folder, pool=pool, console=Console())
+            try:
+                runner.run(cells, train, label="cells")
+            except studies.CellError as error:
+                print(error)
+        ```
     """
 
     study_dir: Path
+    _: dataclasses.KW_ONLY
     pool: ProcessPoolExecutor
     console: Console
 
-    def run(self, cells: Sequence[Cell], work: Work, label: str) -> None:
+    def run(self, cells: Sequence[Cell], work: Work, *, label: str) -> None:
         """Runs the cells that are not finished yet.
 
         Args:
-            cells: the cells, in the order to start them.
-            work: a module-level function; other processes import it.
-            label: what this batch of cells is called where progress is shown.
+            cells: cells, in the order in which to start them.
+            work: function that does the work of one cell, or a `functools.partial` of one. Other processes import it,
+                so it must be defined at the top of a module.
+            label: name of this group of cells, shown with its progress.
 
         Raises:
-            CellError: a cell failed. Those that were running are stopped; finished ones are kept.
+            CellError: a cell failed. Cells that were still running are stopped; finished cells are kept.
         """
         waiting = [cell for cell in cells if not (self.study_dir / cell.folder / "result.json").exists()]
         if len(waiting) < len(cells):
             finished = len(cells) - len(waiting)
-            self.console.print(f"{label}: {finished} of {len(cells)} cells are finished already")
+            self.console.print(f"{label}: {finished} of {len(cells)} cells already finished")
         if waiting:
-            _run_all(self.pool, waiting, work, self.study_dir, self.console, label)
+            self._run_all(waiting, work, label)
+
+    def _run_all(self, cells: Sequence[Cell], work: Work, label: str) -> None:
+        futures = {self.pool.submit(_run_cell, cell, work, self.study_dir): cell for cell in cells}
+        started = time.monotonic()
+        with _progress(self.console) as progress:
+            task = progress.add_task(label, total=len(cells), left="")
+            unfinished: set[Future[None]] = set(futures)
+            while unfinished:
+                done, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._require_success(future, futures[future])
+                finished = len(cells) - len(unfinished)
+                seconds = (time.monotonic() - started) / finished * len(unfinished)
+                left = f"about {_duration(seconds)} left" if unfinished else "done"
+                progress.update(task, completed=finished, left=left)
+                if not self.console.is_terminal:
+                    names = ", ".join(f"{futures[one].arm} seed {futures[one].seed}" for one in done)
+                    self.console.print(f"{label}: {finished} of {len(cells)} cells ({names}), {left}")
+
+    def _require_success(self, future: Future[None], cell: Cell) -> None:
+        try:
+            future.result()
+        except BrokenProcessPool as error:
+            raise CellError(
+                f"A worker process was killed, perhaps because memory ran out, and {cell.name} is unfinished. "
+                "Finished cells are kept: run the same command again, with a smaller --jobs if memory is short."
+            ) from error
+        except Exception as error:
+            raise CellError(
+                f"Cell {cell.name} failed: {error!r}. Its output is in {self.study_dir / 'workers.log'}. "
+                "Finished cells are kept: fix the cause and run the same command again."
+            ) from error
 
 
 @contextlib.contextmanager
-def workers(jobs: int, study_dir: Path) -> Iterator[ProcessPoolExecutor]:
-    """Processes that share the cores and start when they are needed.
+def workers(study_dir: Path, *, jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Starts processes that share the cores, and ends them afterwards.
 
     Args:
-        jobs: how many at once, >= 1.
-        study_dir: what they print goes to its `workers.log`.
+        study_dir: directory of the study; what the processes print goes to its `workers.log`.
+        jobs: number of processes, >= 1. Each starts when there is work for it.
+
+    Yields:
+        The pool of processes.
 
     Raises:
         ValueError: `jobs` is less than 1.
     """
     if jobs < 1:
-        raise ValueError(f"Cells are run by one process or more. Received: jobs={jobs}.")
+        raise ValueError(f"jobs must be at least 1. Received: jobs={jobs}.")
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    begin = (threads, study_dir / "workers.log")
     # Not `fork`: TensorFlow's threads do not survive it.
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin_worker, begin)
+    context = multiprocessing.get_context("spawn")
+    pool = _LoggingPool(jobs, context, _begin_worker, (threads,), log=study_dir / "workers.log")
     try:
         yield pool
     except BaseException:
-        # A failure or Ctrl-C: what still runs would only be thrown away.
+        # A failure or Ctrl-C: the work that is still running would only be thrown away.
         for process in multiprocessing.active_children():
             process.terminate()
         raise
@@ -99,42 +160,49 @@ def workers(jobs: int, study_dir: Path) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_all(
-    pool: ProcessPoolExecutor,
-    cells: Sequence[Cell],
-    work: Work,
-    study_dir: Path,
-    console: Console,
-    label: str,
-) -> None:
-    futures = {pool.submit(_run_cell, cell, work, study_dir): cell for cell in cells}
-    started = time.monotonic()
-    with _progress(console) as progress:
-        task = progress.add_task(label, total=len(cells), left="")
-        open_futures: set[Future[None]] = set(futures)
-        while open_futures:
-            done, open_futures = wait(open_futures, return_when=FIRST_COMPLETED)
-            for future in done:
-                cell = futures[future]
-                try:
-                    future.result()
-                except BrokenProcessPool as error:
-                    raise CellError(
-                        f"A process that ran cells was killed, perhaps for memory, while {cell.name} was open. "
-                        "Finished cells are kept: run the same command again, with fewer --jobs if memory is short."
-                    ) from error
-                except Exception as error:
-                    raise CellError(
-                        f"Cell {cell.name} failed: {error!r}. What it printed is in {study_dir / 'workers.log'}. "
-                        "Finished cells are kept: run the same command again once the cause is gone."
-                    ) from error
-            finished = len(cells) - len(open_futures)
-            left = (time.monotonic() - started) / finished * len(open_futures)
-            shown = f"about {_minutes(left)} left" if open_futures else "done"
-            progress.update(task, completed=finished, left=shown)
-            if not console.is_terminal:
-                names = ", ".join(f"{futures[f].arm} seed {futures[f].seed}" for f in done)
-                console.print(f"{label}: {finished} of {len(cells)} cells ({names}), {shown}")
+class _LoggingPool(ProcessPoolExecutor):
+    """A pool whose processes print to a file from the start, and so not across the progress bar.
+
+    A process could not redirect itself in time: TensorFlow prints while it is imported, which is before the first line
+    of a worker runs.
+    """
+
+    def __init__(self, *args: Any, log: Path) -> None:
+        super().__init__(*args)
+        self._log = log
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Submits a call; a process that is started for it inherits the file as its stdout and stderr."""
+        kept = os.dup(1), os.dup(2)
+        try:
+            with self._log.open("a") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            for descriptor, own in enumerate(kept, 1):
+                os.dup2(own, descriptor)
+                os.close(own)
+
+
+@contextlib.contextmanager
+def locked(study_dir: Path) -> Iterator[None]:
+    """Reserves a study's directory, which it makes if necessary, for this process.
+
+    Raises:
+        RuntimeError: another process has reserved it.
+    """
+    study_dir.mkdir(parents=True, exist_ok=True)
+    with (study_dir / ".lock").open("w") as file:
+        try:
+            # The system releases the lock when the process ends, however it ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"Only one process at a time can use a study's directory. Received: {study_dir}, which is in use by "
+                "another process. Wait until it ends, or choose another directory with --out."
+            ) from None
+        yield
 
 
 def _progress(console: Console) -> Progress:
@@ -149,26 +217,20 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _minutes(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _begin_worker(threads: int, log: Path) -> None:
-    """Sets a worker up: its share of the cores, and an end together with the process that started it."""
+def _begin_worker(threads: int) -> None:
+    """Gives a worker its share of the cores, and lets it end together with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # TensorFlow's C++ writes to the descriptors themselves, across the progress that a person follows.
-    with log.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    import tensorflow as tf  # only workers need it; the command line answers at once
-
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would otherwise wait for more work for ever."""
+    """Ends a worker whose parent was killed; it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -186,30 +248,9 @@ def _run_cell(cell: Cell, work: Work, study_dir: Path) -> None:
         else:
             path.unlink()
     identity = {"study": cell.study, "arm": cell.arm, "seed": cell.seed}
-    write_json(
-        directory / "config.json", {**identity, "config": dataclasses.asdict(cell.config), **environment()}
-    )
+    config = dataclasses.asdict(cell.config)
+    write_json(directory / "config.json", {**identity, "config": config, **environment()})
     began = time.monotonic()
     result = work(cell, directory)
     seconds = round(time.monotonic() - began, 2)
     write_json(directory / "result.json", {**identity, "seconds": seconds, **result})
-
-
-@contextlib.contextmanager
-def locked(study_dir: Path) -> Iterator[None]:
-    """Holds a study's directory for this process alone.
-
-    Raises:
-        RuntimeError: another process holds it.
-    """
-    study_dir.mkdir(parents=True, exist_ok=True)
-    with (study_dir / ".lock").open("w") as file:
-        try:
-            # The system lets go of it when the process ends, however it ends.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(
-                f"One study at a time may use a directory. Received: {study_dir}, which another process is using. "
-                "Wait for it, or choose another with --out."
-            ) from None
-        yield

@@ -1,10 +1,12 @@
 """Runs a command as several workers of tf.distribute.MultiWorkerMirroredStrategy, on this machine.
 
-Command: scripts/launch --workers 2 --restarts 3 -- python train.py --epochs 10
-    Each worker finds the others' loopback addresses, and its own number, in TF_CONFIG. Its lines are printed
-    with its number before them. When one dies, the others are stopped, for they cannot go on without it, and
-    all are started again: let the program hold a `distill.training.Backup`, with delete_checkpoint=False.
-    TensorFlow's workers listen on all of the machine's addresses and ask for no password: not for open networks.
+    python -m distill.training.launch --workers 2 --restarts 3 -- python train.py --epochs 10
+
+Each worker finds its own number and the addresses of all workers in TF_CONFIG. The lines that it prints are shown with
+its number in front. When a worker dies, the others cannot continue, so all are stopped and started again. To continue
+where it was, the program needs a `distill.training.Backup` with delete_checkpoint=False.
+
+TensorFlow's workers listen on all addresses of the machine and ask for no password: do not use this on an open network.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL
@@ -29,41 +31,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(
-        prog="scripts/launch",
+        prog="python -m distill.training.launch",
         usage="%(prog)s [--workers N] [--restarts N] -- command ...",
-        description="Runs a command as several workers of tf.distribute.MultiWorkerMirroredStrategy on this "
-        "machine, with their addresses in TF_CONFIG. When one dies, all are started again. The exit "
-        "status is 0 when all ended with 0, and otherwise that of the first that did not.",
+        description="Runs a command as several workers of tf.distribute.MultiWorkerMirroredStrategy on this machine, "
+        "with their addresses in TF_CONFIG. When one dies, all are started again. The exit status is 0 if all workers "
+        "ended with 0, and otherwise that of the first that did not.",
     )
     parser.add_argument(
-        "--workers", type=_count(1), default=2, help="processes to run (default: 2)", metavar="N"
+        "--workers", type=_at_least(1), default=2, help="number of processes (default: 2)", metavar="N"
     )
     parser.add_argument(
-        "--restarts", type=_count(0), default=0, help="times to start all again (default: 0)", metavar="N"
+        "--restarts",
+        type=_at_least(0),
+        default=0,
+        help="number of times that all are started again (default: 0)",
+        metavar="N",
     )
     options = parser.parse_args(arguments[:split])
     command = arguments[split + 1 :]
     if not command:
         parser.error(
-            "the command to run comes after --, such as: scripts/launch --workers 2 -- python train.py"
+            f"the command to run must follow --, as in: {parser.prog} --workers 2 -- python train.py"
         )
-    # As Ctrl-C does, so that a stopped launcher leaves no workers behind.
+    # Like Ctrl-C, so that a launcher that is stopped leaves no workers behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        return launch(command, options.workers, options.restarts)
+        return launch(command, workers=options.workers, restarts=options.restarts)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
         parser.error(f"the command cannot be run: {error}")
 
 
-def launch(command: Sequence[str], workers: int, restarts: int) -> int:
-    """Runs the workers until all end with 0, or until one has died once more than they may be restarted.
+def launch(command: Sequence[str], *, workers: int, restarts: int) -> int:
+    """Runs the workers until all end with 0, or until one dies and no restart is left.
 
     Args:
-        command: what each worker runs.
-        workers: how many there are.
-        restarts: how many times all are started again.
+        command: command of each worker.
+        workers: number of workers.
+        restarts: number of times that all are started again.
 
     Returns:
         0, or the exit status of the worker that died first in the last attempt; 128 + n for signal n.
@@ -85,7 +91,7 @@ def launch(command: Sequence[str], workers: int, restarts: int) -> int:
 
 
 def _attempt(command: Sequence[str], workers: int) -> tuple[int, int]:
-    """Runs the workers once; returns the number and return code of the first that failed, or of the last."""
+    """Runs the workers once; returns number and return code of the first that failed, or of the last."""
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
     ended: queue.Queue[tuple[int, int]] = queue.Queue()
     processes: list[subprocess.Popen[bytes]] = []
@@ -99,7 +105,7 @@ def _attempt(command: Sequence[str], workers: int) -> tuple[int, int]:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a group of its own, to be stopped with what it has started
+                start_new_session=True,  # a process group, which is stopped with everything that was started in it
             )
             processes.append(process)
             printers.append(threading.Thread(target=_print_lines, args=(number, process.stdout), daemon=True))
@@ -113,11 +119,11 @@ def _attempt(command: Sequence[str], workers: int) -> tuple[int, int]:
     finally:
         _stop(processes)
         for printer in printers:
-            printer.join(GRACE)  # what left its group may hold the pipe open
+            printer.join(GRACE)  # a process that left its group may keep the pipe open
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ends the groups of all workers but those that ended well, whose numbers may be others' by now."""
+    """Ends the groups of all workers, except those that ended well: their ids may belong to other processes by now."""
     failed = [process for process in processes if process.poll() != 0]
     for number, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
         for process in failed:
@@ -133,11 +139,11 @@ def _print_lines(number: int, lines: IO[bytes]) -> None:
     try:
         with lines:
             for line in lines:
-                # One write a line: workers take turns.
+                # One write per line, so that workers do not interrupt each other.
                 sys.stdout.buffer.write(b"[%d] %s\n" % (number, line.rstrip(b"\n")))
                 sys.stdout.buffer.flush()
     except BrokenPipeError:
-        # Nobody reads on, as after `| head`. Workers would wait for ever to be read.
+        # Nobody reads any more, as after `| head`. The workers would wait forever for their pipes to be read.
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -150,10 +156,10 @@ def _free_ports(count: int) -> list[int]:
         return [opened.getsockname()[1] for opened in sockets]
 
 
-def _count(least: int):
+def _at_least(least: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"a whole number >= {least} is needed. Received: {text!r}")
+            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}. Received: {text!r}")
         return int(text)
 
     return parse

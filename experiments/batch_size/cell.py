@@ -1,4 +1,4 @@
-"""What one cell of `experiments.batch_size` does: train a student with one batch size and measure gradient noise."""
+"""Runs one cell of the batch-size study: trains a student with one batch size, and measures its gradient noise."""
 
 import dataclasses
 import math
@@ -16,44 +16,44 @@ from experiments.batch_size.noise import NoiseScale
 from experiments.compare import cell as comparison
 from experiments.compare.config import Training
 
-# Steps between two looks at the clock: as in training, few of them wait for Python.
+# Steps between two looks at the clock. As in training, only few steps wait for Python.
 _TIMED_STEPS = 8
 
 
-def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
-    """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
+def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[str, Any]:
+    """Trains, measures and saves one network; everything random follows from the cell's seed.
 
     Args:
-        surroundings: what the result does not depend on.
-        cell: its config is a `Training`.
-        directory: where metrics.jsonl and the model are written.
+        cell: cell whose config is a `Training`. Without a teacher, it is trained as in `experiments.compare`.
+        directory: directory for metrics.jsonl and the saved network.
+        surroundings: settings that the result does not depend on.
 
     Returns:
-        What `experiments.compare.cell.train` returns; of students also "examples", those of an epoch, and "noise", a
-        dictionary for each `experiments.batch_size.noise.Noise`.
+        What `distill.studies.fit_and_measure` returns; for students also "examples", the number in an epoch, and
+        "noise", a dictionary for each `experiments.batch_size.noise.Noise`.
 
     Raises:
         ValueError: the batch is larger than the training split.
     """
     config: Training = cell.config
     if config.teacher is None:
-        return comparison.train(surroundings, cell, directory)
+        return comparison.train(cell, directory, surroundings=surroundings)
     splits = _load(config, surroundings)
-    train, dev, test = (data.arrays(split) for split in (splits.train, splits.dev, splits.test))
-    if config.batch_size > len(train[0]):
+    images, labels = data.arrays(splits.train)
+    if config.batch_size > len(images):
         raise ValueError(
-            f"A batch is a part of the training split, here of {len(train[0])} examples. "
+            f"A batch must not be larger than the training split, which has {len(images)} examples. "
             f"Received: batch_size={config.batch_size}. Choose smaller --sizes."
         )
     teacher = keras.models.load_model(directory.parent / config.teacher / "teacher.keras")
-    # A worker runs many cells: without this each one is slower than the one before.
+    # A worker runs many cells, and would become slower with each.
     keras.backend.clear_session()
-    # From here on all arms of a seed draw the same numbers: the same start, the same order.
+    # From here on, all arms with the same seed draw the same numbers: initial weights and data order.
     keras.utils.set_random_seed(cell.seed)
-    steps = math.ceil(len(train[0]) / config.batch_size)
-    model = _compiled(config, splits, teacher, steps)
+    steps = math.ceil(len(images) / config.batch_size)
+    model = _compiled(config, splits, teacher, steps_per_execution=steps)
     network = model if config.temperature is None else model.student
-    noise = NoiseScale(*train, epochs=_noted(config.epochs), seed=cell.seed)
+    noise = NoiseScale(images, labels, epochs=_measured_epochs(config.epochs), seed=cell.seed)
     return fit_and_measure(
         model,
         network,
@@ -64,28 +64,25 @@ def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
         tags=[config.dataset],
         epochs=config.epochs,
         dev_batches=data.batches(splits.dev, 500),
-        dev=dev,
-        test=test,
+        dev=data.arrays(splits.dev),
+        test=data.arrays(splits.test),
         teacher=teacher,
         callbacks=[noise],
-        also=lambda: {
-            "examples": len(train[0]),
-            "noise": [dataclasses.asdict(found) for found in noise.found],
-        },
+        also=lambda: {"examples": len(images), "noise": [dataclasses.asdict(one) for one in noise.found]},
     )
 
 
 def speeds(
-    surroundings: Surroundings, cell: Cell, study_dir: Path, sizes: Sequence[int], rounds: int
+    cell: Cell, study_dir: Path, *, surroundings: Surroundings, sizes: Sequence[int], runs: int
 ) -> list[dict[str, Any]]:
-    """Speed and memory of training with each batch size, in a process that does nothing else.
+    """Measures speed and memory of training with each batch size; run it in a process that does nothing else.
 
     Args:
-        surroundings: where data lie.
-        cell: a student; its batch size does not count.
-        study_dir: where its teacher is.
+        cell: cell of a student; its own batch size is ignored.
+        study_dir: directory of the study, which holds the student's teacher.
+        surroundings: settings that say where data sets are.
         sizes: batch sizes, ascending.
-        rounds: see `distill.training.largest_batch`.
+        runs: number of timed runs of each size.
 
     Returns:
         A dictionary for each `distill.training.BatchSize`.
@@ -93,8 +90,8 @@ def speeds(
     config: Training = cell.config
     splits = _load(config, surroundings)
     teacher = keras.models.load_model(study_dir / "cells" / str(config.teacher) / "teacher.keras")
-    model = _compiled(config, splits, teacher, _TIMED_STEPS)
-    found = training.largest_batch(model, splits.train, sizes=sizes, rounds=rounds)
+    model = _compiled(config, splits, teacher, steps_per_execution=_TIMED_STEPS)
+    found = training.largest_batch(model, splits.train, sizes=sizes, runs=runs)
     return [dataclasses.asdict(row) for row in found.rows]
 
 
@@ -103,10 +100,10 @@ def _load(config: Training, surroundings: Surroundings) -> data.Splits:
 
 
 def _compiled(
-    config: Training, splits: data.Splits, teacher: keras.Model, steps_per_execution: int
+    config: Training, splits: data.Splits, teacher: keras.Model, *, steps_per_execution: int
 ) -> keras.Model:
     """The student, or the Distiller that trains it."""
-    model = plain_cnn(config.network, splits.input_shape, splits.num_classes)
+    model = plain_cnn(config.network, input_shape=splits.input_shape, classes=splits.num_classes)
     if config.temperature is not None:
         loss = distill.SoftTargets(config.temperature)
         model = distill.Distiller(teacher, model, loss, student_loss_weight=config.student_loss_weight)
@@ -121,6 +118,6 @@ def _compiled(
     return model
 
 
-def _noted(epochs: int) -> set[int]:
-    """1, 2, 4, 8, … and the last epoch: most happens early."""
+def _measured_epochs(epochs: int) -> set[int]:
+    """1, 2, 4, 8, … and the last epoch, since most changes happen early."""
     return {2**power for power in range(epochs.bit_length())} | {epochs}

@@ -1,4 +1,4 @@
-"""The curves of `experiments.batch_size` over the batch sizes."""
+"""Draws the findings of the batch-size study over the batch sizes, each as an `<svg>` element."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ _COLORS = {"alone": plots.PALETTE[0], "distilled": plots.PALETTE[1]}
 
 
 def accuracy_curves(rows: Sequence[Row]) -> str:
-    """Test accuracy by batch size, with the 95 % interval of its mean, as an `<svg>` element."""
+    """Draws test accuracy by batch size, with the 95% interval of its mean."""
     with matplotlib.rc_context(plots.STYLE):
         figure, (axes,) = _panels(rows, 1, height=4.2)
         for group in grouped(rows):
@@ -36,11 +36,11 @@ def accuracy_curves(rows: Sequence[Row]) -> str:
             )
         axes.set(ylabel="test accuracy %, last epoch")
         axes.legend()
-        return plots.svg(figure, "batch-accuracy", "Test accuracy by batch size")
+        return plots.svg(figure, name="batch-accuracy", description="Test accuracy by batch size")
 
 
 def target_curves(rows: Sequence[Row]) -> str:
-    """Epochs, updates and seconds to the target by batch size, medians over seeds, as an `<svg>` element."""
+    """Draws epochs, updates and seconds to the target by batch size, as medians over seeds."""
     shown: dict[str, Callable[[Row], float]] = {
         "epochs": lambda row: row.epochs_to_target,
         "updates": lambda row: row.epochs_to_target * row.steps,
@@ -56,33 +56,35 @@ def target_curves(rows: Sequence[Row]) -> str:
             _plain_ticks(axes)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        return plots.svg(figure, "batch-target", "Epochs, updates and seconds to the target by batch size")
+        description = "Epochs, updates and seconds to the target by batch size"
+        return plots.svg(figure, name="batch-target", description=description)
 
 
 def cost_curves(rows: Sequence[Row]) -> str:
-    """Examples a second and peak memory by batch size, as an `<svg>` element."""
+    """Draws examples per second and peak memory by batch size."""
     with matplotlib.rc_context(plots.STYLE):
         figure, (speed, memory) = _panels(rows, 2, height=3.4)
         for group in grouped(rows):
-            if group[0].rule == "scaled":  # the rate changes neither
+            if group[0].rule == "scaled":  # the learning rate affects neither
                 peaks = [math.nan if row.peak_bytes is None else row.peak_bytes / 1e6 for row in group]
                 _line(speed, group, [row.examples_per_second for row in group], group[0].kind)
                 _line(memory, group, peaks, group[0].kind)
-        speed.set(title="examples a second", yscale="log")
+        speed.set(title="examples per second", yscale="log")
         _plain_ticks(speed)
         memory.set(title="peak memory of the process (MB)")
         speed.legend()
-        return plots.svg(figure, "batch-cost", "Examples a second and peak memory by batch size")
+        description = "Examples per second and peak memory by batch size"
+        return plots.svg(figure, name="batch-cost", description=description)
 
 
 def noise_curves(rows: Sequence[Row]) -> str:
-    """The noise scale over training at each size, with the scaled learning rate, as an `<svg>` element."""
+    """Draws the noise scale during training for each batch size, with the scaled learning rate."""
     groups = [group for group in grouped(rows) if group[0].rule == "scaled"]
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(8.5, 3.9), layout="constrained")
         panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
         for axes, group in zip(panels, groups, strict=True):
-            # The middle of the map: its ends vanish on dark and on light pages.
+            # The middle of the colour map: its ends are invisible on dark and on light pages.
             colors = matplotlib.colormaps["viridis"](np.linspace(0.2, 0.85, len(group)))
             for row, color in zip(group, colors, strict=True):
                 axes.plot(list(row.noise), list(row.noise.values()), "o-", color=color, ms=3, label=row.size)
@@ -94,11 +96,12 @@ def noise_curves(rows: Sequence[Row]) -> str:
         panels[0].set(ylabel="noise scale (examples)")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", title="batch size")
-        return plots.svg(figure, "batch-noise", "Gradient-noise scale over training by batch size")
+        description = "Gradient-noise scale during training by batch size"
+        return plots.svg(figure, name="batch-noise", description=description)
 
 
-def _panels(rows: Sequence[Row], count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """Panels side by side over the batch sizes."""
+def _panels(rows: Sequence[Row], count: int, *, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """Makes panels side by side, each with an axis of batch sizes."""
     figure = Figure(figsize=(8.5, height), layout="constrained")
     panels = figure.subplots(1, count, squeeze=False)[0]
     sizes = sorted({row.size for row in rows})
@@ -123,7 +126,7 @@ def _line(axes: Axes, group: Sequence[Row], values: ArrayLike, label: str | None
 
 
 def _plain_ticks(axes: Axes) -> None:
-    """Numbers as they are read on a logarithmic axis, not powers of ten."""
+    """Labels a logarithmic axis with plain numbers instead of powers of ten."""
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
     axes.yaxis.minorticks_off()

@@ -1,11 +1,11 @@
-"""What `experiments.batch_size` found, a row for each batch size of each way to train."""
+"""The findings of the batch-size study, one row for each batch size and way to train."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from distill.studies import ACCURACY, StudyResult, statistics
 
@@ -16,15 +16,15 @@ class Row:
 
     Attributes:
         kind: "alone" or "distilled".
-        rule: of the learning rate, "constant" or "scaled".
-        size: examples a step.
-        examples: those of an epoch.
-        epochs: trained.
-        accuracy: on test after the last epoch, in percent, by seed.
-        to_target: epochs until dev accuracy reached the target, by seed; inf where it never did.
-        noise: the scale tr(Σ) / |G|² in examples, by epoch; nan where |G|² is lost in noise.
-        examples_per_second: of training steps; nan where the size did not fit.
-        peak_bytes: of the process in such steps; `None` where unknown.
+        rule: rule of the learning rate, "constant" or "scaled".
+        size: examples per step.
+        examples: examples in an epoch.
+        epochs: number of epochs trained.
+        accuracy: test accuracy after the last epoch, in percent, by seed.
+        to_target: epochs until dev accuracy reached the target, by seed; infinite if it never did.
+        noise: noise scale tr(Σ) / |G|² in examples, by epoch; NaN where |G|² is lost in noise.
+        examples_per_second: speed of training steps; NaN if the size did not fit into memory.
+        peak_bytes: peak memory of the process in such steps; `None` if unknown.
     """
 
     kind: str
@@ -40,43 +40,28 @@ class Row:
 
     @property
     def steps(self) -> int:
-        """Updates in an epoch."""
+        """Number of updates in an epoch."""
         return math.ceil(self.examples / self.size)
 
     @property
     def epochs_to_target(self) -> float:
-        """Median over the seeds; inf if half of them or more never came so far."""
+        """Median over the seeds; infinite if at least half of them never reached the target."""
         return float(np.median(self.to_target))
 
     @property
     def seconds_to_target(self) -> float:
-        """What those epochs take at the measured speed."""
+        """Time that those epochs take at the measured speed."""
         return self.epochs_to_target * self.examples / self.examples_per_second
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Mean accuracy over the seeds and half the width of its 95 % t interval, nan for one seed."""
+        """Mean accuracy over the seeds, and half the width of its 95% t interval, which is NaN for one seed."""
         spread = statistics.spread(self.accuracy)
-        if spread.n == 1:
-            return spread.mean, math.nan
-        return spread.mean, float(stats.t.ppf(0.975, spread.n - 1)) * spread.deviation / math.sqrt(spread.n)
-
-
-def epochs_to(target: float, accuracies: Sequence[float]) -> float:
-    """How many epochs it took until an accuracy was reached.
-
-    Args:
-        target: the accuracy.
-        accuracies: on dev, after each epoch.
-
-    Returns:
-        Epochs, from 1; inf if it was never reached.
-    """
-    return next((float(epoch) for epoch, reached in enumerate(accuracies, 1) if reached >= target), math.inf)
+        return spread.mean, spread.half_interval
 
 
 def rows(study: StudyResult) -> list[Row]:
-    """What the study found, in the order of its table."""
+    """Collects the findings, in the order of the table."""
     found = []
     for line in study.extra["lines"]:
         arm = study.arm(line["arm"])
@@ -93,7 +78,7 @@ def rows(study: StudyResult) -> list[Row]:
                     epochs_to(study.extra["target"], [epoch["val_accuracy"] for epoch in cell.history])
                     for cell in arm.cells
                 ),
-                noise=_noise([cell.extra["noise"] for cell in arm.cells]),
+                noise=noise_scales([cell.extra["noise"] for cell in arm.cells]),
                 examples_per_second=speed.get("examples_per_second", math.nan),
                 peak_bytes=speed.get("peak_bytes"),
             )
@@ -101,10 +86,27 @@ def rows(study: StudyResult) -> list[Row]:
     return found
 
 
-def _noise(found: Sequence[Sequence[dict[str, float]]]) -> dict[int, float]:
-    """The scale by epoch, from means over the seeds: a ratio of two noisy estimates would be biased."""
+def epochs_to(target: float, accuracies: Sequence[float]) -> float:
+    """Counts the epochs until an accuracy was reached.
+
+    Args:
+        target: accuracy to reach.
+        accuracies: dev accuracy after each epoch.
+
+    Returns:
+        The number of epochs; infinite if the target was never reached.
+    """
+    return next((float(epoch) for epoch, reached in enumerate(accuracies, 1) if reached >= target), math.inf)
+
+
+def noise_scales(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> dict[int, float]:
+    """Noise scales by epoch, from means over the seeds: a ratio of two noisy estimates would be biased.
+
+    Args:
+        seeds: for each seed, the fields of its `Noise` estimates.
+    """
     scales = {}
-    for points in zip(*found, strict=True):
+    for points in zip(*seeds, strict=True):
         squared = sum(point["squared_gradient"] for point in points)
         variance = sum(point["variance"] for point in points)
         scales[int(points[0]["epoch"])] = variance / squared if squared > 0 else math.nan
@@ -112,7 +114,7 @@ def _noise(found: Sequence[Sequence[dict[str, float]]]) -> dict[int, float]:
 
 
 def grouped(rows: Sequence[Row]) -> list[list[Row]]:
-    """Those of one way to train and one rule together, in the order in which they come."""
+    """Groups rows with the same kind and rule, in the order in which they first appear."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.kind, row.rule), []).append(row)

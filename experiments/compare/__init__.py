@@ -1,1 +1,1 @@
-"""Does a small student learn more from a teacher than from the labels alone?"""
+"""Compares a small student that learns alone with one that is distilled, and with its rivals in size."""

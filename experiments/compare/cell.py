@@ -1,4 +1,4 @@
-"""What one cell of `experiments.compare` does: train a small CNN on digits, alone or with a teacher."""
+"""Runs one cell of the comparison: trains a small CNN, alone or with a teacher, or exports one to int8."""
 
 import math
 from pathlib import Path
@@ -16,39 +16,41 @@ from distill.studies import Cell, Examples, Surroundings, costs, fit_and_measure
 from experiments._networks import plain_cnn
 from experiments.compare.config import Training
 
-RANGES = 300  # training images that an int8 file's ranges are measured on
+RANGES = 300  # number of training images for measuring the ranges of an int8 file
 
 
-def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
-    """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
+def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[str, Any]:
+    """Trains, measures and saves one network; everything random follows from the cell's seed.
 
     Args:
-        surroundings: what the result does not depend on.
-        cell: its config is a `Training`.
-        directory: where metrics.jsonl and the model are written.
+        cell: cell whose config is a `Training`.
+        directory: directory for metrics.jsonl and the saved network.
+        surroundings: settings that the result does not depend on.
 
     Returns:
         What `distill.studies.fit_and_measure` returns.
     """
     config: Training = cell.config
     splits = data.load(config.dataset, data_dir=surroundings.data_dir, manual_dir=surroundings.manual_dir)
-    train, dev, test = (data.arrays(split) for split in (splits.train, splits.dev, splits.test))
+    images, labels = data.arrays(splits.train)
+    dev, test = data.arrays(splits.dev), data.arrays(splits.test)
     teacher = None
     if config.teacher is not None:
         teacher = keras.models.load_model(directory.parent / config.teacher / "teacher.keras")
     if config.int8_of is not None:
-        return _int8(directory.parent / config.int8_of, teacher, train[0][:RANGES], dev, test, directory)
+        source = directory.parent / config.int8_of
+        return _export_int8(source, directory, teacher=teacher, examples=images[:RANGES], dev=dev, test=test)
 
-    # A worker runs many cells: without this each one is slower than the one before.
+    # A worker runs many cells, and would become slower with each.
     keras.backend.clear_session()
-    # From here on all arms of a seed draw the same numbers: the same start, the same order.
+    # From here on, all arms with the same seed draw the same numbers: initial weights and data order.
     keras.utils.set_random_seed(cell.seed)
-    network = _start(config, teacher, splits, train[0])
+    network = _initial(config, teacher, splits, images)
     callbacks = []
-    steps = math.ceil(len(train[0]) / config.batch_size)
+    steps = math.ceil(len(images) / config.batch_size)
     ramp = config.epochs // 2
     if config.sparsity:
-        # Masks move once an epoch: that is how often Keras lets callbacks look.
+        # Masks are updated once per epoch, which is how often Keras calls callbacks here.
         schedule = pruning.PolynomialDecay(0.0, config.sparsity, 0, ramp * steps, frequency=steps)
         callbacks.append(pruning.GradualPruning(schedule, scope="global"))
     model = network
@@ -69,7 +71,7 @@ def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
     return fit_and_measure(
         model,
         network,
-        _training_batches(config, cell.seed, train, teacher, splits.num_classes),
+        _training_batches(config, cell.seed, (images, labels), teacher, splits.num_classes),
         cell=cell,
         directory=directory,
         surroundings=surroundings,
@@ -84,20 +86,21 @@ def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
     )
 
 
-def _int8(
+def _export_int8(
     source: Path,
+    directory: Path,
+    *,
     teacher: keras.Model | None,
     examples: NDArray[np.float32],
     dev: Examples,
     test: Examples,
-    directory: Path,
 ) -> dict[str, Any]:
-    """A finished cell's network as an int8 file, measured in LiteRT; nothing is trained."""
+    """Exports a finished cell's network to int8, and measures the file in LiteRT; nothing is trained."""
     network = keras.models.load_model(source / ("teacher.keras" if teacher is None else "student.keras"))
     file = distill.export(network, directory / "int8.tflite", precision="int8", examples=examples)
     exported = Exported(file)
-    # Of a teacher: whether it agrees with what it was.
-    scores = measure(lambda x, training: exported.predict(x), teacher or network, dev, test)
+    # A teacher has no teacher: its int8 file is compared with the network itself.
+    scores = measure(lambda x, training: exported.predict(x), dev=dev, test=test, teacher=teacher or network)
     (directory / "metrics.jsonl").touch()
     return {
         "epochs": 0,
@@ -107,25 +110,25 @@ def _int8(
     }
 
 
-def _start(
+def _initial(
     config: Training, teacher: keras.Model | None, splits: data.Splits, images: NDArray[np.float32]
 ) -> keras.Model:
-    """The network before its training: a new one, or what is left of the teacher."""
+    """The network before its training: a new one, a copy of the teacher, or what remains of the teacher."""
     if config.macs < 1:
         return pruning.prune_channels(teacher, macs=config.macs)
     if config.layers:
         return pruning.prune_layers(teacher, config.layers, pruning.output_change(teacher, images[:500]))
-    network = plain_cnn(config.network, splits.input_shape, splits.num_classes)
+    network = plain_cnn(config.network, input_shape=splits.input_shape, classes=splits.num_classes)
     if config.sparsity:
         network.set_weights(teacher.get_weights())
     return network
 
 
 def _training_batches(
-    config: Training, seed: int, train: Examples, teacher: keras.Model | None, classes: int
+    config: Training, seed: int, examples: Examples, teacher: keras.Model | None, classes: int
 ) -> tf.data.Dataset:
-    """The batches of an epoch, as many in every arm: few labelled examples come again and again."""
-    x, y = train
+    """The batches of an epoch, equally many in every arm; with few labels, the labelled examples are repeated."""
+    x, y = examples
     seen = np.arange(len(x)) if config.labels is None else _seen(y, config.labels, seed)
     if config.temperature is not None and config.student_loss_weight == 0:
         labelled = data.batches(_dataset(x, _one_hot(y, classes)), config.batch_size, seed=seed)
@@ -142,7 +145,7 @@ def _training_batches(
 
 
 def _seen(y: NDArray[np.int64], labels: int, seed: int) -> NDArray[np.int64]:
-    """Indices of the examples whose label may be seen: as many of each class, drawn by seed."""
+    """Indices of the examples whose labels may be seen, drawn by seed, equally many of each class."""
     classes = np.unique(y)
     each = labels // len(classes)
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Settings."""
+"""The options of the comparison, and the config of its cells."""
 
 import dataclasses
 import os
@@ -12,26 +12,28 @@ from experiments._networks import Network
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """All that a cell's result depends on but its seed; its digest is part of the cell's name.
+    """Everything that a cell's result depends on, except its seed.
+
+    A digest of these values is part of the cell's directory name, so a new or renamed field makes finished runs void.
 
     Attributes:
-        dataset: a name for `distill.data.load`.
-        network: what is trained.
-        epochs: passes over the training split's number of examples.
-        batch_size: examples a step.
-        learning_rate: of Adam at the start; it falls to 0 along a cosine.
-        teacher: the teacher's cell, or `None` for the teacher itself.
-        temperature: of the soft targets, or `None` to train on labels alone.
-        student_loss_weight: weight of the labels beside soft targets; at 0 no label is looked at.
-        label_smoothing: share of each label spread evenly over all classes.
-        labels: how many training labels may be seen, the same number of each class; `None` for all.
-        pseudo_labels: train on the teacher's answers where labels may not be seen.
-        sparsity: above 0, the network starts as the teacher, and this share of its kernels' weights is pruned by
-            magnitude, over all kernels, little by little in the first half of the training.
-        macs: below 1, the network starts as the teacher without channels, and this share of its multiply-adds is left.
-        layers: how many layers and residual blocks of the teacher are left out; above 0, the network starts as the
-            teacher without them.
-        int8_of: the cell whose network is written in int8 in place of a training; all else is as it was there.
+        dataset: name of a data set for `distill.data.load`.
+        network: network to train.
+        epochs: number of epochs. Each has as many steps as one pass over the training split.
+        batch_size: examples per step.
+        learning_rate: Adam's learning rate at the start; it falls to 0 along a cosine.
+        teacher: name of the teacher's cell; `None` for the teacher itself.
+        temperature: temperature of the soft targets; `None` to train on labels alone.
+        student_loss_weight: weight of the labels next to soft targets; with 0, no label is used.
+        label_smoothing: share of each label that is spread evenly over all classes.
+        labels: number of training labels that may be seen, equally many of each class; `None` for all.
+        pseudo_labels: whether to train on the teacher's answers where labels may not be seen.
+        sparsity: share of the kernels' weights to prune. Above 0, the network starts as a copy of the teacher, and its
+            weights are pruned by magnitude over all kernels, step by step in the first half of the training.
+        macs: share of the teacher's multiply-adds to keep. Below 1, the network starts as the teacher without channels.
+        layers: number of layers and residual blocks to remove. Above 0, the network starts as the teacher without them.
+        int8_of: name of the cell whose network is exported to int8; nothing is trained then, and all other fields are
+            those of that cell.
     """
 
     dataset: str
@@ -53,32 +55,32 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Compares students that learned alone with students that were distilled.
+    """Compares students that learn alone with students that are distilled.
 
     Attributes:
-        out: the run directories, the report and the lock go to OUT/compare (OUT/compare-smoke with --smoke).
-        smoke: change the defaults so that everything takes seconds, to see that it runs.
-        tune: first search temperatures, weights and smoothings on dev, and use what was best there.
-        jobs: cells at once, each in a process with its share of the cores.
-        seeds: how many seeds, from 0 on. With fewer than 6 no paired test can reach p < .05.
-        dataset: mnist5k, digits, or another image set of tfds that lies on this machine.
-        epochs: passes over the training split, the same for every arm.
-        batch_size: examples a step.
-        learning_rate: of Adam at the start, the same for every arm; it falls to 0 along a cosine.
-        temperature: of the soft targets; chosen on dev.
-        student_loss_weight: weight of the labels beside the soft targets; chosen on dev.
-        smoothing: label smoothing of the rival without a teacher; chosen on dev.
+        out: folder for results; this study writes to OUT/compare, or OUT/compare-smoke with --smoke.
+        smoke: check that everything runs, in seconds; this changes the defaults of the other options.
+        tune: search temperatures, weights and smoothings on dev first, and use the best ones.
+        jobs: number of cells to run at a time, each in a process with its share of the cores.
+        seeds: number of seeds, counted from 0. With fewer than 6, no paired test can reach p < .05.
+        dataset: mnist5k, digits, or another image data set of TensorFlow Datasets that is on this machine.
+        epochs: number of passes over the training split, the same for every arm.
+        batch_size: examples per step.
+        learning_rate: Adam's learning rate at the start, the same for every arm; it falls to 0 along a cosine.
+        temperature: temperature of the soft targets; chosen on dev.
+        student_loss_weight: weight of the labels next to the soft targets; chosen on dev.
+        smoothing: label smoothing of the arm without a teacher; chosen on dev.
         sparsity: share of zeros in the kernels of the pruned teacher; chosen by hand on dev.
-        channels: share of its multiply-adds that the teacher keeps when channels are taken out of it; by default those
-            of the student.
-        layers: how many residual blocks, or convolutions in them, are left out of the deep network.
-        labels: how many training labels the low-label arms may see.
-        low_temperature: of the soft targets that replace labels; chosen on dev.
+        channels: share of its multiply-adds that the teacher keeps when channels are removed; by default it is left
+            with as many as the student has.
+        layers: number of residual blocks, or convolutions in them, to remove from the deep network.
+        labels: number of training labels in the arms with few labels.
+        low_temperature: temperature of the soft targets that replace labels; chosen on dev.
         low_smoothing: label smoothing of the hard pseudo-labels; chosen on dev.
         teacher: the large network.
-        deep: the network that layers are taken out of; the teacher has none that could be left out.
+        deep: the network that layers are removed from; the teacher has no layer to spare.
         student: the small network.
-        surroundings: where data lie, and where numbers go besides the run directories.
+        surroundings: where data sets are, and where metrics go besides the run directories.
     """
 
     out: Path = Path("runs")

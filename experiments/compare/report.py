@@ -1,4 +1,4 @@
-"""The table and the page of `experiments.compare`, from the files that it left.
+"""Makes the tables and the page of the comparison from the files that it left.
 
 python -c "from experiments.compare import report; report.write('runs/compare')"
 """
@@ -7,19 +7,19 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
-from distill.studies import read, report, tables
+from distill.studies import read, report, summary
 
 
 def write(study_dir: str | Path) -> list[RenderableType]:
-    """Writes `report.html` into a study directory, whole or not at all.
+    """Writes `report.html` into the study's directory, whole or not at all.
 
     Args:
-        study_dir: the directory that holds `study.json`.
+        study_dir: path to the directory that holds `study.json`.
 
     Returns:
-        What to print: the table, and where the page is.
+        What to print: the tables, and the path to the page.
 
     Raises:
-        BrokenStudyError: as `distill.studies.read` does; an older report then stays as it is.
+        BrokenStudyError: a file is missing or broken. An older report is then left as it is.
     """
-    return [tables.table(read(study_dir)), f"The report: {report.write(study_dir)}"]
+    return [summary.terminal(read(study_dir)), f"Report: {report.write(study_dir)}"]

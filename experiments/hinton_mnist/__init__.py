@@ -1,1 +1,1 @@
-"""Hinton, Vinyals and Dean 2015 (arXiv:1503.02531), section 3, on full MNIST."""
+"""Repeats the MNIST experiments of Hinton, Vinyals and Dean 2015."""

@@ -1,6 +1,7 @@
-"""What one cell of `experiments.hinton_mnist` does: train two dense layers, and find the bias of an unseen digit."""
+"""Runs one cell of the repetition: trains two dense layers, and finds the best bias for a digit that was left out."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +12,37 @@ from numpy.typing import ArrayLike, NDArray
 
 import distill
 from distill import data
-from distill.studies import Cell, Surroundings, fit_and_measure, logits
+from distill.studies import Cell, Examples, Surroundings, fit_and_measure, logits
 from experiments.hinton_mnist.config import ON_DEV, ON_TEST, TRAINED, Learner, Training
 
 Answers = tuple[NDArray[np.float32], NDArray[np.int64]]  # logits and labels
 
 
-def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
-    """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
+def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[str, Any]:
+    """Trains, measures and saves one network; everything random follows from the cell's seed.
 
     Args:
-        surroundings: what the result does not depend on.
-        cell: its config is a `Training`.
-        directory: where metrics.jsonl and the model are written.
+        cell: cell whose config is a `Training`.
+        directory: directory for metrics.jsonl and the saved network.
+        surroundings: settings that the result does not depend on.
 
     Returns:
-        The content of result.json: what `distill.studies.read` reads, and under "errors" what
-        `errors_by_bias` returns.
+        What `distill.studies.fit_and_measure` returns; also "errors", what `errors_by_bias` returns, and
+        "test_examples".
     """
     config: Training = cell.config
     splits = data.load(config.dataset, data_dir=surroundings.data_dir, manual_dir=surroundings.manual_dir)
-    (x, y), dev, test = (data.arrays(split) for split in (splits.train, splits.dev, splits.test))
-    x, y = without(config.omitted, x, y)
+    dev, test = data.arrays(splits.dev), data.arrays(splits.test)
+    x, y = without(config.omitted, data.arrays(splits.train))
     teacher = None
     if config.teacher is not None:
         teacher = keras.models.load_model(directory.parent / config.teacher / "teacher.keras")
 
-    # A worker runs many cells: without this each one is slower than the one before.
+    # A worker runs many cells, and would become slower with each.
     keras.backend.clear_session()
-    # From here on all students of a seed draw the same numbers: the same start, the same order.
+    # From here on, all students with the same seed draw the same numbers: initial weights and data order.
     keras.utils.set_random_seed(cell.seed)
-    network = model = build(config.learner, splits.input_shape, splits.num_classes)
+    network = model = dense_net(config.learner, input_shape=splits.input_shape, classes=splits.num_classes)
     if teacher is not None:
         loss = distill.SoftTargets(config.temperature)
         model = distill.Distiller(teacher, network, loss, student_loss_weight=config.student_loss_weight)
@@ -57,12 +58,12 @@ def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
 
     def errors() -> dict[str, Any]:
         answers = [(logits(network, images), labels) for images, labels in (dev, test)]
-        return {"errors": errors_by_bias(*answers, config.omitted), "test_examples": len(test[1])}
+        return {"errors": errors_by_bias(*answers, omitted=config.omitted), "test_examples": len(test[1])}
 
     return fit_and_measure(
         model,
         network,
-        batches(x, y, config.learner, config.batch_size, cell.seed),
+        batches((x, y), config.learner, batch_size=config.batch_size, seed=cell.seed),
         cell=cell,
         directory=directory,
         surroundings=surroundings,
@@ -77,8 +78,8 @@ def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
     )
 
 
-def build(learner: Learner, input_shape: tuple[int | None, ...], classes: int) -> keras.Model:
-    """The network that `Learner` describes; returns logits."""
+def dense_net(learner: Learner, *, input_shape: Sequence[int | None], classes: int) -> keras.Model:
+    """Builds the network that a `Learner` describes; it returns logits."""
     layers = keras.layers
     model = keras.Sequential([keras.Input(input_shape), layers.Flatten()])
     for _ in range(2):
@@ -89,35 +90,34 @@ def build(learner: Learner, input_shape: tuple[int | None, ...], classes: int) -
     return model
 
 
-def without(digit: int | None, x: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
-    """The images and labels but for those of a digit; all of them for `None`."""
+def without(digit: int | None, examples: Examples) -> Examples:
+    """Leaves out the images and labels of a digit; with `None`, nothing."""
+    x, y = examples
     return (x, y) if digit is None else (x[y != digit], y[y != digit])
 
 
-def batches(
-    x: NDArray[np.float32], y: NDArray[np.int64], learner: Learner, size: int, seed: int
-) -> tf.data.Dataset:
-    """The shuffled batches of an epoch, jittered anew in each if the learner asks for it."""
-    plain = data.batches(tf.data.Dataset.from_tensor_slices((x, y)), size, seed=seed)
+def batches(examples: Examples, learner: Learner, *, batch_size: int, seed: int) -> tf.data.Dataset:
+    """The shuffled batches of an epoch; images are shifted anew in each epoch if the learner has jitter."""
+    plain = data.batches(tf.data.Dataset.from_tensor_slices(examples), batch_size, seed=seed)
     if not learner.jitter:
         return plain
     keys = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
     shifted = tf.data.Dataset.zip(plain, keys).map(
-        lambda xy, key: (jittered(xy[0], learner.jitter, key), xy[1])
+        lambda xy, key: (jittered(xy[0], pixels=learner.jitter, key=key), xy[1])
     )
     return shifted.prefetch(tf.data.AUTOTUNE)
 
 
-def jittered(images: tf.Tensor, pixels: int, key: ArrayLike) -> tf.Tensor:
-    """Shifts each image by whole pixels, down and to the right by −pixels to pixels each; what enters is 0.
+def jittered(images: tf.Tensor, *, pixels: int, key: ArrayLike) -> tf.Tensor:
+    """Shifts each image by whole pixels, vertically and horizontally by −pixels to pixels; empty pixels are 0.
 
     Args:
-        images: (batch, height, width, channels).
-        pixels: >= 0.
-        key: (2,) integers that all shifts are drawn from.
+        images: images (batch, height, width, channels).
+        pixels: largest shift in each direction, >= 0.
+        key: two integers from which all shifts are drawn.
 
     Returns:
-        The shape of `images`.
+        Images of the same shape.
     """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     corners = tf.random.stateless_uniform((2, count, 1), key, 0, 2 * pixels + 1, tf.int32)
@@ -126,27 +126,30 @@ def jittered(images: tf.Tensor, pixels: int, key: ArrayLike) -> tf.Tensor:
     return tf.gather(rows, corners[1] + tf.range(width), axis=2, batch_dims=1)
 
 
-def errors_by_bias(dev: Answers, test: Answers, omitted: int | None) -> dict[str, dict[str, Any]]:
-    """Errors of a network as it is and, if a digit was left out, with the better biases of its logit.
+def errors_by_bias(dev: Answers, test: Answers, *, omitted: int | None) -> dict[str, dict[str, Any]]:
+    """Counts the errors of a network as it is and, if a digit was left out, with better biases for its logit.
 
     Args:
-        dev: logits (n, classes) and labels (n,).
-        test: the same.
-        omitted: the digit, or `None`.
+        dev: logits (n, classes) and labels (n,) on dev.
+        test: the same on test.
+        omitted: the digit that was left out, or `None`.
 
     Returns:
-        By how the bias came about: "bias", what is added to the logit, "dev" and "test", the errors of each class.
+        By origin of the bias: "bias", the number that is added to the logit, and "dev" and "test", the errors of each
+        class.
     """
     biases = {TRAINED: 0.0}
     if omitted is not None:
-        biases |= {ON_DEV: best_bias(*dev, omitted), ON_TEST: best_bias(*test, omitted)}
+        biases |= {ON_DEV: best_bias(*dev, digit=omitted), ON_TEST: best_bias(*test, digit=omitted)}
     return {
         name: {"bias": bias, "dev": _errors(*dev, omitted, bias), "test": _errors(*test, omitted, bias)}
         for name, bias in biases.items()
     }
 
 
-def _errors(logits: NDArray[Any], labels: NDArray[Any], digit: int | None, bias: float) -> list[int]:
+def _errors(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], digit: int | None, bias: float
+) -> list[int]:
     raised = logits.astype("float64")  # a copy
     if digit is not None:
         raised[:, digit] += bias
@@ -154,20 +157,20 @@ def _errors(logits: NDArray[Any], labels: NDArray[Any], digit: int | None, bias:
     return np.bincount(wrong, minlength=logits.shape[1]).tolist()
 
 
-def best_bias(logits: NDArray[Any], labels: NDArray[Any], digit: int) -> float:
-    """What to add to a digit's logit for the fewest errors, exactly; of equals, the middle one.
+def best_bias(logits: NDArray[np.float32], labels: NDArray[np.int64], *, digit: int) -> float:
+    """Finds the number that must be added to a digit's logit for the fewest errors, exactly.
 
     Args:
-        logits: (n, classes).
-        labels: (n,).
-        digit: a class.
+        logits: logits (n, classes).
+        labels: labels (n,).
+        digit: class whose logit changes.
 
     Returns:
-        The bias; never with more errors than 0.
+        The bias, the middle one of equals; it never makes more errors than 0 does.
     """
     others = logits.astype("float64")  # a copy
     others[:, digit] = -np.inf
-    # Above its margin, a bias turns the answer to an example into the digit.
+    # With a bias above its margin, an example is taken for the digit.
     margins = others.max(axis=1) - logits[:, digit]
     won = np.sort(margins[labels == digit])
     lost = np.sort(margins[others.argmax(axis=1) == labels])

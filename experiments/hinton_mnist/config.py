@@ -1,4 +1,4 @@
-"""Settings."""
+"""The options of the repetition, and the config of its cells."""
 
 import dataclasses
 from pathlib import Path
@@ -7,7 +7,7 @@ import tyro
 
 from distill.studies import Surroundings
 
-# Where the bias of the digit that was left out comes from.
+# Origins of the bias of the digit that is left out.
 TRAINED, ON_DEV, ON_TEST = "as trained", "bias by dev", "bias by test"
 
 
@@ -17,10 +17,10 @@ class Learner:
 
     Attributes:
         units: width of both layers.
-        epochs: passes over the training images.
-        learning_rate: of Adam at the start; it falls to 0 along a cosine.
-        dropout: share of each layer's units dropped, in training only.
-        jitter: pixels by which a training image is shifted at most, in each direction.
+        epochs: number of passes over the training images.
+        learning_rate: Adam's learning rate at the start; it falls to 0 along a cosine.
+        dropout: share of each layer's units that is dropped, in training only.
+        jitter: largest shift of a training image in each direction, in pixels.
     """
 
     units: int
@@ -32,16 +32,18 @@ class Learner:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """All that a cell's result depends on but its seed.
+    """Everything that a cell's result depends on, except its seed.
+
+    A digest of these values is part of the cell's directory name, so a new or renamed field makes finished runs void.
 
     Attributes:
-        dataset: a name for `distill.data.load`.
-        learner: what is trained, and how.
-        batch_size: examples a step.
-        teacher: the teacher's cell, or `None` to train on labels alone.
-        temperature: of the soft targets.
-        student_loss_weight: weight of the labels beside soft targets.
-        omitted: the digit that is left out of training and may get another bias; `None` for none.
+        dataset: name of a data set for `distill.data.load`.
+        learner: network to train, and how.
+        batch_size: examples per step.
+        teacher: name of the teacher's cell; `None` to train on labels alone.
+        temperature: temperature of the soft targets.
+        student_loss_weight: weight of the labels next to soft targets.
+        omitted: digit that is left out of the training and may get another bias; `None` for none.
     """
 
     dataset: str
@@ -58,18 +60,18 @@ class Hinton:
     """Repeats the MNIST experiments of Hinton et al. 2015.
 
     Attributes:
-        out: the run directories, the report and the lock go to OUT/hinton_mnist (OUT/hinton_mnist-smoke with --smoke).
-        smoke: change the defaults so that everything takes seconds and needs no files, to see that it runs.
-        jobs: cells at once, each in a process with its share of the cores.
-        seeds: how many seeds, from 0 on.
-        dataset: mnist, or another set of images of the ten digits that lies on this machine.
-        batch_size: examples a step.
-        temperature: of the soft targets, as in the paper.
-        student_loss_weight: weight of the labels beside the soft targets, from 0 to 1.
-        omitted: the digit that is left out.
+        out: folder for results; this study writes to OUT/hinton_mnist, or OUT/hinton_mnist-smoke with --smoke.
+        smoke: check that everything runs, in seconds and without files; this changes the defaults of the other options.
+        jobs: number of cells to run at a time, each in a process with its share of the cores.
+        seeds: number of seeds, counted from 0.
+        dataset: mnist, or another data set with images of the ten digits that is on this machine.
+        batch_size: examples per step.
+        temperature: temperature of the soft targets; the default is the paper's.
+        student_loss_weight: weight of the labels next to the soft targets, from 0 to 1.
+        omitted: digit that is left out.
         teacher: the large network.
         student: the small network, the same in every arm.
-        surroundings: where data lie, and where numbers go besides the run directories.
+        surroundings: where data sets are, and where metrics go besides the run directories.
     """
 
     out: Path = Path("runs")

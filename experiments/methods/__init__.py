@@ -1,1 +1,1 @@
-"""Does any published method beat plain distillation, a tuned baseline without a teacher, or nothing at all?"""
+"""Compares every distillation method of the library, side by side."""

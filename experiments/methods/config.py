@@ -1,4 +1,4 @@
-"""Settings."""
+"""The options of the study of methods, and the config of its cells."""
 
 import dataclasses
 import os
@@ -9,25 +9,27 @@ import tyro
 from distill.studies import Surroundings
 from experiments._networks import Network
 
-ENSEMBLE = "ensemble"  # the method of cells whose network is the mean of others
+ENSEMBLE = "ensemble"  # method of a cell whose network is the mean of born-again networks
 GENERATIONS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Learning:
-    """All that a cell's result depends on but its seed.
+    """Everything that a cell's result depends on, except its seed.
+
+    A digest of these values is part of the cell's directory name, so a new or renamed field makes finished runs void.
 
     Attributes:
-        dataset: a name for `distill.data.load`.
-        network: what is trained.
-        epochs: passes over the training split, of each network.
-        batch_size: examples a step.
-        learning_rate: of AdamW at the start; it falls to 0 along a cosine.
-        method: the name of a `Method`, or "teacher".
-        setting: its knob.
-        teachers: cells; the agreement is with the first.
-        assistant: the network between teacher and student, for the method of that name.
-        generations: the cell whose networks an ensemble is made of.
+        dataset: name of a data set for `distill.data.load`.
+        network: network to train.
+        epochs: number of passes over the training split, for each network.
+        batch_size: examples per step.
+        learning_rate: AdamW's learning rate at the start; it falls to 0 along a cosine.
+        method: name of a method of `experiments.methods.study`, "teacher", or `ENSEMBLE`.
+        setting: value of the method's setting.
+        teachers: names of the teachers' cells; agreement is measured with the first.
+        assistant: network between teacher and student, for the method of that name.
+        generations: name of the cell whose networks an ensemble consists of.
     """
 
     dataset: str
@@ -47,20 +49,21 @@ class Methods:
     """Compares every method with a student alone, with label smoothing and with plain distillation.
 
     Attributes:
-        out: the run directories, the report and the lock go to OUT/methods (OUT/methods-smoke with --smoke).
-        smoke: change the defaults so that everything takes a minute or two, to see that it runs.
-        jobs: cells at once, each in a process with its share of the cores.
-        seeds: how many seeds, from 0 on.
-        trials: settings that each method may try on dev, at most three; 1 takes the published or usual one.
-        datasets: mnist1d, mnist5k, digits, or other sets of tfds that lie on this machine.
-        methods: names of methods, to which the baselines are added; all if none is given.
-        epochs: passes over the training split, the same for every method and network.
-        batch_size: examples a step.
-        learning_rate: of AdamW at the start, the same for every method; it falls to 0 along a cosine.
+        out: folder for results; this study writes to OUT/methods, or OUT/methods-smoke with --smoke.
+        smoke: check that everything runs, in a minute or two; this changes the defaults of the other options.
+        jobs: number of cells to run at a time, each in a process with its share of the cores.
+        seeds: number of seeds, counted from 0.
+        trials: number of settings that each method may try on dev, at most three; with 1 it uses its published or usual
+            one.
+        datasets: mnist1d, mnist5k, digits, or other data sets of TensorFlow Datasets that are on this machine.
+        methods: names of methods, to which the baselines are added; by default all methods.
+        epochs: number of passes over the training split, the same for every method and network.
+        batch_size: examples per step.
+        learning_rate: AdamW's learning rate at the start, the same for every method; it falls to 0 along a cosine.
         teacher: the large network.
-        assistant: the network between.
+        assistant: the network between teacher and student.
         student: the small network.
-        surroundings: where data lie, and where numbers go besides the run directories.
+        surroundings: where data sets are, and where metrics go besides the run directories.
     """
 
     out: Path = Path("runs")

@@ -1,4 +1,4 @@
-"""The arms of the study of methods, their tuning on dev, and the run from cells to study.json."""
+"""The methods and their settings, the search on dev, and the run from cells to report."""
 
 import dataclasses
 import functools
@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from distill.studies import Arm, Cell, Runner, choose, conclude, require_datasets, require_training
+from distill.studies import Arm, Cell, Runner, choose, conclude, require, require_datasets, require_training
 from experiments.methods import report
 from experiments.methods.cell import train
 from experiments.methods.config import ENSEMBLE, Learning, Methods
@@ -21,139 +21,151 @@ class Method:
     """One way to train a student.
 
     Attributes:
-        name: of its arm.
-        family: under which tables list it.
-        knob: what is chosen on dev.
-        trials: the values that are tried.
-        teachers: how many large networks it learns from.
+        name: name of the method, and last part of its arms' names.
+        family: kind of the method.
+        knob: name of the setting that is chosen on dev.
+        trials: values that are tried.
+        teachers: number of large networks that it learns from.
     """
 
     name: str
+    _: dataclasses.KW_ONLY
     family: str
     knob: str
-    trials: tuple[float, ...]
+    trials: tuple[float, float, float]
     teachers: int = 1
 
 
-def _published(name: str, family: str, weight: float) -> Method:
-    return Method(name, family, "weight", (weight / 10, weight, weight * 10))
+def _published(name: str, weight: float, *, family: str, teachers: int = 1) -> Method:
+    trials = (weight / 10, weight, weight * 10)
+    return Method(name, family=family, knob="weight", trials=trials, teachers=teachers)
 
 
 ALONE, LOGITS, FEATURES, RELATIONS, SCHEMES = "no teacher", "logits", "features", "relations", "schemes"
 METHODS = (
-    Method("alone", ALONE, "weight decay", (0.0, 1e-3, 1e-2)),
-    Method("smoothing", ALONE, "smoothing", (0.05, 0.1, 0.2)),
-    Method("virtual-teacher", ALONE, "weight", (0.1, 0.5, 0.9)),
-    _published("kd", LOGITS, 0.9),
-    _published("logit-mse", LOGITS, 0.9),
-    _published("hard-labels", LOGITS, 0.9),
-    _published("standardized-kd", LOGITS, 9.0),
-    _published("dkd", LOGITS, 1.0),
-    _published("dist", LOGITS, 2.0),
-    _published("jsd", LOGITS, 0.9),
-    _published("reverse-kl", LOGITS, 0.9),
-    _published("mlkd", LOGITS, 9.0),
-    _published("ctkd", LOGITS, 0.9),
-    _published("hint", FEATURES, 100.0),
-    _published("attention", FEATURES, 1000.0),
-    _published("vid", FEATURES, 1.0),
-    _published("nst", FEATURES, 50.0),
-    _published("ofd", FEATURES, 1.0),
-    _published("similarity", RELATIONS, 3000.0),
-    _published("rkd", RELATIONS, 1.0),
-    _published("pkt", RELATIONS, 30000.0),
-    _published("crd", RELATIONS, 0.8),
-    dataclasses.replace(_published("three-teachers", SCHEMES, 0.9), teachers=3),
-    _published("mutual", SCHEMES, 1.0),
-    _published("born-again", SCHEMES, 0.9),
-    _published("assistant", SCHEMES, 0.9),
-    Method("function-matching", SCHEMES, "mixup alpha", (0.3, 1.0, 3.0)),
-    Method("unlabelled", SCHEMES, "temperature", (1.0, 4.0, 8.0)),
+    Method("alone", family=ALONE, knob="weight decay", trials=(0.0, 1e-3, 1e-2)),
+    Method("smoothing", family=ALONE, knob="smoothing", trials=(0.05, 0.1, 0.2)),
+    Method("virtual-teacher", family=ALONE, knob="weight", trials=(0.1, 0.5, 0.9)),
+    _published("kd", 0.9, family=LOGITS),
+    _published("logit-mse", 0.9, family=LOGITS),
+    _published("hard-labels", 0.9, family=LOGITS),
+    _published("standardized-kd", 9.0, family=LOGITS),
+    _published("dkd", 1.0, family=LOGITS),
+    _published("dist", 2.0, family=LOGITS),
+    _published("jsd", 0.9, family=LOGITS),
+    _published("reverse-kl", 0.9, family=LOGITS),
+    _published("mlkd", 9.0, family=LOGITS),
+    _published("ctkd", 0.9, family=LOGITS),
+    _published("hint", 100.0, family=FEATURES),
+    _published("attention", 1000.0, family=FEATURES),
+    _published("vid", 1.0, family=FEATURES),
+    _published("nst", 50.0, family=FEATURES),
+    _published("ofd", 1.0, family=FEATURES),
+    _published("similarity", 3000.0, family=RELATIONS),
+    _published("rkd", 1.0, family=RELATIONS),
+    _published("pkt", 30000.0, family=RELATIONS),
+    _published("crd", 0.8, family=RELATIONS),
+    _published("three-teachers", 0.9, family=SCHEMES, teachers=3),
+    _published("mutual", 1.0, family=SCHEMES),
+    _published("born-again", 0.9, family=SCHEMES),
+    _published("assistant", 0.9, family=SCHEMES),
+    Method("function-matching", family=SCHEMES, knob="mixup alpha", trials=(0.3, 1.0, 3.0)),
+    Method("unlabelled", family=SCHEMES, knob="temperature", trials=(1.0, 4.0, 8.0)),
 )
 
 
-def check(study: Methods) -> None:
+def check(options: Methods) -> None:
     """Raises ValueError for options that cannot work."""
-    require_training(study, "learning_rate")
-    require_datasets(study.datasets)
-    if not 1 <= study.trials <= 3:
-        raise ValueError(f"Each method has three settings to try. Received: --trials {study.trials}.")
+    require_training(options, "learning_rate")
+    require_datasets(options.datasets)
     names = [method.name for method in METHODS]
-    if unknown := [name for name in study.methods if name not in names]:
-        raise ValueError(f"No such method. Received: {unknown}. There are: {', '.join(names)}.")
-    needed = max(method.teachers for method in chosen_methods(study))
-    if study.seeds < needed:
+    unknown = [name for name in options.methods if name not in names]
+    require(
+        (1 <= options.trials <= 3, "--trials must lie between 1 and 3", f"--trials {options.trials}"),
+        (not unknown, f"--methods must name some of {', '.join(names)}", f"--methods {' '.join(unknown)}"),
+    )
+    needed = max(method.teachers for method in chosen_methods(options))
+    if options.seeds < needed:
         raise ValueError(
-            f"A method of {needed} teachers borrows those of other seeds. Received: --seeds {study.seeds}. Take more, "
-            "or leave the method out by naming the others: --methods."
+            f"A method with {needed} teachers borrows teachers from other seeds, so it needs at least {needed} seeds. "
+            f"Received: --seeds {options.seeds}. Use more seeds, or leave the method out by naming the others with "
+            "--methods."
         )
 
 
-def chosen_methods(study: Methods) -> list[Method]:
+def chosen_methods(options: Methods) -> list[Method]:
     """The methods of a study, with the baselines that all are compared with."""
-    names = {*study.methods, *report.BASELINES} if study.methods else {m.name for m in METHODS}
+    names = {*options.methods, *report.BASELINES} if options.methods else {m.name for m in METHODS}
     return [method for method in METHODS if method.name in names]
 
 
-def teacher_cell(study: Methods, dataset: str, seed: int) -> Cell:
+def teacher_cell(options: Methods, dataset: str, seed: int) -> Cell:
     """The teacher of one seed."""
-    config = Learning(dataset, study.teacher, study.epochs, study.batch_size, study.learning_rate, "teacher")
-    return Cell("methods", f"{dataset}-teacher", seed, config)
+    config = Learning(
+        dataset=dataset,
+        network=options.teacher,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        method="teacher",
+    )
+    return Cell(study="methods", arm=f"{dataset}-teacher", seed=seed, config=config)
 
 
 def student_cell(
-    study: Methods, dataset: str, method: Method, setting: float, seed: int, lenders: Sequence[int]
+    options: Methods, dataset: str, method: Method, *, setting: float, seed: int, lenders: Sequence[int]
 ) -> Cell:
-    """One student; methods of several teachers borrow those of the next seeds among `lenders`."""
+    """One student; a method with several teachers borrows those of the next seeds among `lenders`."""
     first = lenders.index(seed)
     seeds = [lenders[(first + i) % len(lenders)] for i in range(method.teachers)]
-    teachers = [teacher_cell(study, dataset, lender) for lender in seeds]
+    teachers = [teacher_cell(options, dataset, lender) for lender in seeds]
     config = dataclasses.replace(
         teachers[0].config,
-        network=study.student,
+        network=options.student,
         method=method.name,
         setting=setting,
         teachers=tuple(teacher.name for teacher in teachers),
-        assistant=study.assistant if method.name == "assistant" else None,
+        assistant=options.assistant if method.name == "assistant" else None,
     )
-    return Cell("methods", f"{dataset}-{method.name}", seed, config)
+    return Cell(study="methods", arm=f"{dataset}-{method.name}", seed=seed, config=config)
 
 
 def ensemble_cell(generations: Cell) -> Cell:
     """The ensemble of the networks that a born-again cell has trained."""
     config = dataclasses.replace(generations.config, method=ENSEMBLE, generations=generations.name)
-    return Cell("methods", f"{generations.config.dataset}-{ENSEMBLE}", generations.seed, config)
+    arm = f"{generations.config.dataset}-{ENSEMBLE}"
+    return Cell(study="methods", arm=arm, seed=generations.seed, config=config)
 
 
-def run(study: Methods, runner: Runner, typed: str) -> list[RenderableType]:
-    """Runs what is not finished yet and writes study.json and the report; returns what to print."""
-    seeds = tuple(range(study.seeds))
-    _run(study, runner, "teachers", [
-        teacher_cell(study, dataset, seed)
-        for dataset in study.datasets
-        for seed in (*(TUNING_TEACHERS if study.trials > 1 else ()), *seeds)
-    ])  # fmt: skip
-    tuning = _tune(study, runner)
+def run(options: Methods, runner: Runner, typed: str) -> list[RenderableType]:
+    """Runs what is not finished yet, and writes study.json and the report; returns what to print."""
+    seeds = tuple(range(options.seeds))
+    all_seeds = (*(TUNING_TEACHERS if options.trials > 1 else ()), *seeds)
+    teachers = [teacher_cell(options, dataset, seed) for dataset in options.datasets for seed in all_seeds]
+    _run(options, runner, teachers, label="teachers")
+    tuning = _tune(options, runner)
     settings = {choice["arm"]: next(iter(choice["chosen"].values())) for choice in tuning}
     cells: dict[str, list[Cell]] = {}
-    for dataset in study.datasets:
-        cells[f"{dataset}-teacher"] = [teacher_cell(study, dataset, seed) for seed in seeds]
-        for method in chosen_methods(study):
+    for dataset in options.datasets:
+        cells[f"{dataset}-teacher"] = [teacher_cell(options, dataset, seed) for seed in seeds]
+        for method in chosen_methods(options):
             arm = f"{dataset}-{method.name}"
-            cells[arm] = [student_cell(study, dataset, method, settings[arm], seed, seeds) for seed in seeds]
-    # Seed by seed, so that what a stopped study has is paired.
-    ordered = [arm_cells[seed] for seed in seeds for arm_cells in cells.values()]
-    _run(study, runner, "students", ordered)
+            cells[arm] = [
+                student_cell(options, dataset, method, setting=settings[arm], seed=seed, lenders=seeds)
+                for seed in seeds
+            ]
+    # Seed by seed, so that a study that is stopped has complete pairs.
+    _run(options, runner, [own[seed] for seed in seeds for own in cells.values()], label="students")
     ensembles = {
         f"{dataset}-{ENSEMBLE}": [ensemble_cell(cell) for cell in cells[f"{dataset}-born-again"]]
-        for dataset in study.datasets
+        for dataset in options.datasets
         if f"{dataset}-born-again" in cells
     }
-    _run(study, runner, "ensembles", [cell for group in ensembles.values() for cell in group])
+    _run(options, runner, [cell for own in ensembles.values() for cell in own], label="ensembles")
     arms = [
-        (_arm(name, settings.get(name), dataset), arm_cells)
-        for dataset in study.datasets
-        for name, arm_cells in (cells | ensembles).items()
+        (_arm(name, settings.get(name), dataset), own)
+        for dataset in options.datasets
+        for name, own in (cells | ensembles).items()
         if name.startswith(f"{dataset}-")
     ]
     conclude(
@@ -161,10 +173,10 @@ def run(study: Methods, runner: Runner, typed: str) -> list[RenderableType]:
         arms,
         study="methods",
         title="Every method side by side",
-        question="Does any published method beat plain distillation, or a tuned student without a teacher?",
+        question="Is any published method better than plain distillation, or than a tuned student without a teacher?",
         command=typed,
-        smoke=study.smoke,
-        notes=_notes(study),
+        smoke=options.smoke,
+        notes=_notes(options),
         comparisons=[
             (f"{arm.group}-{baseline}", arm.name)
             for arm, _ in arms
@@ -172,70 +184,82 @@ def run(study: Methods, runner: Runner, typed: str) -> list[RenderableType]:
             if arm.name not in (f"{arm.group}-teacher", f"{arm.group}-{baseline}")
         ],
         tuning=tuning,
-        latency_ms={},
     )
     return report.write(runner.study_dir)
 
 
-def _run(study: Methods, runner: Runner, label: str, cells: Iterable[Cell]) -> None:
-    runner.run(list(cells), functools.partial(train, study.surroundings), label)
+def _run(options: Methods, runner: Runner, cells: Iterable[Cell], *, label: str) -> None:
+    work = functools.partial(train, surroundings=options.surroundings)
+    runner.run(list(cells), work, label=label)
 
 
-def _tune(study: Methods, runner: Runner) -> list[dict[str, Any]]:
-    """Tries settings of each method on dev; where there is but one, nothing is trained."""
-    if study.trials == 1:
+def _tune(options: Methods, runner: Runner) -> list[dict[str, Any]]:
+    """Tries settings of each method on dev; if each has only one, nothing is trained."""
+    pairs = [(dataset, method) for dataset in options.datasets for method in chosen_methods(options)]
+    if options.trials == 1:
         return [
-            {
-                "arm": f"{dataset}-{method.name}",
-                "choices": [],
-                "chosen": {method.knob: method.trials[1]},
-            }
-            for dataset in study.datasets
-            for method in chosen_methods(study)
+            {"arm": f"{dataset}-{method.name}", "choices": [], "chosen": {method.knob: method.trials[1]}}
+            for dataset, method in pairs
         ]
-    trials = [
-        (f"{dataset}-{method.name}", method.knob, setting, [
-            student_cell(study, dataset, method, setting, seed, TUNING_TEACHERS) for seed in TUNING_SEEDS
-        ])
-        for dataset in study.datasets
-        for method in chosen_methods(study)
-        for setting in method.trials[: study.trials]
-    ]  # fmt: skip
-    runner.console.print(f"choosing on dev: {len(trials)} trials of {len(TUNING_SEEDS)} seeds")
-    _run(study, runner, "trials", [cell for *_, cells in trials for cell in cells])
-    tried: dict[str, list[tuple[dict[str, float], list[Cell]]]] = {}
-    for arm, knob, setting, cells in trials:
-        tried.setdefault(arm, []).append(({knob: setting}, cells))
+    tried = {
+        f"{dataset}-{method.name}": [
+            (
+                {method.knob: setting},
+                [
+                    student_cell(
+                        options, dataset, method, setting=setting, seed=seed, lenders=TUNING_TEACHERS
+                    )
+                    for seed in TUNING_SEEDS
+                ],
+            )
+            for setting in method.trials[: options.trials]
+        ]
+        for dataset, method in pairs
+    }
+    count = sum(map(len, tried.values()))
+    runner.console.print(f"choosing on dev: {count} trials with {len(TUNING_SEEDS)} seeds each")
+    cells = [cell for trials in tried.values() for _, own in trials for cell in own]
+    _run(options, runner, cells, label="trials")
     return choose(tried, runner.study_dir)
 
 
 def _arm(name: str, setting: float | None, dataset: str) -> Arm:
     short = name.removeprefix(f"{dataset}-")
-    known = {method.name: method for method in METHODS}
     if short == "teacher":
-        return Arm(name, dataset, "teacher", "The large network, on the labels.")
-    if short == ENSEMBLE:
         return Arm(
-            name, dataset, "born-again networks together", "The mean probabilities of the three generations."
+            name,
+            group=dataset,
+            label="teacher",
+            description="The large network, trained on the labels.",
         )
-    method = known[short]
-    return Arm(name, dataset, short, f"{method.family}; {method.knob} {setting:g}.")
+    if short == ENSEMBLE:
+        label, description = (
+            "ensemble of the born-again networks",
+            "The mean probabilities of the three generations.",
+        )
+        return Arm(name, group=dataset, label=label, description=description)
+    method = next(method for method in METHODS if method.name == short)
+    description = f"{method.family}; {method.knob} {setting:g}."
+    return Arm(name, group=dataset, label=short, description=description)
 
 
-def _notes(study: Methods) -> list[str]:
+def _notes(options: Methods) -> list[str]:
     chosen = (
-        f"Each method's setting is the best of {study.trials} on dev, mean of seeds "
+        f"Each method's setting is the best of {options.trials} on dev, by the mean of seeds "
         f"{', '.join(map(str, TUNING_SEEDS))}."
-        if study.trials > 1
+        if options.trials > 1
         else "Each method has its published or usual setting."
     )
     return [
-        f"All networks: {study.epochs} epochs of steps of {study.batch_size} examples, AdamW from "
-        f"{study.learning_rate:g} to 0 along a cosine. Within a seed: the same starting weights, data order, teacher.",
-        f"{chosen} Weights are beside a label weight of 1, or of 0.1 (kd, logit-mse, hard-labels, standardized-kd, "
-        "jsd, reverse-kl, mlkd, ctkd, three-teachers, born-again, assistant). The papers of logit-mse, jsd and "
-        "reverse-kl have no labels, that of hard-labels half and half: here they weigh 0.1 and 0.9, as beside kd.",
-        "assistant, born-again and mutual train two, three and two networks, each for as long as the others' one. "
-        "three-teachers adds the teachers of the next two seeds. function-matching and unlabelled see no label.",
-        "The ensemble has three networks, and three times the cost.",
+        f"All networks train for {options.epochs} epochs with batches of {options.batch_size}. AdamW's learning rate "
+        f"falls from {options.learning_rate:g} to 0 along a cosine. With the same seed, methods have the same initial "
+        "weights, data order and teacher.",
+        f"{chosen} Weights are relative to a label weight of 1, or of 0.1 for kd, logit-mse, hard-labels, "
+        "standardized-kd, jsd, reverse-kl, mlkd, ctkd, three-teachers, born-again and assistant. The papers of "
+        "logit-mse, jsd and reverse-kl use no labels, and that of hard-labels gives both half the weight; here labels "
+        "weigh 0.1 and the loss 0.9, as for kd.",
+        "assistant, born-again and mutual train two, three and two networks, each for as long as the other methods "
+        "train one. three-teachers adds the teachers of the next two seeds. function-matching and unlabelled see no "
+        "label.",
+        "The ensemble consists of three networks and costs three times as much.",
     ]

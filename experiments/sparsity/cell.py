@@ -1,8 +1,8 @@
-"""What one cell of `experiments.sparsity` does: train a CNN, or prune one and train it on."""
+"""Runs one cell of the study of sparsities: trains a CNN, or prunes one and trains it further."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +19,43 @@ from experiments.sparsity.config import Pruning
 _BINS = 60
 
 
-def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
-    """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
+def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[str, Any]:
+    """Trains, measures and saves one network; everything random follows from the cell's seed.
 
     Args:
-        surroundings: what the result does not depend on.
-        cell: its config is a `Pruning`.
-        directory: where metrics.jsonl and the model are written.
+        cell: cell whose config is a `Pruning`.
+        directory: directory for metrics.jsonl and the saved network.
+        surroundings: settings that the result does not depend on.
 
     Returns:
-        What `distill.studies.fit_and_measure` returns; also "kernels", the zeros of each; "updates", the steps at
-        which masks moved with the kernels' sparsities; and of seed 0 "sizes", as `distill.cost.sizes`, and
-        "histogram", the counts and edges of the weights that are not zero.
+        What `distill.studies.fit_and_measure` returns; also "kernels", the zeros of each kernel, and "updates", the
+        steps at which masks were updated with the kernels' sparsities. For seed 0 also "sizes", what
+        `distill.cost.sizes` returns, and "histogram", counts and edges of the weights that are not zero.
     """
     config: Pruning = cell.config
     splits = data.load(config.dataset, data_dir=surroundings.data_dir, manual_dir=surroundings.manual_dir)
     dense = None
     if config.dense is not None:
         dense = keras.models.load_model(directory.parent / config.dense / "teacher.keras")
-    # A worker runs many cells: without this each one is slower than the one before.
+    # A worker runs many cells, and would become slower with each.
     keras.backend.clear_session()
-    # From here on all arms of a seed draw the same numbers: the same start, the same order.
+    # From here on, all arms with the same seed draw the same numbers: initial weights and data order.
     keras.utils.set_random_seed(cell.seed)
-    network = plain_cnn(config.network, splits.input_shape, splits.num_classes)
+    network = plain_cnn(config.network, input_shape=splits.input_shape, classes=splits.num_classes)
     steps = math.ceil(int(splits.train.cardinality()) / config.batch_size)
     updates: list[tuple[int, dict[str, float]]] = []
 
-    def compile(model: keras.Model, rate: float, epochs: int) -> keras.Model:
+    def compile(model: keras.Model, *, rate: float, epochs: int) -> None:
         model.compile(
             keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps * epochs)),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             steps_per_execution=steps,
         )
-        return model
 
     def finish(
         model: keras.Model,
+        *,
         epochs: int,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         first_epoch: int = 0,
@@ -78,42 +78,46 @@ def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
             also=lambda: _also(network, updates, with_sizes=cell.seed == 0),
         )
 
-    if config.method == "dense":
-        return finish(compile(network, config.learning_rate, config.epochs), config.epochs)
-    if config.method == "lottery":
-        return _lottery(
-            config, compile(network, config.learning_rate, config.epochs), finish, splits, steps, cell.seed
-        )
+    if config.method in ("dense", "lottery"):
+        compile(network, rate=config.learning_rate, epochs=config.epochs)
+        if config.method == "dense":
+            return finish(network, epochs=config.epochs)
+        return _lottery(config, network, finish, splits=splits, steps=steps, seed=cell.seed)
 
     network.set_weights(dense.get_weights())
+    model = network
     if config.method == "distilled":
         loss = distill.SoftTargets(config.temperature)
         model = distill.Distiller(dense, network, loss, student_loss_weight=config.student_loss_weight)
-    else:
-        model = network
-    compile(model, config.further_rate, config.further_epochs)
+    compile(model, rate=config.further_rate, epochs=config.further_epochs)
     if config.method in ("one-shot", "random"):
-        chosen = criteria.random(cell.seed) if config.method == "random" else criteria.magnitude
-        pruning.prune(network, config.sparsity, criterion=chosen, scope=config.scope)
+        criterion = criteria.random(cell.seed) if config.method == "random" else criteria.magnitude
+        pruning.prune(network, config.sparsity, criterion=criterion, scope=config.scope)
     if config.method not in ("gradual", "distilled"):
-        return finish(model, config.further_epochs)
+        return finish(model, epochs=config.further_epochs)
     schedule = pruning.PolynomialDecay(
         0.0, config.sparsity, begin_step=0, end_step=steps * config.ramp_epochs, frequency=steps
     )
     callback = pruning.GradualPruning(schedule, scope=config.scope, log_layers=True)
     updates = callback.updates
-    return finish(model, config.further_epochs, [callback], first_epoch=config.ramp_epochs)
+    return finish(model, epochs=config.further_epochs, callbacks=[callback], first_epoch=config.ramp_epochs)
 
 
 def _lottery(
-    config: Pruning, network: keras.Model, finish: Any, splits: data.Splits, steps: int, seed: int
+    config: Pruning,
+    network: keras.Model,
+    finish: Callable[..., dict[str, Any]],
+    *,
+    splits: data.Splits,
+    steps: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """Trains as the unpruned network was, prunes, rewinds to the end of the first epoch, and trains again."""
+    """Trains like the unpruned network, prunes, rewinds to the end of the first epoch, and trains again."""
     result: dict[str, Any] = {}
 
     def train(model: keras.Model, callbacks: list[keras.callbacks.Callback]) -> None:
         if pruning.measure_sparsity(model).zeros:
-            result.update(finish(model, config.epochs, callbacks))
+            result.update(finish(model, epochs=config.epochs, callbacks=callbacks))
         else:
             batches = data.batches(splits.train, config.batch_size, seed=seed)
             model.fit(batches, epochs=config.epochs, callbacks=callbacks, verbose=0, shuffle=False)
@@ -123,7 +127,7 @@ def _lottery(
 
 
 def _also(
-    network: keras.Model, updates: Sequence[tuple[int, dict[str, float]]], with_sizes: bool
+    network: keras.Model, updates: Sequence[tuple[int, dict[str, float]]], *, with_sizes: bool
 ) -> dict[str, Any]:
     kernels = pruning.find_kernels(network).found
     found = {

@@ -1,4 +1,4 @@
-"""Settings."""
+"""The options of the study of sparsities, and the config of its cells."""
 
 import dataclasses
 import os
@@ -15,22 +15,25 @@ Scope = Literal["layer", "global"]
 
 @dataclasses.dataclass(frozen=True)
 class Pruning:
-    """All that a cell's result depends on but its seed.
+    """Everything that a cell's result depends on, except its seed.
+
+    A digest of these values is part of the cell's directory name, so a new or renamed field makes finished runs void.
 
     Attributes:
-        dataset: a name for `distill.data.load`.
-        network: what is trained and pruned.
-        epochs: passes over the training split before pruning.
-        batch_size: examples a step.
-        learning_rate: of Adam at the start; it falls to 0 along a cosine.
-        method: one of `METHODS`, "dense" for the unpruned network, or "longer" for that trained on.
-        sparsity: share of the kernels' weights that is zero in the end.
+        dataset: name of a data set for `distill.data.load`.
+        network: network to train and prune.
+        epochs: number of passes over the training split before pruning.
+        batch_size: examples per step.
+        learning_rate: Adam's learning rate at the start; it falls to 0 along a cosine.
+        method: name of a method of `experiments.sparsity.study`, "dense" for the unpruned network, or "longer" for the
+            unpruned network trained further.
+        sparsity: final share of zeros among the kernels' weights.
         scope: where weights compete, as for `distill.pruning.prune`.
-        dense: the cell of the unpruned network.
-        further_epochs: passes after pruning began.
-        further_rate: of Adam at the start of them; it falls to 0 along a cosine.
-        temperature: of the soft targets.
-        student_loss_weight: of the labels beside them.
+        dense: name of the unpruned network's cell.
+        further_epochs: number of passes after pruning began.
+        further_rate: Adam's learning rate at the start of these; it falls to 0 along a cosine.
+        temperature: temperature of the soft targets.
+        student_loss_weight: weight of the labels next to them.
     """
 
     dataset: str
@@ -49,7 +52,7 @@ class Pruning:
 
     @property
     def ramp_epochs(self) -> int:
-        """Epochs after which gradual pruning has reached its sparsity."""
+        """Number of epochs after which gradual pruning has reached its sparsity."""
         return 2 * self.further_epochs // 3
 
 
@@ -58,23 +61,23 @@ class Sparsities:
     """Compares ways to prune single weights, at several sparsities.
 
     Attributes:
-        out: the run directories, the report and the lock go to OUT/sparsity (OUT/sparsity-smoke with --smoke).
-        smoke: change the defaults so that everything takes a minute or two, to see that it runs.
-        jobs: cells at once, each in a process with its share of the cores.
-        seeds: how many seeds, from 0 on.
-        dataset: mnist1d, mnist5k, digits, or another set of tfds that lies on this machine.
+        out: folder for results; this study writes to OUT/sparsity, or OUT/sparsity-smoke with --smoke.
+        smoke: check that everything runs, in a minute or two; this changes the defaults of the other options.
+        jobs: number of cells to run at a time, each in a process with its share of the cores.
+        seeds: number of seeds, counted from 0.
+        dataset: mnist1d, mnist5k, digits, or another data set of TensorFlow Datasets that is on this machine.
         sparsities: shares of zeros, ascending.
-        scope: where weights compete: all together, or those of each kernel for themselves.
-        judged: the sparsity at which methods are compared by test, one of the others.
-        epochs: passes over the training split before pruning.
-        further_epochs: passes after pruning began; a rewound network makes all but one of `epochs` instead.
-        batch_size: examples a step.
-        learning_rate: of Adam at the start, before pruning; it falls to 0 along a cosine.
-        further_rate: of Adam at the start of the further training.
-        temperature: of the soft targets.
-        student_loss_weight: of the labels beside them.
-        network: what is trained and pruned.
-        surroundings: where data lie, and where numbers go besides the run directories.
+        scope: where weights compete: over all kernels, or within each kernel.
+        judged: sparsity at which methods are compared by a test; one of --sparsities.
+        epochs: number of passes over the training split before pruning.
+        further_epochs: number of passes after pruning began; a rewound network makes all but one of --epochs instead.
+        batch_size: examples per step.
+        learning_rate: Adam's learning rate at the start, before pruning; it falls to 0 along a cosine.
+        further_rate: Adam's learning rate at the start of the further training; it falls to 0 along a cosine.
+        temperature: temperature of the soft targets.
+        student_loss_weight: weight of the labels next to the soft targets.
+        network: network to train and prune.
+        surroundings: where data sets are, and where metrics go besides the run directories.
     """
 
     out: Path = Path("runs")

@@ -1,124 +1,144 @@
-"""The arms of the study of sparsities, and the run from cells to study.json."""
+"""The arms of the study of sparsities, and the run from cells to report."""
 
 import dataclasses
 import functools
 
 from rich.console import RenderableType
 
-from distill.studies import Arm, Cell, Runner, conclude, require_training
+from distill.studies import Arm, Cell, Runner, conclude, require, require_training
 from experiments.sparsity import report
 from experiments.sparsity.cell import train
 from experiments.sparsity.config import Pruning, Sparsities
 
 # In the order of the tables.
 METHODS = {
-    "one-shot": "Pruned at once by magnitude, then trained on.",
-    "gradual": "Pruned by magnitude little by little, in the first two thirds of the further training.",
-    "distilled": "As gradual, with the unpruned network as the teacher.",
-    "lottery": "Pruned at once by magnitude, rewound to the first epoch's end, trained from there.",
-    "random": "As one-shot, with zeros at random places.",
+    "one-shot": "Pruned at once by magnitude, then trained further.",
+    "gradual": "Pruned by magnitude step by step, in the first two thirds of the further training.",
+    "distilled": "Pruned like gradual, with the unpruned network as the teacher.",
+    "lottery": "Pruned at once by magnitude, rewound to the end of the first epoch, and trained from there.",
+    "random": "Pruned like one-shot, with zeros at random places.",
 }
+UNPRUNED = {
+    "dense": "The network without pruning.",
+    "longer": "The network without pruning, trained for as long as the pruned ones.",
+}
+# Baseline first.
+COMPARISONS = (
+    ("random", "one-shot"),
+    ("one-shot", "gradual"),
+    ("one-shot", "lottery"),
+    ("gradual", "distilled"),
+)
 
 
-def check(study: Sparsities) -> None:
+def check(options: Sparsities) -> None:
     """Raises ValueError for options that cannot work."""
-    require_training(study, "learning_rate", "further_rate")
-    levels = study.sparsities
-    if not levels or list(levels) != sorted(set(levels)) or not all(0 < level < 1 for level in levels):
-        raise ValueError(f"Sparsities are shares of zeros between 0 and 1, ascending. Received: {levels}.")
-    if study.judged not in levels:
-        raise ValueError(
-            f"Methods are judged at one of the sparsities. Received: --judged {study.judged:g} of {levels}."
-        )
-    if study.epochs < 2 or study.further_epochs < 3:
-        raise ValueError(
-            "Rewinding needs two epochs, and pruning little by little three. Received: "
-            f"--epochs {study.epochs}, --further-epochs {study.further_epochs}."
-        )
+    require_training(options, "learning_rate", "further_rate")
+    levels = options.sparsities
+    shown = " ".join(f"{level:g}" for level in levels)
+    ascending = bool(levels) and list(levels) == sorted(set(levels))
+    require(
+        (
+            ascending and all(0 < level < 1 for level in levels),
+            "--sparsities must be shares between 0 and 1, ascending",
+            f"--sparsities {shown}",
+        ),
+        (
+            options.judged in levels,
+            "--judged must be one of --sparsities",
+            f"--judged {options.judged:g} and --sparsities {shown}",
+        ),
+        (
+            options.epochs >= 2,
+            "--epochs must be at least 2, since a lottery ticket is rewound to the end of the first",
+            f"--epochs {options.epochs}",
+        ),
+        (
+            options.further_epochs >= 3,
+            "--further-epochs must be at least 3, two of them to prune step by step",
+            f"--further-epochs {options.further_epochs}",
+        ),
+    )
 
 
-def dense_cell(study: Sparsities, seed: int) -> Cell:
+def arm_name(method: str, sparsity: float) -> str:
+    """The name of an arm, such as "gradual-95"; for unpruned networks, the method alone."""
+    return f"{method}-{100 * sparsity:g}" if sparsity else method
+
+
+def dense_cell(options: Sparsities, seed: int) -> Cell:
     """The unpruned network of one seed."""
     config = Pruning(
-        study.dataset, study.network, study.epochs, study.batch_size, study.learning_rate, "dense"
+        dataset=options.dataset,
+        network=options.network,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        method="dense",
     )
-    return Cell("sparsity", "dense", seed, config)
+    return Cell(study="sparsity", arm="dense", seed=seed, config=config)
 
 
-def pruned_cell(study: Sparsities, method: str, sparsity: float, seed: int) -> Cell:
-    """One network after its further training."""
-    dense = dense_cell(study, seed)
+def further_cell(options: Sparsities, method: str, sparsity: float, seed: int) -> Cell:
+    """One network after its further training, pruned or not."""
+    dense = dense_cell(options, seed)
     distilled = method == "distilled"
     config = dataclasses.replace(
         dense.config,
         method=method,
         sparsity=sparsity,
-        scope=study.scope,
+        scope=options.scope,
         dense=dense.name,
-        further_epochs=study.further_epochs,
-        further_rate=study.further_rate,
-        temperature=study.temperature if distilled else 0.0,
-        student_loss_weight=study.student_loss_weight if distilled else 0.0,
+        further_epochs=options.further_epochs,
+        further_rate=options.further_rate,
+        temperature=options.temperature if distilled else 0.0,
+        student_loss_weight=options.student_loss_weight if distilled else 0.0,
     )
-    return Cell("sparsity", arm_name(method, sparsity), seed, config)
+    return Cell(study="sparsity", arm=arm_name(method, sparsity), seed=seed, config=config)
 
 
-def arm_name(method: str, sparsity: float) -> str:
-    """Such as "gradual-95"; of unpruned networks the method alone."""
-    return f"{method}-{100 * sparsity:g}" if sparsity else method
-
-
-def run(study: Sparsities, runner: Runner, typed: str) -> list[RenderableType]:
-    """Runs what is not finished yet and writes study.json and the report; returns what to print."""
-    seeds = range(study.seeds)
-    work = functools.partial(train, study.surroundings)
-    dense = [dense_cell(study, seed) for seed in seeds]
-    runner.run(dense, work, "unpruned networks")
-    grid = [("longer", 0.0), *((method, level) for level in study.sparsities for method in METHODS)]
-    cells = {pair: [pruned_cell(study, *pair, seed) for seed in seeds] for pair in grid}
-    # Seed by seed, so that what a stopped study has is paired.
-    runner.run([cells[pair][seed] for seed in seeds for pair in grid], work, "pruned networks")
+def run(options: Sparsities, runner: Runner, typed: str) -> list[RenderableType]:
+    """Runs what is not finished yet, and writes study.json and the report; returns what to print."""
+    seeds = range(options.seeds)
+    work = functools.partial(train, surroundings=options.surroundings)
+    dense = [dense_cell(options, seed) for seed in seeds]
+    runner.run(dense, work, label="unpruned networks")
+    grid = [("longer", 0.0), *((method, level) for level in options.sparsities for method in METHODS)]
+    cells = {pair: [further_cell(options, *pair, seed) for seed in seeds] for pair in grid}
+    # Seed by seed, so that a study that is stopped has complete pairs.
+    runner.run([cells[pair][seed] for seed in seeds for pair in grid], work, label="pruned networks")
     conclude(
         runner.study_dir,
-        [(_arm(*pair), members) for pair, members in {("dense", 0.0): dense, **cells}.items()],
+        [(_arm(*pair), own) for pair, own in {("dense", 0.0): dense, **cells}.items()],
         study="sparsity",
-        title="How many weights can go",
-        question="What decides how much a pruned network loses: when, where, or how it recovers?",
+        title="How many weights can be removed",
+        question="What decides how much accuracy a pruned network loses: when it is pruned, where, or how it recovers?",
         command=typed,
-        smoke=study.smoke,
-        notes=_notes(study),
+        smoke=options.smoke,
+        notes=_notes(options),
         comparisons=[
-            (arm_name(baseline, study.judged), arm_name(method, study.judged))
-            for baseline, method in (
-                ("random", "one-shot"),
-                ("one-shot", "gradual"),
-                ("one-shot", "lottery"),
-                ("gradual", "distilled"),
-            )
+            (arm_name(baseline, options.judged), arm_name(method, options.judged))
+            for baseline, method in COMPARISONS
         ],
-        tuning=[],
-        latency_ms={},
     )
     return report.write(runner.study_dir)
 
 
 def _arm(method: str, sparsity: float) -> Arm:
-    descriptions = {
-        "dense": "The network, unpruned.",
-        "longer": "The same, trained on for as long as the pruned.",
-    }
-    group = f"{100 * sparsity:g} % zeros" if sparsity else "no zeros"
-    return Arm(arm_name(method, sparsity), group, method, METHODS.get(method) or descriptions[method])
+    group = f"{100 * sparsity:g}% zeros" if sparsity else "no zeros"
+    description = (METHODS | UNPRUNED)[method]
+    return Arm(arm_name(method, sparsity), group=group, label=method, description=description)
 
 
-def _notes(study: Sparsities) -> list[str]:
+def _notes(options: Sparsities) -> list[str]:
+    scope = "over all kernels together" if options.scope == "global" else "within each kernel"
     return [
-        f"All networks first have {study.epochs} epochs of steps of {study.batch_size} examples, Adam from "
-        f"{study.learning_rate:g} to 0 along a cosine, then {study.further_epochs} from {study.further_rate:g} to 0. "
-        f"Lottery tickets have {study.epochs - 1} epochs from the first one's end in place of the latter, which is "
-        "more. Within a seed: the same unpruned network and data order.",
-        f"Sparsity is of {'all kernels together' if study.scope == 'global' else 'each kernel'}; biases are left. "
-        "Masks that move do so once an epoch, up to "
-        f"{2 * study.further_epochs // 3} epochs after pruning began; epochs before are not selected on dev.",
-        f"Distilled: T = {study.temperature:g}, label weight {study.student_loss_weight:g}. No setting was tuned.",
+        f"All networks first train for {options.epochs} epochs with batches of {options.batch_size}; Adam's learning "
+        f"rate falls from {options.learning_rate:g} to 0 along a cosine. Then they train for "
+        f"{options.further_epochs} epochs more, from {options.further_rate:g} to 0. Lottery tickets instead train "
+        f"for {options.epochs - 1} epochs from the end of the first one, which is more. With the same seed, all "
+        "start from the same unpruned network and have the same data order.",
+        f"Weights compete {scope}; biases are not pruned. Gradual pruning updates its masks once per epoch, in the "
+        f"first {2 * options.further_epochs // 3} epochs; earlier epochs cannot be selected on dev.",
+        f"Distilled: T = {options.temperature:g}, label weight {options.student_loss_weight:g}. No setting was tuned.",
     ]

@@ -1,1 +1,1 @@
-"""How small can a network be made by taking channels out, and what decides how good it then is?"""
+"""Compares ways to remove channels, and networks that were small from the start."""

@@ -1,4 +1,4 @@
-"""What one cell of `experiments.structured` does: train a CNN, or take channels out of one and train what is left."""
+"""Runs one cell of the study of channels: trains a CNN, or removes channels from one and trains the rest."""
 
 import math
 from pathlib import Path
@@ -16,16 +16,16 @@ from experiments._networks import normalized_cnn
 from experiments.structured.config import Shrinking
 
 
-def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, Any]:
-    """Trains, measures and saves one network; all that is drawn comes from the cell's seed.
+def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[str, Any]:
+    """Trains, measures and saves one network; everything random follows from the cell's seed.
 
     Args:
-        surroundings: what the result does not depend on.
-        cell: its config is a `Shrinking`.
-        directory: where metrics.jsonl and the model are written.
+        cell: cell whose config is a `Shrinking`.
+        directory: directory for metrics.jsonl and the saved network.
+        surroundings: settings that the result does not depend on.
 
     Returns:
-        What `distill.studies.fit_and_measure` returns; also "untrained", the accuracy on dev before the training, and
+        What `distill.studies.fit_and_measure` returns; also "untrained", the dev accuracy before the training, and
         "widths", the outputs of each layer with a kernel.
     """
     config: Shrinking = cell.config
@@ -33,14 +33,15 @@ def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
     whole = None
     if config.whole is not None:
         whole = keras.models.load_model(directory.parent / config.whole / "teacher.keras")
-    # A worker runs many cells: without this each one is slower than the one before.
+    # A worker runs many cells, and would become slower with each.
     keras.backend.clear_session()
-    # From here on all arms of a seed draw the same numbers: the same start, the same order.
+    # From here on, all arms with the same seed draw the same numbers: initial weights and data order.
     keras.utils.set_random_seed(cell.seed)
     if whole is None:
-        network = normalized_cnn(config.network, splits.input_shape, splits.num_classes, "whole")
+        shape, classes = splits.input_shape, splits.num_classes
+        network = normalized_cnn(config.network, input_shape=shape, classes=classes, name="whole")
     else:
-        network = _smaller(whole, config, cell.seed, splits)
+        network = _smaller(whole, config, splits, seed=cell.seed)
     model = network
     if config.temperature:
         loss = distill.SoftTargets(config.temperature)
@@ -55,8 +56,8 @@ def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
         metrics=["accuracy"],
         steps_per_execution=steps,
     )
-    dev = data.arrays(splits.dev)
-    untrained = float(np.mean(logits(network, dev[0]).argmax(axis=1) == dev[1]))
+    x, y = dev = data.arrays(splits.dev)
+    untrained = float(np.mean(logits(network, x).argmax(axis=1) == y))
     widths = {layer.name: layer.weights[0].shape[-1] for layer in network.layers if hasattr(layer, "kernel")}
     return fit_and_measure(
         model,
@@ -75,17 +76,17 @@ def train(surroundings: Surroundings, cell: Cell, directory: Path) -> dict[str, 
     )
 
 
-def _smaller(whole: keras.Model, config: Shrinking, seed: int, splits: data.Splits) -> keras.Model:
-    """The whole network without channels; with weights of its own where the method starts from new ones."""
+def _smaller(whole: keras.Model, config: Shrinking, splits: data.Splits, *, seed: int) -> keras.Model:
+    """The whole network without channels, or the same small network with new weights."""
     small = pruning.prune_channels(
-        whole, macs=1 - config.removed, importance=_importance(config.method, seed, splits), round_to=1
+        whole, macs=1 - config.removed, importance=_importance(config.method, splits, seed=seed), round_to=1
     )
     if config.method.startswith("scratch"):
         return keras.Model.from_config(small.get_config())
     return small
 
 
-def _importance(method: str, seed: int, splits: data.Splits) -> importance.Importance:
+def _importance(method: str, splits: data.Splits, *, seed: int) -> importance.Importance:
     x, y = data.arrays(splits.train)
     match method:
         case "random":

@@ -1,4 +1,4 @@
-"""Settings."""
+"""The options of the study of channels, and the config of its cells."""
 
 import dataclasses
 import os
@@ -12,19 +12,21 @@ from experiments._networks import Network
 
 @dataclasses.dataclass(frozen=True)
 class Shrinking:
-    """All that a cell's result depends on but its seed.
+    """Everything that a cell's result depends on, except its seed.
+
+    A digest of these values is part of the cell's directory name, so a new or renamed field makes finished runs void.
 
     Attributes:
-        dataset: a name for `distill.data.load`.
+        dataset: name of a data set for `distill.data.load`.
         network: the whole network.
-        epochs: passes over the training split, of the whole network and of the small ones.
-        batch_size: examples a step.
-        learning_rate: of AdamW at the start; it falls to 0 along a cosine.
-        method: one of `METHODS`, or "whole".
-        removed: share of the multiply-adds that is gone.
-        whole: the cell of the whole network.
-        temperature: of the soft targets; 0 where there are none.
-        student_loss_weight: of the labels beside them.
+        epochs: number of passes over the training split, for the whole network and for the small ones.
+        batch_size: examples per step.
+        learning_rate: AdamW's learning rate at the start; it falls to 0 along a cosine.
+        method: name of a method of `experiments.structured.study`, or "whole".
+        removed: share of the multiply-adds that is removed.
+        whole: name of the whole network's cell.
+        temperature: temperature of the soft targets; 0 without them.
+        student_loss_weight: weight of the labels next to them.
     """
 
     dataset: str
@@ -41,25 +43,25 @@ class Shrinking:
 
 @dataclasses.dataclass(frozen=True)
 class Structured:
-    """Compares ways to take channels out, and small networks that were never large.
+    """Compares ways to remove channels, and networks that were small from the start.
 
     Attributes:
-        out: the run directories, the report and the lock go to OUT/structured (OUT/structured-smoke with --smoke).
-        smoke: change the defaults so that everything takes a minute or two, to see that it runs.
-        jobs: cells at once, each in a process with its share of the cores.
-        seeds: how many seeds, from 0 on.
-        datasets: mnist1d, mnist5k, digits, or other sets of tfds that lie on this machine.
-        removed: shares of the multiply-adds that go, ascending.
-        judged: the share at which methods are compared by test, one of the others.
-        epochs: passes over the training split, of the whole network and then of the small ones.
-        batch_size: examples a step.
-        learning_rate: of AdamW at the start, of the whole network; it falls to 0 along a cosine.
-        further_rate: the same of small networks that start from its weights.
-        scratch_rate: the same of small networks that start from new ones.
-        temperature: of the soft targets.
-        student_loss_weight: of the labels beside them.
+        out: folder for results; this study writes to OUT/structured, or OUT/structured-smoke with --smoke.
+        smoke: check that everything runs, in a minute or two; this changes the defaults of the other options.
+        jobs: number of cells to run at a time, each in a process with its share of the cores.
+        seeds: number of seeds, counted from 0.
+        datasets: mnist1d, mnist5k, digits, or other data sets of TensorFlow Datasets that are on this machine.
+        removed: shares of the multiply-adds to remove, ascending.
+        judged: share at which methods are compared by a test; one of --removed.
+        epochs: number of passes over the training split, for the whole network and again for the small ones.
+        batch_size: examples per step.
+        learning_rate: AdamW's learning rate at the start for the whole network; it falls to 0 along a cosine.
+        further_rate: the same for small networks that start from the whole network's weights.
+        scratch_rate: the same for small networks that start from new weights.
+        temperature: temperature of the soft targets.
+        student_loss_weight: weight of the labels next to the soft targets.
         network: the whole network.
-        surroundings: where data lie, and where numbers go besides the run directories.
+        surroundings: where data sets are, and where metrics go besides the run directories.
     """
 
     out: Path = Path("runs")

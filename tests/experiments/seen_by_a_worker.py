@@ -1,6 +1,6 @@
-"""Runs studies as `python -m` does, until their first cells are to be trained; then a worker looks at one of them.
+"""Runs studies as `python -m` does until their first cells should be trained, and lets a worker look at one of them.
 
-python -m tests.experiments.seen_by_a_worker OUT STUDY… prints for each study what the worker saw.
+python -m tests.experiments.seen_by_a_worker OUT STUDY… prints what the worker of each study saw.
 """
 
 import importlib
@@ -11,16 +11,16 @@ from distill.studies import Runner
 
 
 class Seen(Exception):
-    """Ends a study: nothing is trained."""
+    """Ends a study before anything is trained."""
 
 
 def look(cell, module):
-    """Whether the cell's config is of the class that the module that trains it knows, and where that is defined."""
+    """Says whether the config has the class that the training module imports, and where that class is defined."""
     known = getattr(importlib.import_module(module), type(cell.config).__name__)
     return type(cell.config) is known, known.__module__
 
 
-def show(runner, cells, work, label):
+def show(runner, cells, work, *, label):
     raise Seen(*runner.pool.submit(look, cells[0], work.func.__module__).result())
 
 
@@ -35,5 +35,5 @@ def main(out, studies):
 
 
 if __name__ == "__main__":
-    # Not this module as the main one: a study is.
+    # Imported again, because a study becomes the main module.
     importlib.import_module("tests.experiments.seen_by_a_worker").main(sys.argv[1], sys.argv[2:])

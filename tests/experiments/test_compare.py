@@ -1,4 +1,4 @@
-"""The main study: its cells, its command line, a smoke run, and a run that was killed."""
+"""The main study: its cells, its command line, and a smoke run that is killed once."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def start(*arguments, **kwargs):
 
 
 def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
-    """SIGKILL while the second cell is at work; then the same command again."""
+    """Kills the run during its second cell, then runs the same command again."""
     arguments = [*SMOKE, "--jobs", "1", "--out", str(tmp_path)]
     study_dir = tmp_path / "compare-smoke"
     killed = start(*arguments)
@@ -52,7 +52,7 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
     resumed = start(*arguments)
     output, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, output
-    assert "1 of 1 cells are finished already" in output
+    assert "1 of 1 cells already finished" in output
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     results = [json.loads(path.read_text()) for path in study_dir.glob("cells/*/result.json")]
     assert sorted(result["arm"] for result in results) == sorted(
@@ -65,7 +65,9 @@ def test_a_killed_run_goes_on_and_ends_in_tables_and_a_report(tmp_path):
         assert 0 <= result["test"]["last"]["accuracy"] <= 1
         assert (result["test"]["last"]["agreement"] is None) == (result["arm"] in ("teacher", "deep"))
     sizes = [result["cost"]["file_bytes"] for result in results if result["arm"] in SAME_SIZE]
-    assert max(sizes) - min(sizes) < 300  # one network: only names differ, and no file holds an optimizer
+    assert (
+        max(sizes) - min(sizes) < 300
+    )  # the same network: only names differ, and no file contains an optimizer
     study = json.loads((study_dir / "study.json").read_text())
     assert set(study["latency_ms"]) == set(study["litert_bytes"]) == {result["arm"] for result in results}
     for arm in study["arms"]:
@@ -112,17 +114,20 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seeds", "0"], "a seed or more"),
-        (["--epochs", "1"], "two epochs or more"),
-        (["--sparsity", "1"], "a part is zero. Received: --sparsity 1"),
-        (["--channels", "0"], "a part is left. Received: --channels 0"),
-        (["--layers", "3"], "or fewer. Received: --layers 3 of 2"),
-        (["--labels", "9"], "ten or more"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--epochs", "1"], "--epochs must be at least 2"),
+        (["--sparsity", "1"], "as a share of zeros. Received: --sparsity 1"),
+        (["--channels", "0"], "that remain. Received: --channels 0"),
+        (
+            ["--layers", "3"],
+            "must lie between 1 and 2, the number of the deep network's residual blocks. Received: --layers 3",
+        ),
+        (["--labels", "9"], "--labels must be at least 10"),
     ],
 )
 def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
     assert main([*arguments, "--out", str(tmp_path)]) == 1
-    assert message in capsys.readouterr().out
+    assert message in " ".join(capsys.readouterr().out.split())
     assert not list(tmp_path.iterdir())
 
 
@@ -176,11 +181,11 @@ def test_every_tuned_arm_has_as_many_trials_and_its_default_among_them():
 
 
 def training_set(**changes):
-    """What an arm is fed: 60 one-pixel images whose value is their index, and their targets."""
+    """Returns the batches of an arm: 60 one-pixel images whose values are their indices, and their targets."""
     x = np.arange(60, dtype="float32").reshape(60, 1, 1, 1)
     y = np.arange(60) % 10
     teacher = keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
-    teacher.set_weights([np.zeros((1, 10), "float32"), np.eye(10, dtype="float32")[7]])  # always says 7
+    teacher.set_weights([np.zeros((1, 10), "float32"), np.eye(10, dtype="float32")[7]])  # always answers 7
     config = Training("digits", Network((4,), 4), 1, 16, 0.1, **changes)
     batches = cell._training_batches(config, 5, (x, y), teacher, 10)
     return [batch if isinstance(batch, tuple) else (batch, None) for batch in batches.as_numpy_iterator()]
@@ -241,8 +246,8 @@ def test_the_best_epoch_on_dev_is_kept_and_the_earliest_of_equals():
 
 
 def prepared(config, directory, monkeypatch):
-    """What a cell trains, just before it does: its network's weights, its teacher's, and how it is to be trained."""
-    teacher = plain_cnn(config.network, (8, 8, 1), 10)
+    """Returns what a cell is about to train: how, with the network's weights, and the weights of its teacher."""
+    teacher = plain_cnn(config.network, input_shape=(8, 8, 1), classes=10)
     (directory / "teacher-cell").mkdir(parents=True)
     teacher.save(directory / "teacher-cell" / "teacher.keras")
     seen = {}
@@ -252,7 +257,8 @@ def prepared(config, directory, monkeypatch):
         return {}
 
     monkeypatch.setattr(cell, "fit_and_measure", fit_and_measure)
-    cell.train(Surroundings(), Cell("compare", "arm", 5, config), directory / "own")
+    made = Cell(study="compare", arm="arm", seed=5, config=config)
+    cell.train(made, directory / "own", surroundings=Surroundings())
     return seen, teacher.get_weights()
 
 
@@ -282,6 +288,6 @@ def test_networks_without_channels_and_layers_start_as_what_is_left_of_their_tea
     columns = {column.tobytes() for column in weights[0].reshape(9, 8).T}
     kept = {column.tobytes() for column in seen["weights"][0].reshape(9, -1).T}
     assert kept < columns
-    whole = cost.macs(plain_cnn(config.network, (8, 8, 1), 10))
+    whole = cost.macs(plain_cnn(config.network, input_shape=(8, 8, 1), classes=10))
     assert abs(seen["macs"] / whole - 0.25) <= 0.02 * 0.25
     assert (len(seen["callbacks"]), seen["first_epoch"]) == (0, 0)

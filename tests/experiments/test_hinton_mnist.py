@@ -1,4 +1,4 @@
-"""Hinton et al. 2015 on MNIST: jitter, the digit left out, the bias chosen afterwards, and a smoke run."""
+"""The repetition of Hinton et al. 2015: jitter, the digit that is left out, its bias, and a smoke run."""
 
 import dataclasses
 import json
@@ -44,17 +44,17 @@ def test_the_smoke_run_ends_in_a_table_beside_the_papers_numbers(tmp_path, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seeds", "0"], "a seed or more"),
-        (["--jobs", "0"], "one process or more"),
-        (["--batch-size", "0"], "an example or more"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--jobs", "0"], "--jobs must be at least 1"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--omitted", "10"], "digit from 0 to 9"),
-        (["--temperature", "0"], "above 0"),
-        (["--student-loss-weight", "1.5"], "from 0 to 1"),
-        (["--student.epochs", "0"], "an epoch or more"),
-        (["--teacher.units", "0"], "a unit or more"),
+        (["--temperature", "0"], "--temperature must be above 0"),
+        (["--student-loss-weight", "1.5"], "--student-loss-weight must lie in [0, 1]"),
+        (["--student.epochs", "0"], "--student.epochs must be at least 1"),
+        (["--teacher.units", "0"], "--teacher.units must be at least 1"),
         (["--teacher.dropout", "1"], "below 1"),
-        (["--student.learning-rate", "0"], "above 0"),
-        (["--teacher.jitter", "-1"], "0 pixels or more"),
+        (["--student.learning-rate", "0"], "--student.learning-rate must be above 0"),
+        (["--teacher.jitter", "-1"], "--teacher.jitter must be at least 0"),
     ],
 )
 def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
@@ -86,7 +86,7 @@ def test_the_students_of_a_seed_share_all_but_what_is_compared():
     assert options.student == Learner(
         800, options.student.epochs, options.student.learning_rate
     )  # no regularization
-    cells = {arm.name: study.student_cell(options, arm, 1) for arm in study.arms(options)}
+    cells = {arm.name: study.student_cell(options, arm, 1) for arm in study.student_arms(options)}
     alone = dataclasses.asdict(cells["alone"].config)
     changed = {
         name: {key: value for key, value in dataclasses.asdict(one.config).items() if value != alone[key]}
@@ -102,20 +102,20 @@ def test_the_students_of_a_seed_share_all_but_what_is_compared():
 def test_no_image_of_the_omitted_digit_is_shown():
     x = np.arange(50, dtype="float32").reshape(50, 1, 1, 1)
     y = np.arange(50) % 10
-    kept_x, kept_y = cell.without(3, x, y)
-    shown = list(cell.batches(kept_x, kept_y, Learner(4, 1, 0.1), 8, 0).as_numpy_iterator())
+    kept = cell.without(3, (x, y))
+    shown = list(cell.batches(kept, Learner(4, 1, 0.1), batch_size=8, seed=0).as_numpy_iterator())
     images, labels = (np.concatenate(parts) for parts in zip(*shown, strict=True))
     assert len(images) == 45
     assert 3 not in labels
     np.testing.assert_array_equal(images.ravel() % 10, labels)
-    assert all(part is whole for part, whole in zip(cell.without(None, x, y), (x, y), strict=True))
+    assert all(part is whole for part, whole in zip(cell.without(None, (x, y)), (x, y), strict=True))
 
 
 def epochs_of(seed):
-    """Two epochs of jittered images that have one bright pixel each, in the order of the images."""
+    """Returns two epochs of jittered images with one bright pixel each, in the order of the images."""
     x = np.zeros((64, 9, 9, 1), "float32")
     x[:, 4, 4, 0] = np.arange(1, 65)
-    shown = cell.batches(x, np.arange(64), Learner(4, 1, 0.1, jitter=2), 16, seed)
+    shown = cell.batches((x, np.arange(64)), Learner(4, 1, 0.1, jitter=2), batch_size=16, seed=seed)
     epochs = []
     for _ in range(2):
         images, labels = (np.concatenate(parts) for parts in zip(*shown.as_numpy_iterator(), strict=True))
@@ -129,7 +129,7 @@ def test_jitter_shifts_by_at_most_two_pixels_and_keeps_the_content():
     np.testing.assert_array_equal(images.sum(axis=(2, 3, 4)), [np.arange(1, 65)] * 2)
     _, _, rows, columns, _ = np.nonzero(images)
     assert set(rows - 4) == set(columns - 4) == {-2, -1, 0, 1, 2}
-    assert len(set(zip(rows, columns, strict=True))) > 15  # of 25: the two directions are drawn apart
+    assert len(set(zip(rows, columns, strict=True))) > 15  # of 25, since the two directions are independent
 
 
 def test_jitter_is_drawn_anew_each_epoch_and_is_the_same_for_the_same_seed():
@@ -141,7 +141,7 @@ def test_jitter_is_drawn_anew_each_epoch_and_is_the_same_for_the_same_seed():
 
 def test_what_jitter_shifts_in_is_black():
     images = np.ones((200, 5, 6, 1), "float32")
-    shifted = np.asarray(cell.jittered(images, 2, [3, 4]))
+    shifted = np.asarray(cell.jittered(images, pixels=2, key=[3, 4]))
     assert shifted.shape == images.shape
     assert set(np.unique(shifted)) == {0, 1}
     heights, widths = shifted.any(axis=2).sum(axis=1).ravel(), shifted.any(axis=1).sum(axis=1).ravel()
@@ -161,7 +161,7 @@ def test_the_bias_has_the_fewest_errors_that_any_bias_can_have(seed):
     labels = rng.integers(0, 10, 200)
     logits = (rng.normal(size=(200, 10)) + 2 * np.eye(10)[labels]).astype("float32")
     logits[:, 3] -= 3
-    bias = cell.best_bias(logits, labels, 3)
+    bias = cell.best_bias(logits, labels, digit=3)
     found = errors(logits, labels, 3, bias)
     assert bias > 0
     assert found <= min(errors(logits, labels, 3, tried) for tried in np.arange(-10, 10, 0.01))
@@ -171,14 +171,14 @@ def test_the_bias_has_the_fewest_errors_that_any_bias_can_have(seed):
 @pytest.mark.parametrize(("labels", "sign"), [([0, 1, 2], -1), ([3, 3, 3], 1)])
 def test_a_digit_that_is_never_or_always_right(labels, sign):
     logits = np.array([[2, 0, 0, 1], [0, 2, 0, 3], [0, 0, 2, 2]], "float32")
-    bias = cell.best_bias(logits, np.array(labels), 3)
+    bias = cell.best_bias(logits, np.array(labels), digit=3)
     assert sign * bias > 0
     assert errors(logits, np.array(labels), 3, bias) == 0
 
 
 def test_the_networks_have_the_published_layers():
-    teacher = cell.build(Hinton().teacher, (28, 28, 1), 10)
-    student = cell.build(Hinton().student, (28, 28, 1), 10)
+    teacher = cell.dense_net(Hinton().teacher, input_shape=(28, 28, 1), classes=10)
+    student = cell.dense_net(Hinton().student, input_shape=(28, 28, 1), classes=10)
     assert teacher.count_params() == 785 * 1200 + 1201 * 1200 + 1201 * 10
     assert student.count_params() == 785 * 800 + 801 * 800 + 801 * 10
     assert sum("Dropout" in type(layer).__name__ for layer in teacher.layers) == 2

@@ -1,4 +1,4 @@
-"""The study of all methods: what its cells share, its published settings, its table, and a run from end to end."""
+"""The study of all methods: its cells, published settings and table, and a smoke run."""
 
 import dataclasses
 import json
@@ -12,9 +12,10 @@ from scipy import stats
 from distill import SoftTargets, data
 from distill.studies import ArmResult, CellResult, StudyResult, Surroundings, Tuning, _results, read
 from experiments._networks import normalized_cnn
-from experiments.methods import cell, report, study
+from experiments.methods import losses, report, schemes, study
 from experiments.methods.__main__ import main
 from experiments.methods.config import Methods
+from experiments.methods.task import Task
 
 STUDY = Methods()
 BY_NAME = {method.name: method for method in study.METHODS}
@@ -22,7 +23,7 @@ SEEDS = tuple(range(5))
 
 
 def made(name, setting=0.0, seed=3, dataset="mnist1d"):
-    return study.student_cell(STUDY, dataset, BY_NAME[name], setting, seed, SEEDS)
+    return study.student_cell(STUDY, dataset, BY_NAME[name], setting=setting, seed=seed, lenders=SEEDS)
 
 
 def test_cells_of_a_seed_share_all_but_the_method():
@@ -44,18 +45,20 @@ def test_every_method_has_as_many_trials():
 
 @pytest.fixture(scope="module")
 def task():
-    """Of digits, with a teacher that has learned nothing."""
+    """Makes tasks on digits, with a teacher that has learned nothing."""
     splits = data.load("digits")
-    teacher = normalized_cnn(STUDY.teacher, splits.input_shape, splits.num_classes, "teacher")
+    teacher = normalized_cnn(
+        STUDY.teacher, input_shape=splits.input_shape, classes=splits.num_classes, name="teacher"
+    )
 
     def of(name):
         one = made(name, BY_NAME[name].trials[1])
-        return cell._Task(one.config, one, splits, [teacher], None, Surroundings())
+        return Task(one, splits, [teacher], None, Surroundings())
 
     return of
 
 
-# Students learn from labels beside these, whose papers have none, or half and half.
+# The papers of these use no labels, or give both half the weight; here students learn from labels too.
 BESIDE_LABELS = ("logit-mse", "hard-labels", "jsd", "reverse-kl")
 LABEL_WEIGHTS = {
     0.1: ("kd", *BESIDE_LABELS, "standardized-kd", "mlkd", "ctkd"),
@@ -68,7 +71,7 @@ LABEL_WEIGHTS = {
     [m.name for m in study.METHODS if m.family in ("logits", "features", "relations") and m.name != "crd"],
 )
 def test_the_middle_of_the_trials_is_the_published_weight(name, task):
-    loss = cell._loss(task(name))
+    loss = losses.loss_of(task(name))
     recipe = SoftTargets.recipe if name in BESIDE_LABELS else loss.recipe
     low, published, high = BY_NAME[name].trials
     assert published == recipe["distillation_weight"]
@@ -79,7 +82,7 @@ def test_the_middle_of_the_trials_is_the_published_weight(name, task):
 def test_the_labels_weigh_what_the_published_cells_have(label_weight, names, task):
     for name in names:
         one = task(name)
-        distiller = cell._distiller(one.teachers[0], one.network(), cell._loss(one), 3.0)
+        distiller = losses.distiller(one.teachers[0], one.network(), losses.loss_of(one), weight=3.0)
         assert (distiller.student_loss_weight, distiller.distillation_weight) == pytest.approx(
             (label_weight, 3)
         )
@@ -87,24 +90,28 @@ def test_the_labels_weigh_what_the_published_cells_have(label_weight, names, tas
 
 def test_decoupled_distillation_warms_up_for_a_twelfth_of_the_training(task):
     one = task("dkd")
-    weight = cell._weight(one)
+    weight = losses.weight_of(one)
     batches = math.ceil(int(one.splits.train.cardinality()) / one.config.batch_size)
     steps = batches * one.config.epochs
     assert [float(weight(step)) for step in (0, steps / 24, steps / 12, steps)] == pytest.approx(
         [0, one.setting / 2, one.setting, one.setting]
     )
-    assert cell._weight(task("kd")) == task("kd").setting
+    assert losses.weight_of(task("kd")) == task("kd").setting
 
 
 def test_an_unknown_method_is_no_soft_target(task):
-    unknown = dataclasses.replace(task("kd"), config=dataclasses.replace(made("kd").config, method="kdd"))
-    with pytest.raises(ValueError, match="No such method. Received: 'kdd'"):
-        cell._loss(unknown)
+    unknown = task("kd")
+    config = dataclasses.replace(unknown.config, method="kdd")
+    unknown = dataclasses.replace(unknown, cell=dataclasses.replace(unknown.cell, config=config))
+    with pytest.raises(ValueError, match="No method has the name 'kdd'"):
+        losses.loss_of(unknown)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (40, 1)], ids=str)
 def test_teacher_and_student_have_layers_of_the_same_names(shape):
-    networks = [normalized_cnn(n, shape, 10, "n") for n in (STUDY.teacher, STUDY.student)]
+    networks = [
+        normalized_cnn(n, input_shape=shape, classes=10, name="n") for n in (STUDY.teacher, STUDY.student)
+    ]
     names = [
         {layer.name for layer in network.layers if not layer.name.startswith("input")} for network in networks
     ]
@@ -129,7 +136,7 @@ def found_cell(arm, seed, accuracy):
 
 @pytest.fixture
 def finished():
-    """Two data sets; "better" beats alone by four points, "worse" loses as many."""
+    """A study of two data sets, in which "better" is four points above alone, and "worse" four points below."""
     means = {"teacher": 99, "alone": 90, "smoothing": 91, "kd": 90, "better": 94, "worse": 86}
     values = {(d, m): spread(i, mean) for i, (m, mean) in enumerate(means.items()) for d in ("one", "two")}
     arms = tuple(
@@ -189,10 +196,10 @@ def test_the_findings_count_intervals_on_either_side(finished):
     tried = tuple(({"weight": weight}, 0.5) for weight in (0.1, 1.0, 10.0))
     tunings = [Tuning(f"arm{w}", tried, {"weight": w}) for w in (0.1, 0.1, 0.1, 1.0, 10.0, 10.0)]
     said = report.findings(report.rows(found), tunings)
-    assert said[0] == "one, against alone: of 4 intervals 1 lie above 0 (better) and 1 below (worse)."
+    assert said[0] == "one, compared with alone: of 4 intervals, 1 above 0 (better) and 1 below (worse)."
     assert len(said) == 7
     assert (
-        "the same number of trials: 3. Of 6 choices 3 are the lowest that was tried and 2 the highest"
+        "the same number of trials: 3. Of 6 choices, 3 are the lowest value tried and 2 the highest"
         in said[-1]
     )
 
@@ -208,18 +215,18 @@ def test_the_forest_draws_each_method_on_each_data_set(finished):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seeds", "1"], "two seeds or more"),
-        (["--epochs", "0"], "an epoch or more"),
-        (["--trials", "4"], "three settings"),
-        (["--methods", "kdd"], "No such method. Received: ['kdd']"),
-        (["--datasets", "digits", "digits"], "named once"),
-        (["--jobs", "0"], "one process or more"),
+        (["--seeds", "1"], "--seeds must be at least 2"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--trials", "4"], "--trials must lie between 1 and 3"),
+        (["--methods", "kdd"], "Received: --methods kdd"),
+        (["--datasets", "digits", "digits"], "none twice. Received: --datasets digits digits"),
+        (["--jobs", "0"], "--jobs must be at least 1"),
     ],
     ids=str,
 )
 def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
     assert main([*arguments, "--out", str(tmp_path)]) == 1
-    assert message in capsys.readouterr().out.replace("\n", "")
+    assert message in " ".join(capsys.readouterr().out.split())
     assert not list(tmp_path.rglob("cells"))
 
 
@@ -244,17 +251,17 @@ def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch)
     generations, ensemble = (study_dir / raw["arms"][i]["cells"][0] for i in (4, 5))
     stages = sorted(path.name for path in (generations / "stages").iterdir())
     assert stages == ["0.weights.h5", "1.weights.h5", "2.weights.h5"]
-    # The ensemble is the mean of the generations, of which the last is the student.
+    # The ensemble is the mean of the generations, and the last generation is the student.
     x, y = data.arrays(data.load("digits").test)
     together = keras.models.load_model(ensemble / "student.keras").predict(x, verbose=0)
     accuracy = json.loads((ensemble / "result.json").read_text())["test"]["last"]["accuracy"]
     assert np.mean(together.argmax(axis=1) == y) == pytest.approx(accuracy)
     last = keras.models.load_model(generations / "student.keras")
-    stage = normalized_cnn(STUDY.student, (8, 8, 1), 10, "network2")
+    stage = normalized_cnn(STUDY.student, input_shape=(8, 8, 1), classes=10, name="network2")
     stage.load_weights(generations / "stages" / "2.weights.h5")
     np.testing.assert_allclose(last.predict(x, verbose=0), stage.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
 
-    # A stop after the second generation: the first two are kept, and the third is the same again.
+    # After a stop in the third generation, the first two are kept, and the third comes out the same.
     written = {path: path.stat().st_mtime_ns for path in (generations / "stages").iterdir()}
     before = json.loads((generations / "result.json").read_text())
     (generations / "result.json").unlink()
@@ -264,12 +271,14 @@ def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch)
         assert (path.stat().st_mtime_ns == moment) == (path.name != "2.weights.h5")
     after = json.loads((generations / "result.json").read_text())
     for result in (before, after):
-        del result["seconds"], result["cost"]["gzip_bytes"]  # a file holds the time at which it was saved
+        del result["seconds"], result["cost"]["gzip_bytes"]  # a file contains the time at which it was saved
     assert before == after
 
 
 def test_methods_of_several_teachers_are_tuned_with_as_many():
-    tuned = study.student_cell(STUDY, "digits", BY_NAME["three-teachers"], 0.9, 1001, study.TUNING_TEACHERS)
+    tuned = study.student_cell(
+        STUDY, "digits", BY_NAME["three-teachers"], setting=0.9, seed=1001, lenders=study.TUNING_TEACHERS
+    )
     assert len(set(tuned.config.teachers)) == 3
     with pytest.raises(ValueError, match="3 teachers borrows.*--seeds 2"):
         study.check(dataclasses.replace(STUDY, seeds=2))
@@ -277,15 +286,14 @@ def test_methods_of_several_teachers_are_tuned_with_as_many():
 
 @pytest.mark.parametrize("name", ["born-again", "assistant"])
 def test_the_network_that_is_measured_starts_as_all_students_of_its_seed(name, task, tmp_path, monkeypatch):
-    made = dataclasses.replace(task(name), directory=tmp_path)
-    made = dataclasses.replace(
-        made, config=dataclasses.replace(made.config, assistant=STUDY.assistant, dataset="digits")
-    )
+    one = task(name)
+    config = dataclasses.replace(one.config, assistant=STUDY.assistant, dataset="digits")
+    one = dataclasses.replace(one, directory=tmp_path, cell=dataclasses.replace(one.cell, config=config))
     makers = []
-    monkeypatch.setattr(cell.training, "chain", lambda listed, train, **kwargs: makers.extend(listed))
-    cell._chain(made)
-    keras.utils.set_random_seed(made.cell.seed)
-    alone = made.network().get_weights()
+    monkeypatch.setattr(schemes.training, "chain", lambda listed, train, **kwargs: makers.extend(listed))
+    schemes.chain(one)
+    keras.utils.set_random_seed(one.cell.seed)
+    alone = one.network().get_weights()
     last, before = makers[-1]().get_weights(), makers[0]().get_weights()
     assert all(map(np.array_equal, last, alone))
     assert not np.array_equal(before[0], alone[0])

@@ -1,4 +1,4 @@
-"""The study of sparsities: what its cells do, its tables, and a run from end to end."""
+"""The study of sparsities: its cells, tables and figures, and a smoke run."""
 
 import dataclasses
 import json
@@ -19,10 +19,10 @@ ARGUMENTS = ["--smoke", "--sparsities", "0.9", "--jobs", "1", "--wandb", "disabl
 
 def test_pruned_networks_of_a_seed_share_all_but_what_their_names_say():
     dense = study.dense_cell(STUDY, 3)
-    one = dataclasses.asdict(study.pruned_cell(STUDY, "one-shot", 0.9, 3).config)
+    one = dataclasses.asdict(study.further_cell(STUDY, "one-shot", 0.9, 3).config)
     assert one["dense"] == dense.name
     for method in study.METHODS:
-        other = dataclasses.asdict(study.pruned_cell(STUDY, method, 0.9, 3).config)
+        other = dataclasses.asdict(study.further_cell(STUDY, method, 0.9, 3).config)
         changed = {key for key, value in other.items() if value != one[key]} - {"method"}
         assert changed == ({"temperature", "student_loss_weight"} if method == "distilled" else set())
     assert study.arm_name("gradual", 0.98) == "gradual-98"
@@ -32,12 +32,12 @@ def test_pruned_networks_of_a_seed_share_all_but_what_their_names_say():
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--seeds", "1"], "two seeds or more. Received: --seeds 1"),
-        (["--sparsities", "0.9", "0.5"], "ascending. Received: (0.9, 0.5)"),
+        (["--seeds", "1"], "--seeds must be at least 2 for an interval. Received: --seeds 1"),
+        (["--sparsities", "0.9", "0.5"], "ascending. Received: --sparsities 0.9 0.5"),
         (["--sparsities", "0.5", "1.0"], "between 0 and 1"),
-        (["--judged", "0.6"], "at one of the sparsities. Received: --judged 0.6"),
-        (["--epochs", "1"], "Rewinding needs two epochs"),
-        (["--further-rate", "0"], "a rate above 0"),
+        (["--judged", "0.6"], "--judged must be one of --sparsities. Received: --judged 0.6"),
+        (["--epochs", "1"], "--epochs must be at least 2"),
+        (["--further-rate", "0"], "--further-rate must be above 0"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_anything_is_trained(option, message, tmp_path, capsys):
@@ -84,7 +84,7 @@ def test_masks_move_once_an_epoch_and_early_epochs_are_not_selected(smoke):
 def test_the_report_has_its_tables_and_pictures(smoke):
     found = read(smoke)
     grid = report.table(found)
-    assert [row[0] for row in grid.rows] == ["90 %"]
+    assert [row[0] for row in grid.rows] == ["90%"]
     accuracies = [100 * one.test["last"]["accuracy"] for one in found.arm("gradual-90").cells]
     assert grid.rows[0][2].startswith(f"{np.mean(accuracies):.2f} ± ")
     page = (smoke / "report.html").read_text()
@@ -102,15 +102,15 @@ def test_a_second_run_trains_nothing(smoke, capsys):
     before = {path: path.stat().st_mtime_ns for path in smoke.glob("cells/*/result.json")}
     arguments = [*ARGUMENTS, "--out", str(smoke.parent)]
     assert main(arguments) == 0
-    assert "cells are finished already" in capsys.readouterr().out
+    assert "cells already finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in smoke.glob("cells/*/result.json")} == before
 
 
 @pytest.mark.parametrize("method", ["longer", "one-shot", "random", "gradual", "distilled"])
 def test_networks_go_on_from_the_unpruned_one(method, tmp_path, monkeypatch):
     options = dataclasses.replace(STUDY, dataset="digits", network=Network((4,), 4))
-    made = study.pruned_cell(options, method, 0.0 if method == "longer" else 0.5, 5)
-    dense = plain_cnn(made.config.network, (8, 8, 1), 10)
+    made = study.further_cell(options, method, 0.0 if method == "longer" else 0.5, 5)
+    dense = plain_cnn(made.config.network, input_shape=(8, 8, 1), classes=10)
     (tmp_path / made.config.dense).mkdir()
     dense.save(tmp_path / made.config.dense / "teacher.keras")
     seen = {}
@@ -120,7 +120,7 @@ def test_networks_go_on_from_the_unpruned_one(method, tmp_path, monkeypatch):
         return {}
 
     monkeypatch.setattr(cell, "fit_and_measure", fit_and_measure)
-    cell.train(Surroundings(), made, tmp_path / "own")
+    cell.train(made, tmp_path / "own", surroundings=Surroundings())
     moves = method in ("gradual", "distilled")
     assert (len(seen["callbacks"]), seen["first_epoch"]) == ((1, 10) if moves else (0, 0))
     kernels = zip(seen["weights"][::2], dense.get_weights()[::2], strict=True)

@@ -1,4 +1,4 @@
-"""The study of channels: what its cells do, its tables, and a run from end to end."""
+"""The study of channels: its cells, tables and figures, and a smoke run."""
 
 import dataclasses
 import json
@@ -32,13 +32,13 @@ def test_small_networks_of_a_seed_share_all_but_what_their_names_say():
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--seeds", "1"], "two seeds or more. Received: --seeds 1"),
-        (["--removed", "0.9", "0.5"], "ascending. Received: --removed (0.9, 0.5)"),
+        (["--seeds", "1"], "--seeds must be at least 2 for an interval. Received: --seeds 1"),
+        (["--removed", "0.9", "0.5"], "ascending. Received: --removed 0.9 0.5"),
         (["--removed", "0.5", "1.0"], "between 0 and 1"),
-        (["--judged", "0.7"], "at one of the shares. Received: --judged 0.7"),
-        (["--datasets", "digits", "digits"], "named once"),
-        (["--epochs", "0"], "an epoch or more"),
-        (["--further-rate", "0"], "a rate above 0"),
+        (["--judged", "0.7"], "--judged must be one of --removed. Received: --judged 0.7"),
+        (["--datasets", "digits", "digits"], "none twice. Received: --datasets digits digits"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--further-rate", "0"], "--further-rate must be above 0"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_anything_is_trained(option, message, tmp_path, capsys):
@@ -49,7 +49,7 @@ def test_options_that_cannot_work_are_refused_before_anything_is_trained(option,
 
 @pytest.fixture(scope="module")
 def whole():
-    return normalized_cnn(STUDY.network, (8, 8, 1), 10, "whole")
+    return normalized_cnn(STUDY.network, input_shape=(8, 8, 1), classes=10, name="whole")
 
 
 @pytest.mark.parametrize("method", study.METHODS)
@@ -64,10 +64,15 @@ def test_a_network_starts_small_from_the_weights_that_its_method_says(method, wh
         return dict(kwargs["also"]())
 
     monkeypatch.setattr(cell, "fit_and_measure", fit_and_measure)
-    found = cell.train(Surroundings(), small, tmp_path / "own")
+    found = cell.train(small, tmp_path / "own", surroundings=Surroundings())
     network = seen["network"]
     assert abs(cost.macs(network) / cost.macs(whole) - 0.4) <= 0.02 * 0.4
-    assert found["widths"] == {"conv0": 2, "conv1": 5, "embedding": 14, "logits": 10}  # of every method
+    assert found["widths"] == {
+        "conv0": 2,
+        "conv1": 5,
+        "embedding": 14,
+        "logits": 10,
+    }  # the same for every method
     assert (seen["model"] is network) == (method in ("fine-tuned", "scratch"))
     first, own = (np.moveaxis(np.asarray(m.get_layer("conv0").kernel), -1, 0) for m in (whole, network))
     taken = [any(np.array_equal(row, old) for old in first) for row in own]

@@ -1,4 +1,4 @@
-"""What holds for every study: run directories stay valid, and a worker sees the classes that its parent sees."""
+"""All studies: finished run directories stay valid, and a worker sees the same classes as its parent."""
 
 import os
 import subprocess
@@ -33,13 +33,13 @@ def cells_of_compare():
 def cells_of_batch_size():
     options = BatchSize()
     wanted = (("alone", "constant", 64), ("distilled", "scaled", 1024), ("alone", "constant", 8))
-    arms = [batch_size.arm(options, *one) for one in wanted]
+    arms = [batch_size.student_arm(options, *one) for one in wanted]
     return [batch_size.teacher_cell(options, 0), *(batch_size.student_cell(options, arm, 0) for arm in arms)]
 
 
 def cells_of_hinton_mnist():
     options = Hinton()
-    arms = hinton_mnist.arms(options)
+    arms = hinton_mnist.student_arms(options)
     return [
         hinton_mnist.teacher_cell(options, 0),
         *(hinton_mnist.student_cell(options, arm, 1) for arm in arms),
@@ -51,7 +51,9 @@ def cells_of_methods():
     names = ("alone", "kd", "three-teachers", "assistant", "born-again")
     chosen = {method.name: method for method in methods.METHODS}
     students = [
-        methods.student_cell(options, "mnist5k", chosen[name], chosen[name].trials[1], 0, range(5))
+        methods.student_cell(
+            options, "mnist5k", chosen[name], setting=chosen[name].trials[1], seed=0, lenders=range(5)
+        )
         for name in names
     ]
     return [methods.teacher_cell(options, "mnist1d", 0), *students, methods.ensemble_cell(students[-1])]
@@ -62,7 +64,7 @@ def cells_of_sparsity():
     pruned = (("longer", 0.0), ("gradual", 0.95), ("distilled", 0.5))
     return [
         sparsity.dense_cell(options, 0),
-        *(sparsity.pruned_cell(options, method, share, 0) for method, share in pruned),
+        *(sparsity.further_cell(options, method, share, 0) for method, share in pruned),
     ]
 
 
@@ -73,7 +75,7 @@ def cells_of_structured():
     return [structured.whole_cell(options, "mnist5k", 0), *small]
 
 
-# As commit af0e9a4 named them, when each study was a file of its own: who has these directories trains nothing again.
+# Names from commit af0e9a4, before studies became folders. Whoever has such directories need not train again.
 NAMES = {
     cells_of_compare: [
         "teacher-seed0-e50fcb4d",
@@ -132,7 +134,7 @@ def test_finished_run_directories_stay_valid(made, names):
 
 
 def test_a_worker_sees_the_class_of_config_that_its_parent_sees(tmp_path):
-    """Under `python -m`, where a class defined in the main module would be another one in the worker."""
+    """Under `python -m`, a class that is defined in the main module would be another class in the worker."""
     studies = ("compare", "batch_size", "hinton_mnist", "methods", "sparsity", "structured")
     done = subprocess.run(
         [sys.executable, "-m", "tests.experiments.seen_by_a_worker", str(tmp_path), *studies],

@@ -1,4 +1,4 @@
-"""What all studies do with a cell: measured after the last epoch and after the best one, and left as after the last."""
+"""A cell is measured after its last epoch and after its best one, and its network is left as after the last."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ class Config:
 
 
 class WorseLast(keras.callbacks.Callback):
-    """Turns every answer around after the last of three epochs, before dev is looked at."""
+    """Negates the head before the last of three epochs, so that right answers become wrong."""
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch == 1:
@@ -32,14 +32,14 @@ def test_the_last_epoch_and_the_best_on_dev_are_kept_apart(batch, tmp_path):
     network = dense_net(8, activation=None, name="network")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile(keras.optimizers.SGD(0.0), loss, metrics=["accuracy"])
-    y = keras.ops.convert_to_numpy(network(x)).argmax(axis=1)  # all answers are right at first
+    y = keras.ops.convert_to_numpy(network(x)).argmax(axis=1)  # at first, all answers are right
     examples = tf.data.Dataset.from_tensor_slices((x, y))
     first = network.get_weights()
     result = fit_and_measure(
         network,
         network,
         data.batches(examples, 8),
-        cell=Cell("study", "arm", 3, Config()),
+        cell=Cell(study="study", arm="arm", seed=3, config=Config()),
         directory=tmp_path,
         surroundings=Surroundings(wandb="disabled"),
         tags=[],

@@ -9,7 +9,7 @@ from distill.studies import metrics
 
 
 def reference(logits, labels, teacher, bins=15):
-    """The four metrics by loops over examples, in the words of their definitions."""
+    """Computes the four metrics with loops over examples, as they are defined."""
     n = len(labels)
     hits, nll, same = 0, 0.0, 0
     members = [[] for _ in range(bins)]
@@ -34,7 +34,9 @@ def test_metrics_follow_their_definitions(n, classes, scale, seed):
     logits, teacher = scale * rng.normal(size=(2, n, classes))
     labels = rng.integers(classes, size=n)
     expected = reference(logits, labels, teacher)
-    assert metrics.measure(logits, labels, teacher) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert metrics.measure(logits, labels, teacher_logits=teacher) == pytest.approx(
+        expected, rel=1e-9, abs=1e-12
+    )
 
 
 def test_values_by_hand():
@@ -42,14 +44,14 @@ def test_values_by_hand():
     result = metrics.measure(logits, [0, 1, 1, 0], teacher_logits=[[1, 0], [1, 0], [0, 1], [1, 0]])
     assert result["accuracy"] == 0.5
     assert result["nll"] == pytest.approx(-math.log(0.9 * 0.4 * 0.8 * 0.3) / 4)
-    assert result["ece"] == pytest.approx((0.1 + 0.6 + 0.2 + 0.7) / 4)  # one example a bin
+    assert result["ece"] == pytest.approx((0.1 + 0.6 + 0.2 + 0.7) / 4)  # one example per bin
     assert result["agreement"] == 0.75
-    # With one bin the gaps cancel: mean confidence .75 against accuracy .5.
+    # With a single bin, gaps cancel: the mean confidence is .75, the accuracy .5.
     assert metrics.expected_calibration_error(logits, [0, 1, 1, 0], bins=1) == pytest.approx(0.25)
 
 
 def test_bins_are_closed_on_the_right():
-    """(b / M, (b + 1) / M]: at M = 4 a confidence of .5 belongs with .3, and 1 with .9."""
+    """Bins are (b / M, (b + 1) / M], so with M = 4 a confidence of .5 is in the bin of .3, and 1 in that of .9."""
     low = np.log([[0.5, 0.25, 0.25], [0.4, 0.3, 0.3]])
     assert metrics.expected_calibration_error(low, [0, 1], bins=4) == pytest.approx(abs(0.5 - 0.4) / 2)
     certain = [[100.0, 0.0], [math.log(9), 0.0]]
@@ -77,7 +79,7 @@ def test_float16_logits_are_measured_in_float64():
         (np.zeros((2, 3)), [0], r"one integer label\. Received: labels of shape \(1,\)"),
         (np.zeros((2, 3)), np.zeros((2, 3), int), r"labels of shape \(2, 3\).*argmax"),
         (np.zeros((2, 3)), [0.0, 1.0], "dtype float64"),
-        (np.zeros((2, 3)), [0, 3], r"the 3 classes.*Received: labels from 0 to 3\. Renumber"),
+        (np.zeros((2, 3)), [0, 3], r"lie in \[0, 3\).*Received: labels from 0 to 3\. Renumber"),
         (np.zeros((2, 3)), [-1, 2], "labels from -1 to 2"),
         (
             np.zeros(3),

@@ -1,4 +1,4 @@
-"""Cells are run once, start again cleanly, and are found by what they depend on."""
+"""Cells run once, start over cleanly, and have directories that are named after what they depend on."""
 
 import dataclasses
 import fcntl
@@ -21,11 +21,11 @@ class Config:
 
 
 def cell(seed=0, **changes):
-    return Cell("study", "arm", seed, Config(**changes))
+    return Cell(study="study", arm="arm", seed=seed, config=Config(**changes))
 
 
 def work(made, directory):
-    """What a worker does: leaves a file, then does as its config says."""
+    """The work of a cell: leaves a file, then does what its config says."""
     with (directory / "started").open("a") as file:
         file.write("once\n")
     if made.config.do == "fail":
@@ -38,18 +38,18 @@ def work(made, directory):
 
 def run(cells, folder, jobs=1):
     console = Console(file=io.StringIO(), width=200)
-    with runner.workers(jobs, folder) as pool:
-        runner.Runner(folder, pool, console).run(cells, work, "cells")
+    with runner.workers(folder, jobs=jobs) as pool:
+        runner.Runner(folder, pool=pool, console=console).run(cells, work, label="cells")
     return [cell.folder for cell in cells], console.file.getvalue()
 
 
 def test_a_cells_name_tells_what_it_depends_on():
-    assert cell().name == cell().name == Cell("other study", "arm", 0, Config()).name
+    assert cell().name == cell().name == Cell(study="other study", arm="arm", seed=0, config=Config()).name
     assert cell().name.startswith("arm-seed0-")
     assert len({cell().name, cell(seed=1).name, cell(value=2.0).name}) == 3
 
 
-def test_runs_once_and_starts_again_cleanly_after_an_interruption(tmp_path):
+def test_runs_once_and_starts_again_cleanly_after_an_interruption(tmp_path, capfd):
     cells = [cell(seed) for seed in range(3)]
     stale = tmp_path / "cells" / cells[1].name
     stale.mkdir(parents=True)
@@ -69,13 +69,17 @@ def test_runs_once_and_starts_again_cleanly_after_an_interruption(tmp_path):
     assert (stale / "stages" / "0.weights.h5").read_text() == "a network that was done"
     assert "cells: 3 of 3 cells (arm seed 2), done" in shown
     assert "printed by a worker" in (tmp_path / "workers.log").read_text()
+    assert capfd.readouterr() == (
+        "",
+        "",
+    )  # nothing, not even what TensorFlow prints while a worker imports it
     config = json.loads((tmp_path / folders[2] / "config.json").read_text())
     assert (config["arm"], config["seed"], config["config"]) == ("arm", 2, {"value": 1.0, "do": "work"})
     assert {"python", "keras", "tensorflow"} <= set(config["versions"])
 
     again, shown = run(cells, tmp_path)
     assert again == folders
-    assert shown == "cells: 3 of 3 cells are finished already\n"
+    assert shown == "cells: 3 of 3 cells already finished\n"
     assert all((tmp_path / folder / "started").read_text() == "once\n" for folder in folders)
 
 
@@ -89,8 +93,8 @@ def test_a_failure_names_the_cell_and_keeps_the_finished(tmp_path):
     assert not (tmp_path / "cells" / bad.name / "result.json").exists()
 
 
-def test_a_killed_worker_is_said(tmp_path):
-    with pytest.raises(CellError, match=r"was killed, perhaps for memory.*--jobs"):
+def test_a_killed_worker_is_reported(tmp_path):
+    with pytest.raises(CellError, match=r"was killed, perhaps because memory ran out.*--jobs"):
         run([cell(do="die")], tmp_path)
 
 
@@ -102,7 +106,7 @@ def test_jobs_must_be_positive(tmp_path):
 def test_a_study_directory_is_held_by_one_process(tmp_path):
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match="another process is using"), runner.locked(tmp_path):
+        with pytest.raises(RuntimeError, match="in use by another process"), runner.locked(tmp_path):
             pass
     with runner.locked(tmp_path):
         pass

@@ -10,7 +10,7 @@ from distill.studies import statistics
 
 
 def sign_flip_p(differences):
-    """By a loop over all sign patterns, with room for rounding."""
+    """Computes p with a loop over all sign patterns, allowing for rounding."""
     observed = abs(sum(differences)) - 1e-9
     sums = [abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
             for signs in itertools.product([1, -1], repeat=len(differences))]  # fmt: skip
@@ -18,7 +18,7 @@ def sign_flip_p(differences):
 
 
 def holm(p_values):
-    """Holm's steps as written: reject from the smallest p while p <= level / (hypotheses left)."""
+    """Follows Holm's steps: reject, starting with the smallest p, while p <= level / (number of hypotheses left)."""
     order = sorted(p_values)
     return [
         max(min(1.0, p * (len(order) - i)) for i, p in enumerate(order[: order.index(own) + 1]))
@@ -31,10 +31,17 @@ def test_spread_divides_by_n_minus_1():
     single = statistics.spread([5.0])
     assert (single.mean, single.n) == (5.0, 1)
     assert math.isnan(single.deviation)
+    assert math.isnan(single.half_interval)
+
+
+def test_half_an_interval_of_a_mean_by_hand():
+    """The t quantile for 3 degrees of freedom is 3.182446."""
+    half = 3.182446305 * math.sqrt(14 / 3) / 2
+    assert statistics.spread([1.0, 2.0, 3.0, 6.0]).half_interval == pytest.approx(half, rel=1e-8)
 
 
 def test_interval_by_hand():
-    """Differences 1, 2, 3, 6: mean 3, standard error sqrt(14 / 3) / 2, t quantile of 3 degrees 3.182446."""
+    """Differences 1, 2, 3, 6 have mean 3 and standard error sqrt(14 / 3) / 2; the t quantile is 3.182446."""
     result = statistics.compare([0, 0, 0, 0], [1, 2, 3, 6])
     half = 3.182446305 * math.sqrt(14 / 3) / 2
     assert (result.difference, result.n) == (3.0, 4)
@@ -44,7 +51,7 @@ def test_interval_by_hand():
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-20, 20), st.integers(-20, 20)), min_size=2, max_size=8))
-# A mean of 0 but for rounding, as many flips give: p is 1.
+# Many flips give a mean that is 0 except for rounding, so p is 1.
 @example([(0, 0), (0, 0), (0, 0), (0, 16), (17, 1), (19, 0), (0, 3), (0, 16)])
 def test_p_is_that_of_all_sign_flips(pairs):
     before, after = np.array(pairs, float).T / 10
@@ -151,9 +158,9 @@ def test_seeds_needed_is_the_fewest():
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ([1.0, 2.0], [1.0], r"one value a seed.*Received: 2 and 1 values\. Run both"),
+        ([1.0, 2.0], [1.0], r"same number of values.*Received: 2 and 1 values\. Run both"),
         ([], [], r"Received: \[\]\. Leave out"),
-        ([1.0, float("nan")], [1.0, 2.0], r"finite numbers.*Received: \[1\.0, nan\]"),
+        ([1.0, float("nan")], [1.0, 2.0], r"finite number per seed.*Received: \[1\.0, nan\]"),
         ([[1.0]], [[1.0]], r"Received: \[\[1\.0\]\]"),
     ],
 )

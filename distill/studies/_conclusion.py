@@ -1,0 +1,98 @@
+"""What ends a study: settings chosen on dev, and study.json, from which reports are made."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.studies._declarations import Arm, Cell
+from distill.studies._measures import ACCURACY
+from distill.studies._records import environment, write_json
+from distill.studies._results import read_cell
+
+# Settings that were tried for an arm, each with its cells.
+Trials = Sequence[tuple[Mapping[str, Any], Sequence[Cell]]]
+
+
+def choose(trials: Mapping[str, Trials], study_dir: Path) -> list[dict[str, Any]]:
+    """Chooses the settings of each arm with the best mean accuracy on dev after the last epoch.
+
+    Args:
+        trials: by arm, the settings that were tried with their finished cells; the first of equals is chosen.
+        study_dir: path to the study's directory.
+
+    Returns:
+        For each arm a dictionary, as study.json has it: "arm", "choices" (all settings with their "dev_accuracy") and
+        "chosen".
+    """
+    tuning = []
+    for arm, tried in trials.items():
+        choices: list[dict[str, Any]] = []
+        for settings, cells in tried:
+            finished = [read_cell(study_dir / cell.folder) for cell in cells]
+            accuracy = sum(one.dev["last"][ACCURACY.key] or 0.0 for one in finished) / len(finished)
+            choices.append({"settings": dict(settings), "dev_accuracy": accuracy})
+        chosen = max(choices, key=lambda choice: choice["dev_accuracy"])["settings"]
+        tuning.append({"arm": arm, "choices": choices, "chosen": chosen})
+    return tuning
+
+
+def conclude(
+    study_dir: Path,
+    arms: Sequence[tuple[Arm, Sequence[Cell]]],
+    *,
+    study: str,
+    title: str,
+    question: str,
+    command: str,
+    smoke: bool,
+    notes: Sequence[str] = (),
+    comparisons: Sequence[tuple[str, str]] = (),
+    tuning: Sequence[Mapping[str, Any]] = (),
+    latency_ms: Mapping[str, Mapping[str, float]] | None = None,
+    litert_bytes: Mapping[str, int] | None = None,
+    **extra: Any,
+) -> None:
+    """Writes study.json, which `read` reads.
+
+    Args:
+        study_dir: path to the study's directory.
+        arms: arms with their finished cells, in the order of the tables.
+        study: name of the study.
+        title: title of the report.
+        question: question that the study answers.
+        command: command that ran it.
+        smoke: whether the run only checked that everything works.
+        notes: what a reader must know.
+        comparisons: pairs of baseline and arm, by name.
+        tuning: what `choose` returned.
+        latency_ms: what `latencies` returned.
+        litert_bytes: size of the LiteRT file, by arm.
+        **extra: further content, which `StudyResult.extra` will hold; values that JSON can hold.
+    """
+    write_json(
+        study_dir / "study.json",
+        {
+            "study": study,
+            "title": title,
+            "question": question,
+            "command": command,
+            "smoke": smoke,
+            "notes": list(notes),
+            "comparisons": list(comparisons),
+            "tuning": list(tuning),
+            "latency_ms": dict(latency_ms or {}),
+            "litert_bytes": dict(litert_bytes or {}),
+            **extra,
+            "arms": [
+                {
+                    "name": arm.name,
+                    "group": arm.group,
+                    "label": arm.label,
+                    "description": arm.description,
+                    "cells": [str(cell.folder) for cell in cells],
+                }
+                for arm, cells in arms
+            ],
+            **environment(),
+        },
+    )
