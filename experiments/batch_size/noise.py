@@ -92,7 +92,7 @@ class NoiseScale(keras.callbacks.Callback):
         super().__init__()
         self._x, self._y, self._epochs, self._batch_size = x, y, epochs, batch_size
         self._drawn = np.random.default_rng(seed).integers(len(x), size=(batches, batch_size))
-        self._gradient: Callable[..., tf.Tensor] | None = None
+        self._gradient: Callable[..., tf.Tensor]
         self.found: list[Noise] = []
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:

@@ -65,7 +65,8 @@ def rows(study: StudyResult) -> list[Row]:
     found = []
     for line in study.extra["lines"]:
         arm = study.arm(line["arm"])
-        speed = next((s for s in study.extra["speeds"][line["kind"]] if s["batch_size"] == line["size"]), {})
+        speeds = {one["batch_size"]: one for one in study.extra["speeds"][line["kind"]]}
+        speed = speeds.get(line["size"], {})
         found.append(
             Row(
                 kind=line["kind"],
