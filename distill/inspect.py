@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     model = None
     try:
+        if not options.file.exists():
+            raise FileNotFoundError(f"No such file: {options.file}")
         parts = describe_weights_file(options)
         if parts is None:
             model = load_model(
