@@ -18,6 +18,15 @@ class Group:
         atoms: units that can be removed, in the order of the channels.
         fixed: number of units that have to stay.
         locked: why they have to stay; "" if there are none.
+
+    Example:
+        >>> from distill import pruning
+        >>> hidden, head = keras.layers.Dense(16, name="hidden"), keras.layers.Dense(3, name="head")
+        >>> net = keras.Sequential([keras.Input((8,)), hidden, head])
+        >>> for group in pruning.explain(net).groups:
+        ...     print(group.name, group.width, group.atoms.size, repr(group.locked))
+        hidden 16 16 ''
+        head 3 0 'it is an output of the model'
     """
 
     layers: tuple[str, ...]

@@ -32,6 +32,23 @@ class Slot(NamedTuple):
             own.
         labels: labels along the axis.
         repeats: number of positions that make one channel together, as the gates of a recurrent cell do.
+
+    An importance yields scores for the labels of slots:
+
+    ```python
+    import numpy as np
+    from distill import pruning
+
+
+    def by_norm(structure):
+        for slot in structure.slots:
+            if slot.role == "output":
+                others = tuple(i for i in range(len(slot.variable.shape)) if i != slot.axis)
+                yield slot.labels, np.square(slot.variable).sum(others)
+
+
+    small = pruning.prune_channels(model, 0.5, importance=by_norm)
+    ```
     """
 
     path: str
