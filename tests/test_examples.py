@@ -11,9 +11,9 @@ import pytest
 from backend import BACKEND
 
 import distill
-from distill import cost, data, exports, files, losses, quantization, tracking
+from distill import cost, data, exports, files, losses, quantization, tracking, training
 
-ROOMS = (cost, data, exports, files, losses, losses.projectors, quantization, tracking)
+ROOMS = (cost, data, exports, files, losses, losses.projectors, quantization, tracking, training)
 
 
 def documented(room):
@@ -45,7 +45,7 @@ def names(tmp_path, monkeypatch, teacher, student, batch):
 
 @pytest.mark.parametrize("code", [example for room in ROOMS for example in fenced_examples(room)])
 def test_an_example_runs(code, names):
-    if BACKEND != "tensorflow" and re.search(r"export\(|exports\(|LiteRT|TFFunction", code):
+    if BACKEND != "tensorflow" and re.search(r"export\(|exports\(|LiteRT|TFFunction|largest_batch\(", code):
         pytest.skip("TensorFlow only: it writes and runs these files")
     exec(compile(code, "an example", "exec"), names)
 

@@ -1,21 +1,71 @@
-"""Who learns from whom: the Distiller, its teachers, and networks that teach each other or train in turn.
+"""Who learns from whom: the Distiller, its teachers, and networks that teach each other or are trained in turn.
+
+```python
+import keras
+from distill import losses, training
 
 distiller = training.Distiller(teacher, student, losses.SoftTargets(temperature=4.0))
 distiller.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-distiller.fit(x, y)
+distiller.fit(x, y, epochs=2, callbacks=[training.Backup("backup")])
+distiller.save("student.keras")
+print(training.largest_batch(distiller, (x, y), sizes=(8, 16), runs=2))
+
+
+def make_student():
+    layers = [keras.layers.Dense(8, "relu"), keras.layers.Dense(3, "softmax")]
+    return keras.Sequential([keras.Input((6,)), *layers])
+
+
+def train(model, callbacks):
+    model.compile("adam", loss="sparse_categorical_crossentropy")
+    model.fit(x, y, callbacks=callbacks)
+
 
 generations = training.chain([make_student] * 3, train, teacher=teacher)
 together = training.ensemble(generations)
+```
 
-print(training.largest_batch(distiller, (x, y)))
+Networks that learn from each other at the same time are a `MutualLearning`. Several teachers, unlabelled data and
+augmented views that teacher and student share need nothing but a `Distiller`.
+
+**Several processes.** Keras' `fit` fails under `tf.distribute.MultiWorkerMirroredStrategy` (keras issue 20585). A
+Distiller's `fit` works there. Each worker runs the same program, which `scripts/launch` starts:
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()  # reads TF_CONFIG, which scripts/launch sets
+    keras.utils.set_random_seed(0)                          # the same on every worker
+    with strategy.scope():
+        student = ...
+        distiller = distill.Distiller(teacher, student, distill.SoftTargets(4.0))
+        distiller.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    distiller.fit(x, y, batch_size=64, callbacks=[training.Backup("backup", delete_checkpoint=False)])
+    if strategy.cluster_resolver.task_id == 0:
+        distiller.save("student.keras")
+
+- Data: every worker passes the whole data to `fit`, `evaluate` and `predict`. `batch_size`, and the batches of a
+  `tf.data.Dataset`, are global: each of n workers takes an n-th of each batch. Of 13 examples in batches of 8, two
+  workers take 4 and 4, then 3 and 2; a worker may get none of the last batch. All workers need the same order: numpy
+  arrays are shuffled alike after the same `keras.utils.set_random_seed`; a dataset's `shuffle` needs a seed, a
+  generator its own. A dataset of files is sharded by file, and so comes in another order, unless its options say
+  `AutoShardPolicy.DATA`.
+- Numbers: `fit` and `evaluate` report the same on every worker, and the same as one process. For training this holds
+  however a Distiller's batches are shared; Keras' own losses give each worker the same say, so other models need equal
+  shares. Callbacks get means over the workers for a batch, and the metrics of all examples for an epoch. `predict`
+  returns all predictions on every worker. BatchNormalization needs `synchronized=True`, or each worker has statistics
+  of its own. Dropout draws the same mask on every worker.
+- Files: call `save`, and use callbacks that write, such as `ModelCheckpoint`, on one worker alone.
+- A worker that dies stops the others: they raise `tf.errors.UnavailableError` within about ten seconds. Then all must
+  start again, which `scripts/launch --restarts` does.
 """
 
+from distill.training._backup import Backup
 from distill.training._batch_sizes import BatchSize, BatchSizes, largest_batch
+from distill.training._chain import chain
 from distill.training._distiller import Distiller
+from distill.training._ensemble import ensemble
 from distill.training._identified import Identified
-from distill.training._schemes import MutualLearning, chain, ensemble
+from distill.training._mutual_learning import MutualLearning
 from distill.training._teacher import Teacher
-from distill.training._workers import Backup
+from distill.training._weights import WeightRow, WeightsTable
 
 __all__ = [
     "Backup",
@@ -25,6 +75,8 @@ __all__ = [
     "Identified",
     "MutualLearning",
     "Teacher",
+    "WeightRow",
+    "WeightsTable",
     "chain",
     "ensemble",
     "largest_batch",

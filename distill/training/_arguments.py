@@ -1,4 +1,4 @@
-"""What a Distiller is given, checked before any work: each function returns it in one form, or raises."""
+"""Checks of the Distiller's arguments, before any work is done; each is returned in one form."""
 
 import itertools
 import re
@@ -8,15 +8,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill.losses._base import BatchLoss, DistillationLoss
-from distill.losses._settings import Setting
+from distill.losses._base import DistillationLoss
+from distill.losses._batch_loss import BatchLoss
+from distill.losses._settings import Schedule
 from distill.training._outputs import Output
 
 FromLogits = bool | None
+# A distillation loss, with the student's output that it is for.
+OutputLoss = tuple[Output, DistillationLoss]
+Preprocessing = Callable[[Any], Any]
 
 
-def as_losses(losses: Any) -> list[tuple[Output, DistillationLoss]]:
-    """Each loss with the student's output that it is for; a `keras.distillation` loss is wrapped."""
+def as_losses(losses: Any) -> list[OutputLoss]:
+    """Returns each loss with the student's output that it is for; wraps those of `keras.distillation`."""
     if isinstance(losses, dict):
         pairs = [
             (_as_output(output), loss)
@@ -34,13 +38,13 @@ def as_losses(losses: Any) -> list[tuple[Output, DistillationLoss]]:
     for _, loss in pairs:
         if isinstance(loss, type):
             raise ValueError(
-                f"Distillation losses are objects. Received: the class {loss.__name__}. "
+                f"Distillation losses must be objects. Received: the class {loss.__name__}. "
                 f"Call it: {loss.__name__}()."
             )
         if not isinstance(loss, keras.distillation.DistillationLoss):
             raise ValueError(
-                "Distillation losses compare a teacher with a student: one loss of distill.losses or "
-                f"keras.distillation, a list of them, or a dictionary with either for each output. Received: {loss!r}. "
+                "distillation_losses must be a loss of distill.losses or keras.distillation, a list of them, or a "
+                f"dictionary with either for each output. Received: {loss!r}. "
                 "The student's own loss on the labels goes to compile(loss=...)."
             )
     pairs = [
@@ -50,14 +54,15 @@ def as_losses(losses: Any) -> list[tuple[Output, DistillationLoss]]:
     for output, loss in pairs:
         if loss.head is not None and heads.setdefault(output, loss.head) != loss.head:
             raise ValueError(
-                "A model's head is either softmax or sigmoid. Received: distillation losses for both, "
-                f"{[type(loss).__name__ for other, loss in pairs if other == output]}. Keep the ones that fit the head."
+                "The losses of one output must be for one kind of head, either softmax or sigmoid. Received: both, "
+                f"{[type(loss).__name__ for other, loss in pairs if other == output]}. Keep the losses that fit the "
+                "head."
             )
     return pairs
 
 
-def as_weights(weights: Any, losses: Sequence[tuple[Output, DistillationLoss]]) -> list[Any]:
-    """A weight for each loss, in their order; 1 for each that has none."""
+def as_weights(weights: Any, losses: Sequence[OutputLoss]) -> list[float | Schedule]:
+    """Returns a weight for each loss, in their order; 1 for each that was given none."""
     if weights is None:
         return [1.0] * len(losses)
     outputs = list(dict.fromkeys(output for output, _ in losses))
@@ -68,141 +73,70 @@ def as_weights(weights: Any, losses: Sequence[tuple[Output, DistillationLoss]]) 
         given = weights
     else:
         raise ValueError(
-            "Weights of losses for several outputs go by output too. "
+            "If distillation_losses is a dictionary of outputs, distillation_loss_weights must be one too. "
             f"Received: distillation_loss_weights={weights!r}, losses for {outputs}."
         )
     if unknown := [output for output in given if output not in outputs]:
         raise ValueError(
-            f"Each weight is of a distillation loss. Received: weights for {unknown}, losses for {outputs}."
+            "distillation_loss_weights must name outputs that have a distillation loss. "
+            f"Received: weights for {unknown}, losses for {outputs}."
         )
-    result: list[Any] = []
+    result: list[float | Schedule] = []
     for output in outputs:
         count = sum(other == output for other, _ in losses)
         listed = [1.0] * count if given.get(output) is None else _as_list(given[output])
         if len(listed) != count:
             raise ValueError(
-                f"Each distillation loss has one weight. Received: distillation_loss_weights={weights!r} for "
-                f"{count} distillation loss{'es' if count > 1 else ''}"
-                f"{'' if output is None else f' of output {output!r}'}."
+                "distillation_loss_weights must hold one weight per distillation loss. "
+                f"Received: distillation_loss_weights={weights!r} for {count} distillation "
+                f"loss{'es' if count > 1 else ''}{'' if output is None else f' of output {output!r}'}."
             )
         result += listed
     return result
 
 
-def as_weight_settings(weights: Sequence[Any], names: Sequence[str]) -> list[Setting]:
-    """The weight of each term as a number >= 0 or a schedule, in a variable."""
-    return [Setting(f"{name}_weight", weight, 0.0) for name, weight in zip(names, weights, strict=True)]
-
-
 def as_pair(from_logits: Any, output: Output, outputs: Sequence[Output]) -> tuple[FromLogits, FromLogits]:
-    """What was said of the (teacher's, student's) output; a single answer is for both, and for all outputs."""
+    """Returns what `from_logits` states about an output of (teacher, student)."""
     if isinstance(from_logits, dict) and (unknown := [key for key in from_logits if key not in outputs]):
         raise ValueError(
-            "from_logits speaks of outputs by the names under which they have distillation losses. "
+            "from_logits must name outputs as distillation_losses does. "
             f"Received: from_logits for {unknown}, losses for {list(dict.fromkeys(outputs))}."
         )
-    said = from_logits.get(output) if isinstance(from_logits, dict) else from_logits
-    pair = said if isinstance(said, tuple) else (said, said)
+    stated = from_logits.get(output) if isinstance(from_logits, dict) else from_logits
+    pair = stated if isinstance(stated, tuple) else (stated, stated)
     if len(pair) != 2 or any(side is not None and not isinstance(side, bool) for side in pair):
         raise ValueError(
-            "from_logits is None, True or False, or a pair of them for (teacher, student), or a dictionary of these "
-            f"by output. Received: from_logits={from_logits!r}."
+            "from_logits must be None, True or False, a pair of these for (teacher, student), or a dictionary of "
+            f"either by output. Received: from_logits={from_logits!r}."
         )
     return pair
 
 
 def as_teachers(teacher: Any) -> list[Any]:
-    """One teacher or several as a list."""
+    """Returns one teacher or several as a list."""
     teachers = _as_list(teacher)
     if not teachers:
         raise ValueError(f"A Distiller needs a teacher. Received: teacher={teacher!r}.")
     return teachers
 
 
-def as_preprocessings(preprocessing: Any, count: int) -> list[Callable[[Any], Any] | None]:
-    """One function of a batch, or `None`, for each teacher; a single one is for all."""
+def as_preprocessings(preprocessing: Any, count: int) -> list[Preprocessing | None]:
+    """Returns a function or `None` for each teacher; one that was given alone is for all."""
     if not isinstance(preprocessing, (list, tuple)):
         return [preprocessing] * count
     if len(preprocessing) != count:
         raise ValueError(
-            "teacher_preprocessing is one function for all teachers, or a list with one, or None, for each. "
+            "teacher_preprocessing must be one function for all teachers, or a list with a function or None for each. "
             f"Received: {len(preprocessing)} for {count} teacher{'s' if count > 1 else ''}."
         )
     return list(preprocessing)
 
 
-def require_one_memory(
-    losses: Sequence[tuple[Output, DistillationLoss]], teachers: int, replicas: int
-) -> None:
-    """Raises ValueError where a loss that remembers examples would have to do so several times over."""
-    for _, loss in losses:
-        if loss.needs_ids and (teachers > 1 or replicas > 1):
-            raise ValueError(
-                f"{type(loss).__name__} has one memory, of one teacher on one device. Received: {teachers} "
-                f"teacher{'s' if teachers > 1 else ''}, {replicas} replica{'s' if replicas > 1 else ''}. "
-                "Give each teacher a Distiller of its own, and train outside of a tf.distribute strategy."
-            )
-
-
-def as_teacher_weights(weights: Any, mean: Any, count: int) -> list[Setting]:
-    """The weight of each teacher, equal ones that sum to 1 for `None`."""
-    if mean not in (None, "logits", "probabilities"):
-        raise ValueError(
-            "teacher_mean is 'logits', 'probabilities', or None for the sum of the losses against each teacher. "
-            f"Received: teacher_mean={mean!r}."
-        )
-    if count == 1 and (weights is not None or mean is not None):
-        raise ValueError(
-            "teacher_weights and teacher_mean are for several teachers. "
-            f"Received: teacher_weights={weights!r}, teacher_mean={mean!r} and one teacher."
-        )
-    listed = [1.0 / count] * count if weights is None else _as_list(weights)
-    if len(listed) != count:
-        raise ValueError(
-            f"Each teacher has one weight. Received: teacher_weights={weights!r} for {count} teachers."
-        )
-    settings = [Setting(f"teacher_{i}_weight", weight, 0.0) for i, weight in enumerate(listed)]
-    if mean is not None:
-        require_mean_weights([s.value for s in settings])
-        if any(s.schedule is not None for s in settings):
-            raise ValueError(
-                f"The weights of a mean sum to 1 at every step. Received: schedules with teacher_mean={mean!r}. "
-                "Give numbers, or leave teacher_mean out: the losses against each are then added up."
-            )
-    return settings
-
-
-def require_mean_weights(weights: Sequence[float]) -> None:
-    """Raises ValueError unless the weights sum to 1."""
-    if abs(sum(weights) - 1.0) > 1e-5:
-        raise ValueError(
-            f"The weights of a mean sum to 1. Received: {list(weights)}, which sum to {sum(weights):g}."
-        )
-
-
-def require_mean_fits(mean: str | None, losses: Sequence[tuple[Output, DistillationLoss]]) -> None:
-    """Refuses a mean of teachers for a loss that has none of that kind."""
-    if mean is None:
-        return
-    for _, loss in losses:
-        if isinstance(loss, BatchLoss) or loss.teacher_layer_name is not None or loss.head is None:
-            raise ValueError(
-                "Means are taken of teachers' logits. "
-                f"Received: teacher_mean={mean!r} and {loss.name!r}, which compares something else. "
-                "Leave teacher_mean out: the losses against each teacher are then added up."
-            )
-        if mean == "probabilities" and type(loss).average_predictions is DistillationLoss.average_predictions:
-            raise ValueError(
-                f"{type(loss).__name__} has no mean of probabilities. Received: teacher_mean='probabilities'. Use "
-                "teacher_mean='logits', or leave it out."
-            )
-
-
-def term_names(losses: Sequence[tuple[Output, DistillationLoss]]) -> list[str]:
-    """Each loss's name after its output's, followed by _1, _2, … from the second that has it."""
+def term_names(losses: Sequence[OutputLoss]) -> list[str]:
+    """Returns each loss's name in the logs: after its output's, with _1, _2, … if the name occurs again."""
     names: list[str] = []
     for output, loss in losses:
-        name = loss.name if output is None else f"{_word(output)}_{loss.name}"
+        name = loss.name if output is None else f"{_as_word(output)}_{loss.name}"
         if {name, loss.name} & {"loss", "student_loss"} or name.startswith("val_"):
             raise ValueError(
                 "'loss', 'student_loss' and names that start with 'val_' are taken in the logs. "
@@ -214,7 +148,7 @@ def term_names(losses: Sequence[tuple[Output, DistillationLoss]]) -> list[str]:
 
 
 def require_student(student: Any) -> None:
-    """Refuses a student that is no model, or whose own training step would be passed over."""
+    """Raises ValueError unless the student is a model whose training step the Distiller may replace."""
     if not isinstance(student, keras.Model):
         raise ValueError(
             f"A student must be a keras.Model. Received: {student!r} of type {type(student).__name__}."
@@ -222,43 +156,62 @@ def require_student(student: Any) -> None:
     for method in ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"):
         if getattr(type(student), method) is not getattr(keras.Model, method):
             raise ValueError(
-                f"A Distiller runs the student in steps of its own. Received: {student.name!r}, a "
-                f"{type(student).__name__} with its own {method}, which would not run. Distil a plain model: pass what "
-                f"its {method} adds to compile(loss=..., metrics=...), or by add_loss."
+                "A Distiller trains the student in steps of its own, so the student must not define any. Received: "
+                f"{student.name!r}, a {type(student).__name__} with its own {method}, which would not run. Distil a "
+                f"plain model, and pass what its {method} adds to compile(loss=..., metrics=...) or add_loss."
             )
 
 
-def require_two_models(teacher: Any, student: keras.Model) -> None:
-    """Refuses a student that is the teacher or shares variables with it."""
+def require_fit(
+    teacher: Any, student: keras.Model, losses: Sequence[OutputLoss], *, same_inputs: bool
+) -> None:
+    """Raises ValueError unless teacher, student and losses fit each other.
+
+    Args:
+        teacher: one teacher.
+        student: the student.
+        losses: the distillation losses.
+        same_inputs: whether both models get the same inputs.
+    """
     if teacher is student:
         raise ValueError(
             f"Teacher and student must be two models. Received: {student.name!r} as both. "
             "Use keras.models.clone_model to let a model teach a copy of itself."
         )
-    if not isinstance(teacher, keras.Layer):
-        return  # What other functions share cannot be known.
-    ids = {id(variable) for variable in teacher.variables}
-    shared = [variable.path for variable in student.variables if id(variable) in ids]
-    if shared:
-        raise ValueError(
-            "Teacher and student must not share variables: training the student would change the teacher. "
-            f"Received: {len(shared)} shared, among them {shared[:3]}. "
-            "Copy the shared layers with keras.models.clone_model."
-        )
+    if isinstance(teacher, keras.Layer):  # what other functions share cannot be known
+        ids = {id(variable) for variable in teacher.variables}
+        if shared := [variable.path for variable in student.variables if id(variable) in ids]:
+            raise ValueError(
+                "Teacher and student must not share variables: training the student would change the teacher. "
+                f"Received: {len(shared)} shared variables, among them {shared[:3]}. "
+                "Copy the shared layers with keras.models.clone_model."
+            )
+    if same_inputs:
+        _require_same_inputs(teacher, student)
+    for _, loss in losses:
+        loss.validate_model_compatibility(teacher, student)
 
 
-def require_same_inputs(teacher: Any, student: keras.Model) -> None:
-    """Refuses models with one input each of different sizes; what is not known is left to the first batch."""
+def require_one_memory(losses: Sequence[OutputLoss], teachers: int, replicas: int) -> None:
+    """Raises ValueError if a loss that remembers examples has several teachers or replicas."""
+    for _, loss in losses:
+        if loss.needs_ids and (teachers > 1 or replicas > 1):
+            raise ValueError(
+                f"{type(loss).__name__} has one memory, for one teacher on one device. Received: {teachers} "
+                f"teacher{'s' if teachers > 1 else ''}, {replicas} replica{'s' if replicas > 1 else ''}. "
+                "Give each teacher a Distiller of its own, and train outside of a tf.distribute strategy."
+            )
+
+
+def _require_same_inputs(teacher: Any, student: keras.Model) -> None:
+    """Compares models of one input each; sizes that are not known are left to the first batch."""
     shapes = []
     for model in (teacher, student):
-        if (
-            not isinstance(model, keras.Model)
-            or not model.built
-            or len(getattr(model, "inputs", None) or ()) != 1
-        ):
+        known = isinstance(model, keras.Model) and model.built
+        if not known or len(getattr(model, "inputs", None) or ()) != 1:
             return
         shape = tuple(model.inputs[0].shape)[1:]
-        # Keras drops or adds a last axis of 1 itself.
+        # Keras itself drops or adds a last axis of 1.
         shapes.append(shape[:-1] if shape[-1:] == (1,) else shape)
     left, right = shapes
     agree = len(left) == len(right) and all(
@@ -266,10 +219,10 @@ def require_same_inputs(teacher: Any, student: keras.Model) -> None:
     )
     if not agree:
         raise ValueError(
-            "Teacher and student see the same batch. Received: "
+            "Teacher and student get the same batch, so their inputs must have one shape. Received: "
             f"teacher {teacher.name!r} with inputs of shape {tuple(teacher.inputs[0].shape)} and student "
-            f"{student.name!r} with {tuple(student.inputs[0].shape)}. Give a function that makes the teacher's "
-            "inputs from the student's: teacher_preprocessing=..."
+            f"{student.name!r} with {tuple(student.inputs[0].shape)}. Pass a function that makes the teacher's "
+            "inputs from the student's as teacher_preprocessing=..."
         )
 
 
@@ -278,18 +231,15 @@ def _as_list(values: Any) -> list[Any]:
 
 
 def _as_output(output: Any) -> Output:
-    if (
-        isinstance(output, bool)
-        or not isinstance(output, (str, int))
-        or (isinstance(output, int) and output < 0)
-    ):
+    is_position = isinstance(output, int) and not isinstance(output, bool) and output >= 0
+    if not isinstance(output, str) and not is_position:
         raise ValueError(
-            "Distillation losses in a dictionary go by the student's outputs: their names, or their positions from 0. "
+            "The keys of distillation_losses must be the student's outputs: their names, or their positions from 0. "
             f"Received: {output!r}."
         )
     return output
 
 
-def _word(output: Output) -> str:
-    """An output's key as it stands in a metric's name."""
+def _as_word(output: Output) -> str:
+    """An output's key as a part of a name in the logs."""
     return f"output_{output}" if isinstance(output, int) else re.sub(r"\W+", "_", str(output))

@@ -1,4 +1,4 @@
-"""Which batch sizes fit in memory, and which is fastest: measured with a model's own training steps."""
+"""Measures which batch sizes fit in memory, and which is fastest, with a model's own training steps."""
 
 import contextlib
 import dataclasses
@@ -12,18 +12,20 @@ from typing import Any
 import keras
 import numpy as np
 
+from distill._types import Data
+
 SIZES = tuple(2**power for power in range(3, 13))
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchSize:
-    """Training steps of one batch size.
+    """What training steps of one batch size take.
 
     Attributes:
-        batch_size: examples a step.
-        examples_per_second: at the median time.
+        batch_size: examples per step.
+        examples_per_second: speed at the median time of a step.
         step_ms: median time of a step, in milliseconds.
-        peak_bytes: most memory in use while such steps ran, see `largest_batch`; `None` where it cannot be read.
+        peak_bytes: most memory in use during such steps, see `largest_batch`; `None` if it cannot be read.
     """
 
     batch_size: int
@@ -34,11 +36,11 @@ class BatchSize:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSizes:
-    """What `largest_batch` found; `print` shows it as a table.
+    """What `largest_batch` measured; `print` shows it as a table.
 
     Attributes:
-        rows: the sizes that fit, ascending; one or more.
-        refused: the first size that did not fit, or `None` if all did.
+        rows: a row for each size that fits, ascending; at least one.
+        refused: first size that did not fit, or `None` if all did.
     """
 
     rows: tuple[BatchSize, ...]
@@ -46,12 +48,12 @@ class BatchSizes:
 
     @property
     def largest(self) -> int:
-        """The largest size that was tried and fits."""
+        """Largest size that was tried and fits."""
         return self.rows[-1].batch_size
 
     @property
     def fastest(self) -> int:
-        """The size with the most examples a second; others may differ from it by less than the noise."""
+        """Size with the most examples per second; others may be slower by less than the noise."""
         return max(self.rows, key=lambda row: row.examples_per_second).batch_size
 
     def __str__(self) -> str:
@@ -66,65 +68,77 @@ class BatchSizes:
 
 def largest_batch(
     model: keras.Model,
-    data: Any,
+    data: Data,
     *,
     sizes: Sequence[int] = SIZES,
     memory_limit: int | None = None,
-    rounds: int = 10,
+    runs: int = 10,
 ) -> BatchSizes:
-    """Trains with ever larger batches until one does not fit, then times those that do.
+    """Trains with larger and larger batches until one does not fit, then times those that fit.
 
-    The steps are those of `fit`, `jit_compile` and `steps_per_execution` included, on one batch of each size, taken
-    before the clock starts. Timed sizes take turns (8 16 … 8 16 …), so that a slow spell of the machine meets all.
-    Afterwards weights, optimizer, metrics and the states of the model's random generators are as they were, bit
-    for bit, also after an error; an optimizer that was not built is built.
+    The steps are those of `fit`, `jit_compile` and `steps_per_execution` included. All steps of a size use one batch,
+    which is taken before the clock starts. Timed sizes take turns (8, 16, … 8, 16, …), so that a slow moment of the
+    machine affects all of them. Afterwards weights, optimizer, metrics and the states of the model's random generators
+    are as they were, bit for bit, even after an error; an optimizer that was not built is built.
 
-    A size does not fit if memory runs out, or if its peak is above the limit. On a GPU the peak is what TensorFlow
-    holds of the first one. On a CPU nothing is raised before the system kills the process, so the peak is the
-    resident memory of this whole process, as Linux counts it: the rest of the program and memory that was freed but
-    not given back count, which hides a few MB. The first size above the limit is run as well: leave it room.
+    A size does not fit if memory runs out, or if its peak exceeds the limit. On a GPU the peak is what TensorFlow
+    holds on the first GPU. On a CPU there is no error before the system kills the process, so the peak is the
+    resident memory of the whole process, as Linux reports it. That includes the rest of the program, and memory that
+    was freed but not returned, which can hide a few MB. The first size above the limit is run too, so leave room for
+    it.
 
     Args:
-        model: built, compiled and on one device; a `distill.Distiller` is one.
+        model: built and compiled model on one device, such as a `distill.Distiller`.
         data: arrays with examples along the first axis, such as (x, y), or an unbatched `tf.data.Dataset` of such
-            examples. A few will do: they are repeated to fill a batch.
-        sizes: batch sizes to try, ascending; doubled from 8 to 4096 by default.
-        memory_limit: in bytes. The default is none on a GPU, and on a CPU what the process holds plus half of what
-            the machine has left, so that the doubled size still finds room. A container's own limit has to be given.
-        rounds: timed runs of each size, of `steps_per_execution` steps, >= 1.
+            examples. A few are enough: they are repeated to fill a batch.
+        sizes: batch sizes to try, ascending; by default doubled from 8 to 4096.
+        memory_limit: limit in bytes. By default there is none on a GPU; on a CPU it is what the process uses plus half
+            of what the machine has left, so that a size twice as large still finds room. A container's own limit must
+            be given.
+        runs: timed repetitions of each size, >= 1; each has `steps_per_execution` steps.
 
     Returns:
         A row for each size that fits, with `largest` and `fastest`.
 
     Raises:
         ValueError: the backend is not TensorFlow; the model is not compiled, not built, or on several devices; the
-            sizes are not ascending integers >= 1; there is no example; a limit is given where memory cannot be read.
+            sizes are not ascending integers >= 1; there is no example; a limit is given but memory cannot be read.
         MemoryError: not even the smallest size fits.
+
+    Example:
+        ```python
+        from distill import training
+
+        model.compile("adam", loss="sparse_categorical_crossentropy")
+        found = training.largest_batch(model, (x, y), sizes=(8, 16, 32), runs=2)
+        print(found)
+        model.fit(x, y, batch_size=found.fastest)
+        ```
     """
     backend = keras.backend.backend()
     replicas = model.distribute_strategy.num_replicas_in_sync if backend == "tensorflow" else 1
     if backend != "tensorflow" or not model.compiled or not model.built or replicas > 1:
         raise ValueError(
-            "A model whose training steps are measured is compiled, built and on one device, with TensorFlow. "
-            f"Received: {model.name}, compiled={model.compiled}, built={model.built}, {replicas} replicas, backend "
+            "largest_batch needs a model that is compiled, built and on one device, with the TensorFlow backend. "
+            f"Received: {model.name!r}, compiled={model.compiled}, built={model.built}, {replicas} replicas, backend "
             f"{backend}. Compile it, and give it a keras.Input or call it on a batch."
         )
     sizes = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
-    numbers = (*sizes, rounds, 1 if memory_limit is None else memory_limit)
+    numbers = (*sizes, runs, 1 if memory_limit is None else memory_limit)
     whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in numbers)
     if not sizes or not whole or any(a >= b for a, b in itertools.pairwise(sizes)):
         raise ValueError(
-            "Batch sizes are ascending integers >= 1, timed in one round or more, within a limit in bytes. Received: "
-            f"sizes={sizes}, rounds={rounds!r}, memory_limit={memory_limit!r}. Leave them out to try {SIZES[0]} to "
-            f"{SIZES[-1]} within what the machine has."
+            "sizes must be ascending integers >= 1, and runs and memory_limit (in bytes) integers >= 1. Received: "
+            f"sizes={sizes}, runs={runs!r}, memory_limit={memory_limit!r}. Leave them out to try {SIZES[0]} to "
+            f"{SIZES[-1]} within the memory of the machine."
         )
     import tensorflow as tf
 
     in_use = _peak_memory(reset=True)
     if memory_limit is not None and in_use is None:
         raise ValueError(
-            "A memory limit needs memory that can be read: that of a GPU, or on Linux that of the process. "
-            f"Received: memory_limit={memory_limit}. Leave it out, and bound the sizes instead."
+            "memory_limit needs memory that can be read: of a GPU, or on Linux of the process. "
+            f"Received: memory_limit={memory_limit}. Leave it out, and limit the sizes instead."
         )
     if memory_limit is None and in_use is not None and not tf.config.list_logical_devices("GPU"):
         memory_limit = in_use + _bytes("/proc/meminfo", "MemAvailable") // 2
@@ -133,12 +147,12 @@ def largest_batch(
             data = tf.data.Dataset.from_tensor_slices(tuple(data) if isinstance(data, list) else data)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                "Examples are arrays with as many rows each, such as (x, y), or an unbatched tf.data.Dataset. "
+                "data must be arrays with the same number of rows, such as (x, y), or an unbatched tf.data.Dataset. "
                 f"Received: {type(data).__name__} ({error})."
             ) from error
     examples = data
     if not list(examples.take(1)):
-        raise ValueError("Batches are filled by repeating examples. Received: no example. Give one or more.")
+        raise ValueError("data must hold at least one example, to fill batches with. Received: no example.")
 
     batches: dict[int, Iterator[Any]] = {}
     peaks: list[int | None] = []
@@ -146,9 +160,9 @@ def largest_batch(
         model.make_train_function()
         for size in sizes:
             try:
-                # TensorFlow does not know the batch's size, as in `fit`: one trace serves all.
+                # TensorFlow does not know the size of the batch, as in `fit`, so one trace serves all sizes.
                 batch = iter(examples.repeat().batch(size).take(1).cache().repeat())
-                _run(model, batch)  # traces and warms up, which takes memory of its own
+                _run(model, batch)  # traces and warms up, which itself takes memory
                 _peak_memory(reset=True)
                 _run(model, batch)
             except (tf.errors.ResourceExhaustedError, MemoryError):
@@ -159,13 +173,13 @@ def largest_batch(
             batches[size] = batch
             peaks.append(peak)
         seconds: dict[int, list[float]] = {size: [] for size in batches}
-        for _ in range(rounds):
+        for _ in range(runs):
             for size, batch in batches.items():
                 seconds[size].append(_run(model, batch) / model.steps_per_execution)
     if not batches:
         raise MemoryError(
-            f"The smallest batch must fit. Received: sizes from {sizes[0]} on and memory_limit={memory_limit}, with "
-            f"{in_use} bytes in use before. Start with a smaller size, give more memory, or make the model smaller."
+            f"Not even the smallest batch fits. Received: sizes from {sizes[0]} on and memory_limit={memory_limit}, "
+            f"with {in_use} bytes in use before. Start with a smaller size, allow more memory, or use a smaller model."
         )
     steps = {size: statistics.median(times) for size, times in seconds.items()}
     rows = [BatchSize(n, n / s, 1000 * s, peak) for (n, s), peak in zip(steps.items(), peaks, strict=True)]
@@ -173,16 +187,16 @@ def largest_batch(
 
 
 def _run(model: keras.Model, batch: Iterator[Any]) -> float:
-    """Runs `steps_per_execution` training steps; returns the seconds they took."""
+    """Runs `steps_per_execution` training steps and returns the seconds that they took."""
     start = time.perf_counter()
     for value in keras.tree.flatten(model.train_function(batch)):
-        keras.ops.convert_to_numpy(value)  # a GPU is still at work until a value is asked for
+        keras.ops.convert_to_numpy(value)  # waits for the GPU
     return time.perf_counter() - start
 
 
 @contextlib.contextmanager
 def _kept(model: keras.Model) -> Iterator[None]:
-    """Puts back all that training steps change."""
+    """Restores everything that training steps change."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     changed = {id(v): v for v in (*model.variables, *model.metrics_variables, *model.optimizer.variables)}
@@ -190,13 +204,13 @@ def _kept(model: keras.Model) -> Iterator[None]:
     try:
         yield
     finally:
-        model.reset_metrics()  # compiled metrics have variables only since the first step
+        model.reset_metrics()  # compiled metrics have variables only after the first step
         for variable, value in before:
             variable.assign(value)
 
 
 def _peak_memory(*, reset: bool = False) -> int | None:
-    """Most bytes in use since the last reset, with `reset` the bytes in use; `None` where it cannot be read."""
+    """Returns the most bytes in use since the last reset, or with `reset` those in use now; `None` if unknown."""
     import tensorflow as tf
 
     if tf.config.list_logical_devices("GPU"):
@@ -212,6 +226,6 @@ def _peak_memory(*, reset: bool = False) -> int | None:
 
 
 def _bytes(file: str, key: str) -> int:
-    """Bytes from a line such as "VmHWM:  1024 kB" of a file."""
+    """Reads bytes from a line such as "VmHWM:  1024 kB" of a file."""
     lines = dict(line.split(":", 1) for line in Path(file).read_text().splitlines())
     return 1024 * int(lines[key].split()[0])

@@ -1,7 +1,8 @@
-"""Keeps tensors of a model's graph while it runs: named layers, and the logits before a head's activation."""
+"""Reads tensors inside a model while it runs: outputs of named layers, and the logits before a head's activation."""
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,10 +18,11 @@ from distill._keras import (
     twin_run_by,
     twin_with_graph,
 )
+from distill._types import Tensor, Tensors
 from distill.losses._base import Head
-from distill.quantization._layers import FakeQuantize, QuantizedConv1D, QuantizedConv2D, QuantizedDense
+from distill.quantization import FakeQuantize, QuantizedConv1D, QuantizedConv2D, QuantizedDense
 
-# The last thing that `call` of these does is to apply `activation`, so a copy with a linear one returns logits.
+# These layers apply `activation` last, so a copy with a linear activation returns the logits.
 _END_IN_ACTIVATION = (
     *(layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
     *(QuantizedDense, QuantizedConv1D, QuantizedConv2D),
@@ -33,76 +35,78 @@ _ACTIVATIONS = {
 }
 _LOSS_FOR = {"softmax": "SoftTargets", "sigmoid": "BernoulliSoftTargets"}
 
-
+# Number of the loss, and of the layer among those that the loss reads.
 Key = tuple[int, int]
 
 
 class GraphReader:
-    """What to keep of a graph's tensors when it runs, each under a key.
+    """Notes which tensors of a graph to keep, each under a key, and runs the graph so that they are kept.
 
     Args:
-        graph: the Functional model.
-        owner: the model's name, for errors.
+        graph: a Functional model.
+        owner: name of the model, for errors.
     """
 
     def __init__(self, graph: Functional, owner: str) -> None:
         self._graph = graph
         self._owner = owner
         self._kept: dict[Key, keras.KerasTensor] = {}
-        self._taken_apart: dict[int, list[Key]] = {}  # id of a head's node -> keys
+        self._taken_apart: dict[int, list[Key]] = {}  # id of a head's node -> keys of its logits
         self._nested: dict[int, GraphReader] = {}  # id of a nested model's node -> its reader
         self._nodes = list(nodes_of(graph))
 
     @property
-    def outputs(self) -> Any:
-        """The model's outputs, as the model returns them."""
+    def outputs(self) -> Tensors:
+        """The model's symbolic outputs, in the structure in which the model returns them."""
         outputs = self._graph.output
         return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
 
-    def keep_layer(self, path: str, key: Key) -> Any:
-        """Keeps the output of the layer at `path`, such as "backbone/block3"; returns its symbolic tensor."""
+    def keep_layer(self, path: str, key: Key) -> keras.KerasTensor:
+        """Keeps the output of the layer at `path`, such as "backbone/block3"; returns the symbolic tensor."""
         first, _, rest = path.partition("/")
         node = self._call_of(first)
         if not rest:
             if len(node.output_tensors) != 1:
                 raise ValueError(
-                    f"A layer that is read has one output. Received: {path!r} of {self._owner!r}, with "
-                    f"{len(node.output_tensors)}. Follow the one you mean by keras.layers.Identity(name=...)."
+                    f"A layer can only be read if it has one output. Received: {path!r} of {self._owner!r}, with "
+                    f"{len(node.output_tensors)}. Put a keras.layers.Identity(name=...) behind the one you mean, and "
+                    "read that."
                 )
             self._kept[key] = node.output_tensors[0]
             return node.output_tensors[0]
         graph = functional_of(node.operation)
         if graph is None:
             raise ValueError(
-                "Layers are read inside Functional and Sequential models. "
+                "Layers can only be read inside Functional and Sequential models. "
                 f"Received: {path!r} of {self._owner!r}, where {first!r} is a {type(node.operation).__name__}."
             )
         return self._inside(node, graph).keep_layer(rest, key)
 
     def keep_logits(self, output: keras.KerasTensor, head: Head, key: Key) -> None:
-        """Keeps the pre-activation of the head that computed `output`."""
+        """Keeps the logits of the head that computed `output`: what it was before the activation."""
         found = self._find_logits(output, key)
         found = "softmax" if found == "log_softmax" else found
         if found not in ("linear", head):
             raise ValueError(
                 f"A loss on {head} logits needs a {head} head. Received: {self._owner!r}, which ends in "
-                f"{found}. Use {_LOSS_FOR[found]}, or state "
-                "from_logits=True if its outputs are logits all the same."
+                f"{found}. Use {_LOSS_FOR[found]}, or pass from_logits=True if the outputs are logits nevertheless."
             )
 
-    def recording(self, model: Any, kept: dict[Key, Any]) -> Any:
-        """A twin of `model` that fills `kept` when it is called; `model` itself is left alone.
+    def recording(self, model: keras.Model, kept: dict[Key, Tensor]) -> keras.Model:
+        """Returns a twin of `model` that fills `kept` when it is called; `model` itself is left alone.
 
-        Only how the graph is run differs: Keras' own `__call__` sees to inputs, masks, `training` and losses.
-        A twin serves one call, because replicas of tf.distribute take turns within it.
+        The twin only runs the graph differently. Keras' own `__call__` still handles inputs, masks, `training` and
+        losses. Make a twin for each call, because replicas of tf.distribute take turns within one.
         """
         graph = twin_run_by(self._graph, lambda inputs, operation_fn: self._run(inputs, operation_fn, kept))
         return graph if model is self._graph else twin_with_graph(model, graph)
 
-    def _run(self, inputs: Any, operation_fn: Any, kept: dict[Key, Any]) -> Any:
-        """As Keras runs a graph, keeping what was asked for."""
+    def _run(
+        self, inputs: Tensors, operation_fn: Callable[[Any], Callable[..., Tensors]], kept: dict[Key, Tensor]
+    ) -> Tensors:
+        """Runs the graph as Keras does, and keeps what was asked for."""
 
-        def visit(step: Step[Any]) -> Any:
+        def visit(step: Step[Tensor]) -> Tensors:
             node, operation = step.node, step.operation
             args, kwargs = step.arguments()
             if id(node) not in self._taken_apart:
@@ -111,7 +115,7 @@ class GraphReader:
                 return operation_fn(operation)(*args, **kwargs)
             logits = operation_fn(twin(operation, activation=keras.activations.linear))(*args, **kwargs)
             kept.update(dict.fromkeys(self._taken_apart[id(node)], logits))
-            # The activation leaves the logits on its output, for Keras' cross-entropy.
+            # The activation attaches the logits to its output, where Keras' cross-entropy finds them.
             outputs = operation.activation(logits)
             if (mask := get_keras_mask(logits)) is not None:
                 set_keras_mask(outputs, mask)
@@ -126,7 +130,7 @@ class GraphReader:
         return self._nested.setdefault(id(node), GraphReader(graph, owner))
 
     def _call_of(self, name: str) -> Any:
-        """The node of a layer's only call, or of the one that "name[i]" counts."""
+        """Returns the node of a layer's only call, or of call i for "name[i]"."""
         calls = [node for node in self._nodes if node.operation.name == name]
         counted = re.fullmatch(r"(.+)\[(\d+)\]", name)
         if not calls and counted:
@@ -135,13 +139,11 @@ class GraphReader:
             if int(counted[2]) < len(calls):
                 return calls[int(counted[2])]
         if not calls:
-            paths = list(
-                dict.fromkeys(path for path, _, _ in nested_calls(self._graph))
-            )  # all that can be read
+            paths = list(dict.fromkeys(path for path, _, _ in nested_calls(self._graph)))
             ending = [path for path in paths if path.endswith(f"/{name}")]
             near = ending or difflib.get_close_matches(name, paths, n=3) or paths[:12]
             raise ValueError(
-                f"No layer of that name in {self._owner!r}. Received: {name!r}. Did you mean one of {near}?"
+                f"{self._owner!r} has no layer of that name. Received: {name!r}. Did you mean one of {near}?"
             )
         if len(calls) > 1 or counted:
             listed = [
@@ -149,13 +151,14 @@ class GraphReader:
                 for i, call in enumerate(calls)
             ]
             raise ValueError(
-                f"A layer that is read must be called once, or the call be named. Received: {name!r}, called "
-                f"{len(calls)} times in {self._owner!r}: {'; '.join(listed)}. Write {name + '[0]'!r} for the first."
+                f"A layer that is called several times must be read by the number of a call. Received: {name!r}, "
+                f"called {len(calls)} times in {self._owner!r}: {'; '.join(listed)}. Write {name + '[0]'!r} for the "
+                "first."
             )
         return calls[0]
 
     def _find_logits(self, tensor: keras.KerasTensor, key: Key) -> str:
-        """Keeps what `tensor` was before the last activation; returns which that is."""
+        """Keeps what `tensor` was before the last activation; returns the name of the activation."""
         node = node_of(tensor)
         operation = node.operation
         if type(operation) in (layers.Activation, FakeQuantize):
@@ -178,7 +181,7 @@ class GraphReader:
             if activation == "linear":
                 self._kept[key] = tensor
                 return "linear"
-            # An activity regularizer on the layer means its outputs, which the copy no longer computes.
+            # An activity regularizer would be applied to the outputs, which the copy does not compute.
             if activation is not None and operation.activity_regularizer is None:
                 self._taken_apart.setdefault(id(node), []).append(key)
                 return activation
@@ -187,19 +190,26 @@ class GraphReader:
             return self._inside(node, graph)._find_logits(graph.outputs[index], key)
         raise ValueError(
             f"A loss on logits must know where they are. Received: {self._owner!r}, which ends in "
-            f"{type(operation).__name__} {operation.name!r}. "
-            "Recognised are Dense, EinsumDense, Conv1D, Conv2D, Conv3D and Activation with a linear, softmax or "
-            "sigmoid activation, and Softmax over the last axis. If the model returns logits, say so with "
-            "from_logits=True; if it returns probabilities, with from_logits=False."
+            f"{type(operation).__name__} {operation.name!r}. Heads that are recognised are Dense, EinsumDense, Conv1D, "
+            "Conv2D, Conv3D and Activation with a linear, softmax or sigmoid activation, and Softmax over the last "
+            "axis. Pass from_logits=True if the model returns logits, or from_logits=False if it returns "
+            "probabilities."
         )
 
 
 def activation_of(model: keras.Model) -> str:
-    """What the head of a Functional or Sequential model ends in: "linear", "softmax", "log_softmax" or "sigmoid"."""
+    """Returns the last activation of a model's head: "linear", "softmax", "log_softmax" or "sigmoid".
+
+    Args:
+        model: a Functional or Sequential model; its first output is looked at.
+
+    Raises:
+        ValueError: the model's graph cannot be read, or its head is not recognised.
+    """
     graph = functional_of(model)
     if graph is None:
         raise ValueError(
-            "A head is recognised where the graph can be read: in Functional and Sequential models. "
+            "The head of a model can only be recognised in Functional and Sequential models. "
             f"Received: {model.name!r}, a {type(model).__name__}."
         )
     return GraphReader(graph, model.name)._find_logits(graph.outputs[0], (0, 0))

@@ -1,25 +1,38 @@
-"""Inputs that carry the numbers of their examples, for losses that remember examples."""
+"""Inputs that carry the ids of their examples, for losses that remember examples."""
 
 from typing import Any, NamedTuple
 
+from distill._types import Arrays, Tensor, Tensors
+
 
 class Identified(NamedTuple):
-    """Inputs of a batch, with the number of each example in the training data.
+    """Inputs of a batch, with the id of each example in the training data.
 
     A `Distiller` takes it in place of the inputs, in arrays and in data sets; the models get the inputs alone.
-
-        distiller.fit(distill.training.Identified(x, np.arange(len(x))), y)
-        distiller.fit(data.map(lambda x, y, number: (distill.training.Identified(x, number), y)))
 
     Attributes:
         inputs: what the models take.
         ids: integers (batch,), from 0 to the number of training examples − 1.
+
+    Example:
+        ```python
+        import distill
+        import numpy as np
+
+        loss = distill.losses.ContrastiveRepresentation(y, "hidden", "hidden", negatives=4)
+        distiller = distill.Distiller(teacher, student, loss)
+        distiller.compile("adam", loss="sparse_categorical_crossentropy")
+        distiller.fit(distill.training.Identified(x, np.arange(len(x))), y)
+        ```
+
+        In a data set of (x, y, id):
+        `data.map(lambda x, y, id: (distill.training.Identified(x, id), y))`.
     """
 
-    inputs: Any
-    ids: Any
+    inputs: Tensors | Arrays
+    ids: Tensor | Arrays
 
 
 def split(x: Any) -> tuple[Any, Any]:
-    """The inputs and, where they came with them, the ids, else `None`."""
+    """Returns the inputs, and the ids that came with them or `None`."""
     return (x.inputs, x.ids) if isinstance(x, Identified) else (x, None)

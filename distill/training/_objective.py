@@ -1,134 +1,52 @@
-"""What a Distiller minimises: the terms of its loss, their weights, and the schedules that move them."""
+"""The loss that a Distiller minimises: a weighted sum, and the schedules that move its weights."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
-from distill._keras import get_keras_mask
+from distill._keras import get_keras_mask, share_of_penalty
 from distill._replicas import replica_count, whole_batch_means
-from distill.losses._base import BatchLoss, DistillationLoss
+from distill._types import Tensor, Tensors
+from distill.losses._base import DistillationLoss
 from distill.losses._settings import Setting
-from distill.training._outputs import Output, pick
-from distill.training._taps import Read, Tapped
+from distill.training._taps import Tapped
+from distill.training._teacher_mix import TeacherMix
+from distill.training._terms import Batch, Term
+from distill.training._weights import WeightRow, WeightsTable
 
 
-class Term(NamedTuple):
-    """One distillation loss in the total.
+class Part(NamedTuple):
+    """One loss of the sum, as one replica computed it.
 
     Attributes:
-        name: its key in the logs.
-        output: the student's output that it is for, or `None` for the only one, or all.
-        loss: the loss.
-        weight: its weight.
+        loss: its value, a mean.
+        weight: its weight in the total.
+        count: number of values that the mean is over.
         tracker: its mean over the epoch.
-        teacher_read: what it reads of a teacher.
-        student_read: what it reads of the student.
     """
 
-    name: str
-    output: Output
-    loss: DistillationLoss
-    weight: Setting
+    loss: Tensor
+    weight: Tensor
+    count: Tensor
     tracker: keras.metrics.Mean
-    teacher_read: Read
-    student_read: Read
-
-    def settings(self) -> list[tuple[str, Setting]]:
-        """Its numbers and schedules, with their names in the logs."""
-        own = [(f"{self.name}_{setting.name}", setting) for setting in self.loss.settings]
-        return [(f"{self.name}_weight", self.weight), *own]
-
-    def value(
-        self,
-        taught: Sequence[Any],
-        learned: Any,
-        teacher_weights: Sequence[Setting],
-        teacher_mean: str | None,
-        sample_weight: Any,
-        labels: Any,
-        ids: Any,
-    ) -> Any:
-        """The loss of a batch, a float32 scalar.
-
-        Args:
-            taught: what the term reads of each teacher.
-            learned: what it reads of the student.
-            teacher_weights: of each teacher.
-            teacher_mean: how teachers make one loss, see `Distiller`.
-            sample_weight: as Keras has it: a tensor, or one for each output of the student.
-            labels: likewise, or `None`.
-            ids: of the examples, or `None`.
-        """
-        rest = {
-            "sample_weight": self._own_weight(sample_weight),
-            "labels": self._own_labels(labels),
-            "ids": ids if self.loss.needs_ids else None,
-        }
-        if len(taught) == 1:
-            return self.loss(taught[0], learned, **rest)
-        weights = [setting.variable for setting in teacher_weights]
-        if teacher_mean is None:
-            losses = [self.loss(teacher, learned, **rest) for teacher in taught]
-            return sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
-        logits = [ops.cast(teacher, "float32") for teacher in taught]
-        if teacher_mean == "logits":
-            mean = sum(weight * teacher for weight, teacher in zip(weights, logits, strict=True))
-        else:
-            mean = self.loss.average_predictions(logits, weights)
-        return self.loss(mean, learned, **rest)
-
-    def _own_labels(self, labels: Any) -> Any:
-        if not self.loss.needs_labels or labels is None:
-            return None
-        return pick(labels, self.output, "labels")
-
-    def _own_weight(self, sample_weight: Any) -> Any:
-        if sample_weight is None:
-            return None
-        if isinstance(self.loss, BatchLoss):
-            raise ValueError(
-                f"sample_weight and class_weight need one loss per example, and {self.name!r} returns one number "
-                "for a batch. Train without weights, use a loss of distill.losses, or keep the weights to the "
-                "student's own loss with weigh_distillation=False."
-            )
-        if not keras.tree.is_nested(sample_weight):
-            return sample_weight
-        if self.output is not None:
-            # Keras leaves out what has no labels.
-            missing = isinstance(sample_weight, dict) and self.output not in sample_weight
-            return None if missing else pick(sample_weight, self.output, "sample_weight")
-        # Keras makes one weight an example into one for each output; a loss on no output takes it back.
-        given = [weight for weight in keras.tree.flatten(sample_weight) if weight is not None]
-        if not given:
-            return None
-        weights = [ops.convert_to_tensor(weight) for weight in given]
-        if len({len(weight.shape) for weight in weights}) > 1:
-            raise ValueError(
-                f"{self.name!r} is not of one output, so its sample_weight is the mean of the outputs'. Received: "
-                f"shapes {[tuple(weight.shape) for weight in weights]}. Give one weight per example, or keep them to "
-                "the student's own loss with weigh_distillation=False."
-            )
-        return sum(ops.cast(weight, "float32") for weight in weights) / len(weights)
 
 
 class Objective:
-    """The loss of a training step, from what the models returned.
+    """The loss of a training step, computed from what the models returned.
 
-    A plain object, like the terms and settings in it: the Distiller lists `variables` and `trackers` for Keras to
-    find.
+    It is a plain object, like the terms and settings that it holds, so Keras does not find its variables. The
+    Distiller lists `variables` and `trackers` for Keras.
 
     Args:
         terms: the distillation losses.
-        student_loss_weight: of the student's own loss.
-        distillation_weight: of the distillation side, or `None` for 1 − `student_loss_weight`.
-        teacher_weights: of each teacher.
-        teacher_mean: how teachers make one loss, see `Distiller`.
+        student_loss_weight: weight of the student's own loss.
+        distillation_weight: weight of the distillation side, or `None` for 1 − `student_loss_weight`.
+        mix: how several teachers make one loss.
 
     Attributes:
-        step: how many training steps there were.
-        trackers: the means that are logged: the student's loss, each term, each schedule.
+        step: number of training steps so far.
     """
 
     def __init__(
@@ -136,15 +54,13 @@ class Objective:
         terms: Sequence[Term],
         student_loss_weight: Setting,
         distillation_weight: Setting | None,
-        teacher_weights: Sequence[Setting],
-        teacher_mean: str | None,
+        mix: TeacherMix,
     ) -> None:
         self.terms = tuple(terms)
         self.student_loss_weight = student_loss_weight
         self.distillation_weight = distillation_weight
-        self.teacher_weights = tuple(teacher_weights)
-        self.teacher_mean = teacher_mean
-        # "int" is the integer that Keras' optimizers count with on each backend.
+        self.mix = mix
+        # "int" is the integer type with which Keras' optimizers count on each backend.
         self.step = keras.Variable(
             0, dtype="int", trainable=False, aggregation="only_first_replica", name="step"
         )
@@ -157,127 +73,137 @@ class Objective:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The step, and the value of every setting once."""
+        """The step, and the variable of each setting once."""
         held = [setting.variable for setting in self.settings().values()]
         return [self.step, *{id(variable): variable for variable in held}.values()]
 
     @property
     def trackers(self) -> list[keras.metrics.Mean]:
-        """All means that are logged."""
-        return [
-            self._student_tracker,
-            *(term.tracker for term in self.terms),
-            *self._schedule_trackers.values(),
-        ]
+        """The means that are logged: the student's loss, each term, each schedule."""
+        terms = [term.tracker for term in self.terms]
+        return [self._student_tracker, *terms, *self._schedule_trackers.values()]
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the student's own loss counts, now or by its schedule."""
+        """Whether the student's own loss counts, now or later by its schedule."""
         return self.student_loss_weight.schedule is not None or self.student_loss_weight.value > 0
 
     @property
     def waits_for_shapes(self) -> bool:
-        """Whether a loss has yet to make what it trains."""
-        losses = [term.loss for term in self.terms]
-        return any(not loss.built and type(loss).build is not DistillationLoss.build for loss in losses)
+        """Whether a loss still has to create what it trains."""
+        return any(not term.loss.built and trains_layers(term.loss) for term in self.terms)
+
+    def build_losses(self, taught: Sequence[Tapped], learned: Tapped) -> None:
+        """Checks the shapes of what each loss compares, and lets it create what it trains.
+
+        Args:
+            taught: what to expect of each teacher. `None` in it is not known yet: the shapes of a model without a
+                readable graph are known when it first runs.
+            learned: likewise for the student.
+        """
+        for i, term in enumerate(self.terms):
+            for tapped in taught:
+                if tapped.values[i] is not None and learned.values[i] is not None:
+                    term.loss.ensure_built(tapped.values[i], learned.values[i])
 
     def settings(self) -> dict[str, Setting]:
-        """Every number or schedule, by its name in the logs."""
+        """Every number and schedule, by its name in the logs and in saved weights."""
         pairs = [("student_loss_weight", self.student_loss_weight)]
         if self.distillation_weight is not None:
             pairs.append(("distillation_weight", self.distillation_weight))
-        pairs += [(f"teacher_{i}_weight", setting) for i, setting in enumerate(self.teacher_weights)]
+        pairs += [(f"teacher_{i}_weight", setting) for i, setting in enumerate(self.mix.weights)]
         for term in self.terms:
             pairs += term.settings()
         names = [name for name, _ in pairs] + [term.name for term in self.terms]
         if clash := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                "Each name in the logs and in saved weights is one number. "
-                f"Received: {clash} twice. Give the distillation loss that brings it another name=."
+                "Each name in the logs and in saved weights must belong to one number. "
+                f"Received: {clash} twice. Give the distillation loss that causes it another name=."
             )
         return dict(pairs)
 
+    def weights(self) -> WeightsTable:
+        """The weight of each loss in the total now."""
+        student, side = self.student_loss_weight, self.distillation_weight
+        weight = 1.0 - student.value if side is None else side.value
+        scheduled = (student if side is None else side).schedule is not None
+        terms = [
+            WeightRow(term.name, weight * term.weight.value, scheduled or term.weight.schedule is not None)
+            for term in self.terms
+        ]
+        own = WeightRow("student_loss", student.value, student.schedule is not None)
+        return WeightsTable((own, *terms))
+
     def follow_schedules(self) -> None:
-        """Sets what follows a schedule for this step, and counts the step."""
+        """Sets every scheduled number to its value at this step, and counts the step."""
         for name, tracker in self._schedule_trackers.items():
             setting = self.settings()[name]
             setting.update(ops.cast(self.step, "float32"))
             tracker.update_state(setting.variable)
         self.step.assign_add(1)
 
-    def losses(
-        self,
-        student_loss: Any,
-        taught: Sequence[Tapped],
-        learned: Tapped,
-        sample_weight: Any,
-        labels: Any,
-        ids: Any,
-        examples: Any,
-    ) -> list["Part"]:
-        """What is added up.
+    def parts(
+        self, student_loss: Tensor | None, taught: Sequence[Tapped], learned: Tapped, batch: Batch
+    ) -> list[Part]:
+        """Returns the losses to be added up.
 
         Args:
             student_loss: the student's own loss, or `None` without labels.
             taught: what each teacher returned.
             learned: what the student returned.
-            sample_weight: of the distillation losses; a tensor, or one for each output of the student.
-            labels: of the examples, or `None`.
-            ids: their numbers, or `None`.
-            examples: how many examples this replica has.
+            batch: the batch.
         """
         parts = []
         if student_loss is not None:
-            weight, count = self.student_loss_weight.variable, _count(learned.outputs, examples)
+            weight, count = self.student_loss_weight.variable, _count(learned.outputs, batch.examples)
             parts.append(Part(ops.cast(student_loss, "float32"), weight, count, self._student_tracker))
         if self.distillation_weight is None:
             distillation_weight = 1.0 - self.student_loss_weight.variable
         else:
             distillation_weight = self.distillation_weight.variable
         for i, term in enumerate(self.terms):
-            value = term.value(
-                [tapped.values[i] for tapped in taught],
-                learned.values[i],
-                self.teacher_weights,
-                self.teacher_mean,
-                sample_weight,
-                labels,
-                ids,
+            value = term.value([tapped.values[i] for tapped in taught], learned.values[i], batch, self.mix)
+            weight, count = (
+                distillation_weight * term.weight.variable,
+                _count(learned.values[i], batch.examples),
             )
-            weight, count = distillation_weight * term.weight.variable, _count(learned.values[i], examples)
             parts.append(Part(value, weight, count, term.tracker))
         return parts
 
-    def total(self, parts: Sequence["Part"], penalties: Any, examples: Any) -> Any:
-        """The weighted sum, and its parts into the logs.
+    def total(self, parts: Sequence[Part], penalties: Tensor, examples: Tensor) -> Tensor:
+        """Adds the parts up, and notes them for the logs.
 
         Args:
-            parts: of this replica.
-            penalties: their sum, of this replica; divided by the number of replicas, as Keras' losses are.
-            examples: how many examples this replica has.
+            parts: the losses of this replica.
+            penalties: sum of the penalties of this replica, divided by the number of replicas as Keras' losses are.
+            examples: number of examples of this replica.
 
         Returns:
-            A float32 scalar; divided by the number of replicas.
+            The weighted sum, a float32 scalar, divided by the number of replicas.
         """
         losses, counts = [part.loss for part in parts], [part.count for part in parts]
         *means, total = whole_batch_means([*losses, penalties], [*counts, examples])
         for mean, part in zip(means, parts, strict=True):
-            # Undoes the division by the number of replicas by which their sum is a mean, for the logs.
+            # The sum over the replicas is the mean over the batch, so each has a part of it; the logs want the whole.
             part.tracker.update_state(mean * replica_count(), sample_weight=examples)
             total += part.weight * mean
         return total
 
 
-class Part(NamedTuple):
-    """One loss in the sum, its weight, of how many values it is the mean, and its tracker."""
+def sum_of_penalties(model: keras.Model, penalties: Sequence[Tensor]) -> Tensor:
+    """Returns the sum of penalties of a model, divided by the number of replicas, all of which compute it."""
+    total = ops.zeros((), "float32")
+    for penalty in penalties:
+        total += ops.cast(share_of_penalty(model, penalty), "float32")
+    return total
 
-    loss: Any
-    weight: Any
-    count: Any
-    tracker: keras.metrics.Mean
+
+def trains_layers(loss: DistillationLoss) -> bool:
+    """Whether a loss creates layers that are trained, or remembers examples, for one pair of networks."""
+    return type(loss).build is not DistillationLoss.build
 
 
-def _count(outputs: Any, examples: Any) -> Any:
-    """How many values a mean over `outputs` is of, as far as masks tell: tokens, or else examples."""
+def _count(outputs: Tensors, examples: Tensor) -> Tensor:
+    """The number of values that a mean over `outputs` is over, as far as masks tell: tokens, otherwise examples."""
     masks = [get_keras_mask(output) for output in keras.tree.flatten(outputs)]
     return examples if len(masks) != 1 or masks[0] is None else ops.sum(ops.cast(masks[0], "float32"))

@@ -1,25 +1,26 @@
-"""Which of a model's outputs: names for dictionaries, positions for lists, nothing where there is one."""
-
-from typing import Any
+"""How one of a model's outputs is chosen: by name in a dictionary, by position in a list."""
 
 import keras
 
 from distill._keras import Functional
+from distill._types import Tensor, Tensors
 
+# A name, a position, or `None` for the only output.
 Output = str | int | None
 
 
-def pick(outputs: Any, output: Output, owner: str, *, only_serves_all: bool = False) -> Any:
-    """One of a model's outputs.
+def pick(outputs: Tensors, output: Output, owner: str, *, only_serves_all: bool = False) -> Tensor:
+    """Returns one of a model's outputs.
 
     Args:
-        outputs: what the model returns: a tensor, or a list, tuple or dictionary of them.
-        output: a dictionary's key, a list's position, or `None` for the only one.
-        owner: the model's name, for the error.
-        only_serves_all: whether an only output goes by any name, as that of a teacher for several of a student's.
+        outputs: what the model returns: a tensor, or a list, tuple or dictionary of tensors.
+        output: key of a dictionary, position in a list, or `None` for the only output.
+        owner: name of the model, for errors.
+        only_serves_all: whether an only output may be picked by any key, as that of a teacher for a student of
+            several outputs.
 
     Raises:
-        ValueError: there is no such output, or `None` meets several.
+        ValueError: there is no such output, or `output` is `None` and there are several.
     """
     if not keras.tree.is_nested(outputs):
         outputs = [outputs]
@@ -29,30 +30,30 @@ def pick(outputs: Any, output: Output, owner: str, *, only_serves_all: bool = Fa
     if output is None:
         raise ValueError(
             "A loss compares one output of the teacher with one output of the student. "
-            f"Received: {owner!r} with {len(keys)} outputs, {keys}. Say which of the student's: "
+            f"Received: {owner!r} with {len(keys)} outputs, {keys}. Name the student's output: "
             f"distillation_losses={{{keys[0]!r}: loss}}."
         )
     if output not in keys:
         raise ValueError(
-            f"No such output. Received: output {output!r} of {owner!r}, which has {keys}. Outputs of teacher and "
-            "student go by the same name or position; keras.Model(model.input, {'name': tensor}) names them anew."
+            f"{owner!r} has no output {output!r}. Its outputs are {keys}. The outputs of teacher and student that are "
+            "compared must have the same name or position; keras.Model(model.input, {'name': tensor}) renames them."
         )
     value = outputs[output]
     if keras.tree.is_nested(value):
         raise ValueError(
-            "Outputs are tensors, or one list or dictionary of them. Received: "
+            "A model must return a tensor, or one list or dictionary of tensors. Received: "
             f"{owner!r}, whose output {output!r} is a {type(value).__name__}. Flatten the model's outputs."
         )
     return value
 
 
 def output_key(graph: Functional, output: Output) -> Output:
-    """An output's key in what the model returns: what Keras calls by the name of a layer is a position in a list."""
+    """Returns an output's key in what the model returns: the position, if Keras' output names are of a list."""
     if isinstance(output, str) and not isinstance(graph.output, dict) and output in graph.output_names:
         if graph.output_names.count(output) > 1:
             raise ValueError(
-                f"An output goes by a name of its own. Received: {output!r} of {graph.name!r}, whose outputs are "
-                f"{graph.output_names}. Use their positions: 0 to {len(graph.output_names) - 1}."
+                f"The name of an output must be unique. Received: {output!r} of {graph.name!r}, whose outputs are "
+                f"{graph.output_names}. Use their positions instead: 0 to {len(graph.output_names) - 1}."
             )
         return graph.output_names.index(output)
     return output

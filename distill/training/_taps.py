@@ -1,4 +1,4 @@
-"""One forward pass of a model that also returns what distillation reads: logits and named layers."""
+"""One forward pass of a model that also returns what the losses read: logits and outputs of named layers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,22 +8,23 @@ from keras import ops
 
 from distill._graphs import functional_of
 from distill._keras import get_keras_mask, set_keras_mask
+from distill._types import Tensor, Tensors
 from distill.losses._base import Head
 from distill.training._heads import GraphReader
 from distill.training._outputs import Output, output_key, pick
 
 
 class Read(NamedTuple):
-    """What to read of a model's forward pass.
+    """What a loss reads of a model's forward pass.
 
     Attributes:
-        layer: the output of this layer, instead of the model's; of several, a list.
-        output: which of the model's outputs, by name or position; `None` for the only one, or all as they are.
-        position: the output's position in a list that does not know its name.
-        head: "softmax" or "sigmoid" for the logits before such a head; `None` for the output as it is.
+        layer: name of a layer whose output is read instead of the model's; a tuple of names reads a list.
+        output: name or position of the model's output that is read; `None` for the only one, or for all as they are.
+        position: position of the output, for models that return a list without names.
+        head: "softmax" or "sigmoid" to read the logits before such a head; `None` to read the output as it is.
         from_logits: `None` recognises the head. `True` states that the output is logits, `False` that it is
-            probabilities, whose logarithm (for "sigmoid": log odds) is then read, equal to the logits up to a
-            constant that neither head sees, as long as no probability underflows in float32.
+            probabilities. Of probabilities the logarithm is read (for "sigmoid", the log odds). It equals the logits
+            up to a constant that the head cancels, as long as no probability underflows in float32.
     """
 
     layer: str | tuple[str, ...] | None = None
@@ -38,34 +39,35 @@ class Tapped(NamedTuple):
 
     Attributes:
         outputs: what the model itself returns.
-        values: for each `Read`, what it reads.
+        values: what each `Read` reads.
     """
 
-    outputs: Any
-    values: tuple[Any, ...]
+    outputs: Tensors
+    values: tuple[Tensors, ...]
 
 
 class Taps:
-    """A model whose one forward pass also returns the logits of its heads and the outputs of named layers.
+    """Runs a model once, and returns the logits of its heads and the outputs of named layers with its outputs.
 
-    The model's variables are shared; nothing is added to the model or to what it saves. A softmax or
-    sigmoid head is taken apart: the logits are computed once, and the outputs are the same activation
-    applied to them. The model is looked at anew whenever a step is traced, so that later changes to it count.
+    It shares the model's variables, and adds nothing to the model or to what the model saves. A softmax or sigmoid
+    head is taken apart: the logits are computed once, and the outputs are the same activation applied to them. The
+    model is read anew whenever a step is traced, so later changes to it count.
 
     Args:
-        model: a built `keras.Model`, or `run(inputs, training=...)` for anything else. Layers can be read and
-            heads recognised in Functional and Sequential models, whose graph can be read.
+        model: a built `keras.Model`, or a function `run(inputs, training=...)`. Layers can be read, and heads
+            recognised, in Functional and Sequential models, since their graph can be read.
         reads: what to read.
-        name: how errors call the model.
-        only_serves_all: whether an only output goes by any name, as that of a teacher for several of a student's.
+        name: name of the model, for errors.
+        only_serves_all: whether an only output may be read under any name, as that of a teacher for a student of
+            several outputs.
 
     Attributes:
-        spec: a `Tapped` of `keras.KerasTensor` with the shapes to expect; `None` for what cannot be known
-            before the model runs.
+        spec: a `Tapped` of `keras.KerasTensor`s with the shapes to expect; `None` for shapes that are not known before
+            the model runs.
 
     Raises:
-        ValueError: a head cannot be recognised or is of the other kind; an output or layer does not exist; a
-            layer is called more than once and the call is not named.
+        ValueError: a head is not recognised or of another kind; there is no such output or layer; a layer is called
+            several times and the call is not numbered.
     """
 
     def __init__(
@@ -85,19 +87,19 @@ class Taps:
             for read in self._reads:
                 if read.layer is not None:
                     raise ValueError(
-                        "Layers can be read where the graph can be: in Functional and Sequential models. "
+                        "Layers can only be read in Functional and Sequential models. "
                         f"Received: layer {read.layer!r} of {name!r}, a {type(model).__name__}. "
                         "Build the model with the Functional API, or distil its outputs instead."
                     )
                 if read.head is not None and read.from_logits is None:
                     raise ValueError(
                         f"A loss on logits must know where they are. Received: {name!r}, whose graph cannot be read. "
-                        "If the model returns logits, say so with from_logits=True; if it returns probabilities, with "
-                        "from_logits=False."
+                        "Pass from_logits=True if the model returns logits, or from_logits=False if it returns "
+                        "probabilities."
                     )
 
     def _look(self) -> tuple[GraphReader | None, Tapped]:
-        """What to keep of the model's graph as it is now, and the shapes; no reader where there is no graph."""
+        """Returns a reader of the model's graph as it is now, or `None` without a graph; and the shapes."""
         graph = functional_of(self._model)
         if graph is None:
             return None, Tapped(None, (None,) * len(self._reads))
@@ -115,9 +117,9 @@ class Taps:
             specs.append(output)
         return reader, Tapped(outputs, tuple(specs))
 
-    def __call__(self, inputs: Any, training: bool) -> Tapped:
+    def __call__(self, inputs: Tensors, training: bool) -> Tapped:
         """Runs the model once on a batch; differentiable."""
-        kept: dict[tuple[int, int], Any] = {}
+        kept: dict[tuple[int, int], Tensor] = {}
         reader, _ = self._look()
         model = self._model if reader is None else reader.recording(self._model, kept)
         outputs = model(inputs, training=training)
@@ -133,7 +135,7 @@ class Taps:
             values.append(value)
         return Tapped(outputs, tuple(values))
 
-    def _pick(self, outputs: Any, read: Read) -> Any:
+    def _pick(self, outputs: Tensors, read: Read) -> Tensors:
         if read.head is None and read.output is None:
             return outputs
         graph = functional_of(self._model)
@@ -147,8 +149,8 @@ def _names(layer: str | tuple[str, ...]) -> tuple[str, ...]:
     return layer if isinstance(layer, tuple) else (layer,)
 
 
-def _logits_of(probabilities: Any, head: Head) -> Any:
-    """Logits from probabilities in float32; one that underflowed to 0 counts as the smallest normal number."""
+def _logits_of(probabilities: Tensor, head: Head) -> Tensor:
+    """Returns logits in float32; a probability that underflowed to 0 counts as the smallest normal number."""
     tiny = 1.1754944e-38
     mask = get_keras_mask(probabilities)
     probabilities = ops.cast(probabilities, "float32")

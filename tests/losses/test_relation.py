@@ -166,7 +166,8 @@ def test_a_student_learns_relations_from_outputs_alone(batch):
     """No layers named: the outputs as they are, of widths 7 and 3; unlabelled, with an uneven last batch."""
     teacher, student = (dense_net(8, activation=None, classes=classes) for classes in (7, 3))
     losses = [SimilarityPreserving(), Relational(), ProbabilisticTransfer()]
-    distiller = Distiller(teacher, student, losses, [300.0, 1.0, 3000.0], student_loss_weight=0)
+    weights = [300.0, 1.0, 3000.0]
+    distiller = Distiller(teacher, student, losses, distillation_loss_weights=weights, student_loss_weight=0)
     distiller.compile(keras.optimizers.Adam(0.02), jit_compile=BACKEND == "jax")
     history = distiller.fit(batch[0], batch_size=16, epochs=15, verbose=0).history
     for loss in losses:

@@ -53,8 +53,11 @@ def forward(weights, x):
     return np.maximum(x.astype("float64") @ hidden + hidden_bias, 0) @ head + head_bias
 
 
-def expected_loss(weights, teacher, x, y, *, temperature=4.0, w=0.5, d=None, sample_weight=1.0):
-    """The logs of a step with `SoftTargets(temperature)`, w · student loss + d · distillation; d is 1 − w if None."""
+def expected_loss(weights, teacher, x, y, *, temperature=4.0, w=0.1, d=None, sample_weight=1.0):
+    """The logs of a step with `SoftTargets(temperature)`: w · student loss + d · distillation, with d = 1 − w if None.
+
+    By default w and d are the published weights of `SoftTargets`.
+    """
     student_logits, teacher_logits = forward(weights, x), forward(teacher.get_weights(), x)
     cross_entropy = reference.cross_entropy([reference.softmax(row) for row in student_logits], y)
     softened = reference.soft_targets(teacher_logits, student_logits, temperature)

@@ -77,5 +77,5 @@ def test_backup_in_the_middle_of_an_epoch(tmp_path):
 def test_backup_needs_a_built_model(tmp_path):
     model = keras.Sequential([keras.layers.Dense(3)], name="bare")
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="Received: bare, which is not built"):
+    with pytest.raises(ValueError, match="Received: 'bare', which is not built"):
         fit(model, Backup(tmp_path))

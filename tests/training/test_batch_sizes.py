@@ -57,7 +57,7 @@ def memory(monkeypatch):
 
 
 def test_each_size_has_a_row(batch):
-    found = tuning.largest_batch(compiled(plain, steps_per_execution=2), batch, sizes=(4, 16, 64), rounds=3)
+    found = tuning.largest_batch(compiled(plain, steps_per_execution=2), batch, sizes=(4, 16, 64), runs=3)
     assert [row.batch_size for row in found.rows] == [4, 16, 64]
     assert (found.largest, found.refused) == (64, None)
     for row in found.rows:
@@ -82,7 +82,7 @@ def test_the_model_is_left_as_it_was(make, batch):
     model = compiled(make)
     model.fit(*batch, epochs=1, batch_size=16, verbose=0)
     before, drawn = state(model), (random.getstate(), np.random.get_state()[1].copy())
-    tuning.largest_batch(model, batch, sizes=(2, 4), rounds=2)
+    tuning.largest_batch(model, batch, sizes=(2, 4), runs=2)
     for old, new in zip(before, state(model), strict=True):
         np.testing.assert_array_equal(new, old)
     assert random.getstate() == drawn[0]
@@ -93,7 +93,7 @@ def test_the_model_is_left_as_it_was(make, batch):
 def test_training_goes_the_same_way_as_without_the_measurement(make, batch):
     """Of a model that had not taken a step: optimizer and metrics are not built yet."""
     models = compiled(make), compiled(make)
-    tuning.largest_batch(models[0], batch, sizes=(2, 40), rounds=1)
+    tuning.largest_batch(models[0], batch, sizes=(2, 40), runs=1)
     assert not any(np.any(variable) for variable in models[0].metrics_variables)
     histories = [model.fit(*batch, batch_size=16, shuffle=False, verbose=0).history for model in models]
     assert histories[0] == histories[1]
@@ -130,27 +130,27 @@ def test_a_size_that_runs_out_of_memory_does_not_fit(error, batch, monkeypatch):
         return run(model, iterator)
 
     monkeypatch.setattr(tuning, "_run", full)
-    found = tuning.largest_batch(model, batch, sizes=(4, 8, 16, 32), rounds=1)
+    found = tuning.largest_batch(model, batch, sizes=(4, 8, 16, 32), runs=1)
     assert (found.largest, found.refused) == (8, 16)
 
 
 def test_a_size_above_the_limit_does_not_fit_and_no_larger_one_is_run(batch, memory):
     model = compiled(plain, run_eagerly=True)
-    found = tuning.largest_batch(model, batch, sizes=(4, 8, 16, 32), memory_limit=IN_USE + 80, rounds=1)
+    found = tuning.largest_batch(model, batch, sizes=(4, 8, 16, 32), memory_limit=IN_USE + 80, runs=1)
     assert (found.largest, found.refused) == (8, 16)
     assert [row.peak_bytes for row in found.rows] == [IN_USE + 40, IN_USE + 80]
     assert max(memory) == 16
 
 
 def test_sizes_take_turns(batch, memory):
-    tuning.largest_batch(compiled(plain, run_eagerly=True), batch, sizes=(4, 8), rounds=3)
+    tuning.largest_batch(compiled(plain, run_eagerly=True), batch, sizes=(4, 8), runs=3)
     assert memory == [4, 4, 8, 8, *[4, 8] * 3]
 
 
 def test_where_nothing_fits_it_says_so(batch, memory):
     model = compiled(plain, run_eagerly=True)
     before = [np.array(weight) for weight in model.get_weights()]
-    with pytest.raises(MemoryError, match="smallest batch must fit.*from 4 on and memory_limit=1,"):
+    with pytest.raises(MemoryError, match="Not even the smallest batch fits.*from 4 on and memory_limit=1,"):
         tuning.largest_batch(model, batch, sizes=(4, 8), memory_limit=1)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
@@ -160,10 +160,10 @@ def test_data_sets_and_unlabelled_inputs(batch):
     x, y = batch
     model = compiled(plain, run_eagerly=True)
     examples = tf.data.Dataset.from_tensor_slices((x[:3], y[:3]))
-    assert tuning.largest_batch(model, examples, sizes=(8,), rounds=1).largest == 8
+    assert tuning.largest_batch(model, examples, sizes=(8,), runs=1).largest == 8
     unlabelled = distill.Distiller(dense_net(16), plain(), distill.SoftTargets(2.0), student_loss_weight=0)
     unlabelled.compile("adam", run_eagerly=True)
-    assert tuning.largest_batch(unlabelled, x, sizes=(8,), rounds=1).largest == 8
+    assert tuning.largest_batch(unlabelled, x, sizes=(8,), runs=1).largest == 8
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read on Linux alone")
@@ -178,14 +178,14 @@ def test_the_peak_is_seen_after_memory_was_freed():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sizes": ()}, "ascending integers >= 1"),
-        ({"sizes": (0, 1)}, "ascending integers >= 1"),
+        ({"sizes": ()}, "must be ascending integers >= 1"),
+        ({"sizes": (0, 1)}, "must be ascending integers >= 1"),
         ({"sizes": (4.0, 8.0)}, r"Received: sizes=\(4.0, 8.0\)"),
-        ({"sizes": 8, "rounds": 1.5}, r"Received: sizes=\(8,\), rounds=1.5"),
+        ({"sizes": 8, "runs": 1.5}, r"Received: sizes=\(8,\), runs=1.5"),
         ({"memory_limit": "1GB"}, "memory_limit='1GB'"),
         ({"sizes": (8, 4)}, "Received: sizes=\\(8, 4\\)"),
-        ({"rounds": 0}, "rounds=0"),
-        ({"data": (np.zeros((0, FEATURES)), np.zeros(0))}, "no example"),
+        ({"runs": 0}, "runs=0"),
+        ({"data": (np.zeros((0, FEATURES)), np.zeros(0))}, "at least one example"),
         ({"model": plain()}, "compiled=False"),
     ],
 )
@@ -204,9 +204,9 @@ def test_a_model_without_inputs_is_refused(batch):
 def test_a_limit_where_memory_cannot_be_read_is_refused(batch, monkeypatch):
     monkeypatch.setattr(tuning, "_peak_memory", lambda **_: None)
     model = compiled(plain, run_eagerly=True)
-    with pytest.raises(ValueError, match="A memory limit needs memory that can be read"):
+    with pytest.raises(ValueError, match="memory_limit needs memory that can be read"):
         tuning.largest_batch(model, batch, memory_limit=10**9)
-    assert tuning.largest_batch(model, batch, sizes=(4,), rounds=1).rows[0].peak_bytes is None
+    assert tuning.largest_batch(model, batch, sizes=(4,), runs=1).rows[0].peak_bytes is None
 
 
 def test_other_backends_are_refused(batch, monkeypatch):

@@ -18,11 +18,11 @@ class Subclassed(keras.Model):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nets(4), "two or more"),
-        (lambda: nets(4)[0], "two or more"),
-        (lambda: [*nets(4), Subclassed()], "two or more built Functional"),
-        (lambda: [*nets(4), *nets(5)], r"names of their own. Received: \['net0', 'net0'\]"),
-        (lambda: nets(4) * 2, "names of their own"),
+        (lambda: nets(4), "must be two or more"),
+        (lambda: nets(4)[0], "must be two or more"),
+        (lambda: [*nets(4), Subclassed()], "must be two or more built Functional"),
+        (lambda: [*nets(4), *nets(5)], r"must have unique names. Received: \['net0', 'net0'\]"),
+        (lambda: nets(4) * 2, "must have unique names"),
         (lambda: [*nets(4), dense_net(4, classes=5, name="five", activation=None)], "'five' from .* to .*5"),
         (
             lambda: [*nets(4), keras.Sequential([keras.Input((7,)), layers.Dense(3)], name="b")],

@@ -47,7 +47,9 @@ def make(strategy, model=distill.Distiller, **compiled):
         student = net(keras.layers.Dense(8, "relu"), normed)
         distiller = model(teacher, student, distill.SoftTargets(2.0))
         metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")]
-        distiller.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics, **compiled)
+        distiller.compile(
+            keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=metrics, **compiled
+        )
     return distiller
 
 
@@ -145,7 +147,7 @@ def disagree(strategy, number, folder):
     if number == 0:
         backup.set_model(distiller)
         backup.on_epoch_end(2)
-    with pytest.raises(ValueError, match="All workers go on from one backup") as caught:
+    with pytest.raises(ValueError, match="All workers must go on from one backup") as caught:
         distiller.fit(x, y, BATCH, verbose=0, callbacks=[backup])
     return re.search("backups of epochs .*? none", str(caught.value))[0]
 
@@ -166,10 +168,10 @@ def work(what, folder):
 
 
 def launch(*arguments, timeout=20):
-    """Runs the launcher; `python` stands for this interpreter."""
+    """Runs the launcher as scripts/launch does; `python` stands for this interpreter."""
     command = [sys.executable if argument == "python" else str(argument) for argument in arguments]
     return subprocess.run(
-        [sys.executable, "-m", "distill.training.launch", *command],
+        [sys.executable, "-P", ROOT / "distill" / "training" / "launch.py", *command],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -327,10 +329,10 @@ def test_launcher_leaves_no_worker_behind(number, status):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--workers", "2"], "the command to run comes after --"),
+        (["--workers", "2"], "the command to run must follow --"),
         (["--workers", "2", "train.py"], "unrecognized arguments: train.py"),
-        (["--workers", "0", "--", "true"], "a whole number >= 1 is needed. Received: '0'"),
-        (["--restarts", "-1", "--", "true"], "a whole number >= 0 is needed. Received: '-1'"),
+        (["--workers", "0", "--", "true"], "must be a whole number >= 1. Received: '0'"),
+        (["--restarts", "-1", "--", "true"], "must be a whole number >= 0. Received: '-1'"),
         (["--", "./no-such-program"], "the command cannot be run: [Errno 2]"),
     ],
 )

@@ -46,8 +46,8 @@ def test_every_weight_follows_its_schedule(teacher, student, batch):
         [teacher, twin(teacher)],
         student,
         [SoftTargets(4.0), BernoulliSoftTargets(4.0)][:1],
-        lambda step: 1.0 + step,
-        lambda step: 0.25 * step,
+        distillation_loss_weights=lambda step: 1.0 + step,
+        student_loss_weight=lambda step: 0.25 * step,
         distillation_weight=lambda step: 3.0 - step,
         teacher_weights=[0.5, lambda step: 0.5 * step],
     )
@@ -132,7 +132,11 @@ def test_what_follows_a_schedule_is_not_set_by_hand(teacher, student):
     with pytest.raises(ValueError, match="temperature follows a schedule"):
         loss.temperature = 3.0
     distiller = Distiller(
-        teacher, student, [loss, SoftTargets(1.0)], [lambda step: 1.0, 2.0], lambda step: 0.5
+        teacher,
+        student,
+        [loss, SoftTargets(1.0)],
+        distillation_loss_weights=[lambda step: 1.0, 2.0],
+        student_loss_weight=lambda step: 0.5,
     )
     with pytest.raises(ValueError, match="student_loss_weight follows a schedule"):
         distiller.student_loss_weight = 0.1

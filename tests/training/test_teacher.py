@@ -115,12 +115,16 @@ def test_teacher_weights_may_change():
 
 WRONG_TEACHERS = {
     "none": ([], {}, "needs a teacher"),
-    "one with weights": (1, {"teacher_weights": [1.0]}, "for several teachers"),
-    "one with a mean": (1, {"teacher_mean": "logits"}, "for several teachers"),
+    "one with weights": (1, {"teacher_weights": [1.0]}, "need several teachers"),
+    "one with a mean": (1, {"teacher_mean": "logits"}, "need several teachers"),
     "too few weights": (2, {"teacher_weights": [1.0]}, "for 2 teachers"),
     "negative": (2, {"teacher_weights": [1.0, -1.0]}, "teacher_1_weight must be a finite number >= 0"),
     "unknown mean": (2, {"teacher_mean": "probs"}, "Received: teacher_mean='probs'"),
-    "no mean": (2, {"teacher_mean": "logits", "teacher_weights": [1.0, 1.0]}, "sum to 1. Received.*sum to 2"),
+    "no mean": (
+        2,
+        {"teacher_mean": "logits", "teacher_weights": [1.0, 1.0]},
+        "must sum to 1. Received.*sum to 2",
+    ),
     "mean of layers": (
         2,
         {"teacher_mean": "logits", "distillation_losses": FeatureMSE("hidden", "hidden")},
@@ -205,7 +209,9 @@ def test_a_tf_keras_model_that_keras_3_cannot_hold_teaches_as_it_is():
     raw = tf_keras.Model(inputs, 2.0 * tf_keras.layers.Dense(3)(inputs))
     for teacher in (Subclassed(), raw):
         expected = np.asarray(teacher(X), "float64")
-        with pytest.raises(ValueError, match=r"Keras' own classes.* As it is, the model can teach by its outputs"):
+        with pytest.raises(
+            ValueError, match=r"Keras' own classes.* As it is, the model can teach by its outputs"
+        ):
             distill.load_model(teacher)
         taught_by(teacher, True, expected)
 

@@ -71,10 +71,10 @@ def test_every_source_of_data(teacher, student, batch, kind, parts):
         teacher,
         x,
         y,
-        w=0.5 if labelled else 0.0,
+        w=0.1 if labelled else 0.0,
         sample_weight=WEIGHTS if len(arrays) > 2 else 1.0,
     )
-    distiller = Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0.5 if labelled else 0.0)
+    distiller = Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=None if labelled else 0.0)
     compiled(distiller, keras.optimizers.SGD(0.0), metrics=None, loss=CE if labelled else None)
     if not labelled:
         del expected["student_loss"]
@@ -88,7 +88,13 @@ def test_some_examples_have_labels(teacher, student, batch):
     terms = expected_loss(student.get_weights(), teacher, x, y)
     weighted = expected_loss(student.get_weights(), teacher, x, y, sample_weight=labelled)
     feature = keras.distillation.FeatureDistillation("mse")
-    distiller = Distiller(teacher, student, [SoftTargets(4.0), feature], [1.0, 0.0], weigh_distillation=False)
+    distiller = Distiller(
+        teacher,
+        student,
+        [SoftTargets(4.0), feature],
+        distillation_loss_weights=[1.0, 0.0],
+        weigh_distillation=False,
+    )
     compiled(distiller, keras.optimizers.SGD(0.0))
     logs = history_of(distiller, as_data("numpy", x, np.where(labelled > 0, y, 0), labelled))
     assert_logs(

@@ -1,0 +1,103 @@
+"""A backup of training that survives a kill at any moment, in one process or in several."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distill._keras import BackupAndRestore, set_initial_epoch, worker_strategy
+from distill._types import PathLike
+
+
+class Backup(BackupAndRestore):
+    """Lets training go on after a kill at any moment; `keras.callbacks.BackupAndRestore` does so after most.
+
+    Keras' callback writes weights and epoch into two files, in place. A kill between them loses the backup or counts
+    an epoch twice, and several workers would write over each other. This callback writes one file, and puts it in
+    place in one step. With several workers, the chief (worker 0) writes and all read, so they need a shared disk.
+
+    As with `BackupAndRestore`, weights, optimizer and epoch are restored. What depends on the number of epochs in
+    this process is not: the order of a shuffled data set, and the state of other callbacks.
+
+    Args:
+        backup_dir: directory for the backup of this run alone.
+        save_freq: "epoch", or the number of batches from one backup to the next. Training goes on at the beginning of
+            an epoch, with the weights as they were.
+        delete_checkpoint: whether to delete the directory when `fit` ends. Pass `False` if workers are restarted
+            together: then a worker that dies after `fit` has ended on another one repeats nothing.
+
+    Raises:
+        ValueError: at the start of `fit`, the model is not built, or the workers found different backups.
+
+    Example:
+        ```python
+        import keras
+
+        from distill import training
+
+        model.compile("adam", loss="sparse_categorical_crossentropy")
+        model.fit(x, y, epochs=2, callbacks=[training.Backup("backup")])
+        ```
+    """
+
+    def __init__(
+        self, backup_dir: PathLike, *, save_freq: str | int = "epoch", delete_checkpoint: bool = True
+    ) -> None:
+        super().__init__(os.fspath(backup_dir), save_freq, delete_checkpoint=delete_checkpoint)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Deletes the backup, unless it is to be kept."""
+        if self._writes:
+            super().on_train_end(logs)
+
+    @property
+    def _writes(self) -> bool:
+        strategy = worker_strategy(self.model)
+        return strategy is None or strategy.extended.should_checkpoint
+
+    def read(self) -> None:
+        """Loads the newest backup, the same on all workers."""
+        backups = dict(self._backups())
+        epoch = max(backups, default=-1)
+        strategy = worker_strategy(self.model)
+        if strategy is not None:
+            import tensorflow as tf
+
+            found = strategy.gather(tf.constant([epoch]), axis=0).numpy().tolist()
+            if len(set(found)) > 1:
+                raise ValueError(
+                    "All workers must go on from one backup. Received: "
+                    f"backup_dir={self.backup_dir!r}, where they found backups of epochs {found} (-1: none). "
+                    "Give every worker the same directory, on a disk that they share."
+                )
+        if not self.model.built:
+            raise ValueError(
+                f"A backup can only be loaded into a built model. Received: {self.model.name!r}, which is not built. "
+                "Give it a keras.Input, or call it on a batch first."
+            )
+        if backups:
+            if self.model.optimizer is not None and not self.model.optimizer.built:
+                self.model.optimizer.build(self.model.trainable_variables)
+            self.model.load_weights(backups[epoch])
+        set_initial_epoch(self.model, max(epoch, 0))
+
+    def write(self, epoch: int) -> None:
+        """Replaces the backup, on the worker that writes."""
+        if not self._writes:
+            return
+        directory = Path(self.backup_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        partial = directory / "partial.weights.h5"
+        self.model.save_weights(partial)
+        backup = directory / f"epoch-{epoch}.weights.h5"
+        partial.replace(backup)
+        for _, path in self._backups():
+            if path != backup:
+                path.unlink()
+
+    def _backups(self) -> Iterator[tuple[int, Path]]:
+        """Yields epoch and file of each backup; there are two if a kill prevented the deletion of the older one."""
+        for path in Path(self.backup_dir).glob("epoch-*.weights.h5"):
+            if match := re.fullmatch(r"epoch-(\d+)\.weights\.h5", path.name):
+                yield int(match[1]), path

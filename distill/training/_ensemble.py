@@ -1,0 +1,69 @@
+"""One model that averages the class probabilities of several."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from distill.training._heads import activation_of
+from distill.training._joining import join
+
+
+def ensemble(
+    models: Sequence[keras.Model], *, from_logits: bool | None = None, name: str = "ensemble"
+) -> keras.Model:
+    """Returns one model whose output is the mean of several models' class probabilities.
+
+    It shares the models' variables and consists of Keras' own layers, so its file can be read without `distill`.
+
+    Args:
+        models: two or more built Functional or Sequential models with the same inputs, one output of the same classes
+            each, and unique names.
+        from_logits: `True` states that the models return logits, `False` that they return probabilities; `None` finds
+            out from their heads.
+        name: name of the new model.
+
+    Returns:
+        A Functional model from the models' inputs to probabilities (batch, ..., classes).
+
+    Raises:
+        ValueError: the models do not fit each other, or a head is not recognised.
+
+    Example:
+        ```python
+        import keras
+
+        from distill import training
+
+        members = [keras.models.clone_model(model) for _ in range(3)]
+        for i, member in enumerate(members):
+            member.name = f"member{i}"
+            member.compile("adam", "sparse_categorical_crossentropy")
+            member.fit(x, y)
+        training.ensemble(members).save("ensemble.keras")
+        ```
+    """
+    if from_logits is not None and not isinstance(from_logits, bool):
+        raise ValueError(
+            f"from_logits must be True, False or None, for all models. Received: from_logits={from_logits!r}."
+        )
+
+    def mean(outputs: list[keras.KerasTensor]) -> keras.KerasTensor:
+        stated = "linear" if from_logits else "softmax"
+        ends = [activation_of(model) if from_logits is None else stated for model in models]
+        exclusive = [end != "sigmoid" for end in ends]
+        if any(exclusive) and (not all(exclusive) or outputs[0].shape[-1] == 1):
+            raise ValueError(
+                "The models must all have two or more exclusive classes, or must all end in sigmoid. Received: "
+                f"{outputs[0].shape[-1]} output{'s' if outputs[0].shape[-1] > 1 else ''}, heads that end in {ends}."
+            )
+        probabilities = [
+            # Log probabilities serve as logits.
+            layers.Softmax(dtype="float32")(output) if end in ("linear", "log_softmax") else output
+            for end, output in zip(ends, outputs, strict=True)
+        ]
+        average = layers.Average(dtype="float32")(probabilities)
+        # A Distiller, and another ensemble, recognise a head that ends in softmax.
+        return layers.Softmax(dtype="float32")(keras.ops.log(average)) if any(exclusive) else average
+
+    return join(models, "The members of an ensemble", mean, name)
