@@ -315,32 +315,33 @@ def to_snake_case(name: str) -> str:
 
 # Several workers.
 
-# What is overridden here changes with Keras: add a version once tests/training/test_multiworker.py has passed with it.
+# Keras may change what is overridden here: add a version once tests/training/test_multiworker.py passes with it.
 WORKERS_TESTED_WITH = ("3.15.1",)
 
 
 class Trainer(keras.Model):
     """A `keras.Model` whose `fit` and `evaluate` work with several replicas, in one process or in several.
 
-    To be inherited in place of `keras.Model`. `distill.training` says what each worker sees and reports.
+    Inherit from it instead of `keras.Model`. The help of `distill.training` says what each worker sees and reports.
 
     Raises:
-        RuntimeError: at `fit` and `evaluate` with several workers, on a version of Keras that was not tested.
-        ValueError: there, compiled with `steps_per_execution` above 1 or `jit_compile=True`.
+        RuntimeError: `fit` or `evaluate` is called with several workers, on a version of Keras that was not tested.
+        ValueError: it is called with several workers, compiled with `steps_per_execution` above 1 or
+            `jit_compile=True`.
     """
 
     @property
     def allows_jit(self) -> bool:
-        """Whether XLA may compile a step; Keras asks only the layers that it tracks."""
+        """Whether XLA may compile a step. Keras only asks the layers that it tracks."""
         return True
 
     def _resolve_auto_jit_compile(self) -> bool:
         return super()._resolve_auto_jit_compile() and self.allows_jit
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # Keras averages a batch over all replicas to learn its shape: that fails for several workers and for shards
-        # of several sizes, and it takes a batch from a generator or an order from a dataset's shuffling.
-        # The shape is known without.
+        # To learn the shape of a batch, Keras averages one over all replicas. That fails with several workers and with
+        # shards of different sizes, and uses up a batch of a generator or an order of a shuffled data set. The element
+        # spec of the data set tells the shape too.
         if iterator is not None and worker_replicas(self) > 1:
             import tensorflow as tf
 
@@ -356,20 +357,20 @@ class Trainer(keras.Model):
             return super()._make_function(step_function, *args, **kwargs)
         if self.steps_per_execution > 1 or self.jit_compile:
             raise ValueError(
-                "With several workers, TensorFlow compiles neither loops of steps nor steps for XLA. Received: "
+                "With several workers, TensorFlow can compile neither loops of steps nor steps for XLA. Received: "
                 f"steps_per_execution={self.steps_per_execution}, jit_compile={self.jit_compile}. "
                 "Compile with steps_per_execution=1 and jit_compile=False."
             )
 
         def step(data: Any) -> Any:
-            # Keras averages the logs over axis 0, then over workers, and a scalar has no axis 0.
+            # Keras averages the logs over axis 0 and then over workers, but a scalar has no axis 0.
             return keras.tree.map_structure(lambda log: ops.expand_dims(log, 0), step_function(data))
 
         return super()._make_function(step, *args, **kwargs)
 
     def _get_metrics_result_or_logs(self, logs: Any) -> Any:
-        # Keras keeps the last batch's logs, a mean over replicas, unless the model's metrics have exactly their
-        # names. Read here, outside the step, a metric is that of all examples.
+        # Keras reports the logs of the last batch, a mean over replicas, unless the metrics' names are exactly those
+        # of the logs. Outside of the step, where this runs, a metric covers the examples of all replicas.
         if not isinstance(logs, dict):
             return logs
         results = self.get_metrics_result()
@@ -397,8 +398,8 @@ def worker_strategy(model: keras.Model) -> Any:
         return None
     if keras.__version__ not in WORKERS_TESTED_WITH:
         raise RuntimeError(
-            "Training with several workers overrides what is private to Keras, so it works with the versions it was "
-            f"tested with: {', '.join(WORKERS_TESTED_WITH)}. Received: Keras {keras.__version__}. "
+            "Training with several workers overrides private methods of Keras, so it only works with versions that it "
+            f"was tested with: {', '.join(WORKERS_TESTED_WITH)}. Received: Keras {keras.__version__}. "
             f"Install keras=={WORKERS_TESTED_WITH[-1]}, or train in one process."
         )
     return strategy

@@ -1,5 +1,6 @@
-"""Means over the whole batch where the replicas of tf.distribute each see a part of it."""
+"""Means over a whole batch under tf.distribute, where each replica has a part of the batch."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -7,30 +8,31 @@ import keras
 from keras import ops
 
 from distill._keras import strategy_of
+from distill._types import Tensor
 
 
-def whole_batch_means(means: list[Any], counts: list[Any]) -> list[Any]:
-    """Turns means over this replica's part of the batch into means over the whole batch.
+def whole_batch_means(means: Sequence[Tensor], counts: Sequence[Tensor]) -> list[Tensor]:
+    """Turns means over this replica's part of a batch into means over the whole batch.
 
-    Keras gives every replica the same say, which is one device's result only where all parts are equally large:
-    not at the end of an epoch. Here every example counts the same.
+    Keras gives every replica the same weight. That equals the result of one device only if all parts have the same
+    size, which they do not at the end of an epoch. Here every example has the same weight.
 
     Args:
         means: scalars, each divided by the number of replicas as `keras.losses.Loss` does.
-        counts: over how many values each of them is a mean; 0 where this replica has none.
+        counts: number of values that each mean is over; 0 if this replica has none.
 
     Returns:
-        For each, the mean over the whole batch divided by the number of replicas, so that their sum over the
-        replicas is that mean. Its gradient is this replica's part of the mean's.
+        For each, the mean over the whole batch divided by the number of replicas, so that the sum over the replicas is
+        the mean. Its gradient is this replica's part of the mean's gradient.
     """
     replicas = replica_count()
     if replicas == 1:
-        return means
+        return list(means)
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
     if context is None:
-        return means  # Keras builds the model once, symbolically, outside of any replica.
+        return list(means)  # Keras builds the model once, symbolically, outside of any replica.
     own = ops.stack([ops.cast(count, "float32") for count in counts])
     parts = ops.divide_no_nan(own, context.all_reduce(tf.distribute.ReduceOp.SUM, own))
     values = ops.stack(means) * parts * replicas
@@ -39,7 +41,7 @@ def whole_batch_means(means: list[Any], counts: list[Any]) -> list[Any]:
 
 
 def replica_count() -> int:
-    """How many replicas of tf.distribute share a step; 1 elsewhere."""
+    """The number of tf.distribute replicas that share a step; 1 without a strategy."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -48,7 +50,11 @@ def replica_count() -> int:
 
 
 def scope_of(model: keras.Model) -> AbstractContextManager[Any]:
-    """The scope of the tf.distribute strategy under which `model` was made; its companions belong there too."""
+    """Returns the scope of the tf.distribute strategy under which `model` was made, for variables that go with it.
+
+    Raises:
+        ValueError: a strategy is active, but the model was made outside of it.
+    """
     if keras.backend.backend() != "tensorflow":
         return nullcontext()
     import tensorflow as tf
@@ -56,7 +62,7 @@ def scope_of(model: keras.Model) -> AbstractContextManager[Any]:
     own = strategy_of(model)
     if own is None and tf.distribute.has_strategy():
         raise ValueError(
-            "Under a tf.distribute strategy the student's variables belong to the replicas. Received: "
-            f"{model.name!r}, made outside of the strategy's scope. Make it inside; a teacher may stay outside."
+            "Under a tf.distribute strategy, the student must be made inside the strategy's scope. Received: "
+            f"{model.name!r}, made outside of it. A teacher may be made outside."
         )
     return nullcontext() if own is None else own.scope()

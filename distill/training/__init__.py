@@ -29,9 +29,10 @@ Networks that learn from each other at the same time are a `MutualLearning`. Sev
 augmented views that teacher and student share need nothing but a `Distiller`.
 
 **Several processes.** Keras' `fit` fails under `tf.distribute.MultiWorkerMirroredStrategy` (keras issue 20585). A
-Distiller's `fit` works there. Each worker runs the same program, which `scripts/launch` starts:
+Distiller's `fit` works there. `python -m distill.training.launch -- python train.py` starts the workers of one
+machine, and each runs the same program:
 
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()  # reads TF_CONFIG, which scripts/launch sets
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()  # reads TF_CONFIG, which the launcher sets
     keras.utils.set_random_seed(0)                          # the same on every worker
     with strategy.scope():
         student = ...
@@ -54,7 +55,7 @@ Distiller's `fit` works there. Each worker runs the same program, which `scripts
   of its own. Dropout draws the same mask on every worker.
 - Files: call `save`, and use callbacks that write, such as `ModelCheckpoint`, on one worker alone.
 - A worker that dies stops the others: they raise `tf.errors.UnavailableError` within about ten seconds. Then all must
-  start again, which `scripts/launch --restarts` does.
+  start again, which the launcher does with `--restarts`.
 """
 
 from distill.training._backup import Backup
