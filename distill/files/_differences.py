@@ -18,6 +18,14 @@ class Difference(NamedTuple):
         what: weight or setting of the layer.
         expected: shape or value in the model.
         found: shape or value in the file.
+
+    Example:
+        ```python
+        distill.save_weights(student, "student.weights.h5")
+        loaded = distill.load_weights(student, "student.weights.h5", partial=True)
+        for layer, what, expected, found in loaded.differences:
+            print(f"{layer}: {what} is {expected} in the model and {found} in the file")
+        ```
     """
 
     layer: str
