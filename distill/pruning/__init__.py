@@ -1,23 +1,21 @@
-"""Pruning: single weights are set to zero, or whole channels and layers are removed.
+"""Pruning: single weights set to zero, or channels, heads and layers removed.
 
-Zeros make files smaller once they are compressed. Masks hold them under any optimizer:
+Unstructured pruning sets single weights to zero and keeps them there. The model stays as large as before:
 
-```python
-from distill import pruning
+    from distill import pruning
 
-print(pruning.prune(model, 0.8))  # 80 % of the weights of every kernel are zero, and stay so in training
-```
+    print(pruning.prune(model, 0.8))
+    model.fit(x, y)  # the zeros stay
 
-Fewer channels make a model smaller and faster. `prune_channels` returns a new one:
+    schedule = pruning.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=1000)
+    model.fit(x, y, epochs=10, callbacks=[pruning.GradualPruning(schedule)])
 
-```python
-from distill import pruning
+Structured pruning removes whole channels, and returns a smaller model:
 
-small = pruning.prune_channels(teacher, 0.5)
-```
+    small = pruning.prune_channels(model, 0.5)
 
-`weights` and `structured` hold what each of the two needs besides, such as ways to score weights and channels.
-`PolynomialDecay` and `ConstantSparsity` are schedules of tfmot, which is imported when one of them is first used.
+Everything is here by name, and in two rooms with help of their own: `pruning.weights` and `pruning.structured`. Each
+has the scores that decide what stays, in `weights.importance` and `structured.importance`.
 """
 
 from typing import Any
@@ -34,19 +32,24 @@ from distill.pruning.structured import (
     shrink,
     slim,
 )
-from distill.pruning.weights import criteria
-from distill.pruning.weights._callbacks import GradualPruning, KeepZeros
-from distill.pruning.weights._dynamic import SET, RigL
-from distill.pruning.weights._kernels import find_kernels
-from distill.pruning.weights._masks import keep_zeros, measure_sparsity, prune
-from distill.pruning.weights._patterns import Blocks, Elements, NofM
-from distill.pruning.weights._rewinding import iterative
-from distill.pruning.weights._sparsity import KernelSparsity, Sparsity
-from distill.pruning.weights._tfmot import (
+from distill.pruning.weights import (
+    SET,
+    Blocks,
+    Elements,
+    GradualPruning,
+    KeepZeros,
+    KernelSparsity,
+    NofM,
+    RigL,
+    Sparsity,
     UpdatePruningStep,
+    find_kernels,
+    iterative,
+    keep_zeros,
+    measure_sparsity,
+    prune,
     prune_low_magnitude,
     strip_pruning,
-    tfmot_schedule,
 )
 
 __all__ = [
@@ -64,7 +67,6 @@ __all__ = [
     "RigL",
     "Sparsity",
     "UpdatePruningStep",
-    "criteria",
     "explain",
     "find_kernels",
     "iterative",
@@ -86,5 +88,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("ConstantSparsity", "PolynomialDecay"):
-        return tfmot_schedule(name)
+        return getattr(weights, name)
+    if name == "importance":
+        raise AttributeError(
+            f"module {__name__!r} has no attribute 'importance'. Use pruning.weights.importance or "
+            "pruning.structured.importance."
+        )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

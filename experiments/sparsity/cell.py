@@ -11,7 +11,7 @@ import numpy as np
 
 import distill
 from distill import cost, data, pruning
-from distill.pruning import criteria
+from distill.pruning.weights import importance
 from distill.studies import Cell, Surroundings, fit_and_measure
 from experiments._networks import plain_cnn
 from experiments.sparsity.config import Pruning
@@ -91,8 +91,8 @@ def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[st
         model = distill.Distiller(dense, network, loss, student_loss_weight=config.student_loss_weight)
     compile(model, rate=config.further_rate, epochs=config.further_epochs)
     if config.method in ("one-shot", "random"):
-        criterion = criteria.random(cell.seed) if config.method == "random" else criteria.magnitude
-        pruning.prune(network, config.sparsity, criterion=criterion, scope=config.scope)
+        scores = importance.random(cell.seed) if config.method == "random" else importance.magnitude
+        pruning.prune(network, config.sparsity, importance=scores, scope=config.scope)
     if config.method not in ("gradual", "distilled"):
         return finish(model, epochs=config.further_epochs)
     schedule = pruning.PolynomialDecay(

@@ -9,8 +9,8 @@ import numpy as np
 
 import distill
 from distill import data, pruning
-from distill.pruning import criteria
 from distill.pruning.structured import importance
+from distill.pruning.weights import importance as of_single
 from distill.studies import Cell, Surroundings, fit_and_measure, logits
 from experiments._networks import normalized_cnn
 from experiments.structured.config import Shrinking
@@ -94,9 +94,9 @@ def _importance(method: str, splits: data.Splits, *, seed: int) -> importance.Im
         case "fpgm":
             return importance.fpgm
         case "taylor" | "obd":
-            criterion = criteria.taylor if method == "taylor" else criteria.obd
+            scores = of_single.taylor if method == "taylor" else of_single.obd
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            return importance.of_weights(criterion((x, y), loss))
+            return importance.of_weights(scores((x, y), loss))
         case "activation":
             return importance.activation_mean(x)
         case _:

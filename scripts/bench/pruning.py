@@ -39,9 +39,10 @@ from rich.console import Console
 from rich.table import Table
 
 from distill import pruning
-from distill.pruning.weights._masks import attach_masks, choose, kept_at
-from distill.pruning.weights._tfmot import tfmot_schedule
-from distill.pruning.weights.criteria import magnitude
+from distill.pruning.weights._choosing import choose, kept_at
+from distill.pruning.weights._masks import attach_masks
+from distill.pruning.weights._schedules import tfmot_schedule
+from distill.pruning.weights.importance import magnitude
 
 AGAIN = "70 to 80 %"  # of a kernel that is pruned already, as in gradual pruning
 UPDATE_GOALS = {"80 %": 10.0, AGAIN: 10.0, "2:4": 1.0, "80 %, blocks 4 × 4": 1.0}

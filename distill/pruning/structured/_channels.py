@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from distill._types import Arrays, Train
+from distill.pruning._numbers import is_whole
 from distill.pruning.structured._call import Rule
 from distill.pruning.structured._compiling import compile_settings, compile_with
 from distill.pruning.structured._costs import macs_of, milliseconds, parameters_of
@@ -25,7 +26,6 @@ from distill.pruning.structured._tracing import read
 from distill.pruning.structured._verification import Proof, prove
 from distill.pruning.structured.importance import l2
 from distill.pruning.weights._kernels import Selector
-from distill.pruning.weights._patterns import is_whole
 
 
 class Options(TypedDict, total=False):

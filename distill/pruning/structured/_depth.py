@@ -10,13 +10,13 @@ from keras import layers, ops
 from distill._graphs import functional_of, needed_nodes, nested_calls, node_of, nodes_of
 from distill._keras import inbound_nodes
 from distill._types import Data
+from distill.pruning._numbers import is_whole
 from distill.pruning.structured._compiling import compile_settings, compile_with
 from distill.pruning.structured._operation_rules import is_addition
 from distill.pruning.structured._rebuild import rebuild
 from distill.pruning.structured._rules import rules_with
 from distill.pruning.structured._tracing import read
-from distill.pruning.weights._patterns import is_whole
-from distill.pruning.weights.criteria._batches import batches, require_examples, require_finite
+from distill.pruning.weights.importance._batches import batches, require_examples, require_finite
 
 # A shortened model -> how much worse it is than the original.
 Harm = Callable[[keras.Model], float]

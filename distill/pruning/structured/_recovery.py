@@ -10,12 +10,12 @@ from keras import layers
 from distill._keras import flatten_layers
 from distill._types import Train
 from distill.losses import SoftTargets
+from distill.pruning._numbers import is_whole
 from distill.pruning.structured._channels import Options, prune_channels
 from distill.pruning.structured._rebuild import rebuild
 from distill.pruning.structured._rules import rules_with
 from distill.pruning.structured._tracing import read
 from distill.pruning.structured.importance import batch_norm_scale
-from distill.pruning.weights._patterns import is_whole
 from distill.training import Distiller
 
 

@@ -37,8 +37,8 @@ from distill.pruning.structured._running import run
 from distill.pruning.structured._scoring import Importance, Scored
 from distill.pruning.structured._structure import Key, Slot, Structure
 from distill.pruning.weights._kernels import find_kernels
-from distill.pruning.weights.criteria._batches import batches, require_examples, require_finite
-from distill.pruning.weights.criteria._weights import Criterion
+from distill.pruning.weights.importance._batches import batches, require_examples, require_finite
+from distill.pruning.weights.importance._weights import Importance as WeightImportance
 
 __all__ = [
     "Importance",
@@ -153,7 +153,7 @@ def random(seed: int) -> Importance:
     return scores
 
 
-def of_weights(importance: Criterion) -> Importance:
+def of_weights(importance: WeightImportance) -> Importance:
     """Makes an importance of channels from one of single weights: its sum over all that make or read a channel.
 
     With `weights.importance.taylor(data, loss)` this is the first-order change of the loss (Molchanov et al. 2019,

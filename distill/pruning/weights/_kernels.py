@@ -1,31 +1,29 @@
-"""Which weights of a model can be pruned: the kernels of its layers, by name, type or a rule of one's own."""
+"""The weights of a model that can be pruned: the kernels of its layers."""
 
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from fnmatch import fnmatchcase
-from typing import Any
+from collections.abc import Iterator
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
 from distill._keras import embeddings_variable, flatten_layers, kernel_variable, own_trainable_variables
-
-Selector = str | type[keras.Layer] | Callable[[keras.Layer], bool]
+from distill.pruning.weights._selectors import Selector, Selectors, as_selectors, fits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
-    """One weight that is multiplied with a layer's inputs.
+    """A weight that multiplies the inputs of a layer.
 
     Attributes:
         name: path of the layer and name of the weight, such as "encoder/dense/kernel".
-        layer: that it belongs to.
-        variable: the weight.
-        input_axes: those that are summed over for one output; none in an embedding.
-        channel_axis: the innermost of them over the layer's input channels, or `None` where channels are not summed
-            over, as in depthwise convolutions and embeddings.
+        layer: layer that the weight belongs to.
+        variable: the weight itself.
+        input_axes: axes that are summed over to make one output; none for an embedding.
+        channel_axis: innermost input axis that runs over the layer's input channels, or `None` if the layer does not
+            sum over channels, as in depthwise convolutions and embeddings.
     """
 
     name: str
@@ -36,59 +34,61 @@ class Kernel:
 
     @property
     def output_axes(self) -> tuple[int, ...]:
-        """The other axes."""
+        """All axes that are not input axes."""
         rank = len(self.variable.shape)
         return tuple(axis for axis in range(rank) if axis not in self.input_axes)
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernels:
-    """What can be pruned of a model, and what cannot.
+    """The kernels of a model that can be pruned, and the weights that cannot.
 
     Attributes:
-        found: in the order of the layers, each once, however many layers share it.
-        skipped: name of a weight -> why it is left alone.
+        found: kernels in the order of the layers, each once even if several layers share it.
+        skipped: name of each weight that is left alone -> the reason.
     """
 
     found: tuple[Kernel, ...]
     skipped: dict[str, str]
 
 
-def find_kernels(
-    model: keras.Layer,
-    include: Selector | Sequence[Selector] | None = None,
-    exclude: Selector | Sequence[Selector] | None = None,
-) -> Kernels:
-    """Finds the kernels of a model's layers, nested ones included.
+def find_kernels(model: keras.Layer, *, include: Selectors = None, exclude: Selectors = None) -> Kernels:
+    """Finds the kernels of a model's layers, nested layers included.
 
-    Known are Dense, EinsumDense (so MultiHeadAttention), convolutions of every kind, Embedding and recurrent cells;
-    biases and the weights of normalizations are never pruned. A layer of one's own says what can be pruned by a
-    method `get_prunable_weights()` that returns a list of variables, as for tfmot. Layers that are quantized or
-    have LoRA enabled are skipped: their effective kernel is another.
+    Known layers are Dense, EinsumDense (and so MultiHeadAttention), all convolutions, Embedding and recurrent cells.
+    Biases and the weights of normalization layers are never pruned. A custom layer names its prunable weights with a
+    method `get_prunable_weights()` that returns a list of variables, as for tfmot. Layers that are quantized or have
+    LoRA enabled are skipped, because they compute with another kernel than the one they train.
 
     Args:
-        model: a built model or layer.
-        include: which layers; all if not given. A layer's path or name, shell wildcards allowed ("encoder/*"); a
-            type; a function of the layer that returns a bool; or a list of these. What holds for a layer holds for
-            the layers inside.
-        exclude: layers that are left alone, in the same way.
+        model: built model or layer.
+        include: layers to look at; all by default. A layer's path or name, with shell wildcards ("encoder/*"); a layer
+            type; a function of a layer that returns a bool; or a list of these. Whatever matches a layer also matches
+            the layers inside it.
+        exclude: layers to leave alone, in the same form.
 
     Returns:
-        The kernels, and what was skipped with the reason.
+        The kernels that were found, and the reason for each weight that was skipped.
 
     Raises:
-        ValueError: the model is not built; a selector fits no layer; there is nothing to prune.
-        TypeError: a selector is something else, or the model is no Keras 3 model.
+        ValueError: the model is not built, a selector matches no layer, or nothing can be pruned.
+        TypeError: the model is not a Keras 3 model or layer, or a selector has a wrong type.
+
+    Example:
+    ```python
+    for kernel in pruning.find_kernels(model, exclude="head").found:
+        print(kernel.name, kernel.variable.shape)
+    ```
     """
     if not isinstance(model, keras.Layer):
-        raise TypeError(f"Kernels are of a Keras 3 model or layer. Received: {type(model)}.")
+        raise TypeError(f"Only a Keras 3 model or layer has kernels to prune. Received: {type(model)}.")
     if not model.built:
         raise ValueError(
-            f"Kernels exist once a model is built. Received: {model.name!r}, which is not. Give it a keras.Input, or "
-            "call it on a batch."
+            f"A model must be built before its kernels can be found. Received: {model.name!r}, which is not built. "
+            "Give it a keras.Input, or call it on a batch."
         )
     wanted, unwanted = as_selectors("include", include), as_selectors("exclude", exclude)
-    fitting: set[int] = set()  # positions of selectors that fit some layer
+    fitting: set[int] = set()  # positions of the selectors that matched a layer
 
     def any_fits(selectors: list[Selector], offset: int, path: str, layer: keras.Layer) -> bool:
         hits = {offset + i for i, selector in enumerate(selectors) if fits(selector, path, layer)}
@@ -113,7 +113,7 @@ def find_kernels(
                 kernel = dataclasses.replace(kernel, name=f"{kernel.name}:{names[kernel.name]}")
             reason = reason or ("" if taken and not left else "excluded" if left else "not included")
             if reason:
-                # Another layer that shares it may be known, and included.
+                # Another layer that shares the variable may still be known and included.
                 skipped[kernel.name] = (id(kernel.variable), reason)
             else:
                 found[id(kernel.variable)] = kernel
@@ -122,43 +122,21 @@ def find_kernels(
 
     visit("", model, not wanted, False)
     reasons = {name: reason for name, (of, reason) in skipped.items() if of not in found}
-    selectors = [*wanted, *unwanted]
-    if unfit := [selector for i, selector in enumerate(selectors) if i not in fitting]:
+    if unfit := [selector for i, selector in enumerate([*wanted, *unwanted]) if i not in fitting]:
         raise ValueError(
-            f"A selector fits at least one layer. Received: {unfit!r}, which fit none of {model.name!r}. Its layers: "
-            f"{', '.join(path for path, _ in _paths(model))}."
+            f"Each selector must match at least one layer. Received: {unfit!r}, which match no layer of "
+            f"{model.name!r}. Its layers: {', '.join(path for path, _ in _paths(model))}."
         )
     if not found:
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no kernels"
-        raise ValueError(
-            f"There is something to prune. Received: {model.name!r}, of which nothing is: {why}."
-        )
+        raise ValueError(f"Nothing in {model.name!r} can be pruned: {why}.")
     return Kernels(tuple(found.values()), reasons)
 
 
-def as_selectors(name: str, given: Selector | Sequence[Selector] | None) -> list[Selector]:
-    """What was given as argument `name`, as a list."""
-    selectors: list[Any] = (
-        [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
-    )
-    for selector in selectors:
-        is_type = isinstance(selector, type) and issubclass(selector, keras.Layer)
-        known = isinstance(selector, str) or is_type
-        if not known and (isinstance(selector, (type, keras.Layer)) or not callable(selector)):
-            raise TypeError(
-                f"{name} takes names of layers, types of layers, functions of a layer, or a list of these. Received: "
-                f"{selector!r}."
-            )
-    return selectors
-
-
-def fits(selector: Selector, path: str, layer: keras.Layer) -> bool:
-    """Whether a selector means a layer."""
-    if isinstance(selector, str):
-        return fnmatchcase(path, selector) or fnmatchcase(layer.name, selector)
-    if isinstance(selector, type):
-        return isinstance(layer, selector)
-    return bool(selector(layer))
+def weights_of(kernel: Kernel) -> np.ndarray:
+    """Returns a kernel's values in numpy, with half precision widened to float32, which is exact."""
+    value = np.asarray(ops.convert_to_numpy(kernel.variable))
+    return value if value.dtype in (np.float32, np.float64) else value.astype(np.float32)
 
 
 def _children(layer: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
@@ -194,9 +172,9 @@ _KNOWN = (
 
 
 def _kernels_of(path: str, layer: keras.Layer) -> Iterator[tuple[Kernel, str]]:
-    """The weights that are a layer's own, each with the reason to leave it alone or ""."""
+    """Yields a layer's own kernels, each with the reason to leave it alone, or ""."""
     if isinstance(layer, _CONVOLUTIONAL_RNNS):
-        layer = layer.cell  # Keras exports no name for its class
+        layer = layer.cell  # Keras does not export its class
     axes = _input_axes(layer)
     known = {id(variable): input_axes for variable, input_axes in axes}
     depthwise = isinstance(layer, (*_DEPTHWISE, *_SEPARABLE))
@@ -214,11 +192,11 @@ def _kernels_of(path: str, layer: keras.Layer) -> Iterator[tuple[Kernel, str]]:
         if id(variable) in known:
             yield kernel, reason or ("" if math.prod(variable.shape) else "it is empty")
         elif len(variable.shape) > 1 and variable.name != "bias":
-            yield kernel, f"{type(layer).__name__} has no kernel that is known here"
+            yield kernel, f"not a known kernel of {type(layer).__name__}"
 
 
 def _input_axes(layer: keras.Layer) -> list[tuple[keras.Variable, tuple[int, ...]]]:
-    """The kernels of a layer, each with the axes that are summed over with its inputs."""
+    """Returns a layer's kernels, each with the axes that are summed over together with the inputs."""
     prunable = getattr(layer, "get_prunable_weights", None)
     if prunable is not None:
         return [(variable, tuple(range(len(variable.shape) - 1))) for variable in prunable()]

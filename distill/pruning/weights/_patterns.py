@@ -1,4 +1,4 @@
-"""What is cut as a whole, and which of it stays: single weights, blocks, or N of every M along the inputs."""
+"""Patterns: the units that are pruned as a whole. Single weights, blocks, or N of every M along the inputs."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,36 +6,47 @@ from typing import Literal, Protocol, cast
 
 import numpy as np
 
+from distill.pruning._numbers import is_whole
 from distill.pruning.weights._kernels import Kernel
 
+# Where units compete: within each kernel, across all kernels, or within each output of a kernel.
 Scope = Literal["layer", "global", "output"]
-Amount = Callable[[np.ndarray], int]  # scores of units -> how many of them stay
+# Scores of the units that compete -> how many of them stay.
+Amount = Callable[[np.ndarray], int]
 
 
 class Pattern(Protocol):
-    """What is cut as a whole: a unit."""
+    """A shape of the units that are pruned as a whole, and the rule that chooses among them."""
 
     def unfit(self, kernel: Kernel) -> str:
-        """Why a kernel cannot be cut this way; "" if it can."""
+        """Returns why a kernel cannot be pruned by this pattern, or "" if it can."""
 
     def masks(
         self, kernels: Sequence[Kernel], scores: Sequence[np.ndarray], amount: Amount, scope: Scope
     ) -> list[np.ndarray]:
-        """For each kernel a mask of its shape, true where weights stay."""
+        """Returns a mask for each kernel, of its shape, true where weights stay."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Elements:
-    """Single weights."""
+    """Prunes single weights.
+
+    Example:
+    ```python
+    from distill import pruning
+
+    pruning.prune(model, 0.8, pattern=pruning.Elements())  # the default pattern
+    ```
+    """
 
     def unfit(self, kernel: Kernel) -> str:
-        """Every kernel fits."""
+        """Returns "": every kernel fits."""
         return ""
 
     def masks(
         self, kernels: Sequence[Kernel], scores: Sequence[np.ndarray], amount: Amount, scope: Scope
     ) -> list[np.ndarray]:
-        """Keeps the largest scores: of each kernel, of all kernels, or of each output of a kernel."""
+        """Keeps the largest scores of each kernel, of all kernels, or of each output of a kernel."""
         if scope == "output":
             return [
                 _keep_by_output(kernel, part, amount) for kernel, part in zip(kernels, scores, strict=True)
@@ -45,40 +56,48 @@ class Elements:
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Blocks over the last two axes of a kernel: inputs × outputs of a dense layer or a convolution.
+    """Prunes blocks over the last two axes of a kernel: inputs × outputs of a dense layer or a convolution.
 
-    Blocks at the far edges are smaller where the sizes are no multiples. Sparsity counts blocks, large or small.
+    Blocks at the far edges are smaller where the kernel's sizes are not multiples of the block's. Sparsity counts
+    blocks, whatever their size.
 
     Args:
-        shape: rows and columns of a block, >= 1.
-        pooling: a block's score is the "mean" or the "max" of its weights' scores.
+        shape: (rows, columns) of a block, both >= 1.
+        pooling: how a block's score is made from the scores of its weights: "mean" or "max".
 
     Raises:
-        ValueError: the shape is not two integers >= 1, or the pooling another.
+        ValueError: the shape is not two integers >= 1, or the pooling is unknown.
+
+    Example:
+    ```python
+    from distill import pruning
+
+    pruning.prune(model, 0.5, pattern=pruning.Blocks((4, 4)))
+    ```
     """
 
     shape: tuple[int, int]
+    _: dataclasses.KW_ONLY
     pooling: Literal["mean", "max"] = "mean"
 
     def __post_init__(self) -> None:
         shape = tuple(self.shape) if isinstance(self.shape, (tuple, list)) else ()
         if len(shape) != 2 or not all(is_whole(size) and size >= 1 for size in shape):
-            raise ValueError(f"A block has rows and columns, both >= 1. Received: shape={self.shape!r}.")
+            raise ValueError(
+                f"A block's shape must be (rows, columns), both integers >= 1. Received: shape={self.shape!r}."
+            )
         if self.pooling not in ("mean", "max"):
-            raise ValueError(f"Blocks are pooled by 'mean' or 'max'. Received: pooling={self.pooling!r}.")
+            raise ValueError(f"pooling must be 'mean' or 'max'. Received: pooling={self.pooling!r}.")
 
     def unfit(self, kernel: Kernel) -> str:
-        """Kernels with fewer than two axes have no blocks."""
-        return "" if len(kernel.variable.shape) > 1 else "blocks need two axes"
+        """Returns a reason for kernels with fewer than two axes, which have no blocks."""
+        return "" if len(kernel.variable.shape) > 1 else "it has one axis, and blocks need two"
 
     def masks(
         self, kernels: Sequence[Kernel], scores: Sequence[np.ndarray], amount: Amount, scope: Scope
     ) -> list[np.ndarray]:
-        """Keeps the blocks with the largest scores, of each kernel or of all."""
-        if scope == "output":
-            raise ValueError(
-                "Blocks span several outputs. Received: scope='output'. Use 'layer' or 'global'."
-            )
+        """Keeps the blocks with the largest scores of each kernel or of all kernels."""
+        require_scope(scope, self)
         masks = []
         kept = _keep([self._pooled(part) for part in scores], amount, scope)
         for part, mask in zip(scores, kept, strict=True):
@@ -88,7 +107,8 @@ class Blocks:
         return masks
 
     def _pooled(self, scores: np.ndarray) -> np.ndarray:
-        # A block goes first only if all of it is gone; else what is gone counts as nothing.
+        # A block is pruned first only if all its weights are pruned already. In any other block, pruned weights count
+        # as 0.
         gone = np.isneginf(scores)
         if not gone.any():
             return self._pool(scores, self.pooling)
@@ -103,17 +123,25 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class NofM:
-    """N weights stay of every M neighbours along a layer's inputs: what sparse tensor cores call N:M.
+    """Keeps N of every M neighbouring weights along a layer's inputs: the N:M sparsity of sparse tensor cores.
 
-    `NofM(keep=2, of=4)` leaves half of the weights. (tfmot's `sparsity_m_by_n=(m, n)` counts zeros: m of n.)
-    The inputs are the innermost summed axis: of a convolution its input channels, as tfmot and cuSPARSELt have it.
+    `NofM(keep=2, of=4)` leaves half of the weights. (tfmot's `sparsity_m_by_n=(m, n)` counts zeros instead: m of n.)
+    The inputs are the innermost axis that is summed over: for a convolution its input channels, as in tfmot and
+    cuSPARSELt.
 
     Args:
-        keep: N, from 1 to `of` - 1.
-        of: M.
+        keep: N, the number of weights that stay in each group, 1 <= keep < of.
+        of: M, the size of a group.
 
     Raises:
-        ValueError: they are not integers with 1 <= keep < of.
+        ValueError: the two are not integers with 1 <= keep < of.
+
+    Example:
+    ```python
+    from distill import pruning
+
+    pruning.prune(model, pattern=pruning.NofM(2, 4))  # the pattern itself says how much
+    ```
     """
 
     keep: int = 2
@@ -122,25 +150,25 @@ class NofM:
     def __post_init__(self) -> None:
         if not (is_whole(self.keep) and is_whole(self.of) and 1 <= self.keep < self.of):
             raise ValueError(
-                f"Of every M weights N stay, 1 <= N < M. Received: keep={self.keep!r}, of={self.of!r}."
+                f"keep and of must be integers, 1 <= keep < of. Received: keep={self.keep!r}, of={self.of!r}."
             )
 
     @property
     def sparsity(self) -> float:
-        """Share of zeros."""
+        """Share of zeros, 0 to 1."""
         return 1 - self.keep / self.of
 
     def unfit(self, kernel: Kernel) -> str:
-        """The input channels must be a multiple of M."""
+        """Returns a reason for kernels whose input channels are not a multiple of M."""
         if kernel.channel_axis is None:
-            return "it sums over no input channels"
+            return "it does not sum over input channels"
         inputs = kernel.variable.shape[kernel.channel_axis]
-        return "" if inputs % self.of == 0 else f"its {inputs} input channels are no multiple of {self.of}"
+        return "" if inputs % self.of == 0 else f"its {inputs} input channels are not a multiple of {self.of}"
 
     def masks(
         self, kernels: Sequence[Kernel], scores: Sequence[np.ndarray], amount: Amount, scope: Scope
     ) -> list[np.ndarray]:
-        """Keeps the N largest of every M; the amount is the pattern's own."""
+        """Keeps the N largest scores of every M; `amount` and `scope` are not used."""
         return [
             self._mask(part, cast(int, kernel.channel_axis))
             for kernel, part in zip(kernels, scores, strict=True)
@@ -151,7 +179,7 @@ class NofM:
         before, after = scores.shape[:axis], scores.shape[axis + 1 :]
         groups = scores.reshape(*before, -1, self.of, *after)
         members = [groups[(slice(None),) * (axis + 1) + (i,)] for i in range(self.of)]
-        # How many of its group come before each: those with larger scores, and the earlier ones of the same.
+        # A weight's rank is how many of its group come before it: larger scores, and equal ones at lower positions.
         ranks = np.zeros((self.of, *members[0].shape), np.int8 if self.of < 128 else np.int32)
         for i in range(self.of):
             for j in range(i):
@@ -161,10 +189,23 @@ class NofM:
         return np.moveaxis(ranks < self.keep, 0, axis + 1).reshape(scores.shape)
 
 
+def require_scope(scope: Scope, pattern: Pattern) -> None:
+    """Raises ValueError unless units of a pattern can compete in a scope."""
+    if scope not in ("layer", "global", "output"):
+        raise ValueError(f"scope must be 'layer', 'global' or 'output'. Received: scope={scope!r}.")
+    if isinstance(pattern, Blocks) and scope == "output":
+        raise ValueError(
+            "Blocks span several outputs, so scope must be 'layer' or 'global'. Received: scope='output'."
+        )
+
+
 def _pool(
     scores: np.ndarray, size: int, axis: Literal[-2, -1], pooling: Literal["mean", "max"]
 ) -> np.ndarray:
-    """Pools `size` neighbours along an axis, the last ones fewer; many times faster than numpy's reduceat."""
+    """Pools every `size` neighbours along an axis; the last group may be smaller.
+
+    Many times faster than numpy's reduceat.
+    """
 
     def nth(array: np.ndarray, start: int, step: int | None = None) -> np.ndarray:
         picked = slice(start, None, step)
@@ -201,24 +242,24 @@ def _keep_by_output(kernel: Kernel, scores: np.ndarray, amount: Amount) -> np.nd
 
 
 def keep_largest(scores: np.ndarray, kept: int) -> np.ndarray:
-    """A mask of exactly `kept` true entries, where the largest scores are; of equal ones the first.
+    """Returns a mask with exactly `kept` true entries, at the largest scores; of equal scores, the first win.
 
     Args:
-        scores: any shape, without NaN.
-        kept: from 0 to the number of scores.
+        scores: array of any shape, without NaN.
+        kept: number of entries to keep, 0 to the number of scores.
 
     Returns:
-        bool, of the shape of the scores.
+        bool array of the same shape.
 
     Raises:
-        ValueError: there is a NaN.
+        ValueError: a score is NaN.
     """
     _require_numbers(scores)
     flat = scores.ravel()
     if kept in (0, flat.size):
         return np.full(scores.shape, kept > 0)
-    # Only part of an order is made, in linear time; who stays at the threshold itself is decided by position. Among
-    # many equal ones numpy takes ten times as long, and the smallest are many: what is pruned already.
+    # A partition takes linear time; ties at the threshold are decided by position. numpy's partition is ten times
+    # slower among many equal values, so the smallest value is left out: all that is pruned already has it.
     smallest = flat.min()
     above = flat[flat > smallest]
     threshold = np.partition(above, above.size - kept)[above.size - kept] if kept <= above.size else smallest
@@ -231,11 +272,6 @@ def keep_largest(scores: np.ndarray, kept: int) -> np.ndarray:
 def _require_numbers(scores: np.ndarray) -> None:
     if scores.size and np.isnan(scores.max()):
         raise ValueError(
-            "Scores decide what is pruned, so each is a number. Received: NaN. Look at the weights: has training "
-            "diverged?"
+            "Scores must be numbers, because they decide what is pruned. Received: NaN. Check the weights: training "
+            "may have diverged."
         )
-
-
-def is_whole(number: object) -> bool:
-    """Whether it is an integer, Python's or numpy's."""
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)

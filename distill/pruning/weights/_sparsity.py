@@ -3,10 +3,13 @@
 import dataclasses
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
-from distill.pruning.weights._kernels import Kernels
+from distill.pruning.weights._kernels import Kernels, find_kernels
+from distill.pruning.weights._masks import pruned_part
+from distill.pruning.weights._selectors import Selectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +17,9 @@ class KernelSparsity:
     """The zeros of one kernel.
 
     Attributes:
-        name: such as "encoder/dense/kernel".
-        shape: of the kernel.
-        zeros: how many of its weights are zero.
+        name: path of the layer and name of the weight, such as "encoder/dense/kernel".
+        shape: shape of the kernel.
+        zeros: number of its weights that are zero.
     """
 
     name: str
@@ -25,7 +28,7 @@ class KernelSparsity:
 
     @property
     def weights(self) -> int:
-        """How many weights it has."""
+        """Number of weights in the kernel."""
         return math.prod(self.shape)
 
     @property
@@ -36,11 +39,20 @@ class KernelSparsity:
 
 @dataclasses.dataclass(frozen=True)
 class Sparsity:
-    """The zeros of a model's kernels; `print` shows them as a table.
+    """The zeros of a model's kernels. `print` shows them as a table.
 
     Attributes:
-        kernels: one row each.
-        skipped: name of a weight that was left alone -> why.
+        kernels: one row per kernel.
+        skipped: name of each weight that was left alone -> the reason.
+
+    Example:
+    ```python
+    from distill import pruning
+
+    found = pruning.measure_sparsity(model)
+    print(found)
+    print(found.sparsity, max(kernel.sparsity for kernel in found.kernels))
+    ```
     """
 
     kernels: tuple[KernelSparsity, ...]
@@ -48,12 +60,12 @@ class Sparsity:
 
     @property
     def weights(self) -> int:
-        """How many weights the kernels have together."""
+        """Number of weights in all kernels."""
         return sum(kernel.weights for kernel in self.kernels)
 
     @property
     def zeros(self) -> int:
-        """How many of them are zero."""
+        """Number of weights that are zero in all kernels."""
         return sum(kernel.zeros for kernel in self.kernels)
 
     @property
@@ -73,8 +85,33 @@ class Sparsity:
         return "\n".join([*lines, *(f"not pruned: {name} ({why})" for name, why in self.skipped.items())])
 
 
+def measure_sparsity(model: keras.Model, *, include: Selectors = None, exclude: Selectors = None) -> Sparsity:
+    """Counts the zeros in a model's kernels, whatever set them.
+
+    Args:
+        model: built model, or a `distill.Distiller`, whose student is measured.
+        include: layers to look at, in the forms that `find_kernels` takes; all by default.
+        exclude: layers to leave out, in the same forms.
+
+    Returns:
+        The zeros of each kernel; `print` shows a table.
+
+    Raises:
+        ValueError: see `find_kernels`.
+        TypeError: see `find_kernels`.
+
+    Example:
+    ```python
+    from distill import pruning
+
+    print(pruning.measure_sparsity(model).sparsity)
+    ```
+    """
+    return sparsity_of(find_kernels(pruned_part(model), include=include, exclude=exclude))
+
+
 def sparsity_of(kernels: Kernels) -> Sparsity:
-    """Counts the zeros of kernels that were found."""
+    """Counts the zeros in kernels that were found."""
     rows = []
     for kernel in kernels.found:
         value = np.asarray(ops.convert_to_numpy(kernel.variable))

@@ -14,7 +14,7 @@ from distill.pruning.structured._groups import find_groups
 from distill.pruning.structured._rules import rules_with
 from distill.pruning.structured._scoring import score_atoms
 from distill.pruning.structured._tracing import read
-from distill.pruning.weights import criteria
+from distill.pruning.weights import importance as of_single
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def test_lamp_is_over_what_is_as_large_or_larger(model):
 
 
 def test_scores_of_weights_are_summed(model):
-    found = scores_of(model, importance.of_weights(criteria.magnitude), normalize=None)
+    found = scores_of(model, importance.of_weights(of_single.magnitude), normalize=None)
     np.testing.assert_allclose(found, scores_of(model, importance.l1, normalize=None), rtol=1e-6)
     x = np.random.default_rng(2).normal(size=(6, 5, 5, 2)).astype("float32")
-    taylor = criteria.taylor((x, np.ones((6, 3), "float32")), "mse")
+    taylor = of_single.taylor((x, np.ones((6, 3), "float32")), "mse")
     found = scores_of(model, importance.of_weights(taylor), normalize=None)
     made, read_ = taylor(model, find_kernels(model).found)
     expected = made.sum((0, 1, 2)), read_.sum((0, 1, 3))
@@ -102,7 +102,7 @@ def test_curvature_of_channels_is_that_of_their_weights():
         [keras.Input((4,)), layers.Dense(4, use_bias=False), layers.Dense(4, use_bias=False)]
     )
     model.set_weights([np.diag(a), np.diag(b)])
-    obd = criteria.obd((np.diag(x).astype("float32"), np.diag(2 * x * a * b).astype("float32")), "mse")
+    obd = of_single.obd((np.diag(x).astype("float32"), np.diag(2 * x * a * b).astype("float32")), "mse")
     of_each = 2 / 16 * (x * b) ** 2 * a**2 / 2, 2 / 16 * (x * a) ** 2 * b**2 / 2
     for reduce, expected in (("sum", np.sum(of_each, 0)), ("mean", np.mean(of_each, 0))):
         found = scores_of(model, importance.of_weights(obd), normalize=None, reduce=reduce)
@@ -114,8 +114,8 @@ def test_curvature_of_channels_is_that_of_their_weights():
     [
         (importance.activation_mean, 7),
         (importance.apoz, 7),
-        (lambda data: importance.of_weights(criteria.wanda(data)), 7),
-        (lambda data: importance.of_weights(criteria.taylor(data, "mse")), 30),
+        (lambda data: importance.of_weights(of_single.wanda(data)), 7),
+        (lambda data: importance.of_weights(of_single.taylor(data, "mse")), 30),
     ],
 )
 def test_a_dataset_scores_as_arrays_do(model, scored, size):

@@ -121,7 +121,7 @@ def nested():
 def test_nested_and_shared_layers_come_once_and_norms_and_biases_never():
     kernels = find_kernels(nested())
     assert [kernel.name for kernel in kernels.found] == ["backbone/dense/kernel", "head/kernel"]
-    assert kernels.skipped == {"prelu/alpha": "PReLU has no kernel that is known here"}
+    assert kernels.skipped == {"prelu/alpha": "not a known kernel of PReLU"}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_nested_and_shared_layers_come_once_and_norms_and_biases_never():
     ],
 )
 def test_layers_are_chosen_by_name_type_or_rule(include, exclude, expected):
-    kernels = find_kernels(nested(), include, exclude)
+    kernels = find_kernels(nested(), include=include, exclude=exclude)
     assert [kernel.name for kernel in kernels.found] == [f"{name}/kernel" for name in expected]
     left = {"backbone/dense/kernel", "head/kernel"} - {kernel.name for kernel in kernels.found}
     assert set(kernels.skipped) - {"prelu/alpha"} == left
@@ -148,22 +148,22 @@ def test_layers_are_chosen_by_name_type_or_rule(include, exclude, expected):
 @pytest.mark.parametrize(
     ("include", "exclude", "error", "message"),
     [
-        ("haed", None, ValueError, "A selector fits at least one layer. Received: ['haed']"),
-        (None, layers.LSTM, ValueError, "A selector fits at least one layer"),
-        (3, None, TypeError, "include takes names of layers"),
-        (None, [int], TypeError, "exclude takes names of layers"),
-        (None, lambda layer: True, ValueError, "There is something to prune"),
+        ("haed", None, ValueError, "Each selector must match at least one layer. Received: ['haed']"),
+        (None, layers.LSTM, ValueError, "Each selector must match at least one layer"),
+        (3, None, TypeError, "include must be layer names"),
+        (None, [int], TypeError, "exclude must be layer names"),
+        (None, lambda layer: True, ValueError, "can be pruned: backbone/dense/kernel: excluded"),
     ],
 )
 def test_selectors_that_cannot_be_meant(include, exclude, error, message):
     with pytest.raises(error, match=message.replace("[", r"\[").replace("]", r"\]")):
-        find_kernels(nested(), include, exclude)
+        find_kernels(nested(), include=include, exclude=exclude)
 
 
 def test_a_model_without_weights_and_one_without_kernels():
-    with pytest.raises(ValueError, match="Kernels exist once a model is built"):
+    with pytest.raises(ValueError, match="A model must be built before its kernels can be found"):
         find_kernels(keras.Sequential([layers.Dense(3)]))
-    with pytest.raises(ValueError, match="of which nothing is: it has no kernels"):
+    with pytest.raises(ValueError, match="can be pruned: it has no kernels"):
         find_kernels(keras.Sequential([keras.Input((3,)), layers.BatchNormalization()]))
 
 
@@ -186,9 +186,9 @@ def test_layers_of_ones_own():
     kernels = find_kernels(model)
     assert [(k.name, k.input_axes) for k in kernels.found] == [("known/matrix", (0,))]
     assert kernels.skipped == {
-        "unknown/matrix": "Custom has no kernel that is known here",
-        "unknown/table": "Custom has no kernel that is known here",
-        "known/table": "Prunable has no kernel that is known here",
+        "unknown/matrix": "not a known kernel of Custom",
+        "unknown/table": "not a known kernel of Custom",
+        "known/table": "not a known kernel of Prunable",
     }
 
 
@@ -232,3 +232,13 @@ def test_a_kernel_that_two_layers_share_may_be_excluded_in_one():
     assert [k.name for k in kernels.found] == ["dense/kernel", "second/embeddings"]
     assert not kernels.skipped
     assert kernels.found[1].variable is table.embeddings
+
+
+def test_a_wrapper_does_not_hide_the_layer_that_it_wraps():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.SpectralNormalization(layers.Conv2D(4, 3, name="conv"), name="normed"),
+        ]
+    )
+    assert [kernel.name for kernel in find_kernels(model).found] == ["normed/conv/kernel"]

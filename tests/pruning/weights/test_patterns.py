@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from distill.pruning import Blocks, Elements, NofM
-from distill.pruning.weights._masks import kept_at
+from distill.pruning.weights._choosing import kept_at
 from distill.pruning.weights._patterns import keep_largest
 
 FEW = st.sampled_from([0.0, 0.5, 1.0, 2.0, -1.0, np.inf, -np.inf])  # so that many are equal
@@ -37,9 +37,9 @@ def test_the_largest_stay_exactly_as_many_and_of_equal_ones_the_first(data, scor
 
 
 def test_what_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="each is a number. Received: NaN"):
+    with pytest.raises(ValueError, match="Scores must be numbers, .* Received: NaN"):
         keep_largest(np.array([1.0, np.nan]), 1)
-    with pytest.raises(ValueError, match="each is a number. Received: NaN"):
+    with pytest.raises(ValueError, match="Scores must be numbers, .* Received: NaN"):
         NofM(1, 2).masks([kernel((0,), 2)], [np.array([[1.0], [np.nan]])], kept_at(0.5), "layer")
 
 
@@ -77,7 +77,7 @@ def test_outputs_of_a_transposed_convolution_and_of_an_embedding():
     st.sampled_from(["mean", "max"]),
 )
 def test_blocks_go_as_a_whole_by_their_mean_or_maximum(scores, rows, columns, pooling):
-    pattern = Blocks((rows, columns), pooling)
+    pattern = Blocks((rows, columns), pooling=pooling)
     (mask,) = pattern.masks([kernel((0,), scores.ndim)], [scores], kept_at(0.5), "layer")
     pool = np.mean if pooling == "mean" else np.max
     blocks, values = [], []
@@ -112,14 +112,14 @@ def test_n_of_every_m_stay_along_the_inputs(data, keep, more, axis):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NofM(4, 4), "1 <= N < M. Received: keep=4, of=4"),
-        (lambda: NofM(0, 4), "1 <= N < M"),
-        (lambda: NofM(True, 4), "1 <= N < M"),
-        (lambda: NofM(1.0, 4), "1 <= N < M"),
-        (lambda: Blocks((0, 4)), "both >= 1. Received: shape=(0, 4)"),
-        (lambda: Blocks(4), "both >= 1. Received: shape=4"),
-        (lambda: Blocks((2, 2, 2)), "both >= 1"),
-        (lambda: Blocks((2, 2), "AVG"), "'mean' or 'max'. Received: pooling='AVG'"),
+        (lambda: NofM(4, 4), "1 <= keep < of. Received: keep=4, of=4"),
+        (lambda: NofM(0, 4), "1 <= keep < of"),
+        (lambda: NofM(True, 4), "1 <= keep < of"),
+        (lambda: NofM(1.0, 4), "1 <= keep < of"),
+        (lambda: Blocks((0, 4)), "both integers >= 1. Received: shape=(0, 4)"),
+        (lambda: Blocks(4), "both integers >= 1. Received: shape=4"),
+        (lambda: Blocks((2, 2, 2)), "both integers >= 1"),
+        (lambda: Blocks((2, 2), pooling="AVG"), "must be 'mean' or 'max'. Received: pooling='AVG'"),
     ],
 )
 def test_patterns_that_cannot_be(make, message):

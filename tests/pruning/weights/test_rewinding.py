@@ -6,14 +6,16 @@ import pytest
 from backend import as_numpy
 from conftest import dense_net
 
-from distill import Distiller, SoftTargets
-from distill.pruning.weights._kernels import find_kernels
+from distill import Distiller, SoftTargets, pruning
+from distill.pruning import Blocks, NofM, find_kernels, iterative
 from distill.pruning.weights._masks import mask_of, pruned_part
-from distill.pruning.weights._patterns import Blocks, NofM
-from distill.pruning.weights._rewinding import iterative
 
 CE = "sparse_categorical_crossentropy"
+
+
 SHARES = [0.25, 0.5, 0.75]
+
+
 SCHEDULE = keras.optimizers.schedules.CosineDecay(0.01, 20)
 
 
@@ -190,7 +192,9 @@ def test_steps_per_execution(to_step, taken, batch):
     assert dense == [0, 2, 4, 5, 7, 9, 10]
     assert again[0] == taken
     assert again[-1] == {2: 11, 7: 11}[taken]
-    with pytest.raises(ValueError, match="to_step=3, steps_per_execution=2. Choose a multiple"):
+    with pytest.raises(
+        ValueError, match="a multiple of steps_per_execution, .*to_step=3, steps_per_execution=2"
+    ):
         iterative(model, train, [0.6], to_step=3)
 
 
@@ -257,17 +261,17 @@ def never(model, callbacks):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sparsities": []}, "Each round prunes more .* Received: sparsities=\\[\\]"),
-        ({"sparsities": [0.5, 0.5]}, "Each round prunes more"),
+        ({"sparsities": []}, "each round prunes more .* Received: sparsities=\\[\\]"),
+        ({"sparsities": [0.5, 0.5]}, "each round prunes more"),
         ({"sparsities": [0.5, 0.4]}, "ascending"),
         ({"sparsities": [0.5, 1.0]}, "0 <= sparsity < 1. Received: sparsity=1.0"),
         ({"rewind": "rates"}, "'weights', 'learning rate' or None. Received: rewind='rates'"),
-        ({"to_step": -1}, "updates, >= 0. Received: to_step=-1"),
+        ({"to_step": -1}, "to_step must be an integer >= 0. Received: to_step=-1"),
         ({"to_step": 1.5}, "Received: to_step=1.5"),
-        ({"pattern": NofM(2, 4)}, "Rounds differ in sparsity. Received: NofM"),
+        ({"pattern": NofM(2, 4)}, "can have any sparsity. Received: NofM"),
         ({"scope": "model"}, "Received: scope='model'"),
         ({"pattern": Blocks((2, 2)), "scope": "output"}, "Blocks span several outputs"),
-        ({"include": "nowhere"}, "fit none of"),
+        ({"include": "nowhere"}, "match no layer of"),
     ],
     ids=str,
 )
@@ -284,7 +288,7 @@ def test_models_and_functions_that_do_not_fit():
         iterative(net(), None, [0.5])
     unbuilt = keras.Sequential([keras.layers.Dense(3)])
     unbuilt.compile("adam", CE)
-    with pytest.raises(ValueError, match="exist once a model is built"):
+    with pytest.raises(ValueError, match="must be built before its kernels can be found"):
         iterative(unbuilt, never, [0.5])
 
 
@@ -323,7 +327,19 @@ def test_trainings_that_do_not_fit(batch):
             iterative(net(), Training(batch, epochs=1), [0.5], to_step=to_step)
     with pytest.raises(ValueError, match="a train that compiled the model"):
         iterative(net(), compiles, [0.5])
-    with pytest.raises(ValueError, match="A round has 8 updates.* Received: 9 updates. .*call it once"):
+    with pytest.raises(
+        ValueError, match="Each round must make 8 updates.* Received: 9 updates. .*call it once"
+    ):
         iterative(net(), EndsTwice(batch), [0.5])
-    with pytest.raises(ValueError, match="Received: 4 updates, of which the callback saw none"):
+    with pytest.raises(ValueError, match="Received: 4 updates, none of which the callback saw"):
         iterative(net(), OnceMindful(), [0.5])
+
+
+def test_rounds_begin_with_less_than_they_prune():
+    model = dense_net(8)
+    model.compile("sgd", CE)
+    pruning.prune(model, 0.8)
+    with pytest.raises(
+        ValueError, match="a first sparsity of 0.5, and hidden/kernel, in which 38 weights are pruned"
+    ):
+        iterative(model, never, [0.5])

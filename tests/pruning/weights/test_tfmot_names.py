@@ -9,23 +9,17 @@ import keras
 import numpy as np
 import pytest
 from backend import BACKEND
-from keras import layers
+from marked_nets import fit, kept, network, zeros_after_each_step
 
-from distill import pruning
-from distill.pruning.weights._masks import Mask
-from distill.pruning.weights._tfmot import (
-    UpdatePruningStep,
-    prune_low_magnitude,
-    strip_pruning,
-    tfmot_schedule,
-)
+from distill.pruning import UpdatePruningStep, prune_low_magnitude
+from distill.pruning.weights._schedules import tfmot_schedule
 
 if BACKEND != "tensorflow":
     pytest.skip("tfmot is TensorFlow", allow_module_level=True)
 
+
 ROOT = Path(__file__).parents[3]
 
-# --- the same training in both -----------------------------------------------------------------------------------
 
 # Each in a process of its own: tfmot's has Keras 2 as its tf.keras.
 TRAIN = """
@@ -76,16 +70,19 @@ model.fit(*steps, batch_size=1, shuffle=False, verbose=0, callbacks=[UpdatePruni
 found["comes back"] = strip_pruning(model).get_weights()[0]
 np.savez(sys.argv[1], **found)
 """
+
+
 TFMOT = """
 import tf_keras as keras
 from tf_keras import layers
 from tensorflow_model_optimization.sparsity.keras import *
 """
+
+
 OURS = """
 import keras
 from keras import layers
-from distill.pruning.weights._tfmot import *
-PolynomialDecay, ConstantSparsity = map(tfmot_schedule, ("PolynomialDecay", "ConstantSparsity"))
+from distill.pruning.weights import *
 """
 
 
@@ -143,46 +140,12 @@ def test_only_in_tfmot_a_pruned_weight_comes_back(trained):
     np.testing.assert_array_equal(ours, [[4, 3, 0, 0]])
 
 
-# --- what tfmot gets wrong ---------------------------------------------------------------------------------------
-
-
-def network(kernel):
-    """A network of the one kernel, which SGD leaves as it is."""
-    kernel = np.asarray(kernel, "float32")
-    made = {
-        2: lambda: layers.Dense(kernel.shape[-1], use_bias=False),
-        3: lambda: layers.Conv1D(kernel.shape[-1], kernel.shape[0], use_bias=False),
-        4: lambda: layers.Conv2D(kernel.shape[-1], kernel.shape[:2], use_bias=False),
-    }[kernel.ndim]()
-    model = keras.Sequential([keras.Input((*kernel.shape[:-2], kernel.shape[-2])), made])
-    model.set_weights([kernel])
-    return model
-
-
-def fit(model, steps=1, callbacks=None):
-    """Trains with a rate of 0, so that only pruning changes weights."""
-    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
-    x = np.ones((steps, *model.input_shape[1:]), "float32")
-    y = np.ones((steps, *model.output_shape[1:]), "float32")
-    callbacks = [UpdatePruningStep()] if callbacks is None else callbacks
-    return model.fit(x, y, batch_size=1, verbose=0, callbacks=callbacks)
-
-
-def each_step(step):
-    return True, 0.5
-
-
 def ours(kernel, sparsity=0.5, **params):
     """Our mask of a kernel, after one step."""
     model = network(kernel)
     prune_low_magnitude(model, lambda step: (True, sparsity), **params)
     fit(model)
     return kept(model)
-
-
-def kept(model):
-    (mask,) = (weight.constraint for weight in model.trainable_variables)
-    return keras.ops.convert_to_numpy(mask.kept)
 
 
 def theirs(kernel, sparsity=0.5, step=1, block_size=(1, 1), block_pooling_type="AVG", sparsity_m_by_n=None):
@@ -277,7 +240,7 @@ def test_blocks_of_convolutions():
     np.testing.assert_array_equal(ours(kernel, block_size=(2, 2)), kernel >= 8)
 
 
-# --- tfmot's own examples: facts from its unit tests --------------------------------------------------------------
+# tfmot's own examples: facts from its unit tests.
 
 
 def test_half_of_a_hundred():
@@ -304,18 +267,6 @@ def test_sparsity_that_rises_at_steps():
     assert [100 - count for count in counts] == [100, 90, 90, 70, 70, 50, 50, 50, 50, 50]
 
 
-def zeros_after_each_step(model, steps):
-    counts = []
-
-    def count(batch, logs):
-        (kernel,) = model.get_weights()
-        counts.append(kernel.size - np.count_nonzero(kernel))
-
-    callback = keras.callbacks.LambdaCallback(on_train_batch_end=count)
-    fit(model, steps, [UpdatePruningStep(), callback])
-    return counts
-
-
 @pytest.mark.parametrize(
     ("weights", "m_by_n", "expected"),
     [
@@ -337,13 +288,13 @@ def test_m_zeros_of_n(weights, m_by_n, expected):
 def test_where_tfmot_fills_up_with_zeros_a_kernel_is_left_whole(m_by_n):
     kernel = np.transpose([[-0.49, -0.66, 0.42], [0.31, 0.63, -1.63]])
     assert theirs(kernel, sparsity_m_by_n=m_by_n).sum() == 4
-    with pytest.raises(ValueError, match="3 input channels are no multiple"):
+    with pytest.raises(ValueError, match="3 input channels are not a multiple"):
         ours(kernel, sparsity_m_by_n=m_by_n)
 
 
 @pytest.mark.parametrize("m_by_n", [(4, 4), (5, 4), (0, 4), (2, 4, 1), 2, (2.0, 4)])
 def test_m_is_less_than_n(m_by_n):
-    with pytest.raises(ValueError, match="Of every n weights m are zero"):
+    with pytest.raises(ValueError, match="m zeros in every n weights"):
         prune_low_magnitude(network(np.ones((4, 2))), sparsity_m_by_n=m_by_n)
 
 
@@ -356,329 +307,3 @@ def test_polynomial_decay():
     counts = zeros_after_each_step(model, 112)
     # .8 − .6 (1 − p)³ with p = 0, .2, .4, .6, .8, 1, each held for two steps
     assert counts[98:] == [0, 2000, 2000, 4928, 4928, 6704, 6704, 7616, 7616, 7952, 7952, 8000, 8000, 8000]
-
-
-def test_constant_sparsity_within_its_steps_and_at_its_frequency():
-    constant = tfmot_schedule("ConstantSparsity")
-    due = {
-        step: bool(constant(0.5, 100, 200, 10)(step)[0]) for step in (90, 99, 100, 109, 110, 111, 200, 210)
-    }
-    assert [step for step, is_due in due.items() if is_due] == [100, 110, 200]
-    forever = constant(0.5, 0, -1, 10)
-    assert [(bool(due), float(share)) for due, share in map(forever, (10**4, 10**8))] == [(True, 0.5)] * 2
-
-
-@pytest.mark.parametrize(
-    ("name", "numbers"),
-    [
-        ("ConstantSparsity", (0.5, -1, 1000)),
-        ("ConstantSparsity", (0.5, 10, -5)),
-        ("ConstantSparsity", (0.5, 10, 5)),
-        ("ConstantSparsity", (0.5, 10, 1000, 0)),
-        ("ConstantSparsity", (1.0, 0)),
-        ("ConstantSparsity", (-0.001, 0)),
-        ("PolynomialDecay", (0.4, 0.8, 10, -1)),
-        ("PolynomialDecay", (0.2, 1.0, 0, 10)),
-    ],
-)
-def test_schedules_refuse(name, numbers):
-    with pytest.raises(ValueError, match="should|must|can"):
-        tfmot_schedule(name)(*numbers)
-
-
-def test_schedules_have_two_names():
-    with pytest.raises(AttributeError, match="tfmot's schedules are PolynomialDecay and ConstantSparsity"):
-        tfmot_schedule("PruningSchedule")
-
-
-# --- marking -----------------------------------------------------------------------------------------------------
-
-
-def functional():
-    inputs = keras.Input((8,))
-    inner = keras.Sequential([keras.Input((8,)), layers.Dense(8, name="inside")], name="inner")
-    x = layers.Dense(8, name="first")(inputs)
-    return keras.Model(inputs, layers.Dense(4, name="last")(inner(x)))
-
-
-def pruned_kernels(model):
-    """Paths of the kernels with a mask that cuts something."""
-    masks = [(weight.path, weight.constraint) for weight in model.trainable_variables]
-    return [
-        path
-        for path, mask in masks
-        if isinstance(mask, Mask) and not keras.ops.convert_to_numpy(mask.kept).all()
-    ]
-
-
-def test_the_model_itself_comes_back_and_trains_sparse():
-    model = functional()
-    config = model.get_config()
-    assert prune_low_magnitude(model, each_step) is model
-    history = fit(model)
-    assert pruned_kernels(model) == ["first/kernel", "inner/inside/kernel", "last/kernel"]
-    assert history.history["sparsity"] == [0.5]
-    for kernel in model.get_weights()[::2]:
-        assert np.count_nonzero(kernel) == kernel.size / 2
-    assert strip_pruning(model) is model
-    assert pruned_kernels(model) == []
-    assert model.get_config() == config
-    assert all(weight.constraint is None for weight in model.trainable_variables)
-    assert np.count_nonzero(model.get_weights()[0]) == 32
-    fit(model, callbacks=[])
-
-
-def test_without_the_callback_training_is_an_error():
-    model = prune_low_magnitude(functional(), each_step)
-    x, y = np.ones((4, 8)), np.ones((4, 4))
-    model.compile("sgd", "mse")
-    before = model.get_weights()
-    model.predict(x, verbose=0)
-    model.evaluate(x, y, verbose=0)
-    with pytest.raises(
-        ValueError, match=r"trained with UpdatePruningStep. Received: a training step of 'first/"
-    ):
-        model.fit(x, y, verbose=0)
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
-    model.fit(x, y, verbose=0, callbacks=[UpdatePruningStep()])
-    assert len(pruned_kernels(model)) == 3
-    model.fit(x, y, verbose=0)  # masks hold
-    assert np.count_nonzero(model.get_weights()[0]) == 32
-
-
-def test_a_model_that_was_trained_before_is_not_trained_unpruned():
-    model = functional()
-    x, y = np.ones((4, 8)), np.ones((4, 4))
-    model.compile("sgd", "mse")
-    model.fit(x, y, verbose=0)
-    prune_low_magnitude(model, each_step)
-    with pytest.raises(ValueError, match="trained with UpdatePruningStep"):
-        model.fit(x, y, verbose=0)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: layers.Dense(4),
-        lambda: layers.LSTM(4),
-        lambda: layers.Bidirectional(layers.GRU(4)),
-        lambda: layers.TimeDistributed(layers.Dense(4)),
-        lambda: keras.Sequential([layers.Dense(4), layers.Dense(4)]),
-        lambda: SelfAttention(),
-    ],
-)
-def test_layers_that_are_not_built_yet(make):
-    part = prune_low_magnitude(make(), each_step)
-    model = keras.Sequential([part, layers.Flatten(), layers.Dense(2, name="whole")])
-    model.build((None, 5, 3))
-    x, y = np.random.default_rng(0).normal(size=(4, 5, 3)), np.ones((4, 2))
-    model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="trained with UpdatePruningStep"):
-        model.fit(x, y, verbose=0)
-    model.fit(x, y, verbose=0, callbacks=[UpdatePruningStep()])
-    kernels = [weight.path for weight in part.trainable_variables if len(weight.shape) > 1]
-    kernels = [path for path in kernels if not path.endswith("bias")]
-    assert sorted(pruned_kernels(model)) == sorted(kernels)
-
-
-class SelfAttention(layers.Layer):
-    """Whose parts are made when it is built."""
-
-    def build(self, shape):
-        self.attention = layers.MultiHeadAttention(2, 4)
-        self.attention.build(shape, shape)
-
-    def call(self, x):
-        return self.attention(x, x)
-
-
-def test_layers_stripped_before_they_are_built_stay_whole():
-    layer = prune_low_magnitude(layers.Dense(4), each_step)
-    model = keras.Sequential([layer])
-    strip_pruning(model)
-    model.build((None, 3))
-    assert layer.kernel.constraint is None
-
-
-def test_a_list_of_layers_each_with_its_constraint():
-    made = [layers.Dense(8, kernel_constraint="non_neg"), layers.Dropout(0.5), layers.Dense(8)]
-    assert prune_low_magnitude(made, each_step) is made
-    model = keras.Sequential([keras.Input((8,)), *made, layers.Dense(4)])
-    constraint = made[0].kernel_constraint
-    fit(model)
-    assert len(pruned_kernels(model)) == 2
-    assert (model.get_weights()[0] >= 0).all()
-    strip_pruning(model)
-    assert made[0].kernel.constraint is constraint
-
-
-def test_inner_marks_go_first_and_each_plan_is_followed():
-    model = functional()
-    prune_low_magnitude(model.get_layer("first"), lambda step: (True, 0.75))
-    prune_low_magnitude(model, each_step)
-    prune_low_magnitude(model, lambda step: (True, 0.25))  # all are marked: nothing changes, as in tfmot
-    prune_low_magnitude([model.get_layer("last")], lambda step: (True, 0.25))
-    history = fit(model)
-    assert [np.mean(kernel == 0) for kernel in model.get_weights()[::2]] == [0.75, 0.5, 0.5]
-    assert history.history["sparsity"] == [pytest.approx((48 + 32 + 16) / 160)]
-    with pytest.raises(ValueError, match="A layer is marked once. Received: 'first'"):
-        prune_low_magnitude(model.get_layer("first"), each_step)
-
-
-def test_layers_with_the_same_parameters_and_layers_that_are_shared_are_pruned_once():
-    inputs = keras.Input((8,))
-    params = {"pruning_schedule": each_step, "block_size": [2, 2]}
-    shared = prune_low_magnitude(layers.Dense(8), **params)
-    last = prune_low_magnitude(layers.Dense(4), **params)
-    model = keras.Model(inputs, last(shared(shared(inputs))))
-    fit(model)
-    assert len(pruned_kernels(model)) == 2
-    (callback,) = vars(model)["_distill_pruning_callbacks"].values()
-    assert [len(kernels) for _, kernels in callback.updates] == [2]
-
-
-@pytest.mark.filterwarnings("ignore:Nothing was pruned")
-def test_steps_count_on_with_another_callback():
-    model = network(np.arange(1.0, 11.0)[:, None])
-    prune_low_magnitude(model, lambda step: (step in (2, 4), step / 10))
-    model.compile(keras.optimizers.SGD(0.0), "mse")
-    counts = []
-    for _ in range(5):
-        model.fit(np.ones((1, 10)), np.ones((1, 1)), verbose=0, callbacks=[UpdatePruningStep()])
-        counts.append(10 - np.count_nonzero(model.get_weights()[0]))
-    assert counts == [0, 2, 2, 4, 4]
-
-
-def test_a_loop_of_ones_own():
-    model = prune_low_magnitude(network(np.arange(1.0, 11.0)[:, None]), each_step)
-    model.compile(keras.optimizers.SGD(0.0), "mse")
-    callback = UpdatePruningStep()
-    callback.set_model(model)
-    callback.on_train_begin()
-    callback.on_train_batch_begin(batch=0)
-    model.train_on_batch(np.ones((1, 10)), np.ones((1, 1)))
-    callback.on_epoch_end(batch=0)
-    callback.on_train_end()
-    assert np.count_nonzero(model.get_weights()[0]) == 5
-
-
-class Only:
-    """A policy."""
-
-    def __init__(self, *kinds):
-        self.kinds, self.asked, self.ensured = kinds, [], []
-
-    def allow_pruning(self, layer):
-        self.asked.append(layer.name)
-        return isinstance(layer, self.kinds)
-
-    def ensure_model_supports_pruning(self, model):
-        self.ensured.append(model.name)
-
-
-def test_a_policy_is_asked_about_the_layers_of_models_and_models_inside():
-    inputs = keras.Input((6, 8))
-    inner = keras.Sequential([keras.Input((6, 8)), layers.Dense(8, name="inside")], name="inner")
-    x = layers.TimeDistributed(layers.Dense(8, name="wrapped"), name="wrapper")(inner(inputs))
-    model = keras.Model(inputs, layers.LSTM(4, name="lstm")(x), name="outer")
-    policy = Only(layers.Dense)
-    prune_low_magnitude(model, each_step, pruning_policy=policy)
-    assert policy.asked == ["inside", "wrapper", "lstm"]
-    assert policy.ensured == ["outer"]
-    fit(model)
-    assert pruned_kernels(model) == ["inner/inside/kernel"]
-
-
-def test_policies_that_are_none_and_tfmots_own_are_refused():
-    tfmot_schedule("ConstantSparsity")
-    from tensorflow_model_optimization.sparsity import keras as tfmot
-
-    with pytest.raises(ValueError, match="tfmot's own policies know layers of tf_keras only"):
-        prune_low_magnitude(functional(), pruning_policy=tfmot.PruneForLatencyOnXNNPack())
-    with pytest.raises(ValueError, match="A policy has a method allow_pruning"):
-        prune_low_magnitude(functional(), pruning_policy=object())
-    model = prune_low_magnitude(functional(), each_step, pruning_policy=Only())
-    with pytest.raises(ValueError, match="of which nothing is marked"):
-        fit(model)
-
-
-def test_the_default_prunes_half_at_step_100():
-    model = prune_low_magnitude(network(np.arange(1.0, 11.0)[:, None]))
-    assert zeros_after_each_step(model, 101)[98:] == [0, 5, 5]
-
-
-def test_a_student_is_pruned(teacher, student, batch):
-    from distill import Distiller, losses
-
-    distiller = Distiller(teacher, student, losses.LogitMSE())
-    assert prune_low_magnitude(distiller, each_step) is distiller
-    distiller.compile("sgd", "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match="trained with UpdatePruningStep"):
-        distiller.fit(*batch, verbose=0)
-    distiller.fit(*batch, verbose=0, callbacks=[UpdatePruningStep()])
-    assert len(pruned_kernels(student)) == 2
-    assert pruned_kernels(strip_pruning(distiller)) == []
-
-
-def test_pruned_at_once_and_marked():
-    model = network(np.arange(1.0, 11.0)[:, None])
-    prune_low_magnitude(model, lambda step: (True, 0.8))
-    pruning.prune(model, 0.5)
-    with pytest.raises(ValueError, match="trained with UpdatePruningStep"):
-        fit(model, callbacks=[])
-    fit(model)
-    assert np.count_nonzero(model.get_weights()[0]) == 2
-    strip_pruning(model)
-    assert model.trainable_variables[0].constraint is None
-
-
-@pytest.mark.parametrize("thing", [object(), [], [object()], "model"])
-def test_other_things_are_refused(thing):
-    with pytest.raises(ValueError, match="Keras 3 models and layers, or lists of them, are pruned"):
-        prune_low_magnitude(thing)
-    with pytest.raises(ValueError, match="Models are stripped"):
-        strip_pruning(thing)
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"block_pooling_type": "SUM"}, "pooled by 'AVG' or 'MAX'. Received: block_pooling_type='SUM'"),
-        ({"block_size": 2}, "A block has rows and columns"),
-        ({"block_size": (2, 0)}, "A block has rows and columns"),
-    ],
-)
-def test_arguments_are_checked_when_marking(params, message):
-    model = functional()
-    with pytest.raises(ValueError, match=message):
-        prune_low_magnitude(model, **params)
-    fit(model, callbacks=[])
-
-
-def test_schedules_are_checked_when_marking():
-    with pytest.raises(ValueError, match="never reaches its final sparsity"):
-        prune_low_magnitude(functional(), tfmot_schedule("PolynomialDecay")(0.0, 0.8, 0, 55, frequency=10))
-
-
-# --- importing ---------------------------------------------------------------------------------------------------
-
-IMPORT = """
-import os, sys
-import distill
-before = dict(os.environ)
-from distill.pruning.weights._tfmot import tfmot_schedule
-loaded = [name for name in sys.modules if name.split(".")[0] in ("tensorflow_model_optimization", "tf_keras")]
-assert not loaded, loaded
-schedule = tfmot_schedule("PolynomialDecay")(0.0, 0.8, 0, 1000)
-assert "tensorflow_model_optimization" in sys.modules
-assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
-import keras, tensorflow as tf
-assert tf.keras.__version__ == keras.__version__, tf.keras.__version__
-assert tf.keras.Model is keras.Model
-assert tfmot_schedule("PolynomialDecay") is type(schedule)
-"""
-
-
-def test_tfmot_is_imported_on_use_and_leaves_no_trace():
-    require_success(start(IMPORT))

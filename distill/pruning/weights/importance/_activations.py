@@ -1,4 +1,4 @@
-"""Scores from what layers receive on data."""
+"""Scores from the inputs of layers on data."""
 
 import contextlib
 import inspect
@@ -11,37 +11,52 @@ import numpy as np
 from keras import layers, ops
 
 from distill._keras import embeddings_variable, flatten_layers, kernel_variable, own_variables
-from distill.pruning.weights._kernels import Kernel
-from distill.pruning.weights.criteria._batches import batches, put_back, require_examples, require_finite
-from distill.pruning.weights.criteria._weights import Criterion, weights_of
+from distill._types import Data, Tensor
+from distill.pruning.weights._kernels import Kernel, weights_of
+from distill.pruning.weights.importance._batches import (
+    batches,
+    put_back,
+    require_examples,
+    require_finite,
+)
+from distill.pruning.weights.importance._weights import Importance
 
-# The arguments of a layer's call -> sums of squares of what a kernel is multiplied with, as its shape broadcasts.
+# The arguments of a layer's call -> sums of squares of what a kernel is multiplied with, which broadcast to its shape.
 _Squares = Callable[[dict[str, Any]], np.ndarray]
 
 
-def wanda(data: Any) -> Criterion:
-    """Weights by what they are multiplied with: |W_ij| · ‖X_j‖₂, the norm of input j over all examples and positions.
+def wanda(data: Data) -> Importance:
+    """Scores weights by |W_ij| · ‖X_j‖₂, where the norm of input j is over all examples and positions.
 
-    The paper compares weights of one output: `prune(model, s, criterion=wanda(data), scope="output")`. The model runs
-    in inference mode, one batch after the other, and nothing of it is changed. No labels and no gradients are needed.
-    Inputs of a kernel that is used several times are taken together.
+    The paper compares the weights of each output: `prune(model, s, importance=wanda(data), scope="output")`. The model
+    runs in inference mode, batch after batch, and is left as it was. No labels and no gradients are needed. All inputs
+    of a kernel that is used several times are taken together.
 
-    Of a convolution, X_j is an input channel at all its positions, whatever a tap of the kernel sees of them; of a
-    depthwise one its own channel; of EinsumDense, so MultiHeadAttention, what is summed with the weight; of an
-    Embedding a row's norm is the root of how often it is looked up. Positions that a Keras mask hides count too.
+    In a convolution, X_j is an input channel at all its positions, whichever of them a tap of the kernel meets; in a
+    depthwise one, the kernel's own channel; in EinsumDense, and so MultiHeadAttention, whatever is summed with the
+    weight. In an Embedding, the norm of a row is the square root of the number of times it is looked up. Positions that
+    a Keras mask hides count too.
 
     Args:
-        data: a finite `tf.data.Dataset`, or anything else that can be gone through again and again, of batches x,
-            (x, y) or (x, y, sample_weight), of which x is used; or an array x, a dictionary of arrays, or a tuple
-            (x, y) of them, cut in batches of 128.
+        data: batches x, (x, y) or (x, y, sample_weight), of which only x is used, in a finite `tf.data.Dataset` or in
+            anything else that can be read again and again; or an array x, a dictionary of arrays, or a tuple (x, y) of
+            them, which are cut into batches of 128.
 
     Returns:
-        A criterion with float64 scores >= 0. It raises a ValueError if there are no examples, and for kernels whose
-        inputs it cannot see: those of recurrent cells, which run inside a loop, of layers that are not known here, and
-        of layers that the model does not run. Exclude these.
+        An importance with float64 scores >= 0. It raises ValueError if there are no examples, and for kernels whose
+        inputs it cannot see: in recurrent cells, which run inside a loop, in layers that are not known, and in layers
+        that the model does not run. Exclude those.
 
     Raises:
-        ValueError: the data can be gone through only once, never end, or are arrays of several lengths.
+        ValueError: the data can be read only once, never end, or are arrays of different lengths.
+
+    Example:
+    ```python
+    from distill import pruning
+    from distill.pruning.weights import importance
+
+    pruning.prune(model, 0.5, importance=importance.wanda(x), scope="output")
+    ```
 
     References:
         Sun et al. 2023, arXiv:2306.11695.
@@ -50,7 +65,7 @@ def wanda(data: Any) -> Criterion:
 
     def scores(model: keras.Model, kernels: Sequence[Kernel]) -> list[np.ndarray]:
         sums: list[Any] = [None] * len(kernels)
-        # Position of a kernel -> where it meets inputs that are out of sight; layers and what they measure.
+        # Position of a kernel -> the layer in which its inputs cannot be seen; and the layers, with what each measures.
         unseen: dict[int, keras.Layer] = {}
         seers: dict[int, tuple[keras.Layer, list[tuple[int, _Squares]]]] = {}
         for i, kernel in enumerate(kernels):
@@ -96,7 +111,7 @@ def wanda(data: Any) -> Criterion:
 
 
 class _InsideLoop(Exception):
-    """A layer's inputs have no values where it is called."""
+    """A layer is called inside a loop or graph, in which its inputs have no values yet."""
 
 
 def _require_seen(model: keras.Model, kernels: Sequence[Kernel], unseen: dict[int, keras.Layer]) -> None:
@@ -105,14 +120,14 @@ def _require_seen(model: keras.Model, kernels: Sequence[Kernel], unseen: dict[in
         received = ", ".join(f"{kernel.name} (in a {type(layer).__name__})" for kernel, layer in found)
         paths = sorted({kernel.name.rpartition("/")[0] or kernel.layer.name for kernel, _ in found})
         raise ValueError(
-            "wanda sees the inputs of Dense, EinsumDense, Embedding and convolutions that the model runs, and outside "
-            f"of a loop such as that of recurrent cells. Received: {received} of {model.name!r}. Exclude them: "
-            f"exclude={paths!r}."
+            "wanda only sees the inputs of Dense, EinsumDense, Embedding and convolution layers that the model runs, "
+            "and runs outside of loops such as those of recurrent cells. Received: "
+            f"{received} of {model.name!r}. Exclude these layers: exclude={paths!r}."
         )
 
 
 def _holders(model: keras.Model, kernel: Kernel) -> list[keras.Layer]:
-    """The layers that a kernel belongs to: several where it is shared."""
+    """Returns the layers that a kernel belongs to: several if they share it."""
     holders = {id(kernel.layer): kernel.layer}
     for layer in flatten_layers(model):
         if any(variable is kernel.variable for variable in own_variables(layer)):
@@ -122,7 +137,7 @@ def _holders(model: keras.Model, kernel: Kernel) -> list[keras.Layer]:
 
 @contextlib.contextmanager
 def _watched(layer: keras.Layer, see: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Shows the arguments of every call of a layer, also of those that another layer makes."""
+    """Calls `see` with the arguments of every call of a layer, also if another layer makes the call."""
     call, own = layer.call, layer.__dict__.get("call")
     signature = inspect.signature(call)
 
@@ -130,7 +145,7 @@ def _watched(layer: keras.Layer, see: Callable[[dict[str, Any]], None]) -> Itera
         see(signature.bind(*args, **kwargs).arguments)
         return call(*args, **kwargs)
 
-    # Past Keras' and TensorFlow's `__setattr__`, which would track it.
+    # Not by setattr, or Keras and TensorFlow would track it.
     layer.__dict__["call"] = watched
     try:
         yield
@@ -141,7 +156,7 @@ def _watched(layer: keras.Layer, see: Callable[[dict[str, Any]], None]) -> Itera
 
 
 def _squares_of(layer: keras.Layer, variable: keras.Variable) -> _Squares | None:
-    """How the inputs of a layer meet one of its weights; `None` if that is not known."""
+    """Returns how to measure the inputs that meet one of a layer's weights; `None` if that is not known."""
     channels_first = getattr(layer, "data_format", None) == "channels_first"
     axis = 1 if channels_first else -1
 
@@ -158,10 +173,10 @@ def _squares_of(layer: keras.Layer, variable: keras.Variable) -> _Squares | None
         ]
 
     def looked_up(arguments: dict[str, Any]) -> np.ndarray:
-        if arguments.get("reverse", False):  # a ReversibleEmbedding that is the head of a language model
+        if arguments.get("reverse", False):  # a ReversibleEmbedding, used as the head of a language model
             return _sums(_inputs(arguments), -1)
         rows = variable.shape[0]
-        # `ops.take` counts negative ones from the end.
+        # `ops.take` counts negative ids from the end.
         ids = _as_numpy(_inputs(arguments)).astype(np.int64).ravel() % rows
         return np.bincount(ids, minlength=rows).astype(np.float64)[:, None]
 
@@ -188,25 +203,25 @@ def _squares_of(layer: keras.Layer, variable: keras.Variable) -> _Squares | None
     return None
 
 
-def _inputs(arguments: dict[str, Any]) -> Any:
+def _inputs(arguments: dict[str, Any]) -> Tensor:
     return next(iter(arguments.values()))
 
 
-def _sums(inputs: Any, axis: int) -> np.ndarray:
-    """For every place along an axis the sum of squares of all that is there."""
+def _sums(inputs: Tensor, axis: int) -> np.ndarray:
+    """Returns, for every position along an axis, the sum of squares over all other axes."""
     axis %= len(inputs.shape)
     return _as_numpy(
         ops.sum(_squared(inputs), [other for other in range(len(inputs.shape)) if other != axis])
     )
 
 
-def _einsum_sums(equation: str, inputs: Any) -> np.ndarray:
+def _einsum_sums(equation: str, inputs: Tensor) -> np.ndarray:
     sources, output = equation.split("->")
     names, kernel = sources.split(",")
     unused = [letter for letter in string.ascii_letters if letter not in equation]
     rank = len(inputs.shape) - len(names.replace("...", ""))
     names = names.replace("...", "".join(unused[:rank]))
-    # Summed before anything is multiplied.
+    # The equation sums over these axes before it multiplies anything.
     alone = [axis for axis, name in enumerate(names) if name not in kernel + output and name not in unused]
     if alone:
         inputs = ops.sum(inputs, alone)
@@ -216,12 +231,12 @@ def _einsum_sums(equation: str, inputs: Any) -> np.ndarray:
     return sums.reshape([sums.shape[shared.index(name)] if name in shared else 1 for name in kernel])
 
 
-def _squared(inputs: Any) -> Any:
+def _squared(inputs: Tensor) -> Tensor:
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     return ops.square(inputs if dtype == "float64" else ops.cast(inputs, "float32"))
 
 
-def _as_numpy(value: Any) -> np.ndarray:
+def _as_numpy(value: Tensor) -> np.ndarray:
     try:
         return np.asarray(ops.convert_to_numpy(value), np.float64)
     except (NotImplementedError, TypeError, RuntimeError) as error:

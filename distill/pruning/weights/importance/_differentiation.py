@@ -1,47 +1,55 @@
-"""A loss on data and its gradients, as criteria need them."""
+"""A loss on data and its gradients."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
 
 from distill._keras import compute_loss
+from distill._types import Data, Tensor
 from distill.pruning.weights._kernels import Kernel
-from distill.pruning.weights.criteria._batches import batches, require_examples
+from distill.pruning.weights.importance._batches import Batch, batches, require_examples
+
+# What a user may give as a loss; `None` is the loss that the model was compiled with.
+Loss: TypeAlias = keras.losses.Loss | str | Callable[[Any, Any], Tensor] | None
 
 
-def as_loss(loss: Any) -> Any:
-    """The loss that a criterion was given; `None` if that is the model's own."""
+def as_loss(loss: Loss) -> Loss:
+    """Returns the loss as an object or function; `None` stays `None`.
+
+    Raises:
+        ValueError: the loss is a sum over examples.
+    """
     loss = None if loss is None else keras.losses.get(loss)
     if getattr(loss, "reduction", None) == "sum":
         raise ValueError(
-            "A loss is a mean over examples or gives one value for each. Received: a loss with reduction='sum'. Use "
-            "reduction='sum_over_batch_size'."
+            "loss must be a mean over examples, or return one value per example. Received: a loss with "
+            "reduction='sum'. Use reduction='sum_over_batch_size'."
         )
     return loss
 
 
-def require_gradients(model: keras.Model, loss: Any) -> None:
-    """Raises where gradients cannot be taken."""
+def require_gradients(model: keras.Model, loss: Loss) -> None:
+    """Raises ValueError if gradients of the loss cannot be taken."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "Criteria on gradients run on Keras' TensorFlow backend. Received: the backend "
+            "Scores from gradients need Keras' TensorFlow backend. Received: the backend "
             f"{keras.backend.backend()!r}. Use magnitude or wanda."
         )
     if loss is None and not model.compiled:
         raise ValueError(
-            f"Gradients are of a loss. Received: loss=None and {model.name!r}, which is not compiled. Pass loss=, or "
-            "compile the model (of a Distiller: its student) with one."
+            f"Scores from gradients need a loss. Received: loss=None and {model.name!r}, which is not compiled. Pass "
+            "loss=, or compile the model with a loss (for a Distiller, its student)."
         )
 
 
-def _loss_of(model: keras.Model, loss: Any, batch: tuple[Any, Any, Any], training: bool) -> Any:
-    """A batch's loss; differentiable."""
+def _loss_of(model: keras.Model, loss: Any, batch: Batch, training: bool) -> Tensor:
+    """Returns a batch's loss, which can be differentiated."""
     x, y, sample_weight = batch
     y_pred = model(x, training=training)
     if loss is None:
-        # Not `compute_loss`: that of a model written for older versions of Keras knows no `training`.
+        # Not `model.compute_loss`: in a model written for older versions of Keras, that does not know `training`.
         return compute_loss(model, x, y, y_pred, sample_weight, training)
     if isinstance(loss, keras.losses.Loss):
         return ops.mean(loss(y, y_pred, sample_weight=sample_weight))
@@ -49,8 +57,8 @@ def _loss_of(model: keras.Model, loss: Any, batch: tuple[Any, Any, Any], trainin
     if sample_weight is not None:
         if not len(values.shape):
             raise ValueError(
-                "sample_weight needs a loss with a value for each example. Received: a function that returned a "
-                "scalar, and sample_weight. Let it return one value for each, or leave the weights out."
+                "sample_weight needs a loss that returns one value per example. Received: sample_weight, and a "
+                "function that returned a scalar. Return one value per example, or leave out the weights."
             )
         weight = ops.cast(sample_weight, values.dtype)
         values *= ops.reshape(weight, (*ops.shape(weight), *[1] * (len(values.shape) - len(weight.shape))))
@@ -61,11 +69,15 @@ def differentiated(
     model: keras.Model,
     kernels: Sequence[Kernel],
     others: Sequence[keras.Variable],
-    loss: Any,
-    batch: Any,
+    loss: Loss,
+    batch: Batch,
     training: bool,
-) -> list[Any]:
-    """The loss' gradients to kernels, then to other variables, of which those without one have `None`."""
+) -> list[Tensor]:
+    """Returns the loss's gradients for kernels, then for other variables; `None` for those of the others without one.
+
+    Raises:
+        ValueError: the loss does not depend on a kernel.
+    """
     import tensorflow as tf
 
     sources = [kernel.variable.value for kernel in kernels] + [variable.value for variable in others]
@@ -80,15 +92,15 @@ def differentiated(
     ]
     if missing:
         raise ValueError(
-            f"The loss depends on every kernel that is scored. Received: {model.name!r}, whose loss does not depend on "
-            f"{', '.join(missing)}. Exclude the layers."
+            f"The loss must depend on every kernel that is scored. Received: {model.name!r}, whose loss does not "
+            f"depend on {', '.join(missing)}. Exclude their layers."
         )
     # An embedding's gradient comes as the rows that were looked up.
     return [gradient if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
 def compiled(step: Callable[..., Any], batch: Any) -> Callable[..., Any]:
-    """The step as a graph, traced once for all batch sizes."""
+    """Returns the step as a graph that is traced once for all batch sizes."""
     import tensorflow as tf
 
     function = tf.function(step, autograph=False, reduce_retracing=True)
@@ -102,13 +114,18 @@ def compiled(step: Callable[..., Any], batch: Any) -> Callable[..., Any]:
     return function
 
 
-def with_labels(data: Any) -> Iterator[tuple[int, tuple[Any, Any, Any]]]:
-    """Batches (x, y, sample_weight) with their numbers of examples; raises where labels are missing, or examples."""
+def with_labels(data: Data) -> Iterator[tuple[int, Batch]]:
+    """Yields the number of examples and (x, y, sample_weight) of every batch.
+
+    Raises:
+        ValueError: a batch has no labels, or there are no examples.
+    """
     examples = 0
     for count, batch in batches(data):
         if batch[1] is None:
             raise ValueError(
-                "Gradients of a loss need labels. Received: a batch without. Pass batches (x, y), or arrays (x, y)."
+                "Gradients of a loss need labels. Received: a batch without labels. Pass batches (x, y), or arrays "
+                "(x, y)."
             )
         examples += count
         yield count, batch

@@ -7,46 +7,54 @@ import keras
 import numpy as np
 from keras import ops
 
-from distill.pruning.weights._kernels import Kernel
-from distill.pruning.weights._patterns import is_whole
-from distill.pruning.weights.criteria._batches import put_back, require_finite
-from distill.pruning.weights.criteria._differentiation import (
+from distill._types import Data, Tensor
+from distill.pruning._numbers import require_whole
+from distill.pruning.weights._kernels import Kernel, weights_of
+from distill.pruning.weights.importance._batches import Batch, put_back, require_finite
+from distill.pruning.weights.importance._differentiation import (
+    Loss,
     as_loss,
     compiled,
     differentiated,
     require_gradients,
     with_labels,
 )
-from distill.pruning.weights.criteria._weights import Criterion, weights_of
+from distill.pruning.weights.importance._weights import Importance
 
 
-def obd(data: Any, loss: Any = None, *, probes: int = 1, seed: int = 0) -> Criterion:
-    """Optimal Brain Damage: how much a loss changes, to second order, if a weight goes at a minimum: h w² / 2.
+def obd(data: Data, loss: Loss = None, *, probes: int = 1, seed: int = 0) -> Importance:
+    """Optimal Brain Damage: scores weights by the second-order change of the loss if they go at a minimum, h w² / 2.
 
-    h is the Hessian's diagonal, of the mean loss over all examples. It is estimated by products of the Hessian with
-    vectors v of random signs: the mean of v · Hv is h, exactly if the Hessian is diagonal, else with a variance that
-    falls as 1 / (probes · batches). A Hessian's diagonal has either sign, and so have the scores. Behind ReLUs it is
-    that of the linear piece that the weights are on.
+    h is the diagonal of the Hessian of the mean loss over all examples. It is estimated from products of the Hessian
+    with vectors v of random signs: the mean of v · Hv is h. The estimate is exact if the Hessian is diagonal; otherwise
+    its variance falls as 1 / (probes · batches). The diagonal of a Hessian may have either sign, and so may the scores.
+    Behind ReLUs it is that of the linear piece that the weights are on.
 
     Args:
-        data: see `snip`.
-        loss: see `snip`.
-        probes: vectors for each batch, >= 1; each costs about three gradients.
-        seed: of the signs.
+        data: batches or arrays, as for `snip`.
+        loss: loss, as for `snip`.
+        probes: vectors per batch, >= 1; each costs about as much as three gradients.
+        seed: seed of the random signs.
 
     Returns:
-        A criterion with float64 scores; see `snip` for what it raises.
+        An importance with float64 scores, which raises what that of `snip` raises.
 
     Raises:
-        ValueError: probes is not an integer >= 1; see `snip`.
+        ValueError: probes is not an integer >= 1; else as for `snip`.
+
+    Example:
+    ```python
+    from distill import pruning
+    from distill.pruning.weights import importance
+
+    scores = importance.obd((x, y), "sparse_categorical_crossentropy", probes=2)
+    pruning.prune(model, 0.8, importance=scores)
+    ```
 
     References:
         LeCun, Denker, Solla 1989: the saliency; Bekas, Kokiopoulou, Saad 2007: the estimate of the diagonal.
     """
-    if not is_whole(probes) or probes < 1:
-        raise ValueError(
-            f"A diagonal is estimated from an integer >= 1 of vectors. Received: probes={probes!r}."
-        )
+    probes = require_whole("probes", probes, 1)
     require_finite(data)
     loss = as_loss(loss)
 
@@ -56,13 +64,13 @@ def obd(data: Any, loss: Any = None, *, probes: int = 1, seed: int = 0) -> Crite
         examples, step = 0, None
         sums = [np.zeros(kernel.variable.shape) for kernel in kernels]
 
-        def products(signs: Sequence[Any], *batch: Any) -> list[Any]:
+        def products(signs: Sequence[Tensor], *batch: Any) -> list[Tensor]:
             return _products(model, kernels, loss, signs, batch)
 
         with put_back(model, model.non_trainable_variables):
             for count, batch in with_labels(data):
                 examples += count
-                for _ in range(int(probes)):
+                for _ in range(probes):
                     signs = [rng.choice((-1.0, 1.0), total.shape) for total in sums]
                     signs = [
                         ops.cast(sign, kernel.variable.dtype)
@@ -80,9 +88,9 @@ def obd(data: Any, loss: Any = None, *, probes: int = 1, seed: int = 0) -> Crite
 
 
 def _products(
-    model: keras.Model, kernels: Sequence[Kernel], loss: Any, signs: Sequence[Any], batch: Any
-) -> list[Any]:
-    """The Hessian of a batch's mean loss times a vector, in the parts that each kernel has."""
+    model: keras.Model, kernels: Sequence[Kernel], loss: Loss, signs: Sequence[Tensor], batch: Batch
+) -> list[Tensor]:
+    """Returns the Hessian of a batch's mean loss times a vector, one part per kernel."""
     import tensorflow as tf
 
     sources = [kernel.variable.value for kernel in kernels]
@@ -90,5 +98,5 @@ def _products(
         tape.watch(sources)
         gradients = differentiated(model, kernels, [], loss, batch, False)
         along = sum(ops.sum(gradient * sign) for gradient, sign in zip(gradients, signs, strict=True))
-    # A loss that is linear in a kernel does not curve.
+    # A loss that is linear in a kernel has no curvature.
     return tape.gradient(along, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
