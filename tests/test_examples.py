@@ -11,9 +11,10 @@ import pytest
 from backend import BACKEND
 
 import distill
-from distill import cost, data, exports, files, losses, quantization, tracking, training
+from distill import cost, data, exports, files, losses, pruning, quantization, tracking, training
 
-ROOMS = (cost, data, exports, files, losses, losses.projectors, quantization, tracking, training)
+ROOMS = (cost, data, exports, files, losses, losses.projectors, pruning, pruning.structured, pruning.weights)
+ROOMS += (pruning.structured.importance, pruning.weights.importance, quantization, tracking, training)
 
 
 def documented(room):

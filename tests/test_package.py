@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -60,7 +61,6 @@ PUBLIC = {
     "distill.inspect",
     "distill.losses.projectors",
     "distill.pruning.structured.importance",
-    "distill.pruning.weights.importance",
     "distill.training.launch",
 }
 
@@ -177,7 +177,7 @@ def test_a_face_names_all_that_it_shows(name):
         alias.asname or alias.name
         for node in body
         for alias in node.names
-        if node.module.startswith("distill")
+        if node.module.startswith("distill") and not alias.name.startswith("_")
     }
     assert shown <= set(face.__all__)
 
@@ -209,3 +209,50 @@ def test_a_name_that_moved_into_a_room_is_said():
         distill.DIST  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         distill.nothing  # noqa: B018
+
+
+def public():
+    """Every function and class that a face or a module for users exports, once, by its name there."""
+    found = {}
+    for name in sorted({*FACES, *PUBLIC}):
+        module = importlib.import_module(name)
+        for exported in getattr(module, "__all__", ()):
+            value = getattr(module, exported)
+            if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith(
+                "distill"
+            ):
+                found.setdefault(value, f"{name}.{exported}")
+    return found
+
+
+def example(value):
+    """The lines of code in a docstring."""
+    documented = inspect.getdoc(value) or ""
+    fenced = re.findall(r"```python\n(.*?)```", documented, flags=re.DOTALL)
+    return "\n".join([*fenced, *re.findall(r"^ *>>> .*", documented, flags=re.MULTILINE)])
+
+
+def test_all_that_is_public_is_shown_in_an_example():
+    # What a function with an example returns needs none of its own.
+    shown = "\n".join(example(value) for value in public())
+    returned = " ".join(
+        str(inspect.signature(value).return_annotation)
+        for value in public()
+        if inspect.isfunction(value) and example(value)
+    )
+    missing = [
+        name
+        for value, name in public().items()
+        if not example(value)
+        if not re.search(rf"\b{value.__name__}\b", shown + (returned if inspect.isclass(value) else ""))
+    ]
+    assert missing == []
+
+
+def test_all_that_is_public_is_documented():
+    missing = [
+        name
+        for value, name in public().items()
+        if not (vars(value)["__doc__"] if inspect.isclass(value) else value.__doc__)
+    ]
+    assert missing == []

@@ -19,6 +19,14 @@ class Call:
         outputs: tensors that it makes.
         products: its multiply-adds, or `None` if they are unknown.
         unknown: reason why they are unknown, or "".
+
+    Example:
+    ```python
+    from distill import cost
+
+    for call in cost.calls_of(model).calls:
+        print(call.path, call.products)
+    ```
     """
 
     path: str

@@ -23,6 +23,15 @@ class ExportRow:
         largest_difference: largest difference of an output from the model's, in the unit of the outputs.
         bytes: size of the file, or of all files in the folder.
         latency: time of one example; on one thread for LiteRT and ONNX.
+
+    Example:
+    ```python
+    from distill import cost, exports
+
+    exports.export(model, "model.tflite")
+    row = cost.compare_exports(model, {"float32": "model.tflite"}, x).rows["float32"]
+    print(row.agreement, row.bytes)
+    ```
     """
 
     accuracy: float | None

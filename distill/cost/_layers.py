@@ -25,6 +25,14 @@ class LayerCost:
         nonzero: number of those that are not zero.
         macs: multiply-adds of one example in all calls of the layer; `None` if unknown.
         activation_bytes: bytes of the outputs of all its calls, for one example; `None` if unknown.
+
+    Example:
+    ```python
+    from distill import cost
+
+    for layer in cost.profile(model).layers:
+        print(layer.name, layer.parameters, layer.macs)
+    ```
     """
 
     name: str

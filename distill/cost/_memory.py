@@ -25,6 +25,13 @@ class Activations:
         peak_bytes: largest number of bytes that inference needs at once. A tensor lives from the call that makes it to
             the last call that reads it, in the order in which Keras runs them; inputs live from the start, outputs
             to the end.
+
+    Example:
+    ```python
+    from distill import cost
+
+    print(cost.profile(model).activations.peak_bytes)
+    ```
     """
 
     all_bytes: int

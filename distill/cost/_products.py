@@ -30,6 +30,13 @@ class Products(NamedTuple):
     Attributes:
         weights: products with a kernel, or with another tensor that does not depend on the input.
         activations: products of two tensors that both depend on the input, as in attention.
+
+    Example:
+    ```python
+    from distill import cost
+
+    print(cost.calls_of(model).products.total)
+    ```
     """
 
     weights: int = 0

@@ -15,7 +15,20 @@ from distill.cost._storage import litert_file
 class Runtime(Protocol):
     """What `latency`, `latencies` and `profile` can time a model in; `str` of it names its row in tables.
 
-    `LiteRT` and `TFFunction` are such runtimes, and so is any object with this method:
+    `LiteRT` and `TFFunction` are such runtimes, and so is any object with the method `prepare`.
+
+    Example:
+    ```python
+    from distill import cost
+
+
+    class Keras:
+        def prepare(self, model):
+            return lambda: model.predict_on_batch(np.zeros((1, *model.input_shape[1:])))
+
+
+    print(cost.latency(model, Keras(), runs=20))
+    ```
     """
 
     def prepare(self, model: keras.Model) -> Callable[[], object]:

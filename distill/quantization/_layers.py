@@ -102,22 +102,54 @@ class _RoundedKernel:
 
 @keras.saving.register_keras_serializable(package="distill")
 class QuantizedDense(_RoundedKernel, keras.layers.Dense):
-    """`keras.layers.Dense` with a rounded kernel."""
+    """`keras.layers.Dense` with a rounded kernel.
+
+    Example:
+    ```python
+    from distill import quantization
+
+    layer = quantization.QuantizedDense(8)
+    ```
+    """
 
 
 @keras.saving.register_keras_serializable(package="distill")
 class QuantizedConv1D(_RoundedKernel, keras.layers.Conv1D):
-    """`keras.layers.Conv1D` with a rounded kernel."""
+    """`keras.layers.Conv1D` with a rounded kernel.
+
+    Example:
+    ```python
+    from distill import quantization
+
+    layer = quantization.QuantizedConv1D(8, 3)
+    ```
+    """
 
 
 @keras.saving.register_keras_serializable(package="distill")
 class QuantizedConv2D(_RoundedKernel, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with a rounded kernel."""
+    """`keras.layers.Conv2D` with a rounded kernel.
+
+    Example:
+    ```python
+    from distill import quantization
+
+    layer = quantization.QuantizedConv2D(8, 3)
+    ```
+    """
 
 
 @keras.saving.register_keras_serializable(package="distill")
 class QuantizedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with a rounded kernel; each of its filters has a scale."""
+    """`keras.layers.DepthwiseConv2D` with a rounded kernel; each of its filters has a scale.
+
+    Example:
+    ```python
+    from distill import quantization
+
+    layer = quantization.QuantizedDepthwiseConv2D(3)
+    ```
+    """
 
     def call(self, inputs: Tensor) -> Tensor:
         """Convolves as Keras does, with the kernel as an int8 file stores it."""

@@ -26,6 +26,15 @@ class BatchSize:
         examples_per_second: speed at the median time of a step.
         step_ms: median time of a step, in milliseconds.
         peak_bytes: most memory in use during such steps, see `largest_batch`; `None` if it cannot be read.
+
+    Example:
+    ```python
+    from distill import training
+
+    model.compile("adam", loss="sparse_categorical_crossentropy")
+    for row in training.largest_batch(model, (x, y), sizes=(8, 16), runs=2).rows:
+        print(row.batch_size, row.examples_per_second)
+    ```
     """
 
     batch_size: int

@@ -54,6 +54,14 @@ class WeightRow:
         weight: its weight in the total now: for a distillation loss, the product of the distillation weight and its
             own.
         scheduled: whether the weight follows a schedule.
+
+    Example:
+    ```python
+    import distill
+
+    for row in distill.Distiller(teacher, student, distill.SoftTargets()).weights_table().rows:
+        print(row.loss, row.weight)
+    ```
     """
 
     loss: str

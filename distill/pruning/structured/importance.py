@@ -168,7 +168,7 @@ def of_weights(importance: WeightImportance) -> Importance:
 
     Example:
         >>> from distill import pruning
-        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy()
         >>> taylor = pruning.weights.importance.taylor((x, y), loss)
         >>> importance = pruning.structured.importance.of_weights(taylor)
         >>> small = pruning.prune_channels(model, 0.5, importance=importance)

@@ -25,7 +25,7 @@ that are pruned. A pruned model is as large as before; `distill.pruning.structur
 
 from typing import Any
 
-from distill.pruning.weights import importance
+from distill.pruning.weights import _schedules, importance
 from distill.pruning.weights._gradual import GradualPruning
 from distill.pruning.weights._keeping import KeepZeros, keep_zeros
 from distill.pruning.weights._kernels import Kernel, Kernels, find_kernels
@@ -33,7 +33,6 @@ from distill.pruning.weights._patterns import Blocks, Elements, NofM
 from distill.pruning.weights._pruning import prune
 from distill.pruning.weights._rewinding import iterative
 from distill.pruning.weights._rigl import RigL
-from distill.pruning.weights._schedules import TFMOT_SCHEDULES, tfmot_schedule
 from distill.pruning.weights._set import SET
 from distill.pruning.weights._sparsity import KernelSparsity, Sparsity, measure_sparsity
 from distill.pruning.weights._tfmot import UpdatePruningStep, prune_low_magnitude, strip_pruning
@@ -65,6 +64,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in TFMOT_SCHEDULES:
-        return tfmot_schedule(name)
+    if name in _schedules.TFMOT_SCHEDULES:
+        return _schedules.tfmot_schedule(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -76,6 +76,8 @@ def find_kernels(model: keras.Layer, *, include: Selectors = None, exclude: Sele
 
     Example:
     ```python
+    from distill import pruning
+
     for kernel in pruning.find_kernels(model, exclude="head").found:
         print(kernel.name, kernel.variable.shape)
     ```

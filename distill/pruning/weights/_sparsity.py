@@ -20,6 +20,14 @@ class KernelSparsity:
         name: path of the layer and name of the weight, such as "encoder/dense/kernel".
         shape: shape of the kernel.
         zeros: number of its weights that are zero.
+
+    Example:
+    ```python
+    from distill import pruning
+
+    for kernel in pruning.measure_sparsity(model).kernels:
+        print(kernel.name, kernel.sparsity)
+    ```
     """
 
     name: str

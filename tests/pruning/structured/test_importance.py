@@ -143,7 +143,7 @@ def test_random_scores_follow_the_seed(model):
 
 
 def test_activations_need_examples(model):
-    with pytest.raises(ValueError, match="Scores from data need examples"):
+    with pytest.raises(ValueError, match="data must have at least one example"):
         scores_of(model, importance.apoz(np.zeros((0, 5, 5, 2))))
 
 

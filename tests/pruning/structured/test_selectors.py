@@ -24,7 +24,7 @@ def test_what_holds_for_a_model_holds_for_its_layers(exclude):
 
 @pytest.mark.parametrize("exclude", [{"conv"}, layers.Conv2D(3, 1), 3])
 def test_a_selector_is_a_name_a_type_or_a_function(exclude):
-    with pytest.raises(TypeError, match="exclude takes names of layers"):
+    with pytest.raises(TypeError, match="exclude must be layer names"):
         half(backbone(), exclude=exclude)
 
 

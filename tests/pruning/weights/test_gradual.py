@@ -188,9 +188,10 @@ def test_what_cannot_be_meant(schedule, arguments, message, batch):
 
 def test_each_kernels_zeros_reach_wandb_and_tensorboard(batch, tmp_path):
     pytest.importorskip("tensorboard")
-    from distill.tracking._loggers import EpochLogger, Tracker
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from wandb_reader import read_runs
+
+    from distill.tracking import EpochLogger, Tracker
 
     model = compiled()
     with Tracker(
