@@ -140,7 +140,8 @@ def attention_projections(layer: Any) -> tuple[Any, Any, Any, Any]:
 
 def is_gated(layer: Any) -> bool:
     """Whether an attention layer multiplies its outputs by a gate."""
-    return layer._use_gate if isinstance(layer, keras.layers.MultiHeadAttention) else layer.use_gate
+    # Before Keras 3.15 attention had no gate.
+    return getattr(layer, "_use_gate", False) or getattr(layer, "use_gate", False)
 
 
 def call_takes_training(layer: keras.Layer) -> bool:

@@ -73,7 +73,7 @@ def export(
         elif path.suffix == ".onnx":
             write_onnx(model, draft)
         else:
-            model.export(draft, verbose=False)
+            model.export(str(draft), verbose=False)
     return path
 
 

@@ -42,7 +42,7 @@ def write_litert(
         with warnings.catch_warnings():
             # The converter measures ranges in TensorFlow's own interpreter, which is deprecated.
             warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
-            model.export(path, format="litert", verbose=False, **options)
+            model.export(str(path), format="litert", verbose=False, **options)
     except ConverterError as error:
         if "same scale constraint" in str(error):
             raise ValueError(

@@ -26,7 +26,7 @@ def write_onnx(model: keras.Model, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="In the future `np.object`", category=FutureWarning)
         # Without a signature, Keras needs a model that has been called.
-        model.export(path, format="onnx", verbose=False, input_signature=get_input_signature(model))
+        model.export(str(path), format="onnx", verbose=False, input_signature=get_input_signature(model))
     try:
         onnx.checker.check_model(path, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
