@@ -140,7 +140,7 @@ def attention_projections(layer: Any) -> tuple[Any, Any, Any, Any]:
 
 def is_gated(layer: Any) -> bool:
     """Whether an attention layer multiplies its outputs by a gate."""
-    # Before Keras 3.15 attention had no gate.
+    # Older versions of Keras have no gate.
     return getattr(layer, "_use_gate", False) or getattr(layer, "use_gate", False)
 
 
