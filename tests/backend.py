@@ -23,9 +23,10 @@ FLOAT64 = pytest.param(
 )
 TORCH_COMPILES = [
     pytest.mark.skipif(BACKEND == "torch" and not shutil.which("g++"), reason="torch.compile calls g++"),
-    # torch 2.13 warns of its own import, and of Keras' reading a gradient that Dynamo traces.
+    # torch 2.13 warns of its own import, and of how Keras reads a gradient and defines one where Dynamo traces it.
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.* should not be instantiated:DeprecationWarning"),
 ]
 
 

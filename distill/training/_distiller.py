@@ -346,7 +346,8 @@ class Distiller(AdjustableWeights, Trainer):
         self._traced_step.note_labels(y)
         loss = None if y is None else compiled_loss(self)
         student_loss = None if loss is None else loss(y, learned.outputs, sample_weight)
-        taught = [teacher(x, learned) for teacher in self._teachers]
+        # By number: torch.compile of torch 2.13 fails on teachers that come out of an iterator over a tuple.
+        taught = [self._teachers[i](x, learned) for i in range(len(self._teachers))]
         batch = Batch(y, ids, sample_weight if self._weigh_distillation else None, examples)
         parts = self._loss_layers(
             lambda: self._objective.parts(student_loss, taught, learned, batch), training=True

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from backend import as_numpy, as_tensor, compiled
+from backend import as_numpy, as_tensor, compiled, value_and_gradients
 from loss_checks import logits_of
 
 from distill.losses import BernoulliSoftTargets, SoftTargets
@@ -67,3 +67,14 @@ def test_one_bernoulli_logit_is_two_softmax_classes():
     two = [np.concatenate([side, np.zeros_like(side)], axis=-1) for side in (teacher, student)]
     one = as_numpy(BernoulliSoftTargets(3.0)(teacher, student))
     np.testing.assert_allclose(one, as_numpy(SoftTargets(3.0)(*two)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [SoftTargets(2.0), BernoulliSoftTargets(2.0)])
+def test_logits_of_minus_infinity_are_classes_that_cannot_be(loss):
+    teacher = np.array([[1.0, 2.0, -np.inf]], "float32")
+    student = np.array([[0.5, -0.5, 1.0]], "float32")
+    oracle = reference.soft_targets if isinstance(loss, SoftTargets) else reference.bernoulli_soft_targets
+    expected = oracle(np.where(np.isinf(teacher), -1e6, teacher), student, 2.0).mean()
+    value, (_, gradient) = value_and_gradients(loss, teacher, student)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert np.isfinite(gradient).all()

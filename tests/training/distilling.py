@@ -40,6 +40,13 @@ def outputs_of(model, x):
     return array(model(x))
 
 
+def soft(teacher, student, temperature=4.0):
+    """The oracle on the log-probabilities that two models return; log softmax is as good as any logits."""
+    rows = [np.log(array(side)) for side in (teacher, student)]
+    values = reference.soft_targets(*(side.reshape(-1, side.shape[-1]) for side in rows), temperature)
+    return values.reshape(rows[0].shape[:-1])
+
+
 def nets(*widths, activation=None, **kwargs):
     """`dense_net`s named net0, net1, …"""
     return [

@@ -14,8 +14,6 @@ from keras import layers
 import distill
 from distill import BernoulliSoftTargets, Distiller, SoftTargets
 
-# --- the loss ---------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     "settings", [{}, {"w": 0.5}, {"w": 0.0}, {"w": 1.0}, {"temperature": 1.0}, {"w": 1.0, "d": 0.9}]
@@ -195,59 +193,6 @@ def test_half_precision_students_get_loss_scaling_and_float32_losses(teacher, ba
     assert_logs(distiller.train_on_batch(x, y, return_dict=True), expected, rtol=5e-3)
 
 
-# --- settings that may change -----------------------------------------------------------------------
-
-
-def test_settings_take_effect_between_fits_without_compiling_again(teacher, student, batch):
-    x, y = batch
-    loss = SoftTargets(4.0)
-    distiller = compiled(
-        Distiller(teacher, student, loss, student_loss_weight=0.5), keras.optimizers.SGD(0.0)
-    )
-    first = distiller.fit(x, y, verbose=0).history
-    train_function = distiller.train_function
-    loss.temperature = 1.5
-    distiller.student_loss_weight = 0.125
-    distiller.distillation_loss_weights = 3.0
-    second = distiller.fit(x, y, verbose=0).history
-    assert distiller.train_function is train_function
-    assert_logs(
-        {k: v[0] for k, v in first.items()}, expected_loss(student.get_weights(), teacher, x, y, w=0.5)
-    )
-    now = expected_loss(student.get_weights(), teacher, x, y, temperature=1.5)
-    total = 0.125 * now["student_loss"] + 0.875 * 3.0 * now["soft_targets"]
-    assert_logs({k: v[0] for k, v in second.items()}, {**now, "loss": total})
-    assert (distiller.student_loss_weight, distiller.distillation_weight) == (0.125, 0.875)
-    assert distiller.distillation_loss_weights == (3.0,)
-
-
-def test_settings_take_effect_inside_a_fit(teacher, student, batch):
-    x, y = batch
-    loss = SoftTargets(1.0)
-    distiller = compiled(Distiller(teacher, student, loss), keras.optimizers.SGD(0.0))
-
-    def warm_up(epoch, logs):
-        loss.temperature = 1.0 + epoch
-
-    callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=warm_up)]
-    history = distiller.fit(x, y, epochs=3, verbose=0, callbacks=callbacks).history
-    for epoch in range(3):
-        expected = expected_loss(student.get_weights(), teacher, x, y, temperature=1.0 + epoch)
-        assert_logs({k: v[epoch] for k, v in history.items()}, expected)
-
-
-def test_distillation_weight_of_its_own_can_change(teacher, student):
-    apart = Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=1.0, distillation_weight=0.9)
-    apart.distillation_weight = 2.0
-    np.testing.assert_allclose((apart.student_loss_weight, apart.distillation_weight), (1.0, 2.0))
-    tied = Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0.5)
-    with pytest.raises(ValueError, match="distillation_weight to the constructor"):
-        tied.distillation_weight = 2.0
-
-
-# --- without labels ---------------------------------------------------------------------------------
-
-
 def test_trains_without_labels(teacher, student, batch):
     x, y = batch
     expected = expected_loss(student.get_weights(), teacher, x, y, w=0.0)
@@ -257,34 +202,6 @@ def test_trains_without_labels(teacher, student, batch):
     np.testing.assert_allclose(history["loss"][0], expected["loss"], rtol=1e-5)
     predicted = student.predict(x, verbose=0).argmax(axis=-1)
     np.testing.assert_allclose(history["val_accuracy"][-1], np.mean(predicted == y), rtol=1e-6)
-
-
-def test_missing_labels_are_an_error_when_they_count(teacher, student, batch):
-    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
-    with pytest.raises(ValueError, match="needs labels.*student_loss_weight=0"):
-        distiller.fit(batch[0], verbose=0)
-
-
-def test_a_student_weight_cannot_rise_over_a_step_that_has_no_student_loss(teacher, student, batch):
-    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0))
-    distiller.fit(batch[0], verbose=0)
-    with pytest.raises(ValueError, match=r"Call compile\(loss=\.\.\.\) again"):
-        distiller.student_loss_weight = 0.5
-    compiled(distiller)
-    distiller.student_loss_weight = 0.5
-    assert_logs(
-        distiller.train_on_batch(*batch, return_dict=True),
-        expected_loss(distiller.student.get_weights(), teacher, *batch),
-        rtol=1.0,
-    )
-
-
-def test_loss_is_required_when_it_counts(teacher, student):
-    with pytest.raises(ValueError, match="needs the student's own loss. Received: loss=None"):
-        Distiller(teacher, student, SoftTargets(4.0)).compile("adam")
-
-
-# --- the teacher stays out of it --------------------------------------------------------------------
 
 
 def test_the_teacher_is_left_as_it_was(batch):
@@ -389,106 +306,6 @@ def test_an_unbuilt_student_is_built_by_fit(teacher, batch):
     assert_logs({key: values[0] for key, values in history.items()}, expected)
 
 
-# --- files and callbacks ----------------------------------------------------------------------------
-
-
-def test_save_writes_the_student_alone(teacher, student, batch, tmp_path):
-    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
-    distiller.fit(*batch, verbose=0)
-    distiller.save(tmp_path / "student.keras")
-    loaded = keras.models.load_model(tmp_path / "student.keras")
-    assert type(loaded) is type(student)
-    assert loaded.count_params() == student.count_params()
-    np.testing.assert_array_equal(loaded.predict(batch[0], verbose=0), student.predict(batch[0], verbose=0))
-
-
-@only_on("tensorflow", "jax", reason="Keras' SavedModel needs torch_xla, and fails on torch 2.13 before it")
-@pytest.mark.filterwarnings("ignore:The `native_serialization` parameter is deprecated")  # Keras 3.15 on JAX
-def test_export_writes_the_student_alone(teacher, student, batch, tmp_path):
-    import tensorflow as tf
-
-    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
-    distiller.fit(*batch, verbose=0)
-    distiller.export(tmp_path / "exported", verbose=False)
-    exported = tf.saved_model.load(tmp_path / "exported")
-    served = exported.serve(batch[0])
-    np.testing.assert_allclose(served, as_numpy(student(batch[0])), rtol=1e-6)
-
-
-def test_model_checkpoint_keeps_the_best_student(teacher, student, batch, tmp_path):
-    x, y = batch
-    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
-    seen = []
-    watch = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: seen.append((logs["val_loss"], student.get_weights()))
-    )
-    uphill = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 if epoch < 3 else -0.1)
-    best = keras.callbacks.ModelCheckpoint(str(tmp_path / "best.keras"), save_best_only=True)
-    last = keras.callbacks.ModelCheckpoint(str(tmp_path / "last.weights.h5"), save_weights_only=True)
-    distiller.fit(x, y, epochs=6, verbose=0, validation_data=(x, y), callbacks=[uphill, watch, best, last])
-    at_best = int(np.argmin([loss for loss, _ in seen]))
-    assert (
-        at_best == 2
-    )  # then training goes uphill; were the last epoch the best, this test would show nothing
-    loaded = keras.models.load_model(tmp_path / "best.keras")
-    for kept, expected in zip(loaded.get_weights(), seen[at_best][1], strict=True):
-        np.testing.assert_array_equal(kept, expected)
-    final = student.get_weights()
-    student.set_weights([0 * weight for weight in final])
-    distiller.load_weights(tmp_path / "last.weights.h5")
-    for loaded_weight, expected in zip(student.get_weights(), final, strict=True):
-        np.testing.assert_array_equal(loaded_weight, expected)
-
-
-def test_early_stopping_restores_the_best_weights(teacher, student, batch):
-    x, y = batch
-    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)), keras.optimizers.SGD(5.0))
-    seen = []
-    watch = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: seen.append((logs["val_loss"], student.get_weights()))
-    )
-    stop = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
-    distiller.fit(x, y, epochs=30, verbose=0, validation_data=(x, y), callbacks=[watch, stop])
-    best = int(np.argmin([loss for loss, _ in seen]))
-    assert len(seen) == best + 3 < 30
-    for kept, expected in zip(student.get_weights(), seen[best][1], strict=True):
-        np.testing.assert_array_equal(kept, expected)
-
-
-def test_backup_and_restore_goes_on_where_it_stopped(teacher, student, batch, tmp_path):
-    """An exception in epoch 3 of 6, a new process's worth of new objects, and the same end."""
-    x, y = batch
-    start = student.get_weights()
-
-    def run(backup, *, fail=False):
-        fresh = twin(student)
-        fresh.set_weights(start)
-        loss = SoftTargets(4.0)
-        distiller = compiled(Distiller(teacher, fresh, loss), keras.optimizers.Adam(0.01))
-
-        def change(epoch, logs):
-            if epoch == 1:
-                loss.temperature = 2.0
-            if fail and epoch == 3:
-                raise KeyboardInterrupt
-
-        callbacks = [
-            keras.callbacks.BackupAndRestore(str(backup)),
-            keras.callbacks.LambdaCallback(on_epoch_begin=change),
-        ]
-        history = distiller.fit(x, y, epochs=6, shuffle=False, verbose=0, callbacks=callbacks).history
-        return fresh.get_weights(), history["loss"], loss.temperature
-
-    whole, losses, _ = run(tmp_path / "a")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "b", fail=True)
-    resumed, resumed_losses, temperature = run(tmp_path / "b")
-    assert temperature == 2.0
-    np.testing.assert_allclose(resumed_losses, losses[3:], rtol=1e-6)
-    for one, other in zip(whole, resumed, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
-
-
 def test_tensorboard_logs_every_term(teacher, student, batch, tmp_path):
     import tensorflow as tf  # the callback writes with it on every backend
 
@@ -503,100 +320,6 @@ def test_tensorboard_logs_every_term(teacher, student, batch, tmp_path):
     assert {"epoch_loss", "epoch_student_loss", "epoch_soft_targets", "epoch_accuracy"} <= tags
 
 
-def test_a_distiller_itself_is_not_serialised(teacher, student):
-    with pytest.raises(NotImplementedError, match=r"Save the student with save\(\)"):
-        Distiller(teacher, student, SoftTargets(4.0)).get_config()
-
-
-# --- wrong input ------------------------------------------------------------------------------------
-
-
-class Unbuilt(keras.Model):
-    def call(self, inputs):
-        return inputs
-
-
-def shared_hidden():
-    one = dense_net(4)
-    inputs = keras.Input((6,))
-    return one, keras.Model(inputs, layers.Dense(3, activation="softmax")(one.get_layer("hidden")(inputs)))
-
-
-def same():
-    model = dense_net(4)
-    return model, model
-
-
-WRONG = {
-    "other class counts": (
-        lambda: (dense_net(16, classes=5), dense_net(4)),
-        {},
-        r"teacher \(None, 5\) and student \(None, 3\)",
-    ),
-    "one object": (same, {}, "must be two models"),
-    "shared variables": (shared_hidden, {}, "must not share variables.*2 shared"),
-    "teacher unbuilt": (lambda: (Unbuilt(name="raw"), dense_net(4)), {}, "'raw' without weights"),
-    "teacher unbuilt sequential": (
-        lambda: (keras.Sequential([layers.Dense(3)]), dense_net(4)),
-        {},
-        "without weights",
-    ),
-    "teacher no model": (lambda: ("teacher", dense_net(4)), {}, "A teacher must be a trained keras.Model"),
-    "student no model": (lambda: (dense_net(16), "student"), {}, "student must be a keras.Model"),
-    "no loss": (None, {"distillation_losses": None}, "at least one distillation loss"),
-    "empty losses": (None, {"distillation_losses": []}, "at least one distillation loss"),
-    "a name for a loss": (None, {"distillation_losses": "kl_divergence"}, "Received: 'kl_divergence'"),
-    "a plain Keras loss": (
-        None,
-        {"distillation_losses": keras.losses.KLDivergence()},
-        r"goes to compile\(loss",
-    ),
-    "taken name": (None, {"distillation_losses": SoftTargets(1.0, name="loss")}, "taken in the logs"),
-    "mixed heads": (
-        None,
-        {"distillation_losses": [SoftTargets(), BernoulliSoftTargets()]},
-        "either softmax or sigmoid",
-    ),
-    "too many weights": (None, {"distillation_loss_weights": [1.0, 2.0]}, "for 1 distillation loss"),
-    "negative weight": (None, {"distillation_loss_weights": -1.0}, "soft_targets_weight must be"),
-    "student weight above 1": (
-        None,
-        {"student_loss_weight": 1.5},
-        "student_loss_weight must be a number from 0 to 1",
-    ),
-    "student weight below 0": (None, {"student_loss_weight": -0.1}, "student_loss_weight must be"),
-    "student weight nan": (None, {"student_loss_weight": float("nan")}, "student_loss_weight must be"),
-    "student weight text": (None, {"student_loss_weight": "0.5"}, "student_loss_weight must be"),
-    "distillation weight negative": (None, {"distillation_weight": -2}, "distillation_weight must be"),
-    "from_logits number": (None, {"from_logits": (1, None)}, "from_logits must be None, True or False"),
-    "from_logits text": (None, {"from_logits": "yes"}, "from_logits must be None, True or False"),
-    "sigmoid head": (
-        lambda: (dense_net(16, activation="sigmoid"), dense_net(4)),
-        {},
-        "needs a softmax head.*ends in sigmoid",
-    ),
-    "relu head": (lambda: (dense_net(16), dense_net(4, activation="relu")), {}, "must know where they are"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_input_is_refused_before_training(case):
-    models, kwargs, message = WRONG[case]
-    teacher, student = models() if models else (dense_net(16), dense_net(4))
-    kwargs = {"distillation_losses": SoftTargets(4.0), **kwargs}
-    with pytest.raises(ValueError, match=message):
-        Distiller(teacher, student, **kwargs)
-
-
-def test_settings_refuse_wrong_values_and_keep_the_old(teacher, student):
-    distiller = Distiller(teacher, student, SoftTargets(4.0))
-    for name, value in (("student_loss_weight", 2.0), ("distillation_loss_weights", [1.0, 1.0])):
-        with pytest.raises(ValueError, match=name):
-            setattr(distiller, name, value)
-    np.testing.assert_allclose(distiller.student_loss_weight, 0.1)
-    assert distiller.distillation_loss_weights == (1.0,)
-
-
 def test_other_class_counts_of_an_unbuilt_student_are_refused_by_fit(teacher, batch):
     student = keras.Sequential([layers.Dense(5, activation="softmax")])
     distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
@@ -609,3 +332,58 @@ def test_the_public_names():
         warnings.simplefilter("error")
         for name in distill.__all__:
             assert getattr(distill, name).__doc__
+
+
+@pytest.mark.parametrize("validation", ["unlabelled", "nothing compiled"])
+def test_validation_that_has_nothing_to_report_is_refused(teacher, student, batch, validation):
+    """Otherwise `val_loss` would be 0 for ever, and EarlyStopping would believe it."""
+    x, y = batch
+    distiller = Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0)
+    distiller.compile("adam", metrics=["accuracy"] if validation == "unlabelled" else None)
+    data = (x,) if validation == "unlabelled" else (x, y)
+    with pytest.raises(
+        ValueError, match="Evaluation and validation report the student's own loss and metrics"
+    ):
+        distiller.fit(x, verbose=0, validation_data=data)
+
+
+def test_sample_weight_without_labels_is_refused(teacher, student, batch):
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0))
+    with pytest.raises(ValueError, match="Keras drops it without"):
+        distiller.fit(batch[0], sample_weight=np.ones(len(batch[0])), verbose=0)
+
+
+def test_a_term_named_like_a_metric_is_refused(teacher, student, batch):
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0, name="accuracy")))
+    with pytest.raises(ValueError, match=r"\['accuracy'\], both a term of the loss and a compiled metric"):
+        distiller.fit(*batch, verbose=0)
+
+
+def test_compute_loss_by_hand(teacher, student, batch):
+    x, y = batch
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
+    distiller.train_on_batch(x, y)  # Keras builds the compiled loss
+    expected = expected_loss(student.get_weights(), teacher, x, y)["loss"]
+    for y_pred in (distiller(x, training=True), None):
+        np.testing.assert_allclose(as_numpy(distiller.compute_loss(x, y, y_pred)), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="must be what the Distiller returns"):
+        distiller.compute_loss(x, y, student(x))
+
+
+@only_on("tensorflow", "jax", reason="torch keeps a module that is assigned beside a property, to no effect")
+def test_the_student_stays(teacher, student):
+    with pytest.raises(AttributeError):
+        Distiller(teacher, student, SoftTargets()).student = dense_net(4)
+
+
+@only_on("tensorflow", reason="jit_compile='auto' asks Keras' layers on TensorFlow")
+def test_automatic_compilation_asks_the_teacher(teacher, student):
+    def resolved(teacher):
+        distiller = Distiller(teacher, student, SoftTargets(), from_logits=True)
+        distiller._distribute_strategy = None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keras.Model, "_resolve_auto_jit_compile", lambda self: True)
+            return distiller._resolve_auto_jit_compile()
+
+    assert resolved(dense_net(16))
+    assert not resolved(lambda x: x[:, :3])

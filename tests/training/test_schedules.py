@@ -183,3 +183,12 @@ def test_one_loss_object_may_stand_twice(teacher, student, batch):
     assert_logs(
         logs, {"soft_targets": logs["soft_targets_1"], "soft_targets_1_temperature": temperature_at(1)}
     )
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="steps are not compiled on torch, so Python's own if works")
+@pytest.mark.parametrize(
+    "schedule", [lambda s: 4.0 if s < 3 else 2.0, lambda s: max(2.0, 8.0 - s), lambda s: np.exp(-s)]
+)
+def test_schedules_that_cannot_be_compiled_are_refused_at_once(schedule):
+    with pytest.raises(ValueError, match=r"must compute with keras.ops"):
+        SoftTargets(schedule)

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import reference
-from backend import only_on
+from backend import BACKEND, only_on
 from conftest import dense_net
-from distilling import FeatureMSE, array, assert_logs, compiled, forward, one_head_idle
+from distilling import FeatureMSE, array, assert_logs, compiled, expected_loss, forward, one_head_idle, soft
 from keras import layers, ops
 
 import distill
@@ -160,9 +160,6 @@ def test_teacher_weights_of_a_mean_keep_their_sum():
     np.testing.assert_allclose(distiller.teacher_weights, [1 / 3] * 3)
 
 
-# --- from other libraries -----------------------------------------------------------------------------
-
-
 def taught_by(teacher, from_logits, expected_logits, student=None):
     student = student or dense_net(4)
     expected = reference.soft_targets(expected_logits, forward(student.get_weights(), X), 4.0).mean()
@@ -295,3 +292,96 @@ def test_keras_hub_language_backbones():
         array(teacher(inputs)["sequence_output"]) - array(student(inputs)["sequence_output"])
     ).mean()
     assert_logs(by_layer.train_on_batch(inputs, return_dict=True), {"feature_mse": expected}, rtol=1e-4)
+
+
+def test_a_quantized_teacher_teaches(student, batch):
+    teacher = dense_net(16)
+    for name in ("hidden", "head"):  # the whole model would warn that its input layer has no int8 form
+        teacher.get_layer(name).quantize("int8")
+    logits = [np.log(array(net(batch[0]))) for net in (teacher, student)]
+    expected = reference.soft_targets(*logits, 4.0)
+    logs = compiled(Distiller(teacher, student, SoftTargets(4.0))).train_on_batch(*batch, return_dict=True)
+    assert_logs(logs, {"soft_targets": expected.mean()}, rtol=1e-4)
+
+
+def test_one_answer_is_not_broadcast_to_all_examples(batch):
+    teacher, student = dense_net(16, activation=None), dense_net(4, activation=None)
+    distiller = Distiller(
+        lambda x: teacher(x[:1]), student, SoftTargets(), from_logits=True, student_loss_weight=0
+    )
+    distiller.compile("sgd")
+    with pytest.raises(Exception, match="(?i)reshape|must have the same batch size"):
+        distiller.fit(batch[0], batch_size=8, verbose=0)
+
+
+def test_a_teacher_of_unknown_shape_is_refused_with_the_way_out(student, batch):
+    if BACKEND != "tensorflow":
+        pytest.skip("only TensorFlow has tensors of unknown shape")
+    import tensorflow as tf
+
+    distiller = Distiller(
+        lambda x: tf.numpy_function(lambda a: a[:, :3], [x], tf.float32),
+        student,
+        SoftTargets(),
+        from_logits=True,
+    )
+    with pytest.raises(ValueError, match=r"tf.ensure_shape"):
+        compiled(distiller).fit(*batch, verbose=0)
+
+
+def test_teacher_preprocessing_makes_the_teachers_inputs():
+    """A teacher for 3 × 2 inputs in another unit, a student of flat ones."""
+    inputs = keras.Input((3, 2))
+    teacher = keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.Flatten()(inputs)))
+    student = dense_net(4)
+    expected = soft(teacher(2.0 * X.reshape(-1, 3, 2)), student(X)).mean()
+    distiller = Distiller(
+        teacher,
+        student,
+        SoftTargets(4.0),
+        teacher_preprocessing=lambda x: 2.0 * ops.reshape(x, (-1, 3, 2)),
+    )
+    compiled(distiller, keras.optimizers.SGD(0.0))
+    assert_logs(distiller.train_on_batch(X, Y, return_dict=True), {"soft_targets": expected})
+
+
+def test_a_teacher_that_fails_on_a_batch_is_named():
+    def teacher(x):
+        raise ValueError("inputs of another kind")
+
+    distiller = Distiller(teacher, dense_net(4), SoftTargets(4.0), from_logits=(True, None))
+    with pytest.raises(ValueError, match="inputs of another kind") as raised:
+        compiled(distiller).fit(X, Y, verbose=0)
+    assert "while running the teacher 'teacher'" in "".join(getattr(raised.value, "__notes__", []))
+
+
+def test_a_function_teaches():
+    kernel = RNG.normal(size=(6, 3)).astype("float32")
+    student = dense_net(4)
+    weights = student.get_weights()
+    expected = expected_loss(weights, dense_net(4), X, Y)  # for the student's own loss
+    logits = np.log(array(student(X)))
+    expected["soft_targets"] = reference.soft_targets(X @ kernel, logits, 4.0).mean()
+    expected["loss"] = 0.1 * expected["student_loss"] + 0.9 * expected["soft_targets"]
+    distiller = Distiller(lambda x: x @ kernel, student, SoftTargets(4.0), from_logits=(True, None))
+    assert_logs(compiled(distiller).train_on_batch(X, Y, return_dict=True), expected)
+
+
+def test_a_function_must_say_what_it_returns():
+    with pytest.raises(ValueError, match=r"whose graph cannot be read.*from_logits=True"):
+        Distiller(lambda x: x, dense_net(4), SoftTargets(4.0))
+    with pytest.raises(ValueError, match="Layers can only be read in Functional and Sequential"):
+        Distiller(lambda x: x, dense_net(4), FeatureMSE("hidden", "hidden"))
+    with pytest.raises(ValueError, match=r"A teacher must be a trained keras.Model.*Received: 5"):
+        Distiller(5, dense_net(4), SoftTargets(4.0))
+
+
+def test_a_layer_teaches_in_inference():
+    teacher = keras.layers.Pipeline([layers.Dropout(0.9), layers.Dense(3)])
+    teacher(X)
+    student = dense_net(4)
+    expected = reference.soft_targets(
+        array(teacher(X, training=False)), np.log(array(student(X))), 4.0
+    ).mean()
+    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0), from_logits=(True, None)))
+    assert_logs(distiller.train_on_batch(X, Y, return_dict=True), {"soft_targets": expected})

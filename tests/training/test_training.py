@@ -1,10 +1,5 @@
 """Every way to feed and run a training step gives the loss, and the student, that numpy expects."""
 
-import json
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -189,84 +184,6 @@ def test_validation_data_of_any_kind(teacher, student, batch, kind):
         {key: history[key][0] for key in ("val_loss", "student_loss")},
         {"val_loss": expected, "student_loss": student_loss},
     )
-
-
-# --- going on after a stop ----------------------------------------------------------------------------
-
-RESUMED = """
-import json, os, signal, sys
-import keras, numpy as np
-from distill import Distiller, SoftTargets
-backup, kill_at = sys.argv[1], int(sys.argv[2])
-keras.utils.set_random_seed(3)
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-    tf.config.experimental.enable_op_determinism()
-
-def net(width):
-    dense = keras.layers.Dense
-    stack = [dense(width, "relu"), keras.layers.BatchNormalization(), keras.layers.Dropout(0.3, seed=1)]
-    return keras.Sequential([keras.Input((6,)), *stack, dense(3, "softmax")])
-
-teacher, student = net(16), net(4)
-x, y = np.random.normal(size=(64, 6)).astype("float32"), np.random.randint(3, size=64)
-temperature = keras.optimizers.schedules.ExponentialDecay(8.0, 10, 0.5)
-distiller = Distiller(teacher, student, SoftTargets(temperature), student_loss_weight=lambda step: 0.01 * step)
-distiller.compile(keras.optimizers.Adam(0.01), loss="sparse_categorical_crossentropy")
-seen = 0
-
-def count(batch, logs):
-    global seen
-    seen += 1
-    if seen == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-callbacks = [
-    keras.callbacks.BackupAndRestore(backup, double_checkpoint=True),
-    keras.callbacks.LambdaCallback(on_train_batch_end=count),
-]
-history = distiller.fit(x, y, batch_size=16, epochs=4, shuffle=False, verbose=0, callbacks=callbacks).history
-print(json.dumps([history, [np.asarray(w).tolist() for w in student.get_weights()]]))
-"""
-
-
-def test_a_killed_process_goes_on_to_the_same_end(tmp_path):
-    """SIGKILL in the middle of the third of four epochs: losses and weights are those of a run that was left alone."""
-
-    def run(backup, kill_at):
-        return subprocess.run(
-            [sys.executable, "-c", RESUMED, str(tmp_path / backup), str(kill_at)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "KERAS_BACKEND": BACKEND},
-        )
-
-    alone = run("a", 0)
-    assert alone.returncode == 0, alone.stderr
-    killed = run("b", 4 * 2 + 2)
-    assert killed.returncode == -9, killed.stderr
-    resumed = run("b", 0)
-    assert resumed.returncode == 0, resumed.stderr
-    whole, weights = json.loads(alone.stdout.splitlines()[-1])
-    rest, resumed_weights = json.loads(resumed.stdout.splitlines()[-1])
-    assert {key: values[2:] for key, values in whole.items()} == rest
-    assert resumed_weights == weights
-
-
-@pytest.mark.parametrize("way", ["clone", "config", "copy", "deepcopy"])
-def test_a_distiller_is_not_copied(teacher, student, way):
-    import copy
-
-    distiller = compiled(Distiller(teacher, student, SoftTargets(4.0)))
-    ways = {
-        "clone": keras.models.clone_model,
-        "config": Distiller.get_config,
-        "copy": copy.copy,
-        "deepcopy": copy.deepcopy,
-    }
-    with pytest.raises(NotImplementedError, match="make the Distiller anew"):
-        ways[way](distiller)
 
 
 def test_statistics_move_once_a_step_and_not_in_evaluation(teacher, batch):
