@@ -53,3 +53,16 @@ def batch():
     x = rng.normal(size=(40, FEATURES)).astype("float32")
     y = (x[:, 0] > 0).astype("int64") + (x[:, 1] > 0)
     return x, y
+
+
+@pytest.fixture
+def products():
+    """Counts the multiply-adds of a model: those with weights, those of two activations."""
+    from distill import cost
+
+    def count(model):
+        found = cost.calls_of(model).products
+        assert cost.macs(model) == found.weights + found.activations
+        return tuple(found)
+
+    return count
