@@ -42,8 +42,19 @@ def write_litert(
         with warnings.catch_warnings():
             # The converter measures ranges in TensorFlow's own interpreter, which is deprecated.
             warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
+            # Keras 3.13 converts without a SavedModel in between, where the converter expects ranges twice.
+            warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
             model.export(str(path), format="litert", verbose=False, **options)
-    except ConverterError as error:
+    except (ConverterError, RuntimeError) as error:
+        if found := re.search(r"not yet supported for op: '(\w+)'", str(error)):
+            raise ValueError(
+                f"In {precision}, LiteRT needs an integer kernel for every operation. "
+                f"Received: {model.name!r} with {found[1]}. "
+                "Replace the layer, or use precision='int8' or 'dynamic_range'."
+            ) from error
+        # Keras 3.13 wraps the converter's error.
+        if not isinstance(error, ConverterError) and not isinstance(error.__cause__, ConverterError):
+            raise
         if "same scale constraint" in str(error):
             raise ValueError(
                 "In integers, the inputs of a concatenation share one scale, and so do the input and output of a "
@@ -55,14 +66,6 @@ def write_litert(
             "LiteRT needs a kernel for every operation of the model. "
             f"Received: {model.name!r} in {precision}, with {', '.join(operations) or str(error)[:200]}. "
             "Build recurrent layers with unroll=True, replace other layers, or export a SavedModel."
-        ) from error
-    except RuntimeError as error:
-        if not (found := re.search(r"not yet supported for op: '(\w+)'", str(error))):
-            raise
-        raise ValueError(
-            f"In {precision}, LiteRT needs an integer kernel for every operation. "
-            f"Received: {model.name!r} with {found[1]}. "
-            "Replace the layer, or use precision='int8' or 'dynamic_range'."
         ) from error
     if precision in INTEGERS and (floats := _float_operations(path.read_bytes())):
         raise ValueError(

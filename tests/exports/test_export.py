@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -162,7 +163,7 @@ def test_an_export_that_fails_leaves_the_old_file(model, tmp_path, monkeypatch):
     kept = sorted(each.name for each in path.rglob("*"))
 
     def broken(self, filepath, **kwargs):
-        filepath.mkdir()
+        Path(filepath).mkdir()
         raise OSError("disk full")
 
     monkeypatch.setattr(keras.Sequential, "export", broken)
