@@ -124,23 +124,9 @@ def largest_batch(
         model.fit(x, y, batch_size=found.fastest)
         ```
     """
-    backend = keras.backend.backend()
-    replicas = model.distribute_strategy.num_replicas_in_sync if backend == "tensorflow" else 1
-    if backend != "tensorflow" or not model.compiled or not model.built or replicas > 1:
-        raise ValueError(
-            "largest_batch needs a model that is compiled, built and on one device, with the TensorFlow backend. "
-            f"Received: {model.name!r}, compiled={model.compiled}, built={model.built}, {replicas} replicas, backend "
-            f"{backend}. Compile it, and give it a keras.Input or call it on a batch."
-        )
+    _require_measurable(model)
     sizes = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
-    numbers = (*sizes, runs, 1 if memory_limit is None else memory_limit)
-    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in numbers)
-    if not sizes or not whole or any(a >= b for a, b in itertools.pairwise(sizes)):
-        raise ValueError(
-            "sizes must be ascending integers >= 1, and runs and memory_limit (in bytes) integers >= 1. Received: "
-            f"sizes={sizes}, runs={runs!r}, memory_limit={memory_limit!r}. Leave them out to try {SIZES[0]} to "
-            f"{SIZES[-1]} within the memory of the machine."
-        )
+    _require_numbers(sizes, runs, memory_limit)
     import tensorflow as tf
 
     in_use = _peak_memory(reset=True)
@@ -151,17 +137,7 @@ def largest_batch(
         )
     if memory_limit is None and in_use is not None and not tf.config.list_logical_devices("GPU"):
         memory_limit = in_use + _bytes("/proc/meminfo", "MemAvailable") // 2
-    if not isinstance(data, tf.data.Dataset):
-        try:
-            data = tf.data.Dataset.from_tensor_slices(tuple(data) if isinstance(data, list) else data)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                "data must be arrays with the same number of rows, such as (x, y), or an unbatched tf.data.Dataset. "
-                f"Received: {type(data).__name__} ({error})."
-            ) from error
-    examples = data
-    if not list(examples.take(1)):
-        raise ValueError("data must hold at least one example, to fill batches with. Received: no example.")
+    examples = _as_examples(data)
 
     batches: dict[int, Iterator[Any]] = {}
     peaks: list[int | None] = []
@@ -193,6 +169,45 @@ def largest_batch(
     steps = {size: statistics.median(times) for size, times in seconds.items()}
     rows = [BatchSize(n, n / s, 1000 * s, peak) for (n, s), peak in zip(steps.items(), peaks, strict=True)]
     return BatchSizes(tuple(rows), sizes[len(rows)] if len(rows) < len(sizes) else None)
+
+
+def _require_measurable(model: keras.Model) -> None:
+    backend = keras.backend.backend()
+    replicas = model.distribute_strategy.num_replicas_in_sync if backend == "tensorflow" else 1
+    if backend != "tensorflow" or not model.compiled or not model.built or replicas > 1:
+        raise ValueError(
+            "largest_batch needs a model that is compiled, built and on one device, with the TensorFlow backend. "
+            f"Received: {model.name!r}, compiled={model.compiled}, built={model.built}, {replicas} replicas, backend "
+            f"{backend}. Compile it, and give it a keras.Input or call it on a batch."
+        )
+
+
+def _require_numbers(sizes: Sequence[int], runs: int, memory_limit: int | None) -> None:
+    numbers = (*sizes, runs, 1 if memory_limit is None else memory_limit)
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in numbers)
+    if not sizes or not whole or any(a >= b for a, b in itertools.pairwise(sizes)):
+        raise ValueError(
+            "sizes must be ascending integers >= 1, and runs and memory_limit (in bytes) integers >= 1. Received: "
+            f"sizes={sizes}, runs={runs!r}, memory_limit={memory_limit!r}. Leave them out to try {SIZES[0]} to "
+            f"{SIZES[-1]} within the memory of the machine."
+        )
+
+
+def _as_examples(data: Data) -> Any:
+    """Returns a data set of single examples; there is at least one."""
+    import tensorflow as tf
+
+    if not isinstance(data, tf.data.Dataset):
+        try:
+            data = tf.data.Dataset.from_tensor_slices(tuple(data) if isinstance(data, list) else data)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "data must be arrays with the same number of rows, such as (x, y), or an unbatched tf.data.Dataset. "
+                f"Received: {type(data).__name__} ({error})."
+            ) from error
+    if not list(data.take(1)):
+        raise ValueError("data must hold at least one example, to fill batches with. Received: no example.")
+    return data
 
 
 def _run(model: keras.Model, batch: Iterator[Any]) -> float:

@@ -1,4 +1,4 @@
-"""Batch sizes: what is measured, what fits, and that the model is left as it was. No time is asserted."""
+"""Batch sizes: what is measured, which sizes fit, and that the model is left as it was. No test depends on times."""
 
 import random
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_the_model_is_left_as_it_was(make, batch):
 
 @pytest.mark.parametrize("make", [plain, distilled])
 def test_training_goes_the_same_way_as_without_the_measurement(make, batch):
-    """Of a model that had not taken a step: optimizer and metrics are not built yet."""
+    """The model has not taken a step yet, so neither its optimizer nor its metrics are built."""
     models = compiled(make), compiled(make)
     tuning.largest_batch(models[0], batch, sizes=(2, 40), runs=1)
     assert not any(np.any(variable) for variable in models[0].metrics_variables)

@@ -215,7 +215,7 @@ def test_the_teacher_is_left_as_it_was(batch):
     assert [layer.trainable for layer in teacher.layers] == flags
     for variable, before in zip(teacher.weights, weights, strict=True):
         if variable.name == "count":
-            # 2 epochs of 2 batches, none in validation. On JAX nothing leaves a step but what the Distiller owns.
+            # Two epochs of two batches, none in validation. On JAX a step only returns variables that the Distiller owns.
             np.testing.assert_array_equal(as_numpy(variable), 0.0 if BACKEND == "jax" else 4.0)
         else:
             np.testing.assert_array_equal(as_numpy(variable), before)
@@ -336,7 +336,7 @@ def test_the_public_names():
 
 @pytest.mark.parametrize("validation", ["unlabelled", "nothing compiled"])
 def test_validation_that_has_nothing_to_report_is_refused(teacher, student, batch, validation):
-    """Otherwise `val_loss` would be 0 for ever, and EarlyStopping would believe it."""
+    """Otherwise `val_loss` would always be 0, and EarlyStopping would act on it."""
     x, y = batch
     distiller = Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0)
     distiller.compile("adam", metrics=["accuracy"] if validation == "unlabelled" else None)

@@ -40,7 +40,7 @@ def compiled(model, optimizer=None, **kwargs):
 
 
 def passes(owner, right):
-    """keras.distillation must fail the check, ours must pass it: a check that cannot fail shows nothing."""
+    """keras.distillation must fail the check and ours must pass it: a check that cannot fail shows nothing."""
     assert right if owner == "distill" else not right
 
 
@@ -122,7 +122,7 @@ def test_4_penalties_count(owner, batch, kind):
     student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, kernel_regularizer=regularizer)])
     if kind == "add_loss":
         student.add(Penalty())
-    # The student's last layer is its own, so ours is told what its outputs are.
+    # Our Distiller must be told what the outputs are, since it does not know the student's last layer.
     stated = {"from_logits": True} if owner == "distill" else {}
     model = compiled(make(owner, logit_net(16), student, **stated))
     passes(owner, model.fit(*batch, verbose=0).history["loss"][0] > 50.0)
@@ -236,7 +236,7 @@ def test_12_no_loss_is_needed_where_none_is_used(owner, batch):
 
 @OWNERS
 def test_the_teacher_is_not_run_in_evaluation(owner, batch):
-    """Half the cost of an evaluation, for a result that needs only the student."""
+    """Running the teacher would double the cost of an evaluation, whose result needs only the student."""
     teacher = counting_net(16, "teacher")
     model = compiled(make(owner, teacher, counting_net(4, "student")), loss=CE)
     model.evaluate(*batch, verbose=0)

@@ -27,7 +27,7 @@ def test_launcher_tells_each_worker_where_all_are():
     assert configs[0]["cluster"] == configs[1]["cluster"] == configs[2]["cluster"]
 
 
-# Worker 1 ends as told; worker 0 says that it is there, and waits to be stopped.
+# Worker 0 creates a file and waits to be stopped; worker 1 waits for the file and then ends as told.
 UNEQUAL = """
 import json, os, signal, sys, time
 if json.loads(os.environ["TF_CONFIG"])["task"]["index"]:

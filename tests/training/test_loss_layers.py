@@ -11,7 +11,7 @@ from distill.losses import DistillationLoss
 
 
 class Projected(DistillationLoss):
-    """Through a projector with everything that depends on training."""
+    """Compares through a projector whose layers depend on `training`."""
 
     teacher_layer_name = student_layer_name = "hidden"
 

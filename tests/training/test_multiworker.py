@@ -57,7 +57,7 @@ def weights(distiller):
 
 
 def compare(strategy):
-    """What several workers must share with one process."""
+    """Returns results that must be the same on several workers and in one process."""
     import tensorflow as tf
 
     x, y = data()
@@ -85,7 +85,7 @@ def compare(strategy):
 
 
 def refusals(strategy):
-    """Errors by what was asked for; only several workers refuse it."""
+    """Returns the errors that several workers raise, by what was asked for; one process raises none of them."""
     x, y = data()
     errors = {}
     for compiled in ({"steps_per_execution": 2}, {"jit_compile": True}):
@@ -173,7 +173,7 @@ def results_of(what, folder, restarts=0):
 
 
 def assert_close(actual, expected):
-    """Equal structures of numbers."""
+    """Compares structures of numbers."""
     assert type(actual) is type(expected)
     if isinstance(expected, dict):
         assert set(actual) == set(expected)

@@ -14,7 +14,7 @@ from distill.losses import HardTargets, Relational
 
 
 def check_mutual(peers, x, y, weight=1.0, share=1.0):
-    """One step's logs and gradients, read off a step of SGD with rate 1, against the oracle."""
+    """Compares a step's logs, and its gradients as an SGD step of rate 1 shows them, with the oracle."""
     logits = [outputs_of(net, x) for net in peers.students]
     kernels = [as_numpy(net.layers[-1].kernel).astype("float64") for net in peers.students]
     biases = [as_numpy(net.layers[-1].bias).astype("float64") for net in peers.students]
@@ -28,7 +28,7 @@ def check_mutual(peers, x, y, weight=1.0, share=1.0):
         np.testing.assert_allclose(logs[f"{net.name}_accuracy"], np.mean(logits[i].argmax(1) == y), rtol=1e-5)
 
         def loss(bias, i=i):
-            """Of network i alone: the others' answers are constants."""
+            """Returns the loss of network i alone; the others' answers are constants."""
             shifted = [one + (bias - biases[i] if j == i else 0) for j, one in enumerate(logits)]
             mutual = reference.mutual_divergence(shifted)[i].mean()
             return weight * (reference.mutual_learning(shifted, y)[i].mean() - mutual) + share * mutual

@@ -135,7 +135,7 @@ def alone():
     return run(MIRRORED, "1", json.dumps(CASES))
 
 
-# What four replicas add is that shards are empty: a loss of outputs, of layers, of tokens and of peers see it all.
+# With four replicas some shards are empty. Losses on outputs, layers, tokens and peers all meet one.
 @pytest.mark.parametrize(("count", "cases"), [(2, CASES), (4, [CASES[i] for i in (1, 5, 8, 10, 11)])])
 def test_replicas_equal_one_device_with_uneven_and_empty_shards(count, cases, alone):
     assert len(alone) == len(CASES)

@@ -17,7 +17,7 @@ from distill.losses import OutputMSE
 
 
 def test_backup_and_restore_goes_on_where_it_stopped(teacher, student, batch, tmp_path):
-    """An exception in epoch 3 of 6, a new process's worth of new objects, and the same end."""
+    """After an exception in epoch 3 of 6, new objects, as in a new process, come to the same end."""
     x, y = batch
     start = student.get_weights()
 
@@ -170,7 +170,7 @@ print(json.dumps([history, [np.asarray(w).tolist() for w in student.get_weights(
 
 
 def test_a_killed_process_goes_on_to_the_same_end(tmp_path):
-    """SIGKILL in the middle of the third of four epochs: losses and weights are those of a run that was left alone."""
+    """A SIGKILL in the middle of the third of four epochs changes neither losses nor weights."""
 
     def run(backup, kill_at):
         return subprocess.run(

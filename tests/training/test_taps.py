@@ -15,7 +15,7 @@ X = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
 
 
 def tapped(model, names=(), head=None, from_logits=None):
-    """A forward pass that returns outputs, logits and layers by name."""
+    """Returns a function that runs the model once and returns outputs, logits and layers by name."""
     reads = [Read(layer=name) for name in names] + [Read(head=head, from_logits=from_logits)]
     taps = Taps(model, reads, model.name)
 

@@ -77,7 +77,7 @@ def test_every_source_of_data(teacher, student, batch, kind, parts):
 
 
 def test_some_examples_have_labels(teacher, student, batch):
-    """A weight of 0 for what has no label: the student's loss leaves it out, distillation does not."""
+    """Examples without a label have weight 0: the student's loss leaves them out, distillation does not."""
     x, y = batch
     labelled = (np.arange(40) % 4 == 0).astype("float32")
     terms = expected_loss(student.get_weights(), teacher, x, y)
@@ -134,7 +134,7 @@ def test_every_source_of_data_trains_the_same_student(teacher, student, batch, k
 
 
 def test_gradient_accumulation_is_a_step_of_the_mean(teacher, student, batch):
-    """Two batches of 20 accumulated are one of 40."""
+    """Accumulating two batches of 20 gives the step of one batch of 40."""
     x, y = batch
     results = []
     for size, steps in ((40, None), (20, 2)):
@@ -211,7 +211,7 @@ def test_steps_per_execution_with_an_uneven_end(teacher, student, batch):
 
 
 class Statistic(layers.Layer):
-    """Adds what it saw, to know how often the teacher ran."""
+    """Counts its calls with `training=True`."""
 
     def __init__(self):
         super().__init__()
@@ -224,7 +224,7 @@ class Statistic(layers.Layer):
 
 
 def test_a_teacher_layer_without_a_training_argument_still_infers(student, batch):
-    """`training=False` reaches layers inside of those that do not pass it on."""
+    """`training=False` reaches inner layers even if the layers around them do not pass it on."""
 
     class Block(layers.Layer):
         def __init__(self):
