@@ -215,7 +215,7 @@ def test_the_teacher_is_left_as_it_was(batch):
     assert [layer.trainable for layer in teacher.layers] == flags
     for variable, before in zip(teacher.weights, weights, strict=True):
         if variable.name == "count":
-            # Two epochs of two batches, none in validation. On JAX a step only returns variables that the Distiller owns.
+            # Two epochs of two batches, none in validation. A step on JAX only returns variables of the Distiller.
             np.testing.assert_array_equal(as_numpy(variable), 0.0 if BACKEND == "jax" else 4.0)
         else:
             np.testing.assert_array_equal(as_numpy(variable), before)
