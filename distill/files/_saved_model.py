@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 
+from distill._keras import signatures_of
 from distill._types import PathLike, Tensor, Tensors
 
 
@@ -46,7 +47,7 @@ class InferenceOnly(keras.layers.TFSMLayer):
 
     def call(self, inputs: Tensors, training: bool = False) -> Tensor:
         """Run the function; `training` changes nothing."""
-        named = isinstance(inputs, dict) and self.call_endpoint in self._reloaded_obj.signatures
+        named = isinstance(inputs, dict) and self.call_endpoint in signatures_of(self)
         outputs = self.call_endpoint_fn(**inputs) if named else self.call_endpoint_fn(inputs)
         if isinstance(outputs, dict) and len(outputs) == 1:
             (outputs,) = outputs.values()

@@ -19,6 +19,7 @@ def test_a_student_weight_cannot_rise_over_a_step_that_has_no_student_loss(teach
     compiled(distiller)
     distiller.student_loss_weight = 0.5
     expected = expected_loss(distiller.student.get_weights(), teacher, *batch, w=0.5)
+    distiller.reset_metrics()  # since Keras 3.15, compile does so
     assert_logs(distiller.train_on_batch(*batch, return_dict=True), expected)
 
 
