@@ -16,6 +16,12 @@ def only_on(*backends, reason):
     return pytest.mark.skipif(BACKEND not in backends, reason=f"{' and '.join(backends)} only: {reason}")
 
 
+def since_keras(version, *, reason):
+    """Skips a test, or a case of one, on versions of Keras before this one."""
+    older = tuple(map(int, keras.__version__.split(".")[:2])) < tuple(map(int, version.split(".")))
+    return pytest.mark.skipif(older, reason=f"since Keras {version}: {reason}")
+
+
 # For parametrize: a dtype, and the marks of a case that compiles by jit_compile=True.
 FLOAT64 = pytest.param(
     "float64",

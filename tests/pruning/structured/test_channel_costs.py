@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backend import since_keras
 from channel_cases import RULES, cases, model_of, some_of
 from keras import layers, ops
 from keras.layers import Dense
@@ -45,6 +46,9 @@ def lora(x):
     return x
 
 
+GATED = since_keras("3.14", reason="attention has a gate")
+
+
 def mixed_tokens(x):
     x = layers.Permute((2, 1))(Dense(8)(x))
     return layers.Permute((2, 1))(layers.TimeDistributed(Dense(7))(Dense(6)(x)))
@@ -53,8 +57,8 @@ def mixed_tokens(x):
 @pytest.mark.parametrize(
     "build",
     [
-        lambda x: layers.MultiHeadAttention(4, 4, use_gate=True)(x, x),
-        lambda x: layers.GroupQueryAttention(4, 4, 2, use_gate=True)(x, x),
+        pytest.param(lambda x: layers.MultiHeadAttention(4, 4, use_gate=True)(x, x), marks=GATED),
+        pytest.param(lambda x: layers.GroupQueryAttention(4, 4, 2, use_gate=True)(x, x), marks=GATED),
         lambda x: layers.SpectralNormalization(Dense(5))(x),
         lambda x: layers.Bidirectional(layers.LSTM(8, return_state=True), name="states")(x)[0][:, None],
         lora,

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backend import since_keras
 from channel_cases import (
     CASES,
     RULES,
@@ -155,6 +156,7 @@ def test_the_original_is_left_alone():
     assert cost.parameters(model) == sum(int(np.prod(weight.shape)) for weight in model.weights)
 
 
+@since_keras("3.15", reason="a regularizer may be a function")
 def test_functions_in_layers_are_passed_on():
     scale = 3.0
 
