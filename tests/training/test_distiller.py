@@ -235,9 +235,10 @@ def test_evaluate_and_predict_are_the_students(teacher, batch):
     distiller.fit(x, y, verbose=0)
     alone = twin(student)
     alone.compile(loss=CE, metrics=["accuracy"])
-    expected = alone.evaluate(x, y, verbose=0, return_dict=True)
+    expected = {name: float(v) for name, v in alone.evaluate(x, y, verbose=0, return_dict=True).items()}
     state = student.get_weights()
-    assert distiller.evaluate(x, y, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-6)
+    evaluated = distiller.evaluate(x, y, verbose=0, return_dict=True)
+    assert {name: float(value) for name, value in evaluated.items()} == pytest.approx(expected, rel=1e-6)
     assert list(map(float, distiller.evaluate(x, y, verbose=0))) == pytest.approx(
         [expected["loss"], expected["accuracy"]], rel=1e-6
     )
