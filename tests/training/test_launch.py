@@ -85,7 +85,13 @@ def test_launcher_ends_well_after_a_restart(tmp_path):
 def test_launcher_leaves_no_worker_behind(number, status):
     program = "import os, time; print(os.getpid()); time.sleep(60)"
     command = [sys.executable, "-m", "distill.training.launch", "--", sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+
+    def heard():
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # a shell's background jobs ignore it, and all that they start
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=heard) as process:
         started = [int(process.stdout.readline().split()[1]) for _ in range(2)]
         process.send_signal(number)
         assert process.wait(timeout=20) == status
