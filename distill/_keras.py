@@ -317,7 +317,7 @@ def to_snake_case(name: str) -> str:
 # Several workers.
 
 # Keras may change what is overridden here: add a version once tests/training/test_multiworker.py passes with it.
-WORKERS_TESTED_WITH = ("3.15.1",)
+WORKERS_TESTED_WITH = ("3.13.2", "3.14.1", "3.15.1")
 
 
 class Trainer(keras.Model):

@@ -163,7 +163,7 @@ def work(what, folder):
         results["refusals"] = refusals(strategy)
     else:
         results = killed(strategy, number, folder)
-    (folder / f"results-{number}.json").write_text(json.dumps(results))
+    (folder / f"results-{number}.json").write_text(json.dumps(results, default=float))  # Keras 3.13 evaluates to tensors
 
 
 def results_of(what, folder, restarts=0):
@@ -195,7 +195,7 @@ def test_two_workers_equal_one_process(tmp_path):
     assert workers[0] == workers[1]
     one = compare(tf.distribute.get_strategy())
     for name, expected in one.items():
-        assert_close(workers[0][name], json.loads(json.dumps(expected)))
+        assert_close(workers[0][name], json.loads(json.dumps(expected, default=float)))
 
     errors = workers[0]["refusals"]
     assert "steps_per_execution=2, jit_compile=False" in errors["steps_per_execution"]
