@@ -163,7 +163,8 @@ def work(what, folder):
         results["refusals"] = refusals(strategy)
     else:
         results = killed(strategy, number, folder)
-    (folder / f"results-{number}.json").write_text(json.dumps(results, default=float))  # Keras 3.13 evaluates to tensors
+    # Keras 3.13 evaluates to tensors.
+    (folder / f"results-{number}.json").write_text(json.dumps(results, default=float))
 
 
 def results_of(what, folder, restarts=0):
