@@ -13,16 +13,9 @@ from distill._types import PathLike
 from distill.files._bounds import require_proportion
 from distill.files._configs import understood
 from distill.files._differences import table
+from distill.files._layouts import LEGACY
 from distill.files._matching import matched, values
-from distill.files._parts import (
-    Part,
-    Weight,
-    assign_keras3,
-    assign_legacy,
-    in_keras3,
-    in_legacy,
-    numbers_in,
-)
+from distill.files._parts import Part, Weight, numbers_in
 from distill.files._planning import allocate, planned
 from distill.files._presets import load_preset
 from distill.files._safety import TRUST, require_safe
@@ -158,9 +151,9 @@ def _made(stored: Stored, trust: bool) -> keras.Model:
         require_safe(config, stored.source)
     held = numbers_in(stored.parts)
     with planned(config, stored.source, held=held, trust=trust) as model:
-        # This comes before `in_keras3`, for which a layer with LoRA computes values.
+        # This comes before the parts are listed, for which a layer with LoRA computes values.
         require_proportion(4 * model.count_params(), 4 * held, f"the weights of {stored.source}")
-        pairs, differences = matched((in_legacy if stored.legacy else in_keras3)(model), stored.parts)
+        pairs, differences = matched(stored.layout.parts_of(model), stored.parts)
         if differences:
             raise ValueError(
                 f"The weights in a file must fit its architecture. Received: {stored.source}, where they differ:\n"
@@ -169,10 +162,7 @@ def _made(stored: Stored, trust: bool) -> keras.Model:
         _require_words(model, stored)
         found = values(stored.parts, pairs, stored.source)
         allocate()
-    if stored.legacy:
-        assign_legacy(model, found)
-    else:
-        assign_keras3(model, found, stored.assets)
+    stored.layout.assign(model, found, stored.assets)
     return model
 
 
@@ -205,7 +195,7 @@ def _of_tf_keras(model: Any) -> Stored:
         )
         for place, (name, variables) in enumerate((n, v) for n, v in found if v)
     }
-    return Stored(source, config, config["keras_version"], parts, legacy=True)
+    return Stored(source, config, config["keras_version"], parts, LEGACY)
 
 
 def _weight(variable: Any) -> Weight:

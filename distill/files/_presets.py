@@ -9,8 +9,9 @@ from distill._types import Config
 from distill.files import _hdf5 as hdf5
 from distill.files._configs import complete
 from distill.files._differences import table
+from distill.files._layouts import KERAS3
 from distill.files._matching import matched
-from distill.files._parts import Parts, in_keras3, numbers_in
+from distill.files._parts import Parts, numbers_in
 from distill.files._planning import planned, require_held
 from distill.files._safety import import_keras_hub, require_safe
 from distill.files._stored import parsed
@@ -47,7 +48,7 @@ def load_preset(folder: Path, *, trust: bool) -> keras.Model:
                 found[place] = part._replace(weights={**known.weights, **part.weights})
         held = numbers_in(found)
         with planned(configs["config.json"], str(folder), held=held, trust=trust) as backbone:
-            _, differences = matched(in_keras3(backbone), found)
+            _, differences = matched(KERAS3.parts_of(backbone), found)
     if differences:
         raise ValueError(
             f"The weights of a preset must fit its backbone. Received: {folder}, where they differ:\n"

@@ -11,6 +11,7 @@ import h5py
 from distill._types import Config
 from distill.files import _archive as archive
 from distill.files import _hdf5 as hdf5
+from distill.files._layouts import KERAS3, LEGACY, Layout
 from distill.files._parts import Parts
 
 PICKLE = b"\x80"
@@ -24,7 +25,7 @@ class Stored(NamedTuple):
         config: architecture, as its writer stored it; `None` in a file of weights.
         version: version of Keras that wrote the file; `None` if the file does not say.
         parts: weights; `None` in a file with an architecture alone.
-        legacy: whether the weights are in the older layout.
+        layout: how the weights are stored.
         assets: folder with whatever is not an array; `None` if there is nothing.
     """
 
@@ -32,7 +33,7 @@ class Stored(NamedTuple):
     config: Config | None = None
     version: str | None = None
     parts: Parts | None = None
-    legacy: bool = False
+    layout: Layout = KERAS3
     assets: str | None = None
 
 
@@ -101,7 +102,7 @@ def _of_hdf5(file: h5py.File, name: str) -> Stored:
         None if config is None else parsed(config, name),
         hdf5.text(file, "keras_version"),
         parts,
-        legacy,
+        LEGACY if legacy else KERAS3,
     )
 
 

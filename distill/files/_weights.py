@@ -9,8 +9,8 @@ import keras
 from distill._types import PathLike
 from distill.files._configs import complete, making_sense, understood
 from distill.files._differences import Difference, Loaded, table
+from distill.files._layouts import LEGACY
 from distill.files._matching import matched, matched_by_name, values
-from distill.files._parts import assign_keras3, assign_legacy, in_keras3, in_legacy
 from distill.files._settings import setting_differences
 from distill.files._stored import Stored, opened
 
@@ -53,7 +53,7 @@ def load_weights(model: keras.Model, path: PathLike, *, partial: bool = False) -
             raise ValueError(
                 f"The file must hold weights. Received: {stored.source}, an architecture in JSON."
             )
-        expected = (in_legacy if stored.legacy else in_keras3)(model)
+        expected = stored.layout.parts_of(model)
         pairs, differences = (matched_by_name if partial else matched)(expected, stored.parts)
         named = {
             expected[here].name
@@ -80,10 +80,7 @@ def load_weights(model: keras.Model, path: PathLike, *, partial: bool = False) -
                 )
             )
         found = values(stored.parts, pairs, stored.source)
-    if stored.legacy:
-        assign_legacy(model, found)
-    else:
-        assign_keras3(model, found, stored.assets)
+    stored.layout.assign(model, found, stored.assets)
     return Loaded(tuple(expected[place].name or model.name for place in pairs), tuple(differences))
 
 
@@ -95,4 +92,4 @@ def _setting_differences(model: keras.Model, stored: Stored, named: Set[str | No
     except NotImplementedError:
         return []  # the class of the model does not say what it consists of
     with making_sense(stored.source):
-        return setting_differences(complete(config), understood(stored), named, stored.legacy)
+        return setting_differences(complete(config), understood(stored), named, stored.layout is LEGACY)

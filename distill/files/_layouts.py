@@ -1,0 +1,132 @@
+"""Keras' layouts of files of weights: which parts a model has in each, and how values get back into it.
+
+In Keras 3's layout a place is a path such as "layers/dense_1", whatever the layer's name. In the older layout it is the
+layer's number among those with weights.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from distill._keras import DiskIOStore, H5IOStore, flatten_layers, load_state, save_state
+from distill.files._parts import Part, Parts, Values, Weight, name_at, owner_of, weight_of
+
+
+class Layout(NamedTuple):
+    """A way to store the weights of a model.
+
+    Attributes:
+        parts_of: function of a model that returns its parts; no value is read.
+        assign: function of a model, values by place and key, and the folder of assets or `None`, that loads the values.
+            A part is given as a whole; parts without values keep theirs.
+    """
+
+    parts_of: Callable[[keras.Model], Parts]
+    assign: Callable[[keras.Model, Values, str | None], None]
+
+
+def _in_keras3(model: keras.Model) -> Parts:
+    """What `model.save_weights` would write, without the state of optimizers and metrics; no value is read."""
+    store = _Recorder()
+    # A layer that writes values instead of variables may have none yet, and none may be created here.
+    with keras.StatelessScope(initialize_variables=False):
+        save_state(model, store, None, _training_state(model))
+    return {path: Part(store.name_of(path), weights) for path, weights in store.kept.items() if weights}
+
+
+def _in_legacy(model: keras.Model) -> Parts:
+    """What Keras wrote before version 3, and still writes when it saves a whole model as ".h5"."""
+    return {
+        str(place): Part(
+            name,
+            {
+                str(i): weight_of(str(i), variable)._replace(owner=owner_of(variable.path))
+                for i, variable in enumerate(variables)
+            },
+        )
+        for place, (name, variables) in enumerate(_legacy_variables(model))
+    }
+
+
+def _assign_keras3(model: keras.Model, values: Values, assets: str | None) -> None:
+    kept = {
+        path: {key: weight.read() for key, weight in part.weights.items()}
+        for path, part in _in_keras3(model).items()
+        if path not in values
+    }
+    store = _Values({**kept, **values})
+    files = None if assets is None else DiskIOStore(assets, mode="r")
+    load_state(model, store, files, _training_state(model))
+
+
+def _assign_legacy(model: keras.Model, values: Values, assets: str | None) -> None:
+    for place, (_, variables) in enumerate(_legacy_variables(model)):
+        for i, variable in enumerate(variables if str(place) in values else ()):
+            variable.assign(values[str(place)][str(i)])
+    for layer in flatten_layers(model):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with values derived from its weights
+
+
+class _Recorder(H5IOStore):
+    """A store that records shapes instead of writing a file. Keras requires a subclass of its own store."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Weight]] = {}
+        self._names: dict[str, str] = {}
+
+    def __bool__(self) -> bool:
+        return True
+
+    def make(self, path: str, metadata: dict[str, str] | None = None) -> "_Weights":
+        if metadata:
+            self._names[path] = metadata["name"]
+        self.kept[path] = made = _Weights()
+        return made
+
+    def name_of(self, path: str) -> str:
+        return name_at(path, self._names)
+
+
+class _Weights(dict[str, Weight]):
+    """The mapping to which a layer writes its weights."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, weight_of(key, value))
+
+
+class _Values(H5IOStore):
+    """A store that reads given values instead of a file."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get(self, path: str) -> Mapping[str, np.ndarray]:
+        return self._values.get(path, {})
+
+    def has_path(self, path: str) -> bool:
+        return any(f"{known}/".startswith(f"{path}/") for known in self._values)
+
+
+def _legacy_variables(model: keras.Model) -> list[tuple[str, list[keras.Variable]]]:
+    """The variables that each layer stores, in the order of the older layout; the model's own come last."""
+    stored = [(layer.name, layer.trainable_weights + layer.non_trainable_weights) for layer in model.layers]
+    inner = {id(variable) for _, variables in stored for variable in variables}
+    own = [variable for variable in model.weights if id(variable) not in inner]
+    return [(name, variables) for name, variables in [*stored, ("top_level_model_weights", own)] if variables]
+
+
+def _training_state(model: keras.Model) -> set[int]:
+    """Ids of the parts that Keras is told it has visited already, so that it leaves them out."""
+    return {
+        id(part) for part in (model.optimizer if model.compiled else None, *model.metrics) if part is not None
+    }
+
+
+KERAS3 = Layout(_in_keras3, _assign_keras3)
+LEGACY = Layout(_in_legacy, _assign_legacy)
