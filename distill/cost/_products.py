@@ -287,6 +287,7 @@ _PLAIN = (
     layers.RandomZoom,
     layers.Rescaling,
     layers.Resizing,
+    layers.Masking,  # leaves keras.ops before Keras 3.15
     layers.Softmax,  # with masks
 )
 _FREE = {*_PLAIN, *_KERAS} - _UNKNOWN

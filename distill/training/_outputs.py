@@ -53,7 +53,7 @@ def output_key(graph: Functional, output: Output) -> Output:
         if graph.output_names.count(output) > 1:
             raise ValueError(
                 f"The name of an output must be unique. Received: {output!r} of {graph.name!r}, whose outputs are "
-                f"{graph.output_names}. Use their positions instead: 0 to {len(graph.output_names) - 1}."
+                f"{list(graph.output_names)}. Use their positions instead: 0 to {len(graph.output_names) - 1}."
             )
         return graph.output_names.index(output)
     return output

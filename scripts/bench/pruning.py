@@ -323,7 +323,7 @@ def interpreter(model):
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
-        model.export(path, format="litert", verbose=False)
+        model.export(str(path), format="litert", verbose=False)  # Keras 3.13 takes no path
         runs = Interpreter(model_content=path.read_bytes(), num_threads=1)
     runs.allocate_tensors()
     (inputs,) = runs.get_input_details()

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backend import since_keras
 from keras import layers, ops
 
 from distill import cost
@@ -178,7 +179,13 @@ def test_attention_without_weights(products):
         ((3, 4), (3, 4), lambda a, b: ops.tensordot(a, b, axes=3), 3 * 4),
         ((3, 4), (4, 5), lambda a, b: ops.tensordot(a, b[0], axes=1), 3 * 4 * 5),
         ((3, 4), (5, 4), lambda a, b: ops.tensordot(a, b, axes=[[0, 2], [0, 2]]), 3 * 4 * 5),
-        ((3, 4), (5, 4), ops.inner, 3 * 4 * 5),
+        pytest.param(
+            (3, 4),
+            (5, 4),
+            ops.inner,
+            3 * 4 * 5,
+            marks=since_keras("3.15", reason="the shape that Keras infers for inner is wrong"),
+        ),
         ((4,), (4,), lambda a, b: ops.vdot(a[0], b[0]), 4),
         ((3, 4), (4,), lambda a, b: ops.dot(a, b[0]), 3 * 4),
         ((3, 4), (3, 4), lambda a, b: a * b + ops.sum(a), 0),

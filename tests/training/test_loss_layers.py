@@ -44,7 +44,12 @@ def test_what_a_loss_trains_is_in_training_and_its_penalties_count(teacher, stud
         as_numpy(norm.moving_mean), 0.01 * projected.mean(axis=0), rtol=1e-4, atol=1e-7
     )
     penalty = logs["loss"] - logs["projected"]
-    np.testing.assert_allclose(penalty, 0.01 * np.square(projected).sum() / len(hidden), rtol=1e-3)
+    expected = 0.01 * np.square(projected).sum()
+    if not keras.__version__.startswith(
+        "3.13."
+    ):  # which adds the penalties of a batch up; later ones take the mean
+        expected /= len(hidden)
+    np.testing.assert_allclose(penalty, expected, rtol=1e-3)
 
 
 def test_a_loss_that_leaves_its_layers_unbuilt_is_refused(teacher, student):
