@@ -11,6 +11,7 @@ from distill._atomic import replacing, replacing_folder
 from distill._types import Arrays, PathLike
 from distill.exports._litert import INTEGERS, Precision, write_litert
 from distill.exports._onnx import write_onnx
+from distill.exports._tracing import write_saved_model
 from distill.quantization._aware import is_quantized, require_examples
 
 
@@ -73,7 +74,7 @@ def export(
         elif path.suffix == ".onnx":
             write_onnx(model, draft)
         else:
-            model.export(str(draft), verbose=False)
+            write_saved_model(model, draft)
     return path
 
 

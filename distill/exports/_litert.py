@@ -1,6 +1,7 @@
 """Writes LiteRT files, and refuses those that LiteRT could not run as asked."""
 
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from distill._keras import flatten_layers
 from distill._types import Arrays
 from distill.exports._inputs import inputs_by_name
+from distill.exports._tracing import write_saved_model
 from distill.quantization._aware import without_rounded_kernels
 
 Precision = Literal["float32", "float16", "dynamic_range", "int8", "int16x8"]
@@ -37,14 +39,8 @@ def write_litert(
     _check_types(model, half=precision == "float16")
     if precision in INTEGERS and examples is None:
         model = without_rounded_kernels(model)  # the converter rounds them
-    options = _converter_options(model, precision, examples, sparse)
     try:
-        with warnings.catch_warnings():
-            # The converter measures ranges in TensorFlow's own interpreter, which is deprecated.
-            warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
-            # Keras 3.13 converts without a SavedModel in between, where the converter expects ranges twice.
-            warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
-            model.export(str(path), format="litert", verbose=False, **options)
+        path.write_bytes(_converted(model, precision, examples, sparse))
     except (ConverterError, RuntimeError) as error:
         if found := re.search(r"not yet supported for op: '(\w+)'", str(error)):
             raise ValueError(
@@ -52,8 +48,7 @@ def write_litert(
                 f"Received: {model.name!r} with {found[1]}. "
                 "Replace the layer, or use precision='int8' or 'dynamic_range'."
             ) from error
-        # Keras 3.13 wraps the converter's error.
-        if not isinstance(error, ConverterError) and not isinstance(error.__cause__, ConverterError):
+        if not isinstance(error, ConverterError):
             raise
         if "same scale constraint" in str(error):
             raise ValueError(
@@ -75,31 +70,35 @@ def write_litert(
         )
 
 
-def _converter_options(
-    model: keras.Model, precision: Precision, examples: Arrays | None, sparse: bool
-) -> dict[str, Any]:
-    """Attributes of TensorFlow's converter."""
+def _converted(model: keras.Model, precision: Precision, examples: Arrays | None, sparse: bool) -> bytes:
+    """The content of the file, as TensorFlow's converter writes it."""
     import tensorflow as tf
 
-    # TensorFlow's own operations stay out: LiteRT's runtime does not have them.
-    target: dict[str, Any] = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-    options: dict[str, Any] = {"target_spec": target}
-    options["optimizations"] = [] if precision == "float32" else [tf.lite.Optimize.DEFAULT]
-    if sparse:
-        options["optimizations"].append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
-    if precision == "float16":
-        target["supported_types"] = [tf.float16]
-    if precision in INTEGERS:
-        integer, kernels = tf.int8, tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-        if precision == "int16x8":
-            integer = tf.int16
-            kernels = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-        options |= {"inference_input_type": integer, "inference_output_type": integer}
-        if examples is not None:
-            inputs = inputs_by_name(model, examples)
-            options["representative_dataset"] = lambda: _one_by_one(inputs)
-            target["supported_ops"] = [kernels]
-    return options
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # The converter measures ranges in TensorFlow's own interpreter, which is deprecated.
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
+        write_saved_model(model, Path(folder))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.experimental_enable_resource_variables = True  # Keras has no others
+        # TensorFlow's own operations stay out: LiteRT's runtime does not have them.
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.optimizations = [] if precision == "float32" else [tf.lite.Optimize.DEFAULT]
+        if sparse:
+            converter.optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if precision in INTEGERS:
+            integer, kernels = tf.int8, tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+            if precision == "int16x8":
+                integer = tf.int16
+                kernels = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+            converter.inference_input_type = converter.inference_output_type = integer
+            if examples is not None:
+                inputs = inputs_by_name(model, examples)
+                converter.representative_dataset = lambda: _one_by_one(inputs)
+                converter.target_spec.supported_ops = [kernels]
+        content: bytes = converter.convert()
+    return content
 
 
 def _one_by_one(inputs: np.ndarray | dict[str, np.ndarray]) -> Iterator[Any]:

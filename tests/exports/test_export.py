@@ -162,15 +162,21 @@ def test_an_export_that_fails_leaves_the_old_file(model, tmp_path, monkeypatch):
     assert Exported(export(model, path)).predict(images(1)).shape == (1, 5)  # in place of the old one
     kept = sorted(each.name for each in path.rglob("*"))
 
-    def broken(self, filepath, **kwargs):
+    def broken(trackable, filepath, **kwargs):
         Path(filepath).mkdir()
         raise OSError("disk full")
 
-    monkeypatch.setattr(keras.Sequential, "export", broken)
+    monkeypatch.setattr(tf.saved_model, "save", broken)
     with pytest.raises(OSError, match="disk full"):
         export(model, path)
     assert sorted(each.name for each in path.rglob("*")) == kept
     assert [each.name for each in path.parent.iterdir()] == ["folder"]
+
+
+def test_exports_print_nothing(model, tmp_path, capfd):
+    for name in ("a.tflite", "a.onnx", "a"):
+        export(model, tmp_path / name)
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
