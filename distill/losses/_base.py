@@ -42,6 +42,10 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
         same_shape: whether both sides must have the same shape.
         head: activation whose logits the loss compares: "softmax" or "sigmoid". `None` for a loss that reads
             outputs as they are, or layers.
+        shift_invariant: whether a loss on softmax logits stays the same if one number is added to all logits of a row,
+            as the softmax does. Probabilities tell the logits only up to such a number. So a loss that is not, like
+            `LogitMSE`, gets both sides less their mean over the classes where the Distiller is told that one of them
+            returns probabilities (`from_logits=False`).
         needs_labels: whether `call` takes the labels as its third argument.
         needs_ids: whether `call` takes the examples' ids as its last argument; see `distill.training.Identified`.
         recipe: weights that the loss was published with, as keyword arguments of the Distiller. A loss that is used
@@ -85,6 +89,7 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
     shapes: tuple[str, ...] = ("tensors (batch, ...)",)
     same_shape: ClassVar[bool] = False
     head: ClassVar[Head | None] = None
+    shift_invariant: ClassVar[bool] = False
     needs_labels: bool = False
     needs_ids: bool = False
     recipe: Recipe = Recipe()

@@ -56,6 +56,7 @@ class CurriculumTemperature(DistillationLoss):
     shapes = (LOGITS,)
     same_shape = True
     head = "softmax"
+    shift_invariant = True
     recipe = SoftTargets.recipe
 
     def __init__(self, steps: float, *, name: str = "curriculum_temperature") -> None:

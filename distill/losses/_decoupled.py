@@ -63,6 +63,7 @@ class DecoupledKD(Softened):
 
     shapes = (LOGITS,)
     head = "softmax"
+    shift_invariant = True
     needs_labels = True
     recipe = Recipe(student_loss_weight=1.0, distillation_weight=1.0)
 

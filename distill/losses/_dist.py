@@ -58,6 +58,7 @@ class DIST(Softened):
 
     shapes = (ROWS_OF_LOGITS,)
     head = "softmax"
+    shift_invariant = True
     recipe = Recipe(student_loss_weight=1.0, distillation_weight=2.0)
 
     def __init__(

@@ -44,6 +44,7 @@ class HardTargets(DistillationLoss):
     shapes = (LOGITS,)
     same_shape = True
     head = "softmax"
+    shift_invariant = True
     recipe = Recipe(student_loss_weight=0.5, distillation_weight=0.5)
 
     def __init__(self, *, name: str = "hard_targets") -> None:

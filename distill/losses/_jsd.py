@@ -54,6 +54,7 @@ class GeneralizedJSD(Softened):
 
     shapes = (LOGITS,)
     head = "softmax"
+    shift_invariant = True
     recipe = Recipe(student_loss_weight=0.0, distillation_weight=1.0)
 
     def __init__(

@@ -62,6 +62,7 @@ class MultiLevelKD(DistillationLoss):
     shapes = (ROWS_OF_LOGITS,)
     same_shape = True
     head = "softmax"
+    shift_invariant = True
     recipe = Recipe(student_loss_weight=0.1, distillation_weight=9.0)
 
     def __init__(

@@ -55,6 +55,7 @@ class SoftTargets(Softened):
 
     shapes = (LOGITS,)
     head = "softmax"
+    shift_invariant = True
     recipe = Recipe(student_loss_weight=0.1, distillation_weight=0.9)
 
     def __init__(self, temperature: float | Schedule = 4.0, *, name: str = "soft_targets") -> None:

@@ -57,6 +57,7 @@ class Standardized(DistillationLoss):
 
     same_shape = True
     head = "softmax"
+    shift_invariant = True
 
     def __init__(self, loss: DistillationLoss | None = None, *, name: str | None = None) -> None:
         loss = SoftTargets(2.0) if loss is None else loss

@@ -85,7 +85,8 @@ class Distiller(AdjustableWeights, Trainer):
             not follow `student_loss_weight`.
         from_logits: `None` finds the logits behind softmax and sigmoid heads. `True` states that the models return
             logits, `False` that they return probabilities. A pair states it for (teacher, student), and a dictionary
-            for each output. Only losses on logits use it.
+            for each output. Only losses on logits use it. Probabilities tell less than logits: one that rounded to 0
+            or 1 counts as the nearest number that its dtype cannot tell from it.
         teacher_preprocessing: function that makes the teacher's inputs from a batch of the student's; for several
             teachers, one for all, or a list with a function or `None` for each.
         teacher_weights: weight >= 0 of each of several teachers; equal weights that sum to 1 by default.

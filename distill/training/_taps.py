@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
-from keras import ops
 
 from distill._graphs import functional_of
-from distill._keras import get_keras_mask, set_keras_mask
 from distill._types import Tensor, Tensors
 from distill.losses._base import Head
 from distill.training._heads import GraphReader
 from distill.training._outputs import Output, output_key, pick
+from distill.training._probabilities import centered, dtype_rounded_in, logits_of
 
 
 class Read(NamedTuple):
@@ -23,8 +22,8 @@ class Read(NamedTuple):
         position: position of the output, for models that return a list without names.
         head: "softmax" or "sigmoid" to read the logits before such a head; `None` to read the output as it is.
         from_logits: `None` recognises the head. `True` states that the output is logits, `False` that it is
-            probabilities. Of probabilities the logarithm is read (for "sigmoid", the log odds). It equals the logits
-            up to a constant that the head cancels, as long as no probability underflows in float32.
+            probabilities, of which the logarithm is read (for "sigmoid", the log odds); see `logits_of`.
+        centered: whether to read the logits less their mean over the classes.
     """
 
     layer: str | tuple[str, ...] | None = None
@@ -32,6 +31,7 @@ class Read(NamedTuple):
     position: int | None = None
     head: Head | None = None
     from_logits: bool | None = None
+    centered: bool = False
 
 
 class Tapped(NamedTuple):
@@ -131,8 +131,9 @@ class Taps:
                 continue
             value = kept[i, 0] if (i, 0) in kept else self._pick(outputs, read)
             if read.head is not None and read.from_logits is False:
-                value = _logits_of(value, read.head)
-            values.append(value)
+                rounded_in = None if reader is None else dtype_rounded_in(self._pick(reader.outputs, read))
+                value = logits_of(value, read.head, rounded_in)
+            values.append(centered(value) if read.centered else value)
         return Tapped(outputs, tuple(values))
 
     def _pick(self, outputs: Tensors, read: Read) -> Tensors:
@@ -147,16 +148,3 @@ class Taps:
 
 def _names(layer: str | tuple[str, ...]) -> tuple[str, ...]:
     return layer if isinstance(layer, tuple) else (layer,)
-
-
-def _logits_of(probabilities: Tensor, head: Head) -> Tensor:
-    """Returns logits in float32; a probability that underflowed to 0 counts as the smallest normal number."""
-    tiny = 1.1754944e-38
-    mask = get_keras_mask(probabilities)
-    probabilities = ops.cast(probabilities, "float32")
-    logits = ops.log(ops.maximum(probabilities, tiny))
-    if head == "sigmoid":
-        logits = logits - ops.log(ops.maximum(1.0 - probabilities, tiny))
-    if mask is not None:
-        set_keras_mask(logits, mask)
-    return logits

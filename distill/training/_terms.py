@@ -130,14 +130,12 @@ def make_terms(
     for name, (output, loss), weight in zip(term_names(losses), losses, weights, strict=True):
         key = output if graph is None else output_key(graph, output)
         position = key if isinstance(key, int) else None
-        sides = zip(
-            (loss.teacher_layer_name, loss.student_layer_name),
-            as_pair(from_logits, output, outputs),
-            strict=True,
-        )
+        stated = as_pair(from_logits, output, outputs)
+        # Logarithms of probabilities are logits up to a number of each row.
+        center = loss.head == "softmax" and False in stated and not loss.shift_invariant
         reads = [
-            Read(None, output, position, loss.head, stated) if layer is None else Read(layer=layer)
-            for layer, stated in sides
+            Read(None, output, position, loss.head, side, center) if layer is None else Read(layer=layer)
+            for layer, side in zip((loss.teacher_layer_name, loss.student_layer_name), stated, strict=True)
         ]
         setting = Setting(f"{name}_weight", weight, low=0.0)
         terms.append(Term(name, key, loss, setting, keras.metrics.Mean(name=name), *reads))

@@ -304,3 +304,14 @@ def test_the_contract_catches_a_teacher_that_learns(case, monkeypatch):
     monkeypatch.setattr(ops, "stop_gradient", lambda x: x)
     with pytest.raises(AssertionError):
         gradient_follows(case)
+
+
+@cases_where(lambda name, case: case.make().head == "softmax")
+def test_a_loss_says_truly_whether_it_sees_the_number_that_a_softmax_leaves_free(case):
+    teacher, student = sides(case)
+    shift = np.arange(1.0, 1.0 + len(teacher), dtype="float32")[:, None]
+    loss = ready(case, teacher, student)
+    values = call(loss, teacher, student)
+    shifted = call(loss, teacher + shift, student - 2 * shift)
+    stays = np.allclose(values, shifted, rtol=1e-4, atol=case.rounding * 10)
+    assert stays == loss.shift_invariant
