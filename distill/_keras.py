@@ -5,8 +5,10 @@ exports: `tests/test_package.py` forbids an import of `keras.src`, and a read of
 underscore, anywhere else. Each function says why there is no public way.
 """
 
+import contextlib
+import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -30,8 +32,14 @@ from keras.src.ops import numpy as numpy_ops
 from keras.src.saving import saving_lib
 from keras.src.saving.saving_lib import DiskIOStore, H5IOStore
 from keras.src.saving.serialization_lib import ObjectSharingScope, SafeModeScope
+from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.trainers.data_adapters.array_slicing import train_validation_split
+from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+
+MARK = "shared_object_id"  # key of a config: the id of the object that it was made from
 
 __all__ = [
+    "MARK",
     "AutocastScope",
     "CustomScaleLayer",
     "DiskIOStore",
@@ -54,6 +62,7 @@ __all__ = [
     "numpy_ops",
     "reduce_weighted_values",
     "set_keras_mask",
+    "train_validation_split",
 ]
 
 
@@ -121,6 +130,20 @@ def kernel_variable(layer: Any) -> keras.Variable:
 def embeddings_variable(layer: Any) -> keras.Variable:
     """The variable of a table of embeddings; likewise."""
     return layer._embeddings
+
+
+def attributes_of(layer: keras.Layer) -> dict[str, Any]:
+    """What the class of a layer has set on it, by attribute; Keras keeps its own records among them."""
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if name not in _records() and not name.startswith("_self_")
+    }
+
+
+@functools.cache
+def _records() -> frozenset[str]:
+    return frozenset(vars(keras.Model(name="records")))
 
 
 def own_trainable_variables(layer: keras.Layer) -> list[keras.Variable]:
@@ -232,6 +255,45 @@ def is_present(variable: keras.Variable) -> bool:
     return variable._value is not None
 
 
+class MappedData(TFDatasetAdapter):
+    """Data of any kind that `fit` takes, with a function of (x, y, sample_weight) mapped over its batches.
+
+    `fit`, `evaluate` and `predict` take it as x. A `tf.data.Dataset` would do for data that is one; of arrays and of a
+    `PyDataset` it would not know the number of batches, and the latter is to be told when an epoch begins and ends.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        batch_size: int | None = None,
+        steps: int | None = None,
+        shuffle: bool | str = False,
+        class_weight: Mapping[int, float] | None = None,
+    ) -> None:
+        import tensorflow as tf
+
+        self._source = get_data_adapter(x, y, sample_weight, batch_size, steps, shuffle)
+        batches = self._source.get_tf_dataset().map(function, num_parallel_calls=tf.data.AUTOTUNE)
+        super().__init__(batches.prefetch(tf.data.AUTOTUNE), class_weight)
+
+    @property
+    def num_batches(self) -> int | None:
+        """Number of batches, or `None` if it is not known."""
+        return self._source.num_batches
+
+    def on_epoch_begin(self) -> None:
+        """Tells the data."""
+        self._source.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """Tells the data."""
+        self._source.on_epoch_end()
+
+
 # Variables without memory.
 
 
@@ -283,6 +345,35 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     def _save_model(self) -> None:
         self.write(self._current_epoch)
+
+
+@contextlib.contextmanager
+def marking(objects: Iterable[Any]) -> Iterator[None]:
+    """Serialization marks the configs of these objects by `MARK`; `ObjectSharingScope` marks what it sees twice."""
+
+    class Seen(dict[int, dict[str, Any]]):
+        def __setitem__(self, key: int, value: dict[str, Any]) -> None:
+            """Keeps nothing: the id of what is made on the way may be another's later."""
+
+    with _global("shared_objects/id_to_config_map", Seen({id(one): {} for one in objects})):
+        yield
+
+
+@contextlib.contextmanager
+def taking(objects: Mapping[int, Any]) -> Iterator[None]:
+    """Deserialization takes objects by the mark of their config; `ObjectSharingScope` begins with none."""
+    with _global("shared_objects/id_to_obj_map", dict(objects)):
+        yield
+
+
+@contextlib.contextmanager
+def _global(name: str, value: Any) -> Iterator[None]:
+    before = global_state.get_global_attribute(name)
+    global_state.set_global_attribute(name, value)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(name, before)
 
 
 # Words and sizes.

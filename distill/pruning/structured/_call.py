@@ -72,8 +72,7 @@ class Call:
         self._findings = findings
         self._node = node
         self._path = path
-        self._owner = node.operation
-        self._within: tuple[str, ...] = ()
+        self._asked: set[tuple[int, int]] = set()
         self._vanishing = [traced.vanishes for traced in inputs]
         self._times: tuple[Size, ...] = ()
         self.vanishes: Callable[[], bool] = lambda: all(self.vanishing())
@@ -114,10 +113,22 @@ class Call:
             *((axis, "output") for axis in outputs),
             *((axis, "scale") for axis in scales),
         ]
+        self._asked.update((id(variable), axis) for axis, _ in roles)
         return [
             self._findings.slot(self._path, self.operation, variable, axis, role, repeats)
             for axis, role in roles
         ]
+
+    def keep_other_weights(self) -> None:
+        """Locks the axes of weights that the rule says nothing of, which may be those of another layer too."""
+        kind = self._findings.unknown.get(self._path)
+        reason = f"{self._path}: {f'no rule is known for {kind}' if kind else 'it needs all of a weight'}"
+        given = keras.tree.flatten((self._node.arguments.args, self._node.arguments.kwargs))
+        among = [leaf for leaf in given if isinstance(leaf, keras.Variable)]
+        for variable in [*among, *getattr(self.operation, "variables", ())]:
+            for axis in range(len(variable.shape)):
+                if (id(variable), axis) not in self._asked:
+                    self._findings.whole.setdefault((id(variable), axis), reason)
 
     def unite(self, one: Axis, other: Axis) -> Axis:
         """Says that positions of two axes go together, pair by pair.
@@ -190,14 +201,13 @@ class Call:
             value: function of these sizes, `None` for an axis that cannot be cut; returns the new value. If not given,
                 it is the size itself. It is not called if no size changes.
         """
-        edits = self._findings.edits[id(self._owner)]
-        path = (*self._within, key)
+        edits = self._findings.edits[id(self.operation)]
         for edit in edits:
-            if edit.path == path:  # a layer that is called again has one config
+            if edit.key == key:  # a layer that is called again has one config
                 for one, other in zip(edit.axes, axes, strict=True):
                     self.unite(one, other)
                 return
-        edits.append(Edit(path, axes, value or (lambda size: size)))
+        edits.append(Edit(key, axes, value or (lambda size: size)))
 
     def multiplies(self, variable: keras.Variable | None, sizes: Sequence[Size]) -> None:
         """Says how often each number of a weight is used, for targets of multiply-adds.
@@ -251,7 +261,6 @@ class Call:
 
     def inner(
         self,
-        key: str,
         layer: keras.Layer,
         shapes: Sequence[Shape],
         axes: list[Axes],
@@ -260,8 +269,7 @@ class Call:
         """Applies the rule of a wrapped layer.
 
         Args:
-            key: key of the wrapper's config that holds the layer.
-            layer: wrapped layer.
+            layer: wrapped layer; the wrapper's config has to hold it.
             shapes: shapes of the tensors that it is called on.
             axes: axes of these tensors.
             times: sizes of the axes along which it is called again and again.
@@ -278,7 +286,6 @@ class Call:
             inputs=axes,
             shapes=list(shapes),
             output_shapes=[tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)],
-            _within=(*self._within, key, "config"),
             _times=(*self._times, *times),
             _path=f"{self._path}/{layer.name}",
         )
@@ -302,6 +309,7 @@ def apply_rule(call: Call, findings: Findings) -> list[Axes]:
 def outputs_of(call: Call, findings: Findings) -> list[Traced]:
     """What is known about the outputs of a call."""
     axes_of_outputs = apply_rule(call, findings)
+    call.keep_other_weights()
     vanishes = functools.cache(call.vanishes)
     findings.settle_later(vanishes)
     return [

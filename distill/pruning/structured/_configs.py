@@ -1,12 +1,39 @@
 """Configs for rebuilding layers: the classes and functions that they need, without what belongs to the old sizes."""
 
+import contextlib
 import inspect
 import types
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
-from distill._keras import flatten_layers
+from distill._keras import MARK, SafeModeScope, flatten_layers
+
+
+def layers_in(operation: Any) -> list[keras.Layer]:
+    """The layers inside a layer; none in an operation."""
+    return flatten_layers(operation, include_self=False) if isinstance(operation, keras.Layer) else []
+
+
+@contextlib.contextmanager
+def naming(old: Any) -> Iterator[None]:
+    """Around Keras' work with a config: names the layer if that fails."""
+    try:
+        with (
+            SafeModeScope(False),  # the user's own model may hold a Lambda
+            keras.saving.CustomObjectScope(own_of(old)),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+            yield
+    except Exception as error:  # a layer's code may raise anything
+        raise ValueError(
+            "Every layer must be made from its config to build a smaller model. Received: "
+            f"{old.name!r}, a {type(old).__name__}, which cannot be. Implement its get_config and from_config. "
+            f"Keras says: {error}"
+        ) from error
 
 
 def own_of(one: Any) -> dict[str, Any]:
@@ -52,6 +79,30 @@ def _unbuilt(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+
+
+def functions_of(one: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """The functions that a layer was made with, by their keys in its config: some cannot be made from one."""
+    found = {key: getattr(one, key, None) for key in config}
+    return {key: value for key, value in found.items() if isinstance(value, types.FunctionType)}
+
+
+def marks_in(config: Any) -> Iterator[int]:
+    """The marks of the layers in a config, without those inside them; see `distill._keras.marking`."""
+    if isinstance(config, dict) and MARK in config:
+        yield config[MARK]
+    elif isinstance(config, (dict, list, tuple)):
+        for part in config.values() if isinstance(config, dict) else config:
+            yield from marks_in(part)
+
+
+def with_layers(config: Any, new: Callable[[keras.Layer], Any]) -> Any:
+    """A config with new layers in place of those that it holds as they are."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(with_layers(part, new) for part in config)
+    if isinstance(config, dict):
+        return {key: with_layers(value, new) for key, value in config.items()}
+    return new(config) if isinstance(config, keras.Layer) else config
 
 
 def in_dtype(config: Any, dtype: str) -> Any:

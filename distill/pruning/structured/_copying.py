@@ -1,7 +1,7 @@
 """Copies weights and other state from the layers of the original to the layers of the smaller model."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,33 +9,33 @@ import keras
 from distill._graphs import functional_of
 from distill._keras import flatten_layers
 from distill.pruning.structured._cutting import Cut
+from distill.pruning.structured._sharing import Weights, require_same_sharing
 from distill.pruning.structured._structure import Structure
 
 
-def copy_weights(structure: Structure, cut: Cut, built: Mapping[int, tuple[Any, Any]]) -> None:
+def copy_weights(structure: Structure, cut: Cut, called: Sequence[tuple[Any, Any]]) -> None:
     """Gives new layers what stays of the old ones' weights, their other state and what can be trained.
 
     Args:
         structure: structure of the original.
         cut: what stays.
-        built: id of an old layer, operation or model -> it and the new one; models come after their layers.
+        called: each old layer, operation or model that the graph calls and the new one; models come after their layers.
     """
     axes: dict[int, list[Any]] = {}
     for slot in structure.slots:
         axes.setdefault(id(slot.variable), [None] * len(slot.variable.shape))[slot.axis] = slot.labels
+    weights = {id(old): Weights(old.name, _pairs(old, new)) for old, new in called if _has_own(old)}
+    require_same_sharing(weights.values())
     # From the end: what is set for a layer alone must be set after what is set for the model around it.
-    for old, new in reversed(list(built.values())):
-        if not isinstance(old, keras.Layer):
-            continue
-        if functional_of(old) is not None:
-            if new.trainable != old.trainable:
+    for old, new in reversed(called):
+        if id(old) not in weights:
+            if isinstance(old, keras.Layer) and new.trainable != old.trainable:
                 new.trainable = old.trainable
             continue
-        pairs = _pairs(old, new)
         for one, other in zip(flatten_layers(old), flatten_layers(new), strict=True):
             if not any(id(variable) in axes for variable in one.variables):
                 _copy_state(one, other)  # before the weights: loading it may compute some of them anew
-        for source, target in pairs:
+        for source, target in weights[id(old)].pairs:
             value = keras.ops.convert_to_numpy(source)
             if id(source) in axes:
                 value = cut.array(value, tuple(axes[id(source)]))
@@ -47,9 +47,14 @@ def copy_weights(structure: Structure, cut: Cut, built: Mapping[int, tuple[Any, 
         for one, other in zip(flatten_layers(old), flatten_layers(new), strict=True):
             if other.trainable != one.trainable:
                 other.trainable = one.trainable
-        for source, target in pairs:
+        for source, target in weights[id(old)].pairs:
             if target.trainable != source.trainable:
                 target.trainable = source.trainable
+
+
+def _has_own(old: Any) -> bool:
+    """Whether it is a layer; the weights of a graph are those of the layers that it calls."""
+    return isinstance(old, keras.Layer) and functional_of(old) is None
 
 
 def _pairs(old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Variable, keras.Variable]]:

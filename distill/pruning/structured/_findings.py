@@ -22,6 +22,7 @@ class Findings:
         rules: the rules.
         exact: see above.
         labels: labels issued so far, and what is known about them.
+        whole: id of a weight and an axis of it that a call does not let be cut -> why.
     """
 
     def __init__(self, rules: Mapping[type, Callable[..., Any]], exact: bool) -> None:
@@ -36,6 +37,7 @@ class Findings:
         self.operations: dict[str, Any] = {}
         self.products: list[Product] = []
         self.unknown: dict[str, str] = {}
+        self.whole: dict[tuple[int, int], str] = {}
         self._slots: dict[tuple[int, int], Slot] = {}
         self._unsettled: list[Callable[[], bool]] = []
 
@@ -60,6 +62,8 @@ class Findings:
 
     def structure(self, model: keras.Model) -> Structure:
         """Everything found, once the whole graph has been walked."""
+        for key in self._slots.keys() & self.whole.keys():
+            self.labels.lock(self._slots[key].labels, self.whole[key])
         return Structure(
             model,
             self.labels.atoms(),

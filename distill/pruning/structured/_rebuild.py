@@ -1,19 +1,33 @@
 """Builds the smaller model: the same graph of new layers, with slices of the weights."""
 
-import types
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from distill._graphs import Step, functional_of, needed_nodes, run
-from distill._keras import SafeModeScope, history_of
-from distill.pruning.structured._configs import config_of, in_dtype, own_of, without_arrays
+from distill._graphs import Step, functional_of, needed_nodes, nested_calls, run
+from distill._keras import (
+    compute_output_spec,
+    history_of,
+    inbound_nodes,
+    marking,
+    taking,
+)
+from distill.pruning.structured._configs import (
+    config_of,
+    functions_of,
+    in_dtype,
+    layers_in,
+    marks_in,
+    naming,
+    with_layers,
+    without_arrays,
+)
 from distill.pruning.structured._copying import copy_weights
 from distill.pruning.structured._cutting import Cut
 from distill.pruning.structured._labels import Axes
+from distill.pruning.structured._sharing import refuse_references
 from distill.pruning.structured._structure import Edit, Structure
 
 
@@ -41,15 +55,18 @@ def rebuild(
     cut = Cut(structure, keep, masked=masked)
     builder = _Builder(structure, cut, skipped or {}, dtype)
     new = builder.model(structure.model, None)
-    copy_weights(structure, cut, builder.built)
+    for one, other in builder.called.values():
+        _build_inner(one, other)
+    copy_weights(structure, cut, list(builder.called.values()))
     return new
 
 
 class _Builder:
-    """Builds new layers and models, each old one's only once.
+    """Builds new layers and models, each old one's only once, wherever it is used: directly or inside others.
 
     Attributes:
-        built: id of an old layer, operation or model -> it and the new one.
+        called: id of an old layer, operation or model that the graph calls -> it and the new one; models come after
+            their layers.
     """
 
     def __init__(
@@ -59,7 +76,8 @@ class _Builder:
         self._cut = cut
         self._skipped = skipped
         self._dtype = dtype
-        self.built: dict[int, tuple[Any, Any]] = {}
+        self._built: dict[int, Any] = {}
+        self.called: dict[int, tuple[Any, Any]] = {}
 
     def model(self, old: keras.Model, inputs: list[Axes] | None) -> keras.Model:
         """The new model for the original, or for one nested in it whose inputs have these axes."""
@@ -69,11 +87,12 @@ class _Builder:
         if isinstance(old, keras.Sequential):
             (entry,) = entries
             needed = needed_nodes(graph, self._skipped)
-            kept = [self._operation(node.operation) for node in needed if id(node) not in self._skipped]
+            kept = [self._called(node.operation) for node in needed if id(node) not in self._skipped]
             new = keras.Sequential([history_of(entry).operation, *kept], name=old.name)
         else:
             new = self._functional(old, graph, entries)
-        self.built[id(old)] = old, new
+        self._built[id(old)] = new
+        self.called[id(old)] = old, new
         return new
 
     def _functional(self, old: keras.Model, graph: Any, entries: list[keras.KerasTensor]) -> keras.Model:
@@ -81,7 +100,7 @@ class _Builder:
             if id(step.node) in self._skipped:
                 return step.values[self._skipped[id(step.node)]]
             args, kwargs = self._arguments(step)
-            return self._operation(step.operation)(*args, **kwargs)
+            return _outputs(self._called(step.operation), args, kwargs)
 
         values = run(graph, entries, visit, nodes=needed_nodes(graph, self._skipped))
         return keras.Model(values.of(graph.input), values.of(graph.output), name=old.name)
@@ -102,7 +121,9 @@ class _Builder:
         def new(leaf: Any) -> Any:
             if isinstance(leaf, keras.KerasTensor):
                 return step.values[leaf]
-            if not getattr(leaf, "shape", ()) or isinstance(leaf, keras.Variable):
+            if isinstance(leaf, keras.Variable):
+                return self._variable(leaf, step.path)
+            if not getattr(leaf, "shape", ()):
                 return leaf
             axes = self._structure.constants.get((id(step.node), id(leaf)), ())
             value = np.asarray(keras.ops.convert_to_numpy(leaf))
@@ -114,51 +135,93 @@ class _Builder:
         found: tuple[Any, Any] = keras.tree.map_structure(new, (arguments.args, arguments.kwargs))
         return found
 
-    def _operation(self, old: Any) -> Any:
-        if id(old) in self.built:
-            return self.built[id(old)][1]
-        if functional_of(old) is not None:
-            return self.model(old, self._structure.inputs[id(old)])
-        new = self._from_config(old)
-        new.name = old.name
-        self.built[id(old)] = old, new
+    def _variable(self, old: keras.Variable, path: str) -> keras.Variable:
+        """The new weight in place of one that an operation is called on; one of no layer is the user's and stays."""
+        graph: Any = functional_of(self._structure.model)
+        owners = (node.operation for _, node, _ in nested_calls(graph) if _owns(node.operation, old))
+        if (owner := next(owners, None)) is None:
+            return old
+        new = self._called(owner)
+        if not new.built and not any(map(self._cut.makes_smaller, owner.variables)):
+            new.build_from_config(owner.get_build_config())
+        if not new.built:
+            raise ValueError(
+                "An operation can only use the weights of layers that are called before it. Received: "
+                f"{path!r}, which uses {old.path!r}. Write it as a layer that holds that layer."
+            )
+        place = [id(variable) for variable in owner.variables].index(id(old))
+        variable: keras.Variable = new.variables[place]
+        return variable
+
+    def _called(self, old: Any) -> Any:
+        """The new layer or operation in place of one that the graph calls."""
+        new = self._operation(old)
+        self.called.setdefault(id(old), (old, new))
         return new
 
+    def _operation(self, old: Any) -> Any:
+        """The new layer, operation or model in place of an old one."""
+        if id(old) not in self._built:
+            if functional_of(old) is not None and id(old) in self._structure.inputs:
+                return self.model(old, self._structure.inputs[id(old)])
+            self._built[id(old)] = self._from_config(old)
+            self._built[id(old)].name = old.name
+        return self._built[id(old)]
+
     def _from_config(self, old: Any) -> Any:
-        """A layer or operation with the same config except for the edits; it shares the functions in it."""
-        functions = {name: one for name, one in vars(old).items() if isinstance(one, types.FunctionType)}
-        try:
-            with (
-                SafeModeScope(False),  # the user's own model may hold a Lambda
-                keras.saving.CustomObjectScope(own_of(old)),
-                warnings.catch_warnings(),
-            ):
-                warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
-                config = config_of(old)
-                if not isinstance(old, keras.layers.Lambda):  # which makes a function from its config itself
-                    config.update({name: one for name, one in functions.items() if name in config})
-                for edit in self._structure.edits.get(id(old), ()):
-                    self._apply(edit, config)
-                if isinstance(old, keras.Layer) and any(map(self._cut.makes_smaller, old.variables)):
-                    config = without_arrays(config)
-                new = type(old).from_config(config if self._dtype is None else in_dtype(config, self._dtype))
-        except (NotImplementedError, TypeError) as error:
-            raise ValueError(
-                "Every layer must be made from its config to build a smaller model. Received: "
-                f"{old.name!r}, a {type(old).__name__}, which cannot be. Implement its get_config and from_config. "
-                f"Keras says: {error}"
-            ) from error
+        """A layer or operation with the same config except for the edits.
+
+        The new layers that take the place of those in its config are part of it, and it shares the functions in it.
+        """
+        parts = {id(part): part for part in layers_in(old)}
+        with naming(old), marking(parts.values()):
+            config = config_of(old)
+            if not isinstance(old, keras.layers.Lambda):  # which makes a function from its config itself
+                config.update(functions_of(old, config))
+        for edit in self._structure.edits.get(id(old), ()):
+            self._apply(edit, config)
+        if isinstance(old, keras.Layer) and any(map(self._cut.makes_smaller, old.variables)):
+            config = without_arrays(config)
+        config = config if self._dtype is None else in_dtype(config, self._dtype)
+        inner = {mark: self._operation(parts[mark]) for mark in marks_in(config)}
+        config = with_layers(config, self._operation)
+        with naming(old), taking(inner):
+            new = type(old).from_config(config)
+        functions = functions_of(old, config)
         if isinstance(old, keras.layers.Lambda):
-            new.function = (
-                old.function
-            )  # a lambda made from a config has lost the variables that it refers to
+            new.function = old.function  # one made from a config has lost the variables that it refers to
+            functions = {"function": old.function}
+        refuse_references(old.name, functions.values(), self._structure.model)
         return new
 
     def _apply(self, edit: Edit, config: Any) -> None:
         sizes = [None if axis is None else self._cut.size(axis) for axis in edit.axes]
         if sizes == [None if axis is None else axis.size for axis in edit.axes]:
             return
-        *parents, key = edit.path
-        for parent in parents:
-            config = config[parent]
-        config[key] = edit.value(*sizes)
+        config[edit.key] = edit.value(*sizes)
+
+
+def _outputs(new: Any, args: Any, kwargs: Any) -> Any:
+    """Calls a new layer or operation."""
+    try:
+        return new(*args, **kwargs)
+    except Exception as error:  # a layer's code may raise anything
+        raise ValueError(
+            "Every layer must run in the smaller model as it does in the original. Received: "
+            f"{new.name!r}, a {type(new).__name__}, which does not. What it computes with must come from its config, "
+            "such as another layer that it uses, and its rule must tell every size that changes. "
+            f"Keras says: {error}"
+        ) from error
+
+
+def _build_inner(old: Any, new: Any) -> None:
+    """Builds what only a call with values builds, such as a PReLU that is the activation of another layer."""
+    pairs = zip(layers_in(old), layers_in(new), strict=False)
+    if functional_of(old) is None and any(one.built and not other.built for one, other in pairs):
+        arguments = inbound_nodes(new)[0].arguments
+        compute_output_spec(new.call, *arguments.args, **arguments.kwargs)
+
+
+def _owns(operation: Any, variable: keras.Variable) -> bool:
+    is_layer = isinstance(operation, keras.Layer) and functional_of(operation) is None
+    return is_layer and any(one is variable for one in operation.variables)

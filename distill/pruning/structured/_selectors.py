@@ -51,10 +51,10 @@ def _fitting(structure: Structure, groups: Sequence[Group], selector: Selector) 
             f"A selector must fit at least one layer. Received: {selector!r}, which fits none of "
             f"{structure.model.name!r}. Its layers: {', '.join(structure.operations)}."
         )
+    # What holds for a layer holds for the layers inside it, wherever else they are used.
+    held = {id(one) for path in meant for one in getattr(structure.operations[path], "variables", ())}
     own = np.zeros(structure.atoms.count, bool)
     for slot in structure.slots:
-        # What holds for a layer holds for the layers inside it.
-        inside = any(slot.path == path or slot.path.startswith(f"{path}/") for path in meant)
-        if inside and slot.role != "input":
+        if id(slot.variable) in held and slot.role != "input":
             own[structure.atoms.of[slot.labels]] = True
     return [i for i, group in enumerate(groups) if own[group.atoms].any()]

@@ -51,9 +51,9 @@ def _bidirectional(call: Call) -> list[Axes]:
     if call.arguments("initial_state") or layer.return_state or has_arrays(call):
         return call.lock_all("states of Bidirectional are not understood")
     given = call.shapes[:1], call.inputs[:1]
-    (forward,) = call.inner("layer", layer.forward_layer, *given)
+    (forward,) = call.inner(layer.forward_layer, *given)
     one = call.vanishes
-    (backward,) = call.inner("backward_layer", layer.backward_layer, *given)
+    (backward,) = call.inner(layer.backward_layer, *given)
     other = call.vanishes
     call.vanishes = lambda: one() and other()
     call.unite(forward[-1], backward[-1])  # Keras expects both to be as wide, however they are merged
@@ -69,7 +69,7 @@ def _bidirectional(call: Call) -> list[Axes]:
 def _time_distributed(call: Call) -> list[Axes]:
     layer, axes, shape = call.operation, call.inputs[0], call.shapes[0]
     each = [(shape[0], *shape[2:])], [(axes[0], *axes[2:])]
-    found = call.inner("layer", layer.layer, *each, times=sizes_of(axes[1:2], shape[1:2]))
+    found = call.inner(layer.layer, *each, times=sizes_of(axes[1:2], shape[1:2]))
     return [(out[0], axes[1], *out[1:]) for out in found]
 
 

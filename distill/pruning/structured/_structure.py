@@ -64,12 +64,12 @@ class Edit(NamedTuple):
     """A change to the config of a layer or operation, made when channels are removed.
 
     Attributes:
-        path: keys that lead to the value in the config.
+        key: key of the value in the config.
         axes: axes whose sizes the new value depends on. If none of the sizes changes, the config stays as it is.
         value: function of the new sizes of the axes, `None` for an axis that cannot be cut; returns the new value.
     """
 
-    path: tuple[str, ...]
+    key: str
     axes: tuple[Axis, ...]
     value: Callable[..., Any]
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from distill._graphs import functional_of
+from distill._graphs import functional_of, nested_calls
 from distill._keras import get_keras_mask, set_keras_mask
 from distill._types import Arrays, Tensor
 from distill.pruning.structured._call import Rule
@@ -16,6 +16,7 @@ from distill.pruning.structured._cutting import keep_labels
 from distill.pruning.structured._labels import Axes
 from distill.pruning.structured._rebuild import rebuild
 from distill.pruning.structured._running import run
+from distill.pruning.structured._sharing import Weights, difference_in_sharing
 from distill.pruning.structured._structure import Key, Slot, Structure
 from distill.pruning.structured._tracing import read
 
@@ -56,8 +57,13 @@ def prove(
     """Compares a pruned model with the original and records the largest difference; arguments as `largest_error`.
 
     Raises:
-        RuntimeError: they differ by more than rounding explains.
+        RuntimeError: they differ by more than rounding explains, or share weights otherwise.
     """
+    if difference := _difference_in_sharing(structure.model, pruned):
+        raise RuntimeError(
+            "Layers of the pruned model must share weights as those of the original do. Received: "
+            f"{difference}. Please report this."
+        )
     error, where = largest_error(structure, keep, pruned, rules, proof.examples)
     if proof.largest_error is None or not error <= proof.largest_error:
         proof.largest_error, proof.where = error, where
@@ -67,6 +73,26 @@ def prove(
             f"Received: a relative difference of {error:.1e} at {where!r}. exact=False explains a difference at a "
             "normalization and after it. Otherwise a rule is wrong: check your own, or exclude the layers around it."
         )
+
+
+def _difference_in_sharing(model: keras.Model, pruned: keras.Model) -> str:
+    """What the calls of two models share otherwise; "" if nothing."""
+    one, other = (list(_weights_of_calls(model)) for model in (model, pruned))
+    pairs = zip(one, other, strict=True)
+    return difference_in_sharing(
+        Weights(path, list(zip(sources, targets, strict=True))) for (path, sources), (_, targets) in pairs
+    )
+
+
+def _weights_of_calls(model: keras.Model) -> Iterator[tuple[str, list[keras.Variable]]]:
+    """The weights that each call uses, of its layer or among its arguments; not those that are no layer's."""
+    graph: Any = functional_of(model)
+    own = {id(variable) for variable in model.variables}
+    for path, node, _ in nested_calls(graph):
+        given = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+        used = [leaf for leaf in given if isinstance(leaf, keras.Variable) and id(leaf) in own]
+        is_graph = functional_of(node.operation) is not None
+        yield path, [*used, *(() if is_graph else getattr(node.operation, "variables", ()))]
 
 
 def _rounding(slot: Slot) -> float:

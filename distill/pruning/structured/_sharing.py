@@ -1,0 +1,98 @@
+"""Tells whether layers of a smaller model share weights where those of the original do, and nowhere else."""
+
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+from distill._keras import flatten_layers
+
+
+class Weights(NamedTuple):
+    """The weights of a layer of the original and of the layer in its place.
+
+    Attributes:
+        path: path or name of the layer.
+        pairs: each weight with the one in its place.
+    """
+
+    path: str
+    pairs: list[tuple[keras.Variable, keras.Variable]]
+
+
+def difference_in_sharing(layers: Iterable[Weights]) -> str:
+    """What is shared otherwise than in the original, or "" if nothing is."""
+    made: dict[int, tuple[keras.Variable, str]] = {}
+    origins: dict[int, tuple[keras.Variable, str]] = {}
+    for path, pairs in layers:
+        for source, target in pairs:
+            if source is target:
+                return f"{path!r}, which holds {source.name!r} of the original itself"
+            other, where = made.setdefault(id(source), (target, path))
+            if other is not target:
+                return f"{where!r} and {path!r}, which share {source.name!r}, and would not any more"
+            origin, where = origins.setdefault(id(target), (source, path))
+            if origin is not source:
+                return f"{where!r} and {path!r}, which do not share {source.name!r}, and would"
+    return ""
+
+
+def require_same_sharing(layers: Iterable[Weights]) -> None:
+    """Refuses layers that share their weights otherwise than those of the original.
+
+    Raises:
+        ValueError: they do.
+    """
+    if difference := difference_in_sharing(layers):
+        raise ValueError(
+            f"Layers must share weights as in the original. Received: {difference}. A layer that holds another one has "
+            "to name it in its get_config, by keras.saving.serialize_keras_object(layer), and take it in from_config, "
+            "by keras.saving.deserialize_keras_object."
+        )
+
+
+def refuse_references(name: str, functions: Iterable[types.FunctionType], model: keras.Model) -> None:
+    """Refuses functions that use layers or weights of the model, as a smaller model has its own.
+
+    Args:
+        name: name of the layer that calls the functions.
+        functions: functions of the user's.
+        model: original model.
+
+    Raises:
+        ValueError: a function uses one.
+    """
+    own = {id(one): one.name for one in [*flatten_layers(model), *model.variables]}
+    for function in functions:
+        for value in _referred_to(function, function.__module__, set()):
+            if id(value) in own:
+                raise ValueError(
+                    "A function in a layer must not use other layers or weights of the model: in a smaller model it "
+                    f"would go on with those of the original. Received: the function {function.__name__!r} of "
+                    f"{name!r}, which uses {own[id(value)]!r}. Write it as a layer that holds {own[id(value)]!r} and "
+                    "names it in its get_config."
+                )
+
+
+def _referred_to(function: types.FunctionType, module: str, seen: set[int]) -> Iterator[Any]:
+    """The values that a function and those that it calls in the same module find outside of them."""
+    if id(function) in seen or function.__module__ != module:
+        return
+    seen.add(id(function))
+    cells = [
+        cell for cell in function.__closure__ or () if cell != types.CellType()
+    ]  # an empty one has no contents
+    found = [function.__defaults__, function.__kwdefaults__, *(cell.cell_contents for cell in cells)]
+    found += [function.__globals__.get(name) for name in _names_in(function.__code__)]
+    for value in keras.tree.flatten(found):
+        yield value
+        if isinstance(value, types.FunctionType):
+            yield from _referred_to(value, module, seen)
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
