@@ -9,8 +9,9 @@ from keras import ops
 
 from distill._keras import get_keras_mask, reduce_weighted_values, to_snake_case
 from distill._types import Tensor, Tensors
+from distill.losses._owned import Owned
 from distill.losses._settings import Setting
-from distill.losses._shapes import require_shapes
+from distill.losses._shapes import Shape, agree, require_shapes
 
 Head = Literal["softmax", "sigmoid"]
 
@@ -22,14 +23,17 @@ class Recipe(TypedDict, total=False):
     distillation_weight: float
 
 
-class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
+class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.DistillationLoss):
     """Base class of losses that compare what a teacher and a student computed for the same examples.
 
     A subclass implements `call` and returns one value per example. The base class casts both sides to float32, stops
     the gradient to the teacher, and applies sample weights, masks and the mean over the batch as Keras does for the
     student's own loss. So `sample_weight` and `tf.distribute` treat both losses alike.
 
-    A loss that trains layers of its own, such as a projector, creates them in `build` and lists them in `layers`.
+    A loss that trains layers of its own, such as a projector, creates them in `build` and lists them in `layers`. It
+    belongs to one Distiller at a time. A second one, as for the next fold or seed, starts it anew: `build` runs again,
+    schedules begin at their first step, and numbers that were set by hand stay. The first Distiller then refuses to go
+    on with it.
 
     `keras.distillation.Distiller` accepts these losses too.
 
@@ -108,9 +112,15 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
         self.settings: list[Setting] = []
         self.layers: list[keras.Layer] = []
         self.built = False
+        self._start = None
+        self._kept_layers = []
+        self._built_for: list[tuple[Any, ...]] = []
 
     def build(self, teacher: Tensors, student: Tensors) -> None:
         """Creates what the loss trains. Does nothing by default.
+
+        It runs again for each Distiller that the loss is given to, so it sets attributes and appends to none but
+        `layers`.
 
         Args:
             teacher: tensors, or `keras.KerasTensor`s, with the shapes of the teacher's side.
@@ -126,14 +136,32 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
     def ensure_built(self, teacher: Tensors, student: Tensors) -> None:
         """Checks the shapes of both sides, and calls `build` the first time."""
         self.validate_outputs(teacher, student)
+        sides = [[tuple(x.shape) for x in keras.tree.flatten(side)] for side in (teacher, student)]
+        fitted = [self._fitted_sizes(shape) for shape in (*sides[0], *sides[1])]
+        if self.built and self.builds_layers and not all(map(agree, self._built_for, fitted)):
+            raise ValueError(
+                f"What a {type(self).__name__} trains fits the features that it was made for. Received: teacher "
+                f"{_listed(sides[0])} and student {_listed(sides[1])}, of other channels than before. Use a loss of "
+                "its own for each pair of models."
+            )
         if not self.built:
+            self._kept_layers = list(self.layers)
             self.build(teacher, student)
-            self.built = True
+            self.built, self._built_for = True, fitted
             if unbuilt := [layer.name for layer in self.layers if not layer.built]:
                 raise ValueError(
                     "The layers of a loss must have their weights before the first training step. Received: "
                     f"{type(self).__name__}.build leaves {unbuilt} without weights. Call layer.build(shape) there."
                 )
+
+    @property
+    def builds_layers(self) -> bool:
+        """Whether `build` creates what fits one pair of models only."""
+        return type(self).build is not DistillationLoss.build
+
+    def _fitted_sizes(self, shape: Shape) -> tuple[Any, ...]:
+        """Returns the sizes of features that what `build` creates depends on."""
+        return len(shape), shape[-1]
 
     def __call__(
         self,
@@ -269,6 +297,10 @@ class DistillationLoss(keras.losses.Loss, keras.distillation.DistillationLoss):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {"name": self.name}
+
+
+def _listed(shapes: Sequence[Shape]) -> str:
+    return ", ".join(map(str, shapes))
 
 
 def _expand_weight(weight: Tensor, rank: int, loss: str) -> Tensor:

@@ -13,6 +13,7 @@ from distill.losses import projectors
 from distill.losses._base import Recipe
 from distill.losses._numbers import require_count, require_number
 from distill.losses._relation import Relation, flat
+from distill.losses._shapes import Shape
 
 
 @keras.saving.register_keras_serializable(package="distill")
@@ -128,6 +129,9 @@ class ContrastiveRepresentation(Relation):
         self._embed_student.build((None, math.prod(student.shape[1:])))
         self._memory.build(None)
         self.layers = [self._embed_teacher, self._embed_student, self._memory]
+
+    def _fitted_sizes(self, shape: Shape) -> tuple[Any, ...]:
+        return shape[1:]
 
     def call(self, teacher: Tensor, student: Tensor, ids: Tensor) -> Tensor:
         """Returns the value of each example, from both anchors, and updates the memory."""

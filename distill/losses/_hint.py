@@ -6,8 +6,9 @@ from keras import ops
 from distill._types import Tensor
 from distill.losses import projectors
 from distill.losses._base import Recipe
-from distill.losses._layers import LayerNames, Projected, Projectors
+from distill.losses._layers import LayerNames
 from distill.losses._maps import mean_of_example
+from distill.losses._projected import Projected, Projectors
 from distill.losses._shapes import Shape
 
 

@@ -1,21 +1,13 @@
-"""What losses on layers share: pairs of layers, and projectors of the student's features."""
+"""What losses on layers share: pairs of layers."""
 
-import logging
 from collections.abc import Sequence
-from typing import Any, Self, TypeAlias
-
-import keras
-from keras import ops
+from typing import Any
 
 from distill._types import Tensor, Tensors
 from distill.losses._base import DistillationLoss
-from distill.losses._shapes import MAPS, TOKENS, VECTORS, Shape, agree, shape_error
-
-_LOG = logging.getLogger(__name__)
+from distill.losses._shapes import MAPS, Shape, agree, shape_error
 
 LayerNames = str | Sequence[str] | None
-# One projector, or one for each pair of layers; `None` chooses by shape.
-Projectors: TypeAlias = keras.Layer | Sequence[keras.Layer | None] | None
 
 
 class OnLayers(DistillationLoss):
@@ -92,98 +84,6 @@ class OnLayers(DistillationLoss):
         # Lists, because JSON has no tuples.
         teacher, student = (list(layer) if isinstance(layer, tuple) else layer for layer in names)
         return {"teacher_layer_name": teacher, "student_layer_name": student, "name": self.name}
-
-
-class Projected(OnLayers):
-    """Base class of losses on layers that project the student's features first.
-
-    A subclass implements `choose`, which makes a projector for the shapes of a pair.
-    """
-
-    shapes: tuple[str, ...] = (VECTORS, TOKENS, MAPS)
-
-    def __init__(
-        self,
-        teacher_layer_name: LayerNames = None,
-        student_layer_name: LayerNames = None,
-        *,
-        projector: Projectors = None,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(teacher_layer_name, student_layer_name, name=name)
-        layers = self.student_layer_name
-        pairs = len(layers) if isinstance(layers, tuple) else 1
-        if projector is None:
-            given: list[keras.Layer | None] = [None] * pairs
-        else:
-            given = list(projector) if isinstance(projector, list | tuple) else [projector]
-        if len(given) != pairs or any(one is not None and not isinstance(one, keras.Layer) for one in given):
-            raise ValueError(
-                "A projector must be a keras.Layer, or a list with a layer or None for each pair of layers. "
-                f"Received: projector={projector!r} for {pairs} pair{'s' if pairs > 1 else ''}. "
-                "Leave it out to let the loss choose by shape."
-            )
-        self._given = given
-        self.projectors: list[keras.Layer] = []
-
-    def build(self, teacher: Tensors, student: Tensors) -> None:
-        """Creates the projectors. Raises ValueError if one returns another shape than the teacher's."""
-        made = []
-        for given, (t, s) in zip(self._given, pairs_of(teacher, student), strict=True):
-            t_shape, s_shape = self._shapes_to_project(tuple(t.shape), tuple(s.shape))
-            projector = self.choose(t_shape, s_shape) if given is None else given
-            projected = projector(keras.KerasTensor((None, *s_shape[1:]), dtype="float32"))
-            self._require_fit(t_shape, tuple(projected.shape))
-            made.append(projector)
-            _LOG.info(
-                "%s: student %s to teacher %s by %s projector, %d parameters",
-                self.name,
-                s_shape[1:],
-                t_shape[1:],
-                "the default" if given is None else "the given",
-                projector.count_params(),
-            )
-        self.projectors = made
-        self.layers += made
-
-    def choose(self, teacher: Shape, student: Shape) -> keras.Layer:
-        """Returns a projector for a pair of these shapes. A subclass implements this."""
-        raise NotImplementedError(f"{type(self).__name__} must implement choose(teacher, student).")
-
-    def _shapes_to_project(self, teacher: Shape, student: Shape) -> tuple[Shape, Shape]:
-        """Returns the shapes between which the projector stands; others than the layers' if `compare` pools."""
-        return teacher, student
-
-    def project(self, stage: int, teacher: Tensor, student: Tensor) -> Tensor:
-        """Returns the student's features of a pair, in the teacher's shape."""
-        # A copy has no Keras mask, about which layers that do not support masks would warn. Losses run in training
-        # only.
-        projected = ops.cast(self.projectors[stage](ops.copy(student), training=True), "float32")
-        self._require_fit(tuple(teacher.shape), tuple(projected.shape))
-        # Sizes that are unknown before the step must not be broadcast either.
-        return ops.reshape(projected, ops.shape(teacher))
-
-    def _require_fit(self, teacher: Shape, projected: Shape) -> None:
-        if not agree(teacher[1:], projected[1:]):
-            raise shape_error(
-                f"{type(self).__name__} compares element by element, so the projector must return the teacher's shape",
-                teacher,
-                projected,
-                "Read layers of the same size, or pass projector=, a layer that returns the teacher's shape.",
-                what="projected student",
-            )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments; a projector as it was given, without its weights."""
-        given = self._given if len(self._given) > 1 else self._given[0]
-        if all(one is None for one in self._given):
-            given = None
-        return {**super().get_config(), "projector": keras.saving.serialize_keras_object(given)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Returns the loss that `get_config` describes."""
-        return cls(**{**config, "projector": keras.saving.deserialize_keras_object(config["projector"])})
 
 
 def pairs_of(teacher: Tensors, student: Tensors) -> list[tuple[Tensor, Tensor]]:

@@ -11,7 +11,8 @@ from keras import ops
 from distill._types import Tensor, Tensors
 from distill.losses import projectors
 from distill.losses._base import Recipe
-from distill.losses._layers import LayerNames, Projected, Projectors, pairs_of
+from distill.losses._layers import LayerNames, pairs_of
+from distill.losses._projected import Projected, Projectors
 from distill.losses._shapes import MAPS, VECTORS, Shape, shape_error
 
 # One number per channel, or such for each of several layers.

@@ -110,6 +110,11 @@ class Setting:
         """Sets a saved value: a number is checked as usual, a schedule replaces it at the next step."""
         self.variable.assign(value if self.schedule is not None else self.check(value))
 
+    def restart(self) -> None:
+        """Sets a schedule's value at step 0; a number stays."""
+        if self.schedule is not None:
+            self.variable.assign(_first_value(self.name, self.schedule))
+
     def update(self, step: Tensor) -> None:
         """Sets the schedule's value at `step`. A value out of range becomes NaN, so that the loss shows it."""
         if self.schedule is not None:

@@ -80,9 +80,21 @@ class Standardized(DistillationLoss):
                 student_loss_weight=loss.recipe["student_loss_weight"], distillation_weight=9.0
             )
 
+    @property
+    def builds_layers(self) -> bool:
+        """Whether the loss within creates what fits one pair of models only."""
+        return self._loss.builds_layers
+
     def build(self, teacher: Tensors, student: Tensors) -> None:
         """Builds the loss within."""
         self._loss.ensure_built(teacher, student)
+        self.layers = self._loss.layers
+
+    def start(self, owner: object) -> None:
+        """Gives the loss within to a Distiller too."""
+        self._loss.start(owner)
+        super().start(owner)
+        self.layers = self._loss.layers
 
     def call(self, teacher: Tensor, student: Tensor, *labels: Tensor) -> Tensor:
         """Returns the loss within, of standardized logits."""

@@ -8,8 +8,9 @@ from keras import ops
 from distill._types import Tensor, Tensors
 from distill.losses import projectors
 from distill.losses._base import Recipe
-from distill.losses._layers import LayerNames, Projected, Projectors, pairs_of
+from distill.losses._layers import LayerNames, pairs_of
 from distill.losses._maps import mean_of_example, pool_to_smaller, smaller_size
+from distill.losses._projected import Projected, Projectors
 from distill.losses._shapes import Shape
 
 
@@ -77,6 +78,7 @@ class VariationalInformation(Projected):
     def build(self, teacher: Tensors, student: Tensors) -> None:
         """Creates μ and the variances."""
         super().build(teacher, student)
+        self.variances = []
         for t, _ in pairs_of(teacher, student):
             variance = _Variance(name="variance", dtype="float32")
             variance.build((t.shape[-1],))

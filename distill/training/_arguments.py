@@ -50,6 +50,12 @@ def as_losses(losses: Any) -> list[OutputLoss]:
     pairs = [
         (output, loss if isinstance(loss, DistillationLoss) else BatchLoss(loss)) for output, loss in pairs
     ]
+    for i, (_, loss) in enumerate(pairs):
+        if loss.builds_layers and any(loss is other for _, other in pairs[:i]):
+            raise ValueError(
+                "A loss that trains layers of its own compares one pair of layers or outputs. Received: the same "
+                f"{type(loss).__name__} {loss.name!r} twice. Make an object for each."
+            )
     heads: dict[Output, str] = {}
     for output, loss in pairs:
         if loss.head is not None and heads.setdefault(output, loss.head) != loss.head:

@@ -13,7 +13,6 @@ from distill.losses import SoftTargets
 from distill.losses._settings import Schedule
 from distill.training._arguments import as_losses
 from distill.training._distiller import Distiller
-from distill.training._objective import trains_layers
 
 
 def chain(
@@ -39,8 +38,8 @@ def chain(
         train: compiles and fits a model in place: `train(model, callbacks)`, where `callbacks` is a list for `fit`,
             empty here. The model is a `Distiller` of the network and its teacher, or the network itself if it has no
             teacher, as the first without `teacher`.
-        losses: distillation losses, as for `Distiller`; `SoftTargets(temperature=1.0)` by default. Or a function that
-            returns them anew for each network, for losses that train layers of their own.
+        losses: distillation losses, as for `Distiller`; `SoftTargets(temperature=1.0)` by default. Each network starts
+            them anew. Or a function that returns other objects for each network.
         distillation_loss_weights: weights of the losses, as for `Distiller`.
         student_loss_weight: weight of the networks' own loss, as for `Distiller`.
         distillation_weight: weight of the distillation side, as for `Distiller`.
@@ -87,7 +86,8 @@ def chain(
     makers = list(makers)
     if not makers:
         raise ValueError("A chain needs at least one network. Received: makers=[].")
-    _require_losses_for_all(losses, len(makers) - (teacher is None))
+    if losses is not None and not _makes_losses(losses):
+        as_losses(losses)  # before any network is trained
     weights = {
         "distillation_loss_weights": distillation_loss_weights,
         "student_loss_weight": student_loss_weight,
@@ -137,17 +137,6 @@ def _losses_of(losses: Any) -> Any:
 def _makes_losses(losses: Any) -> bool:
     # Losses can be called too.
     return callable(losses) and not isinstance(losses, (type, keras.distillation.DistillationLoss))
-
-
-def _require_losses_for_all(losses: Any, networks: int) -> None:
-    """Raises ValueError if one loss would train its layers for several pairs of networks."""
-    if losses is None or _makes_losses(losses) or networks < 2:
-        return
-    if own := [type(loss).__name__ for _, loss in as_losses(losses) if trains_layers(loss)]:
-        raise ValueError(
-            f"Losses that train layers of their own must be made anew for each network. Received: {own}. Pass a "
-            "function that returns them: losses=lambda: ..."
-        )
 
 
 def _load(student: keras.Model, path: Path) -> None:

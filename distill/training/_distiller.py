@@ -269,6 +269,7 @@ class Distiller(AdjustableWeights, Trainer):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Prepares the training step; Keras calls it at each `fit`."""
+        self._objective.require_own_losses()
         self._traced_step.refresh()  # `load_weights` may have changed the weights
         self._traced_step.require_loss(compiled_loss(self))
         return super().make_train_function(self._traced_step.is_stale(self.student, self._teachers) or force)

@@ -9,7 +9,6 @@ from keras import ops
 from distill._keras import get_keras_mask, share_of_penalty
 from distill._replicas import replica_count, whole_batch_means
 from distill._types import Tensor, Tensors
-from distill.losses._base import DistillationLoss
 from distill.losses._settings import Setting
 from distill.training._taps import Tapped
 from distill.training._teacher_mix import TeacherMix
@@ -60,6 +59,9 @@ class Objective:
         self.student_loss_weight = student_loss_weight
         self.distillation_weight = distillation_weight
         self.mix = mix
+        self._owner = object()  # stands for the Distiller in its losses
+        for term in self.terms:
+            term.loss.start(self._owner)
         # "int" is the integer type with which Keras' optimizers count on each backend.
         self.step = keras.Variable(
             0, dtype="int", trainable=False, aggregation="only_first_replica", name="step"
@@ -91,7 +93,16 @@ class Objective:
     @property
     def waits_for_shapes(self) -> bool:
         """Whether a loss still has to create what it trains."""
-        return any(not term.loss.built and trains_layers(term.loss) for term in self.terms)
+        return any(not term.loss.built and term.loss.builds_layers for term in self.terms)
+
+    def require_own_losses(self) -> None:
+        """Raises ValueError if another Distiller has started a loss anew."""
+        if taken := [term.name for term in self.terms if not term.loss.belongs_to(self._owner)]:
+            raise ValueError(
+                "A loss that trains layers of its own works for the Distiller that got it last, and was started anew "
+                f"for that one. Received: {taken}, which another Distiller has now. To go on with both, make a loss "
+                "object for each."
+            )
 
     def build_losses(self, taught: Sequence[Tapped], learned: Tapped) -> None:
         """Checks the shapes of what each loss compares, and lets it create what it trains.
@@ -153,6 +164,7 @@ class Objective:
             learned: what the student returned.
             batch: the batch.
         """
+        self.require_own_losses()
         parts = []
         if student_loss is not None:
             weight, count = self.student_loss_weight.variable, _count(learned.outputs, batch.examples)
@@ -196,11 +208,6 @@ def sum_of_penalties(model: keras.Model, penalties: Sequence[Tensor]) -> Tensor:
     for penalty in penalties:
         total += ops.cast(share_of_penalty(model, penalty), "float32")
     return total
-
-
-def trains_layers(loss: DistillationLoss) -> bool:
-    """Whether a loss creates layers that are trained, or remembers examples, for one pair of networks."""
-    return type(loss).build is not DistillationLoss.build
 
 
 def _count(outputs: Tensors, examples: Tensor) -> Tensor:
