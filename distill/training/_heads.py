@@ -197,11 +197,12 @@ class GraphReader:
         )
 
 
-def activation_of(model: keras.Model) -> str:
+def activation_of(model: keras.Model, output: int = 0) -> str:
     """Returns the last activation of a model's head: "linear", "softmax", "log_softmax" or "sigmoid".
 
     Args:
-        model: a Functional or Sequential model; its first output is looked at.
+        model: a Functional or Sequential model.
+        output: position of the output that is looked at.
 
     Raises:
         ValueError: the model's graph cannot be read, or its head is not recognised.
@@ -212,4 +213,4 @@ def activation_of(model: keras.Model) -> str:
             "The head of a model can only be recognised in Functional and Sequential models. "
             f"Received: {model.name!r}, a {type(model).__name__}."
         )
-    return GraphReader(graph, model.name)._find_logits(graph.outputs[0], (0, 0))
+    return GraphReader(graph, model.name)._find_logits(graph.outputs[output], (0, 0))

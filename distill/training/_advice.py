@@ -1,0 +1,222 @@
+"""Advice on a Distiller: what the numbers of a check say about its models, losses and data."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distill.training._scoring import Form, wants_logits
+
+if TYPE_CHECKING:
+    from distill.training._check import CheckedModel, CheckedTerm
+
+# Beyond these, a check speaks.
+_LOUD = 30.0  # one term's gradient over another's
+_UNSCALED = 20.0  # absolute value of an input
+_REMAPPED = 0.1  # accuracy that another order of the classes would win
+_CERTAIN = 0.02  # mean entropy of the teacher's answers, as a share of the largest possible
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """One thing to change before training.
+
+    Attributes:
+        grave: whether training as it stands is a waste of time.
+        text: what is wrong, and what to do.
+
+    Example:
+    ```python
+    import distill
+
+    distiller = distill.Distiller(teacher, student, distill.SoftTargets())
+    distiller.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    print([advice.text for advice in distiller.check(x, y).advice if advice.grave])
+    ```
+    """
+
+    grave: bool
+    text: str
+
+
+def advice_on_head(name: str, form: Form, loss: object) -> list[Advice]:
+    """Whether a student's outputs are what its loss takes.
+
+    Args:
+        name: name of the student.
+        form: what its outputs are.
+        loss: its own loss, as it was compiled.
+    """
+    wanted, called = wants_logits(loss), loss if isinstance(loss, str) else getattr(loss, "name", loss)
+    if wanted is False and form == "logits":
+        return [
+            Advice(
+                True,
+                f"{name!r} returns logits, but its loss {called!r} takes probabilities, so its gradient is wrong. "
+                "Compile the loss with from_logits=True, or end the student in a softmax or sigmoid.",
+            )
+        ]
+    if wanted is True and form != "logits":
+        return [
+            Advice(
+                True,
+                f"{name!r} ends in a {form}, but its loss {called!r} takes logits. Compile the loss with "
+                "from_logits=False, or end the student in a linear layer.",
+            )
+        ]
+    return []
+
+
+def advice_on_sizes(teachers: Sequence["CheckedModel"], student: "CheckedModel") -> list[Advice]:
+    """Whether teacher and student may have been swapped."""
+    own = student.parameters
+    return [
+        Advice(
+            False,
+            f"The student {student.name!r} has {own:,} parameters, more than its teacher {teacher.name!r} with "
+            f"{teacher.parameters:,}. The teacher comes first: Distiller(teacher, student, ...).",
+        )
+        for teacher in teachers
+        if teacher.parameters is not None and own is not None and own > teacher.parameters
+    ]
+
+
+def advice_on_inputs(
+    teachers: Sequence["CheckedModel"], student: "CheckedModel", largest: float | None
+) -> list[Advice]:
+    """Whether the inputs are scaled for the student.
+
+    Args:
+        teachers: the teachers.
+        student: the student.
+        largest: largest absolute value of its floating-point or image inputs, or `None`.
+    """
+    if largest is None or largest <= _UNSCALED or student.scales:
+        return []
+    too = ", as its teacher does" if any(teacher.scales for teacher in teachers) else ""
+    return [
+        Advice(
+            False,
+            f"The inputs reach {largest:.3g}, and {student.name!r} does not scale them. Scale the data, or let the "
+            f"student start with keras.layers.Rescaling or Normalization{too}.",
+        )
+    ]
+
+
+def advice_on_classes(teacher: str, answers: np.ndarray, labels: np.ndarray) -> list[Advice]:
+    """Whether a teacher knows the labels, and names the classes in the same order.
+
+    Args:
+        teacher: name of the teacher.
+        answers: its classes (n,).
+        labels: the right classes (n,).
+    """
+    right = float(np.mean(answers == labels))
+    most = float(np.bincount(labels).max()) / len(labels)
+    table = np.zeros((int(max(answers.max(), labels.max())) + 1,) * 2, int)
+    np.add.at(table, (answers, labels), 1)
+    best = table.argmax(axis=1)
+    seen = np.unique(answers)
+    one_to_one = len(set(best[seen])) == len(seen) > 1
+    remapped = float(table.max(axis=1).sum()) / len(labels)
+    if one_to_one and remapped > right + _REMAPPED and len(labels) >= 10 * len(seen):
+        moved = ", ".join(f"{i} is label {best[i]}" for i in seen if best[i] != i)
+        return [
+            Advice(
+                True,
+                f"{teacher!r} seems to have its classes in another order: its class {moved}. With these exchanged its "
+                f"accuracy is {remapped:.3f}, as it stands {right:.3f}. Reorder the labels or the teacher's outputs.",
+            )
+        ]
+    if right <= most:
+        return [
+            Advice(
+                True,
+                f"{teacher!r} is right on {right:.1%} of the examples, no more than always answering the most frequent "
+                f"class ({most:.1%}). It may expect other inputs (pass teacher_preprocessing), or is not trained for "
+                "these labels.",
+            )
+        ]
+    return []
+
+
+def advice_on_certainty(teacher: str, logits: np.ndarray, temperature: float) -> list[Advice]:
+    """Whether a teacher's softened answers say more than labels.
+
+    Args:
+        teacher: name of the teacher.
+        logits: its logits (n, classes).
+        temperature: temperature of the loss.
+    """
+    softened = np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
+    softened /= softened.sum(axis=-1, keepdims=True)
+    entropies = -(softened * np.log(np.maximum(softened, 1e-12))).sum(axis=-1)
+    entropy = float(entropies.mean() / np.log(logits.shape[-1]))
+    if entropy >= _CERTAIN:
+        return []
+    return [
+        Advice(
+            False,
+            f"{teacher!r} is almost certain of its answers even at temperature {temperature:g} (entropy {entropy:.2%} "
+            "of the largest), so its soft targets say little more than labels. Raise the temperature, or use LogitMSE.",
+        )
+    ]
+
+
+def advice_on_scores(teachers: Sequence["CheckedModel"], student: "CheckedModel") -> list[Advice]:
+    """Whether a teacher has something to teach, by the compiled loss on the labels."""
+    own = student.scores.get("loss")
+    return [
+        Advice(
+            False,
+            f"The student's loss on the labels ({own:.3g}) is already no larger than that of its teacher "
+            f"{teacher.name!r} ({theirs:.3g}). Compare with a student trained on the labels alone before you trust a "
+            "gain.",
+        )
+        for teacher in teachers
+        if own is not None and (theirs := teacher.scores.get("loss")) is not None and own <= theirs
+    ]
+
+
+def advice_on_terms(terms: Sequence["CheckedTerm"]) -> list[Advice]:
+    """Whether the terms of the loss are finite, reach the student and are of one scale."""
+    found = [
+        Advice(
+            True,
+            f"{term.loss!r} is {term.value} on the first batch. Look at the inputs and the teacher's outputs.",
+        )
+        for term in terms
+        if not np.isfinite([term.value, term.gradient]).all()
+    ]
+    live = [term for term in terms if np.isfinite(term.gradient) and term.weight > 0]
+    found += [
+        Advice(
+            True,
+            f"{term.loss!r} has no gradient with respect to the student's weights, so it trains nothing.",
+        )
+        for term in live
+        if term.gradient == 0 and term.value != 0
+    ]
+    live = [term for term in live if term.gradient > 0]
+    if live:
+        loud = max(live, key=lambda term: term.gradient)
+        found += [
+            Advice(
+                False,
+                f"The gradient of {loud.loss!r} is {loud.gradient / term.gradient:.0f} times that of {term.loss!r}, "
+                "which hardly counts. Change the weights if both are to.",
+            )
+            for term in live
+            if loud.gradient > _LOUD * term.gradient
+        ]
+    found += [
+        Advice(
+            False,
+            f"{term.loss!r} pulls the student away from the labels: the cosine between their gradients is "
+            f"{term.cosine:.2f}. The teacher may be wrong on these examples, or see other inputs.",
+        )
+        for term in live
+        if term.cosine is not None and term.cosine < -0.1
+    ]
+    return found
