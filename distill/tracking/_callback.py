@@ -1,17 +1,29 @@
 """The callback that sends the logs of `fit` to a tracker."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
-from distill.tracking._tracker import Tracker
+from distill.tracking._tracker import Reference, Tracker
 
 
 class EpochLogger(keras.callbacks.Callback):
     """Callback that sends the logs of every epoch of `fit` to a tracker; epochs count from 0, as in Keras.
 
+    Each entry of a metric with several numbers, such as one for each class, is logged under its position: "f1_score/0".
+
+    A tracker records one training. A second one, whose epochs begin again, is refused before its first epoch. Tuners
+    copy their callbacks for each trial, by `copy.deepcopy` or pickle: a copy logs to the tracker as well, and where
+    that does not take its epochs, or is in another process, to a run of its own in the directory beside, such as
+    "trial-2" beside "trial". It is opened when the copy's training begins, and finished when that ends.
+
     Args:
         tracker: open `Tracker`.
+
+    Raises:
+        RuntimeError: at the first epoch, the tracker is finished.
+        ValueError: at the first epoch, the tracker has recorded it already.
 
     Example:
         ```python
@@ -25,8 +37,44 @@ class EpochLogger(keras.callbacks.Callback):
 
     def __init__(self, tracker: Tracker):
         super().__init__()
-        self._tracker = tracker
+        self._reference = tracker.reference
+        self._tracker: Tracker | None = tracker  # of a copy: the one of its training, once that has begun
+        self._is_copy = False
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the model that it was last used with.
+        return _copy_of, (self._reference,)
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Let a copy look for its tracker anew."""
+        if self._is_copy:
+            self._tracker = None
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Make sure that the numbers of this epoch will have a place."""
+        self._place(epoch).require_step(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Log one epoch."""
-        self._tracker.log(logs or {}, epoch)
+        self._place(epoch).log(logs or {}, epoch)
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Finish a run that this copy has opened."""
+        if self._tracker is not None and self._tracker.reference.token != self._reference.token:
+            self._tracker.finish({})
+
+    def _place(self, epoch: int) -> Tracker:
+        """Returns the tracker of this training."""
+        if self._tracker is None:
+            found = self._reference.find()
+            if found is None or not found.takes(epoch):
+                found = self._reference.open_beside()
+            self._tracker = found
+        return self._tracker
+
+
+def _copy_of(reference: Reference) -> EpochLogger:
+    copy = EpochLogger.__new__(EpochLogger)
+    keras.callbacks.Callback.__init__(copy)
+    copy._reference, copy._tracker, copy._is_copy = reference, None, True
+    return copy

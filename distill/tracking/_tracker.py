@@ -4,13 +4,17 @@ The JSON lines are the record: what cannot be written there is an error. The oth
 it beyond a stated time-out. One that fails is reported once and left out.
 """
 
+import itertools
 import os
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
+from weakref import WeakValueDictionary
 
 import numpy as np
+from keras import ops
 
 from distill._types import PathLike
 from distill.tracking._sinks import LOG, JsonLines, Sink, TensorBoard, WandbProcess, dumps
@@ -24,6 +28,9 @@ class Tracker:
     `metrics.jsonl` gets one line per epoch: {"step": 3, "loss": 0.21, …}. JSON has no NaN, so values that are not
     finite become the strings "NaN", "Infinity" and "-Infinity", which `float` reads back. An existing file is
     continued. A line survives kill -9, but not a power failure.
+
+    A copy in the same process is the tracker itself. Unpickled in another process, it is a run of the same options in a
+    directory beside: "name-2", "name-3" and so on.
 
     W&B runs in a process of its own that follows `metrics.jsonl` and writes below `directory`/wandb. `WANDB_*`
     variables take precedence over the defaults here, and arguments over variables. `tags` are added to those in
@@ -84,6 +91,18 @@ class Tracker:
             )
         directory = Path(directory).resolve()
         directory.mkdir(parents=True, exist_ok=True)
+        options = {
+            "study": study,
+            "arm": arm,
+            "config": config,
+            "tags": tuple(tags),
+            "wandb": wandb,
+            "tensorboard": tensorboard,
+            "project": project,
+            "timeout": timeout,
+        }
+        self.reference = Reference(uuid.uuid4().hex, directory, options)
+        _OPENED[self.reference.token] = self
         self._lines = JsonLines(directory / "metrics.jsonl")
         self._last_step = -1
         self._closed = False
@@ -110,35 +129,52 @@ class Tracker:
         if tensorboard:
             self._open("TensorBoard", lambda: TensorBoard(directory / "tensorboard"))
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A run has one recorder in a process, so a copy is the tracker itself.
+        return _resolve, (self.reference,)
+
+    def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Record one epoch. This never waits for W&B.
 
         Args:
-            metrics: numbers by name: Python's, numpy's or tensors without dimensions.
+            metrics: numbers by name: Python's, numpy's or tensors. Each entry of an array, such as a metric with a
+                number for each class, gets a name with its position: "f1_score/0", "confusion/0/2".
             step: number of the epoch, >= 0 and above every earlier one.
 
         Raises:
             RuntimeError: the run is finished.
-            ValueError: the step does not increase, or a metric is called "step".
-            TypeError: a value is not one number.
+            ValueError: the step does not increase, or a metric is called "step" or as an entry of another.
+            TypeError: a value holds what is no number.
             OSError: `metrics.jsonl` cannot be written.
         """
-        self._require_open("log")
-        if step <= self._last_step:
-            raise ValueError(
-                "Steps must be >= 0 and increase, because W&B drops others without a word. Received: step "
-                f"{step} after {self._last_step}. A second fit continues the count with fit(initial_epoch=…)."
-            )
-        if "step" in metrics:
-            raise ValueError(
-                "No metric may be called 'step', which is the name of each line's own step. "
-                f"Received: metrics {sorted(metrics)}. Rename that metric."
-            )
-        row = {name: _number(name, value) for name, value in metrics.items()}
+        self.require_step(step)
+        row: dict[str, float] = {}
+        for name, value in metrics.items():
+            numbers = numbers_of(name, value)
+            if "step" in numbers or row.keys() & numbers.keys():
+                raise ValueError(
+                    "No metric may be called 'step', which is the name of each line's own step, or as an entry of "
+                    f"another metric. Received: metrics {sorted(metrics)}. Rename {name!r}."
+                )
+            row |= numbers
         self._lines.write(row, step)
         self._last_step = step
         for name, sink in list(self._sinks.items()):
             self._guard(name, sink.log, row, step)
+
+    def require_step(self, step: int) -> None:
+        """Raises what `log` raises if it does not take this step."""
+        self._require_open("log")
+        if step <= self._last_step:
+            raise ValueError(
+                "Steps must be >= 0 and increase, because W&B drops others without a word. Received: step "
+                f"{step} after {self._last_step}. A second fit continues the count with fit(initial_epoch=…); another "
+                "training needs a Tracker of its own."
+            )
+
+    def takes(self, step: int) -> bool:
+        """Whether `log` takes this step."""
+        return not self._closed and step > self._last_step
 
     def finish(
         self,
@@ -203,13 +239,53 @@ class Tracker:
             )
 
 
-def _number(name: str, value: Any) -> float:
+class Reference(NamedTuple):
+    """Tells a tracker in this process, and how to open a run like it elsewhere.
+
+    Attributes:
+        token: name of the tracker in this process.
+        directory: directory of its run.
+        options: its other arguments.
+    """
+
+    token: str
+    directory: Path
+    options: dict[str, Any]
+
+    def find(self) -> Tracker | None:
+        """Returns the tracker, or `None` if it is in another process or gone."""
+        return _OPENED.get(self.token)
+
+    def open_beside(self) -> Tracker:
+        """Opens a run of the same options in the first free directory beside: name-2, name-3 and so on."""
+        for number in itertools.count(2):
+            directory = self.directory.with_name(f"{self.directory.name}-{number}")
+            try:
+                directory.mkdir(parents=True)  # so that no other process takes it
+            except FileExistsError:
+                continue
+            return Tracker(directory, **self.options)
+        raise AssertionError
+
+
+_OPENED: WeakValueDictionary[str, Tracker] = WeakValueDictionary()
+
+
+def _resolve(reference: Reference) -> Tracker:
+    return reference.find() or reference.open_beside()
+
+
+def numbers_of(name: str, value: Any) -> dict[str, float]:
+    """Returns the numbers of a metric by name; those of an array with their positions."""
     try:
-        if np.ndim(value) == 0 and not isinstance(value, str):
-            return float(value)
+        array = np.asarray(ops.convert_to_numpy(value) if ops.is_tensor(value) else value)
+        if array.dtype.kind in "cmMSU":
+            raise TypeError
+        return {
+            "/".join([name, *map(str, position)]): float(number) for position, number in np.ndenumerate(array)
+        }
     except (TypeError, ValueError):
-        pass
-    raise TypeError(
-        f"A metric must be one number per epoch. Received: {name!r} = {value!r}. "
-        "Log its mean, or each entry under its own name."
-    )
+        raise TypeError(
+            f"A metric must be a number or an array of numbers. Received: {name!r} = {value!r}. "
+            "Log what can be counted of it."
+        ) from None

@@ -2,9 +2,12 @@
 
 import os
 import re
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import keras
 
 from distill._keras import BackupAndRestore, set_initial_epoch, worker_strategy
 from distill._types import PathLike
@@ -28,7 +31,8 @@ class Backup(BackupAndRestore):
             together: then a worker that dies after `fit` has ended on another one repeats nothing.
 
     Raises:
-        ValueError: at the start of `fit`, the model is not built, or the workers found different backups.
+        ValueError: at the start of `fit`, the model is not built, the workers found different backups, or this object
+            has backed up the training of another model to its end.
 
     Example:
         ```python
@@ -45,9 +49,11 @@ class Backup(BackupAndRestore):
         self, backup_dir: PathLike, *, save_freq: str | int = "epoch", delete_checkpoint: bool = True
     ) -> None:
         super().__init__(os.fspath(backup_dir), save_freq, delete_checkpoint=delete_checkpoint)
+        self._done: weakref.ref[keras.Model] | None = None  # the model whose training has ended
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Deletes the backup, unless it is to be kept."""
+        self._done = weakref.ref(self.model)
         if self._writes:
             super().on_train_end(logs)
 
@@ -59,6 +65,12 @@ class Backup(BackupAndRestore):
     def read(self) -> None:
         """Loads the newest backup, the same on all workers."""
         backups = dict(self._backups())
+        if backups and self._done is not None and self._done() is not self.model:
+            raise ValueError(
+                "A backup belongs to the training of one model. Received: "
+                f"backup_dir={self.backup_dir!r}, with the backup of a training that has ended, for another model, "
+                f"{self.model.name!r}. Make a Backup with a directory of its own for each training."
+            )
         epoch = max(backups, default=-1)
         strategy = worker_strategy(self.model)
         if strategy is not None:

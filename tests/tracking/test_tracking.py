@@ -1,11 +1,13 @@
 """Recorded runs: JSON lines, W&B offline, online and failing, TensorBoard, Keras and several processes."""
 
 import contextlib
+import copy
 import json
 import logging
 import math
 import multiprocessing
 import os
+import pickle
 import pty
 import resource
 import select
@@ -21,7 +23,7 @@ import pytest
 from wandb_reader import read_runs
 from wandb_server import WandbServer
 
-from distill.tracking import EpochLogger, Tracker
+from distill.tracking import EpochLogger, Tracker, _tracker
 
 # Python 3.12 and later warn of this. The forked processes below do not use TensorFlow.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -127,7 +129,14 @@ def test_arguments_that_are_refused(tmp_path, options, error, message):
         ({"loss": 0.1}, 5, ValueError, "Steps must be >= 0 and increase.*Received: step 5 after 5"),
         ({"loss": 0.1}, 4, ValueError, "Received: step 4 after 5"),
         ({"step": 0.1}, 6, ValueError, r"Received: metrics \['step'\]. Rename"),
-        ({"loss": np.ones(1)}, 6, TypeError, r"one number per epoch. Received: 'loss' = array\(\[1.\]\)"),
+        ({"loss": np.array(["a"])}, 6, TypeError, r"array of numbers. Received: 'loss' = array\(\['a'\]"),
+        (
+            {"loss": np.ones(2), "loss/1": 0.1},
+            6,
+            ValueError,
+            r"as an entry of another metric.*Rename 'loss/1'",
+        ),
+        ({"loss": 1j}, 6, TypeError, "Received: 'loss' = 1j"),
         ({"loss": "0.1"}, 6, TypeError, "Received: 'loss' = '0.1'"),
         ({"loss": None}, 6, TypeError, "Received: 'loss' = None"),
         ({"loss": [1.0, [2.0]]}, 6, TypeError, "Received: 'loss'"),
@@ -493,6 +502,87 @@ def test_fit_is_logged_epoch_by_epoch(tmp_path, student, batch):
     assert [row["val_accuracy"] for row in rows[:2]] == history["val_accuracy"]
     assert rows[1]["loss"] == history["loss"][1]
     assert set(rows[2]) == {"step", "loss", "accuracy"}
+
+
+def per_class(student, batch, **options):
+    x, y = batch
+    student.compile("sgd", "categorical_crossentropy", metrics=[keras.metrics.F1Score(average=None)])
+    return student.fit(x, np.eye(3)[y], epochs=2, verbose=0, **options).history
+
+
+def test_each_entry_of_an_array_has_a_name(tmp_path, student, batch):
+    with track(tmp_path, wandb="disabled", tensorboard=True) as tracker:
+        history = per_class(student, batch, callbacks=[EpochLogger(tracker)])
+        tracker.log({"a": [[1, 2], [3, 4]], "b": keras.ops.ones((1,)), "c": np.zeros((0,)), "d": [True]}, 7)
+    rows = lines(tmp_path)
+    found = [[row[f"f1_score/{i}"] for i in range(3)] for row in rows[:2]]
+    np.testing.assert_array_equal(found, history["f1_score"])
+    assert "f1_score" not in rows[0]
+    entries = {"a/0/0": 1.0, "a/0/1": 2.0, "a/1/0": 3.0, "a/1/1": 4.0, "b/0": 1.0, "d/0": 1.0}
+    assert rows[2] == {"step": 7, **entries}
+
+
+def test_wandb_gets_each_entry_of_an_array(tmp_path):
+    with track(tmp_path) as tracker:
+        tracker.log({"f1": [0.5, 0.25]}, 0)
+        tracker.finish({})
+    (run,) = read_runs(tmp_path)
+    assert [run.column(f"f1/{i}") for i in range(2)] == [[(0, 0.5)], [(0, 0.25)]]
+
+
+class Counting(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+
+
+def test_a_second_training_is_refused_before_its_first_epoch(tmp_path, student, batch):
+    counting = Counting()
+    with track(tmp_path, wandb="disabled") as tracker:
+        logger = EpochLogger(tracker)
+        per_class(student, batch, callbacks=[logger])
+        for again in (logger, EpochLogger(tracker)):
+            with pytest.raises(
+                ValueError, match="step 0 after 1.*another training needs a Tracker of its own"
+            ):
+                per_class(student, batch, callbacks=[again, counting])
+            assert counting.batches == 0
+    with pytest.raises(RuntimeError, match="A finished run"):
+        per_class(student, batch, callbacks=[logger, counting], initial_epoch=1)
+    assert counting.batches == 0
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda logger: pickle.loads(pickle.dumps(logger))]
+)
+def test_a_copy_logs_to_the_same_run_and_a_tuners_next_trial_to_one_beside(tmp_path, student, batch, copied):
+    with track(tmp_path / "run", wandb="disabled") as tracker:
+        logger = EpochLogger(tracker)
+        trials = [copied(logger) for _ in range(3)]
+        assert not list(tmp_path.glob("run-*"))  # a copy that is not used writes nothing
+        history = [per_class(student, batch, callbacks=[one]) for one in trials]
+        again = copied(trials[1])
+        per_class(student, batch, callbacks=[again])
+        assert tracker.takes(2)
+    runs = ["run", "run-2", "run-3", "run-4"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("run")) == runs
+    for name, found in zip(runs, history, strict=False):
+        assert [row["loss"] for row in lines(tmp_path / name)] == found["loss"]
+
+
+def test_a_copy_in_another_process_has_a_run_of_its_own(tmp_path, monkeypatch):
+    with track(tmp_path / "run", wandb="disabled") as tracker:
+        pickled = pickle.dumps(EpochLogger(tracker))
+        assert pickle.loads(pickle.dumps(tracker)) is tracker is copy.deepcopy(tracker)
+        monkeypatch.setattr(_tracker, "_OPENED", {})  # as in a process that has not opened it
+        logger = pickle.loads(pickled)
+        logger.on_train_begin()
+        logger.on_epoch_end(0, {"loss": 0.5})
+        logger.on_train_end()
+        assert lines(tmp_path / "run") == []
+        assert lines(tmp_path / "run-2") == [{"step": 0, "loss": 0.5}]
 
 
 def two_runs(directory):

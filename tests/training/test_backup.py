@@ -79,3 +79,19 @@ def test_backup_needs_a_built_model(tmp_path):
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="Received: 'bare', which is not built"):
         fit(model, Backup(tmp_path))
+
+
+def test_a_backup_of_a_training_that_has_ended_is_not_for_the_next_model(tmp_path):
+    backup, first = Backup(tmp_path, delete_checkpoint=False), net()
+    fit(first, backup)
+    other = net()
+    before = other.get_weights()
+    with pytest.raises(
+        ValueError, match="a training that has ended, for another model.*directory of its own"
+    ):
+        fit(other, backup)
+    assert all(map(np.array_equal, before, other.get_weights()))
+    assert fit(first, backup, epochs=6) == [4, 5]
+    deleted = Backup(tmp_path / "deleted")
+    for model in (net(), net()):
+        assert fit(model, deleted) == [0, 1, 2, 3]
