@@ -13,6 +13,11 @@ import numpy as np
 from distill.files._bounds import require_proportion
 from distill.files._parts import Part, Parts, Weight, name_at, owner_of
 
+_STATES = ("optimizer", "metrics")
+_OLD_LAYERS = (
+    "_layer_checkpoint_dependencies",
+    "layers",
+)  # what Keras 2.12 and 2.13 called them, and what others do
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -91,14 +96,13 @@ def is_legacy(file: h5py.File) -> bool:
     return "layer_names" in group.attrs or "layer_names0" in group.attrs
 
 
-def keras3_parts(file: h5py.File) -> Parts:
+def keras3_parts(file: h5py.File | h5py.Group) -> Parts:
     """The weights of a file in Keras 3's layout, without the state of optimizers and metrics."""
     names: dict[str, str] = {}
     found: dict[str, dict[str, Weight]] = {}
 
     def member(path: str, item: h5py.Group | h5py.Dataset) -> None:
-        # Keras 2.12 and 2.13 named the group of layers differently.
-        place, _, last = path.replace("_layer_checkpoint_dependencies", "layers").rpartition("/")
+        place, _, last = path.replace(*_OLD_LAYERS).rpartition("/")
         if isinstance(item, h5py.Group) and last == "vars" and "name" in item.attrs:
             names[place] = str(item.attrs["name"])
         elif isinstance(item, h5py.Dataset) and place.rpartition("/")[2] == "vars":
@@ -108,8 +112,23 @@ def keras3_parts(file: h5py.File) -> Parts:
     return {
         path: Part(name_at(path, names) if path in names else None, weights)
         for path, weights in found.items()
-        if path.split("/")[0] not in ("optimizer", "metrics")
+        if path.split("/")[0] not in _STATES
     }
+
+
+def models_in(file: h5py.File) -> Iterator[tuple[str, str | None, Parts]]:
+    """Place, name and weights of each layer with layers in it, in a file in Keras 3's layout."""
+    groups: list[str] = []
+
+    def member(path: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Group) and path.split("/")[0] not in _STATES and "vars" in item:
+            groups.append(path)  # a layer, not a list of layers
+
+    file.visititems(member)
+    for path in groups:
+        parts = keras3_parts(file[path])
+        if set(parts) - {""}:
+            yield path.replace(*_OLD_LAYERS), text(file[path]["vars"], "name"), parts
 
 
 def legacy_parts(file: h5py.File) -> Parts:

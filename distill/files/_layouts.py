@@ -4,7 +4,7 @@ In Keras 3's layout a place is a path such as "layers/dense_1", whatever the lay
 layer's number among those with weights.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -38,16 +38,8 @@ def _in_keras3(model: keras.Model) -> Parts:
 
 def _in_legacy(model: keras.Model) -> Parts:
     """What Keras wrote before version 3, and still writes when it saves a whole model as ".h5"."""
-    return {
-        str(place): Part(
-            name,
-            {
-                str(i): weight_of(str(i), variable)._replace(owner=owner_of(variable.path))
-                for i, variable in enumerate(variables)
-            },
-        )
-        for place, (name, variables) in enumerate(_legacy_variables(model))
-    }
+    stored = enumerate(_legacy_variables(model))
+    return {str(place): Part(name, _numbered(variables)) for place, (name, variables) in stored}
 
 
 def _assign_keras3(model: keras.Model, values: Values, assets: str | None) -> None:
@@ -63,11 +55,39 @@ def _assign_keras3(model: keras.Model, values: Values, assets: str | None) -> No
 
 def _assign_legacy(model: keras.Model, values: Values, assets: str | None) -> None:
     for place, (_, variables) in enumerate(_legacy_variables(model)):
-        for i, variable in enumerate(variables if str(place) in values else ()):
-            variable.assign(values[str(place)][str(i)])
+        _assign_numbered(variables, values.get(str(place)))
+    finalize(model)
+
+
+def by_owner(part: Part) -> Parts:
+    """The weights that the older layout stores of a nested model, in which those of a layer are not together."""
+    owners: dict[str, dict[str, Weight]] = {}
+    for key, weight in part.weights.items():
+        owners.setdefault(weight.owner, {})[key] = weight
+    return {
+        str(place): Part(owner, {str(i): weight for i, weight in enumerate(weights.values())})
+        for place, (owner, weights) in enumerate(owners.items())
+    }
+
+
+def _in_nested(model: keras.Model) -> Parts:
+    return by_owner(Part(model.name, _numbered(_variables_of(model))))
+
+
+def _assign_nested(model: keras.Model, values: Values, assets: str | None) -> None:
+    owners: dict[str, list[keras.Variable]] = {}
+    for variable in _variables_of(model):
+        owners.setdefault(owner_of(variable.path), []).append(variable)
+    for place, variables in enumerate(owners.values()):
+        _assign_numbered(variables, values.get(str(place)))
+    finalize(model)
+
+
+def finalize(model: keras.Model) -> None:
+    """Compute what layers derive from their weights when they are loaded one by one."""
     for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # it computes with values derived from its weights
+            layer.finalize_state()
 
 
 class _Recorder(H5IOStore):
@@ -115,10 +135,28 @@ class _Values(H5IOStore):
 
 def _legacy_variables(model: keras.Model) -> list[tuple[str, list[keras.Variable]]]:
     """The variables that each layer stores, in the order of the older layout; the model's own come last."""
-    stored = [(layer.name, layer.trainable_weights + layer.non_trainable_weights) for layer in model.layers]
+    stored = [(layer.name, _variables_of(layer)) for layer in model.layers]
     inner = {id(variable) for _, variables in stored for variable in variables}
     own = [variable for variable in model.weights if id(variable) not in inner]
     return [(name, variables) for name, variables in [*stored, ("top_level_model_weights", own)] if variables]
+
+
+def _variables_of(layer: keras.Layer) -> list[keras.Variable]:
+    """The weights of a layer in the order of the older layout."""
+    return layer.trainable_weights + layer.non_trainable_weights
+
+
+def _numbered(variables: Sequence[keras.Variable]) -> dict[str, Weight]:
+    return {
+        str(i): weight_of(str(i), variable)._replace(owner=owner_of(variable.path))
+        for i, variable in enumerate(variables)
+    }
+
+
+def _assign_numbered(variables: Sequence[keras.Variable], values: Mapping[str, np.ndarray] | None) -> None:
+    if values is not None:
+        for i, variable in enumerate(variables):
+            variable.assign(values[str(i)])
 
 
 def _training_state(model: keras.Model) -> set[int]:
@@ -130,3 +168,4 @@ def _training_state(model: keras.Model) -> set[int]:
 
 KERAS3 = Layout(_in_keras3, _assign_keras3)
 LEGACY = Layout(_in_legacy, _assign_legacy)
+NESTED = Layout(_in_nested, _assign_nested)  # a model that is a part of another, in the older layout

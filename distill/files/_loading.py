@@ -11,10 +11,12 @@ import keras
 from distill._keras import flatten_layers
 from distill._types import PathLike
 from distill.files._bounds import require_proportion
+from distill.files._bundle import prefix_of
 from distill.files._configs import understood
 from distill.files._differences import table
+from distill.files._fitting import fitted
 from distill.files._layouts import LEGACY
-from distill.files._matching import matched, values
+from distill.files._matching import values
 from distill.files._parts import Part, Weight, numbers_in
 from distill.files._planning import allocate, planned
 from distill.files._presets import load_preset
@@ -49,7 +51,7 @@ def load_model(
 
     Args:
         source: path to a file or folder, or a tf_keras model.
-        weights: path to the weights of an architecture in JSON.
+        weights: path to the weights of an architecture in JSON, as `load_weights` takes it.
         custom_objects: your classes and functions by the names under which they are stored; not needed for those
             registered with `keras.saving.register_keras_serializable`.
         endpoint: name of the function of a SavedModel to call, by default that of `model.export` or "serving_default".
@@ -91,9 +93,9 @@ def load_model(
                     f"{error} As it is, the model can teach by its outputs: Distiller(model, ...)."
                 ) from error
         path = Path(source)
-        if path.is_dir():
+        if path.is_dir() and ((path / "saved_model.pb").exists() or prefix_of(path) is None):
             return _of_folder(path, endpoint, trust)
-        if trust and is_pickle(path):
+        if trust and path.is_file() and is_pickle(path):
             return _unpickled(path)
         with opened(path) as stored:
             if weights is None:
@@ -153,16 +155,16 @@ def _made(stored: Stored, trust: bool) -> keras.Model:
     with planned(config, stored.source, held=held, trust=trust) as model:
         # This comes before the parts are listed, for which a layer with LoRA computes values.
         require_proportion(4 * model.count_params(), 4 * held, f"the weights of {stored.source}")
-        pairs, differences = matched(stored.layout.parts_of(model), stored.parts)
-        if differences:
+        fit = fitted(model, stored._replace(config=None))
+        if fit.differences:
             raise ValueError(
                 f"The weights in a file must fit its architecture. Received: {stored.source}, where they differ:\n"
-                f"{table(differences)}"
+                f"{table(fit.differences)}"
             )
         _require_words(model, stored)
-        found = values(stored.parts, pairs, stored.source)
+        found = values(fit.stored.parts or {}, fit.pairs, stored.source)
         allocate()
-    stored.layout.assign(model, found, stored.assets)
+    fit.stored.layout.assign(model, found, fit.stored.assets)
     return model
 
 

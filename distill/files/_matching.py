@@ -44,15 +44,25 @@ def matched(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Differe
     return named, rows
 
 
-def matched_by_name(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Difference]]:
-    """As `matched`, by the names of layers alone; leaves out parts that differ in any weight."""
-    pairs = _by_name(expected, found)
-    fitting = {
+def matched_partly(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Difference]]:
+    """As `matched`, by the names of layers alone; leaves out parts that differ in any weight.
+
+    A file that tells no names must have all of the model at the same places, or the model all of the file.
+    """
+    named, placed = _by_name(expected, found), _by_place(expected, found)
+    if any(part.name is not None for part in found.values()):
+        pairs = named
+    else:
+        pairs = placed if len(_fitting(expected, found, placed)) == min(len(expected), len(found)) else {}
+    return _fitting(expected, found, pairs), _differences(expected, found, pairs)
+
+
+def _fitting(expected: Parts, found: Parts, pairs: Mapping[str, str]) -> dict[str, str]:
+    return {
         here: there
         for here, there in pairs.items()
         if not _weight_differences(_name(here, expected), expected[here], found[there])
     }
-    return fitting, _differences(expected, found, pairs)
 
 
 def values(found: Parts, pairs: Mapping[str, str], source: str) -> dict[str, dict[str, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +11,22 @@ import h5py
 from distill._types import Config
 from distill.files import _archive as archive
 from distill.files import _hdf5 as hdf5
-from distill.files._layouts import KERAS3, LEGACY, Layout
-from distill.files._parts import Parts
+from distill.files._bundle import prefix_of
+from distill.files._checkpoint import CHECKPOINT, below, content_of
+from distill.files._layouts import KERAS3, LEGACY, NESTED, Layout, by_owner
+from distill.files._parts import Part, Parts
 
 PICKLE = b"\x80"
+# `save_weights` of a Distiller, which keeps the student in a training, stores this setting.
+_TRAINED, _NOTHING = "student_loss_weight", Part(None, {})
+
+
+# A model in a file: its place, its name if the file says it, its layout and its parts.
+Inside = tuple[str, str | None, Layout, Parts]
+
+
+def _nothing() -> Iterator[Inside]:
+    yield from ()
 
 
 class Stored(NamedTuple):
@@ -27,6 +39,9 @@ class Stored(NamedTuple):
         parts: weights; `None` in a file with an architecture alone.
         layout: how the weights are stored.
         assets: folder with whatever is not an array; `None` if there is nothing.
+        inside: function that returns the models in a file with weights.
+        name: name of the model, if this is a model in a file.
+        in_training: whether the file keeps the state of a training, in which the model is a part.
     """
 
     source: str
@@ -35,19 +50,33 @@ class Stored(NamedTuple):
     parts: Parts | None = None
     layout: Layout = KERAS3
     assets: str | None = None
+    inside: Callable[[], Iterator[Inside]] = _nothing
+    name: str | None = None
+    in_training: bool = False
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Stored]:
-    """Open a file by its first bytes, whatever its name ends in.
+    """Open a file by its first bytes, whatever its name ends in, or a TensorFlow checkpoint by one of its files.
 
     Raises:
         ValueError: the file has no format of Keras, is damaged, or points at weights of other files.
         OSError: the file is missing or cannot be read.
     """
+    name = str(path)
+    prefix = prefix_of(path)
+    if prefix is not None:
+        content = content_of(prefix)
+        yield Stored(
+            name,
+            parts=content.parts,
+            layout=CHECKPOINT,
+            inside=lambda: _inside_checkpoint(content.parts),
+            in_training=content.in_training,
+        )
+        return
     with path.open("rb") as file:
         begin = file.read(len(hdf5.SIGNATURE))
-    name = str(path)
     if begin == hdf5.SIGNATURE:
         with hdf5.opened(path, name) as file:
             yield _of_hdf5(file, name)
@@ -103,7 +132,26 @@ def _of_hdf5(file: h5py.File, name: str) -> Stored:
         hdf5.text(file, "keras_version"),
         parts,
         LEGACY if legacy else KERAS3,
+        inside=lambda: _inside_legacy(parts) if legacy else _inside_keras3(file),
+        in_training=not legacy and _TRAINED in parts.get("", _NOTHING).weights,
     )
+
+
+def _inside_checkpoint(parts: Parts) -> Iterator[Inside]:
+    for place, inner in below(parts):
+        yield place, place.rpartition("/")[2], CHECKPOINT, inner
+
+
+def _inside_legacy(parts: Parts) -> Iterator[Inside]:
+    for place, part in parts.items():
+        inner = by_owner(part)
+        if len(inner) > 1:
+            yield place, part.name, NESTED, inner
+
+
+def _inside_keras3(file: h5py.File) -> Iterator[Inside]:
+    for place, name, parts in hdf5.models_in(file):
+        yield place, name, KERAS3, parts
 
 
 def _unknown(name: str, begin: bytes) -> str:

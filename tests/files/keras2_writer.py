@@ -1,6 +1,7 @@
 """Write models of Keras 2 (tf_keras) in every format that it has; run as `python keras2_writer.py FOLDER`.
 
-For each model NAME: NAME.h5, .keras, .json, .weights.h5, NAME_weights.h5, and NAME.npz with inputs (in_0, …)
+For each model NAME: NAME.h5, .keras, .json, .weights.h5, NAME_weights.h5, the TensorFlow checkpoint NAME.ckpt, and
+NAME.npz with inputs (in_0, …)
 and outputs (out_0, …, and those of the model that distill made of it in memory, live_0, …).
 """
 
@@ -124,7 +125,7 @@ def main(folder):
         model.compile("adam", "mse")
         for ending in (".h5", ".keras"):
             model.save(folder / f"{name}{ending}")
-        for ending in ("_weights.h5", ".weights.h5"):
+        for ending in ("_weights.h5", ".weights.h5", ".ckpt"):
             model.save_weights(folder / f"{name}{ending}")
         (folder / f"{name}.json").write_text(model.to_json())
         if name in ("sequential", "shared"):

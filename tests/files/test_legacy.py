@@ -41,10 +41,10 @@ def arrays(folder, name, kind):
     return [stored[key] for key in sorted(stored) if key.startswith(kind)]
 
 
-@pytest.mark.parametrize("form", [".h5", ".keras", "_weights.h5", ".weights.h5"])
+@pytest.mark.parametrize("form", [".h5", ".keras", "_weights.h5", ".weights.h5", ".ckpt"])
 @pytest.mark.parametrize("name", KERAS2)
 def test_a_model_of_keras_2(keras2, name, form):
-    if "weights" in form:
+    if "weights" in form or form == ".ckpt":
         model = distill.load_model(keras2 / f"{name}.json", weights=keras2 / f"{name}{form}")
     else:
         model = distill.load_model(keras2 / f"{name}{form}")
