@@ -150,6 +150,7 @@ def own_trainable_variables(layer: keras.Layer) -> list[keras.Variable]:
     """The layer's own trainable variables; `trainable_variables` has those of the layers in it too."""
     return layer._trainable_variables
 
+    """What every layer and model has; Keras says so nowhere."""
 
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
     """The layer's own variables; `variables` has those of the layers in it too."""
