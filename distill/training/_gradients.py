@@ -76,7 +76,7 @@ def _torch(
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
     import torch
 
-    with keras.StatelessScope():
+    with torch.random.fork_rng(), keras.StatelessScope():  # Keras' dropout draws from torch's own generator
         values = list(losses())
     sources = [variable.value for variable in variables]
     found = [

@@ -9,7 +9,7 @@ import numpy as np
 
 from distill._graphs import functional_of
 from distill._keras import compile_settings, compiled_loss, compiled_metrics
-from distill._types import Arrays, Data, Tensors
+from distill._types import Arrays, Data, Tensor, Tensors
 from distill.training._heads import activation_of
 
 # What the numbers of an output are: probabilities that sum to 1, probabilities each for itself, or anything else.
@@ -50,15 +50,19 @@ class Scorer:
         counts = [len(keras.tree.flatten(label)[0]) for label in labels]
         with keras.StatelessScope():
             if self.loss is not None:
-                values = [float(self.loss(*each)) for each in zip(labels, outputs, weights, strict=True)]
+                values = [_number(self.loss(*each)) for each in zip(labels, outputs, weights, strict=True)]
                 found["loss"] = float(np.average(values, weights=counts))
             if self._metrics is not None:
                 self._metrics.reset_state()
                 for label, output, weight in zip(labels, outputs, weights, strict=True):
                     self._metrics.update_state(label, output, weight)
-                result = keras.tree.map_structure(keras.ops.convert_to_numpy, self._metrics.result())
-                found.update({name: float(value) for name, value in result.items() if np.ndim(value) == 0})
+                result = self._metrics.result()
+                found.update({name: _number(value) for name, value in result.items() if np.ndim(value) == 0})
         return found
+
+
+def _number(value: Tensor) -> float:
+    return float(keras.ops.convert_to_numpy(value))
 
 
 def form_of_head(model: Any, output: int = 0) -> Form | None:
