@@ -23,6 +23,7 @@ from keras.src.backend import AutocastScope, compute_output_spec, get_keras_mask
 from keras.src.backend.common import global_state
 from keras.src.backend.common.variables import initialize_all_variables
 from keras.src.export.export_utils import get_input_signature
+from keras.src.export.tf2onnx_lib import patch_tf2onnx
 from keras.src.layers.layer import CallSpec
 from keras.src.losses.loss import reduce_weighted_values
 from keras.src.models import Functional
@@ -60,6 +61,7 @@ __all__ = [
     "math_ops",
     "nn",
     "numpy_ops",
+    "patch_tf2onnx",
     "reduce_weighted_values",
     "set_keras_mask",
     "train_validation_split",
@@ -104,6 +106,11 @@ def twin(layer: Any, **changes: Any) -> Any:
     return made
 
 
+def twin_that_activates(layer: Any) -> Any:
+    """A twin of a layer that only applies its activation; Keras' `__call__` adds the layer's activity regularizer."""
+    return twin(layer, call=lambda inputs, **_: layer.activation(inputs), _input_spec=None)
+
+
 def twin_run_by(graph: Functional, run: Callable[[Any, Any], Any]) -> Functional:
     """A twin of a graph that `run(inputs, operation_fn)` runs; Keras' `__call__` sees to all around it."""
     return twin(graph, _run_through_graph=run)
@@ -120,6 +127,11 @@ def twin_with_graph(model: keras.Sequential, graph: Functional) -> Any:
 def flatten_layers(layer: keras.Layer, *, include_self: bool = True, recursive: bool = True) -> list[Any]:
     """A layer and all layers in it, each once. `Model.layers` is one level deep, and other layers have no such list."""
     return layer._flatten_layers(include_self=include_self, recursive=recursive)
+
+
+def tracker_of(layer: keras.Layer) -> Any:
+    """What tells a layer's variables and layers from its other attributes."""
+    return layer._tracker
 
 
 def kernel_variable(layer: Any) -> keras.Variable:
@@ -143,6 +155,7 @@ def attributes_of(layer: keras.Layer) -> dict[str, Any]:
 
 @functools.cache
 def _records() -> frozenset[str]:
+    """What every layer and model has; Keras says so nowhere."""
     return frozenset(vars(keras.Model(name="records")))
 
 
@@ -150,7 +163,6 @@ def own_trainable_variables(layer: keras.Layer) -> list[keras.Variable]:
     """The layer's own trainable variables; `trainable_variables` has those of the layers in it too."""
     return layer._trainable_variables
 
-    """What every layer and model has; Keras says so nowhere."""
 
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
     """The layer's own variables; `variables` has those of the layers in it too."""
@@ -306,6 +318,23 @@ def uninitialized_variables() -> list[Any]:
 def set_uninitialized_variables(waiting: list[Any]) -> None:
     """Puts others in their place."""
     global_state.set_global_attribute("uninitialized_variables", waiting)
+
+
+# Random numbers.
+
+
+def global_seeds() -> tuple[Any, Any]:
+    """The generator of seeds that random operations without one draw from, if there is one yet, and its state."""
+    generator = global_state.get_global_attribute("global_seed_generator")
+    return generator, None if generator is None else ops.convert_to_numpy(generator.state)
+
+
+def set_global_seeds(seeds: tuple[Any, Any]) -> None:
+    """Puts it back."""
+    generator, state = seeds
+    global_state.set_global_attribute("global_seed_generator", generator)
+    if generator is not None:
+        generator.state.assign(state)
 
 
 # Files.

@@ -60,6 +60,18 @@ def _as_symbolic(leaf: Any) -> Any:
     return keras.KerasTensor(leaf.shape, keras.backend.standardize_dtype(leaf.dtype))
 
 
+def _forgetting(original: Any) -> Any:
+    """A method that keeps a value, of a loss or of a variable: there is none while a call is followed."""
+
+    def keep(owner: Any, *args: Any, **kwargs: Any) -> Any:
+        leaves = keras.tree.flatten((args, kwargs))
+        if _FOLLOW.get() is not None and any(isinstance(leaf, keras.KerasTensor) for leaf in leaves):
+            return leaves[0]
+        return original(owner, *args, **kwargs)
+
+    return keep
+
+
 def _deferring(original: Any) -> Any:
     """An operator of a variable that leaves symbolic tensors to their own: Keras 3.15 takes them for values."""
 
@@ -73,5 +85,7 @@ _OPERATORS = ("add", "floordiv", "matmul", "mod", "mul", "pow", "sub", "truediv"
 _PATCHES = [
     (keras.Layer, "__call__", _followed),
     (keras.Operation, "symbolic_call", _followed),
+    (keras.Layer, "add_loss", _forgetting),
+    (keras.Variable, "assign", _forgetting),
     *((keras.Variable, f"__{name}__", _deferring) for name in _OPERATORS),
 ]

@@ -10,6 +10,7 @@ from keras import layers
 
 from distill._graphs import Step, arguments_of, functional_of, inside, run
 from distill._keras import AutocastScope, Functional, build_for_call, flatten_layers
+from distill._untouched import untouched
 from distill.cost._calls import Call, Calls, total
 from distill.cost._following import following
 from distill.cost._products import Products, is_known, known, mended, products_of
@@ -78,7 +79,8 @@ def calls_of(model: keras.Model) -> Calls:
     inputs = [keras.KerasTensor((1, *known(t.shape[1:], model.name)), dtype=t.dtype) for t in graph.inputs]
     follower = _Follower()
     try:
-        outputs = follower.model(graph, inputs, "")
+        with untouched(model):
+            outputs = follower.model(graph, inputs, "")
     except ValueError as error:
         if all(tensor.shape[0] in (None, 1) for tensor in graph.inputs):
             raise
@@ -118,7 +120,7 @@ class _Follower:
             return self.model(nested, arguments_of(nested, args, kwargs), path)
         if (
             isinstance(operation, keras.Layer) and not operation.built
-        ):  # it has no weights, and no call has built it
+        ):  # no call has built it, and it is put back
             build_for_call(operation, args, kwargs)
         within, inputs = _Follower(), _symbolic((args, kwargs))
         products, unknown, outputs = None, "", None

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from distill._keras import get_input_signature
+from distill._untouched import untouched
 from distill.cost._products import known
 from distill.cost._storage import litert_file
 
@@ -128,6 +129,8 @@ class TFFunction:
             # A device computes on its own; only the values prove that it is done.
             keras.tree.map_structure(lambda x: x.numpy(), run(*inputs))
 
+        with untouched(model):  # and so no later run changes what the model keeps
+            invoke()
         return invoke
 
 

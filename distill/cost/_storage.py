@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from distill._keras import twin
+from distill._untouched import same_attributes, same_randomness
 from distill.exports import export
 
 
@@ -111,14 +112,14 @@ def litert_sizes(model: keras.Model) -> tuple[int, int, int]:
 
 def litert_file(model: keras.Model, *, sparse: bool = False) -> bytes:
     """Content of the LiteRT file in float32, with or without its zeros."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, same_attributes(model), same_randomness():
         return export(model, Path(folder) / "model.tflite", sparse=sparse).read_bytes()
 
 
 def _keras_file(model: keras.Model) -> bytes:
     # Only training needs the optimizer, and `save` cannot leave it out.
     shipped = twin(model, compiled=False, optimizer=None) if model.compiled else model
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, same_attributes(model):
         path = Path(folder) / "model.keras"
         shipped.save(path)
         return path.read_bytes()

@@ -119,6 +119,10 @@ class Call:
             for axis, role in roles
         ]
 
+    def state(self, variable: keras.Variable, axes: Axes) -> None:
+        """Says which axes a state has that is none of the layer's weights, as in stateful recurrent layers."""
+        self._findings.states[id(variable)] = axes
+
     def keep_other_weights(self) -> None:
         """Locks the axes of weights that the rule says nothing of, which may be those of another layer too."""
         kind = self._findings.unknown.get(self._path)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from distill._types import Arrays, Train
+from distill._untouched import same_randomness
 from distill.pruning._numbers import is_whole
 from distill.pruning.structured._call import Rule
 from distill.pruning.structured._compiling import compile_settings, compile_with
@@ -189,7 +190,12 @@ def _require_change(model: keras.Model, new: keras.Model, what: str, asked: str)
 
 
 def _cut(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model:
-    """One round of `prune_channels`."""
+    """One round of `prune_channels`; the seeds that new layers draw are drawn from no one else."""
+    with same_randomness():
+        return _smaller(model, goal, settings)
+
+
+def _smaller(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model:
     compiling = compile_settings(model)
     rules = rules_with(settings.rules)
     structure = read(model, rules, exact=settings.exact)

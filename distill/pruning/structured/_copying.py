@@ -8,6 +8,7 @@ import keras
 
 from distill._graphs import functional_of
 from distill._keras import flatten_layers
+from distill._untouched import recurrent_states
 from distill.pruning.structured._cutting import Cut
 from distill.pruning.structured._sharing import Weights, require_same_sharing
 from distill.pruning.structured._structure import Structure
@@ -35,6 +36,9 @@ def copy_weights(structure: Structure, cut: Cut, called: Sequence[tuple[Any, Any
         for one, other in zip(flatten_layers(old), flatten_layers(new), strict=True):
             if not any(id(variable) in axes for variable in one.variables):
                 _copy_state(one, other)  # before the weights: loading it may compute some of them anew
+        for source, target in zip(recurrent_states(old), recurrent_states(new), strict=True):
+            value = keras.ops.convert_to_numpy(source)
+            target.assign(cut.array(value, structure.states.get(id(source), ())))
         for source, target in weights[id(old)].pairs:
             value = keras.ops.convert_to_numpy(source)
             if id(source) in axes:

@@ -10,6 +10,7 @@ from keras import layers, ops
 from distill._graphs import functional_of, needed_nodes, nested_calls, node_of, nodes_of
 from distill._keras import inbound_nodes
 from distill._types import Data
+from distill._untouched import same_randomness, untouched
 from distill.pruning._numbers import is_whole
 from distill.pruning.structured._compiling import compile_settings, compile_with
 from distill.pruning.structured._operation_rules import is_addition
@@ -85,7 +86,8 @@ def output_change(model: keras.Model, data: Data) -> Harm:
     require_finite(data)
 
     def outputs_of(one: keras.Model) -> list[np.ndarray]:
-        rows = [keras.tree.flatten(one(x, training=False)) for _, (x, _, _) in batches(data)]
+        with untouched(one):
+            rows = [keras.tree.flatten(one(x, training=False)) for _, (x, _, _) in batches(data)]
         require_examples(len(rows))
         return [
             np.concatenate([np.asarray(ops.convert_to_numpy(part), np.float64) for part in parts])
@@ -145,7 +147,8 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
         for one in candidates:
             if id(one.node) in skipped:
                 continue
-            shortened = rebuild(structure, everything, skipped={**skipped, id(one.node): one.passed})
+            with same_randomness():
+                shortened = rebuild(structure, everything, skipped={**skipped, id(one.node): one.passed})
             if shortened.count_params() == shortest.count_params():
                 continue  # it went together with another
             value = float(harm(shortened))

@@ -33,6 +33,7 @@ class Findings:
         self.constants: dict[tuple[int, int], Axes] = {}
         self.inputs: dict[int, list[Axes]] = {}
         self.rescaled: dict[int, tuple[np.ndarray, Factor]] = {}
+        self.states: dict[int, Axes] = {}
         self.tensors: dict[Key, Axes] = {}
         self.operations: dict[str, Any] = {}
         self.products: list[Product] = []
@@ -72,6 +73,7 @@ class Findings:
             self.constants,
             self.inputs,
             self.rescaled,
+            self.states,
             self.tensors,
             self.operations,
             self.products,

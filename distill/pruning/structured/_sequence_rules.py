@@ -6,6 +6,7 @@ import numpy as np
 from keras import layers
 
 from distill._keras import attention_projections, is_gated, kernel_variable
+from distill._untouched import recurrent_states
 from distill.pruning.structured._call import Call, Rule
 from distill.pruning.structured._labels import Axes
 from distill.pruning.structured._structure import Shape
@@ -38,6 +39,8 @@ def _rnn(gates: int) -> Rule:
         for state, _ in call.arguments("initial_state"):
             call.unite(state[-1], units)
             call.vanishes = lambda: False
+        for kept in recurrent_states(layer):
+            call.state(kept, (None, units))
         call.edit("units", units)
         for kernel in (cell.kernel, cell.recurrent_kernel):
             call.multiplies(kernel, call.shapes[0][1:2])

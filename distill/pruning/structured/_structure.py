@@ -102,6 +102,7 @@ class Structure:
         inputs: id of a nested model -> axes of its inputs.
         rescaled: id of a variable -> an axis and the factor for its size, by which the weight is multiplied when
             channels are removed.
+        states: id of a state of a recurrent layer, which is none of its weights -> its axes.
         tensors: axes of every tensor, in the order of the walk.
         operations: path -> layer or operation; wrapped layers and nested models are included.
         products: multiply-adds of every call.
@@ -115,6 +116,7 @@ class Structure:
     constants: dict[tuple[int, int], Axes]
     inputs: dict[int, list[Axes]]
     rescaled: dict[int, tuple[np.ndarray, Factor]]
+    states: dict[int, Axes]
     tensors: dict[Key, Axes]
     operations: dict[str, Any]
     products: list[Product]

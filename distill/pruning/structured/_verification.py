@@ -11,6 +11,7 @@ from keras import ops
 from distill._graphs import functional_of, nested_calls
 from distill._keras import get_keras_mask, set_keras_mask
 from distill._types import Arrays, Tensor
+from distill._untouched import untouched
 from distill.pruning.structured._call import Rule
 from distill.pruning.structured._cutting import keep_labels
 from distill.pruning.structured._labels import Axes
@@ -208,5 +209,6 @@ def _tensors(
             set_keras_mask(value, implicit)
         return value
 
-    run(model, inputs, mask)
+    with untouched(model):
+        run(model, inputs, mask)
     return found

@@ -32,6 +32,7 @@ import numpy as np
 from keras import layers, ops
 
 from distill._types import Data, Tensor
+from distill._untouched import untouched
 from distill.pruning.structured._operation_rules import ACTIVATIONS
 from distill.pruning.structured._running import run
 from distill.pruning.structured._scoring import Importance, Scored
@@ -254,9 +255,10 @@ def _of_activations(data: Data, measure: Callable[[np.ndarray], np.ndarray]) -> 
             return value
 
         examples = 0
-        for count, (x, _, _) in batches(data):
-            examples += count
-            run(structure.model, x, see)
+        with untouched(structure.model):
+            for count, (x, _, _) in batches(data):
+                examples += count
+                run(structure.model, x, see)
         require_examples(examples)
         for (key, axis), total in sums.items():
             labels = structure.tensors[key][axis]

@@ -114,13 +114,14 @@ FORMS = {
 class Twice(layers.Layer):
     """x in inference, 2 x in training; counts how often Python runs it, and its state moves at every call."""
 
+    calls = 0  # of all together: what a layer keeps itself is put back
+
     def build(self, shape):
-        self.calls = 0
         self.state = self.add_weight(shape=(), initializer="zeros", trainable=False)
         self.seeds = keras.random.SeedGenerator(1)
 
     def call(self, inputs, training=False):
-        self.calls += 1
+        type(self).calls += 1
         self.state.assign_add(1.0)
         self.seeds.next()
         self.add_loss(0.0 * ops.sum(inputs))

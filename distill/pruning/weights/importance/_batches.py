@@ -10,6 +10,7 @@ from keras import ops
 
 from distill._keras import clear_losses
 from distill._types import Data, Tensors
+from distill._untouched import recurrent_states, same_attributes, same_randomness
 
 # x, y and sample_weight of a batch; y and sample_weight may be `None`.
 Batch = tuple[Tensors, Tensors, Tensors]
@@ -90,10 +91,14 @@ def _as_tensor(value: Any) -> Any:
 @contextlib.contextmanager
 def put_back(model: keras.Model, variables: Sequence[keras.Variable]) -> Iterator[None]:
     """Restores variables, bit by bit, when the context ends; and those of metrics, which a compiled loss may change."""
-    kept = {id(variable): variable for variable in [*variables, *model.metrics_variables]}
+    kept = {
+        id(variable): variable
+        for variable in [*variables, *recurrent_states(model), *model.metrics_variables]
+    }
     before = {key: np.array(ops.convert_to_numpy(variable)) for key, variable in kept.items()}
     try:
-        yield
+        with same_attributes(model), same_randomness():
+            yield
     finally:
         for key, variable in kept.items():
             variable.assign(before[key])
