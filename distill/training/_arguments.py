@@ -11,7 +11,9 @@ import numpy as np
 from distill.losses._base import DistillationLoss
 from distill.losses._batch_loss import BatchLoss
 from distill.losses._settings import Schedule
+from distill.training._features import is_named, shapes_of, takes_names
 from distill.training._outputs import Output
+from distill.training._preprocessing import ANSWERS, LEARNS, preprocessing_of, require_plain
 
 FromLogits = bool | None
 # A distillation loss, with the student's output that it is for.
@@ -159,13 +161,13 @@ def require_student(student: Any) -> None:
         raise ValueError(
             f"A student must be a keras.Model. Received: {student!r} of type {type(student).__name__}."
         )
-    for method in ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"):
-        if getattr(type(student), method) is not getattr(keras.Model, method):
-            raise ValueError(
-                "A Distiller trains the student in steps of its own, so the student must not define any. Received: "
-                f"{student.name!r}, a {type(student).__name__} with its own {method}, which would not run. Distil a "
-                f"plain model, and pass what its {method} adds to compile(loss=..., metrics=...) or add_loss."
-            )
+    require_plain(
+        student,
+        (*LEARNS, *ANSWERS),
+        "A Distiller trains the student in steps of its own, so the student must not define any.",
+        "Distil a plain model: do what these add to the data in the data set or in layers, and pass what they add to "
+        "the loss to compile(loss=..., metrics=...) or add_loss.",
+    )
 
 
 def require_fit(
@@ -192,7 +194,8 @@ def require_fit(
                 f"Received: {len(shared)} shared variables, among them {shared[:3]}. "
                 "Copy the shared layers with keras.models.clone_model."
             )
-    if same_inputs:
+    # A preprocessor may make any shape.
+    if same_inputs and not preprocessing_of(teacher, "teacher") and not preprocessing_of(student, "student"):
         _require_same_inputs(teacher, student)
     for _, loss in losses:
         loss.validate_model_compatibility(teacher, student)
@@ -210,26 +213,30 @@ def require_one_memory(losses: Sequence[OutputLoss], teachers: int, replicas: in
 
 
 def _require_same_inputs(teacher: Any, student: keras.Model) -> None:
-    """Compares models of one input each; sizes that are not known are left to the first batch."""
-    shapes = []
-    for model in (teacher, student):
-        known = isinstance(model, keras.Model) and model.built
-        if not known or len(getattr(model, "inputs", None) or ()) != 1:
-            return
-        shape = tuple(model.inputs[0].shape)[1:]
+    """Compares the inputs that get one feature; sizes that are not known are left to the first batch."""
+    taught, learned = shapes_of(teacher), shapes_of(student)
+    by_name = takes_names(teacher) or takes_names(student)
+    pairs = [(name, name) for name in taught if name in learned and is_named(name)]
+    if not by_name and len(taught) == len(learned) == 1:
+        ((one, _), (other, _)) = *taught.items(), *learned.items()
+        # Two names may be two features of a dictionary.
+        pairs = [] if one != other and is_named(one) and is_named(other) else [(one, other)]
+    for one, other in pairs:
         # Keras itself drops or adds a last axis of 1.
-        shapes.append(shape[:-1] if shape[-1:] == (1,) else shape)
-    left, right = shapes
-    agree = len(left) == len(right) and all(
-        a is None or b is None or a == b for a, b in zip(left, right, strict=True)
-    )
-    if not agree:
-        raise ValueError(
-            "Teacher and student get the same batch, so their inputs must have one shape. Received: "
-            f"teacher {teacher.name!r} with inputs of shape {tuple(teacher.inputs[0].shape)} and student "
-            f"{student.name!r} with {tuple(student.inputs[0].shape)}. Pass a function that makes the teacher's "
-            "inputs from the student's as teacher_preprocessing=..."
+        left, right = (
+            shape[1:-1] if shape[-1] == 1 else shape[1:] for shape in (taught[one], learned[other])
         )
+        agree = len(left) == len(right) and all(
+            a is None or b is None or a == b for a, b in zip(left, right, strict=True)
+        )
+        if not agree:
+            of = f" {one!r}" if by_name else ""
+            raise ValueError(
+                "Teacher and student get the same batch, so their inputs must have one shape. Received: "
+                f"teacher {teacher.name!r} with inputs{of} of shape {taught[one]} and student {student.name!r} with "
+                f"{learned[other]}. Pass a function that makes the teacher's inputs from the student's as "
+                "teacher_preprocessing=..."
+            )
 
 
 def _as_list(values: Any) -> list[Any]:

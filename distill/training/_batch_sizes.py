@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from distill._types import Data
+from distill.training._preparing import as_arrays, preparation_of
 
 SIZES = tuple(2**power for power in range(3, 13))
 
@@ -138,6 +139,8 @@ def largest_batch(
     if memory_limit is None and in_use is not None and not tf.config.list_logical_devices("GPU"):
         memory_limit = in_use + _bytes("/proc/meminfo", "MemAvailable") // 2
     examples = _as_examples(data)
+    own = preparation_of(model)
+    prepare = (lambda batches: batches) if own is None else (lambda batches: batches.map(own))
 
     batches: dict[int, Iterator[Any]] = {}
     peaks: list[int | None] = []
@@ -146,7 +149,7 @@ def largest_batch(
         for size in sizes:
             try:
                 # TensorFlow does not know the size of the batch, as in `fit`, so one trace serves all sizes.
-                batch = iter(examples.repeat().batch(size).take(1).cache().repeat())
+                batch = iter(prepare(examples.repeat().batch(size).take(1)).cache().repeat())
                 _run(model, batch)  # traces and warms up, which itself takes memory
                 _peak_memory(reset=True)
                 _run(model, batch)
@@ -199,7 +202,7 @@ def _as_examples(data: Data) -> Any:
 
     if not isinstance(data, tf.data.Dataset):
         try:
-            data = tf.data.Dataset.from_tensor_slices(tuple(data) if isinstance(data, list) else data)
+            data = tf.data.Dataset.from_tensor_slices(as_arrays(tuple(data) if isinstance(data, list) else data))
         except (TypeError, ValueError) as error:
             raise ValueError(
                 "data must be arrays with the same number of rows, such as (x, y), or an unbatched tf.data.Dataset. "

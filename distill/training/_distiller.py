@@ -1,5 +1,6 @@
 """The Distiller: a Keras model that trains a student on labels and on the answers of teachers."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,16 +8,19 @@ from typing import Any
 import keras
 from keras import ops
 
-from distill._keras import Trainer, compiled_loss, compiled_metrics, forget_compiled
+from distill._keras import compiled_loss, compiled_metrics, forget_compiled
 from distill._replicas import replica_count, scope_of
 from distill._types import Data, PathLike, Tensor, Tensors
 from distill.files import save_model
 from distill.losses._settings import Schedule, Setting
 from distill.training import _arguments as arguments
 from distill.training._adjustable import AdjustableWeights
+from distill.training._features import features_of, require_one_order
 from distill.training._identified import split
 from distill.training._loss_layers import LossLayers
 from distill.training._objective import Objective, sum_of_penalties
+from distill.training._preparing import Prepare, PreparingTrainer
+from distill.training._preprocessing import Views, prepared, preprocessing_of
 from distill.training._state import load_state, save_state
 from distill.training._taps import Tapped, Taps
 from distill.training._teacher import Peer, Teacher
@@ -26,7 +30,7 @@ from distill.training._traced_step import TracedStep
 from distill.training._weights import with_defaults
 
 
-class Distiller(AdjustableWeights, Trainer):
+class Distiller(AdjustableWeights, PreparingTrainer):
     """Trains a student on its own loss and on distillation losses against a frozen teacher.
 
     The loss of a training step is
@@ -263,6 +267,18 @@ class Distiller(AdjustableWeights, Trainer):
             self._make_room_for_labels()
         return super().train_on_batch(x, y, *args, **kwargs)
 
+    def preparation(self, *, teaching: bool) -> Prepare | None:
+        """Returns what is done to each batch before a step: what the models' own `fit` would do; `None` for nothing.
+
+        Args:
+            teaching: whether the teachers answer the batch too.
+        """
+        student = preprocessing_of(self.student, "student")
+        teachers = [teacher.pipeline for teacher in self._teachers]
+        if student is None and not (teaching and any(teachers)):
+            return None
+        return functools.partial(prepared, student, teachers if teaching else None)
+
     def _make_room_for_labels(self) -> None:
         if self._traced_step.has_no_room_for_labels(self):
             self.train_function = None
@@ -289,14 +305,15 @@ class Distiller(AdjustableWeights, Trainer):
         Returns:
             The student's outputs; with `training=True`, a `Tapped` whose `outputs` they are.
         """
-        inputs, _ = split(inputs)
+        given, _ = split(inputs)
+        inputs = features_of(self.student, given.student if isinstance(given, Views) else given)
         if self._student_taps is None:
             # The student was not built. Keras makes this call symbolically, before any data.
             self.student(inputs, training=False)
             self._student_taps = self._read_student()
         if self._objective.waits_for_shapes:
             learned = self._student_taps(inputs, training=False)
-            self._build_losses([teacher(inputs, learned) for teacher in self._teachers], learned)
+            self._build_losses(self._taught(given, learned), learned)
         if training:
             # Not kept on `self` for `compute_loss`: replicas of tf.distribute take turns on one object.
             return self._student_taps(inputs, training=True)
@@ -348,14 +365,30 @@ class Distiller(AdjustableWeights, Trainer):
         self._traced_step.note_labels(y)
         loss = None if y is None else compiled_loss(self)
         student_loss = None if loss is None else loss(y, learned.outputs, sample_weight)
-        # By number: torch.compile of torch 2.13 fails on teachers that come out of an iterator over a tuple.
-        taught = [self._teachers[i](x, learned) for i in range(len(self._teachers))]
+        taught = self._taught(x, learned)
         batch = Batch(y, ids, sample_weight if self._weigh_distillation else None, examples)
         parts = self._loss_layers(
             lambda: self._objective.parts(student_loss, taught, learned, batch), training=True
         )
         penalties += sum_of_penalties(self, self._loss_layers.penalties())
         return self._objective.total(parts, penalties, examples)
+
+    def _taught(self, x: Tensors, learned: Tapped) -> list[Tapped]:
+        """Runs the teachers, each on its view of a batch."""
+        if isinstance(x, Views):
+            views = x.teachers
+        elif any(teacher.pipeline for teacher in self._teachers):
+            raise ValueError(
+                "A teacher with a preprocessor answers batches that were prepared. Received: x as it is. Use fit or "
+                "train_on_batch, or pass distiller.preparation(teaching=True)(x)[0]."
+            )
+        else:
+            for teacher in self._teachers:
+                if teacher.takes_batch:
+                    require_one_order(teacher.model, self.student, x)
+            views = (x,) * len(self._teachers)
+        # By number: torch.compile of torch 2.13 fails on teachers that come out of an iterator over a tuple.
+        return [self._teachers[i].answer(views[i], learned) for i in range(len(self._teachers))]
 
     # Evaluation, metrics and logs.
 

@@ -7,6 +7,7 @@ from keras import layers
 
 from distill.training._heads import activation_of
 from distill.training._joining import join
+from distill.training._preprocessing import ANSWERS, preprocessing_of, require_plain
 
 
 def ensemble(
@@ -27,7 +28,8 @@ def ensemble(
         A Functional model from the models' inputs to probabilities (batch, ..., classes).
 
     Raises:
-        ValueError: the models do not fit each other, or a head is not recognised.
+        ValueError: the models do not fit each other; a head is not recognised; or a model does more than its call,
+            since it has a preprocessor or a `predict` of its own.
 
     Example:
         ```python
@@ -47,6 +49,18 @@ def ensemble(
         raise ValueError(
             f"from_logits must be True, False or None, for all models. Received: from_logits={from_logits!r}."
         )
+
+    for model in models if isinstance(models, (list, tuple)) else ():
+        advice = (
+            "Preprocess the data, and set the model's preprocessor to None; or wrap its call, which takes preprocessed "
+            "data: keras.Model(model.input, model.output)."
+        )
+        require_plain(model, ANSWERS, "An ensemble joins what its members' call returns.", advice)
+        if preprocessing_of(model, "member") is not None:
+            raise ValueError(
+                "An ensemble joins what its members' call returns, and would drop their preprocessors. Received: "
+                f"{model.name!r} with a preprocessor. {advice}"
+            )
 
     def mean(outputs: list[keras.KerasTensor]) -> keras.KerasTensor:
         stated = "linear" if from_logits else "softmax"

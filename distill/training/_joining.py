@@ -7,6 +7,7 @@ import keras
 
 from distill._graphs import functional_of
 from distill._replicas import scope_of
+from distill.training._features import in_other_order, names_of, takes_names
 
 
 def join(
@@ -43,6 +44,7 @@ def join(
             "Copy the shared layers with keras.models.clone_model."
         )
     _require_same_shapes(what, names, graphs)
+    _require_same_features(what, models)
     with scope_of(models[0]):
         inputs = keras.tree.map_structure(
             lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name),
@@ -75,6 +77,18 @@ def _require_same_shapes(what: str, names: Sequence[str], graphs: Sequence[Any])
             + "; ".join(f"{name!r} from {i} to {o}" for name, (i, o) in zip(names, described, strict=True))
             + "."
         )
+
+
+def _require_same_features(what: str, models: Sequence[keras.Model]) -> None:
+    """One batch without names, or with the names of the first model, goes to all of them."""
+    first, *others = [names_of(model) for model in models]
+    for other, model in zip(others, models[1:], strict=True):
+        keys_differ = takes_names(models[0]) and takes_names(model) and first != other
+        if keys_differ or in_other_order(first, other):
+            raise ValueError(
+                f"{what} must take the same features in the same order. Received: {models[0].name!r} with {first} and "
+                f"{model.name!r} with {other}. Wrap one of them: keras.Model with the inputs of the other, by name."
+            )
 
 
 def _sizes(tensor: keras.KerasTensor) -> tuple[int | None, ...]:

@@ -1,5 +1,6 @@
 """Networks that are trained together and learn from each other."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from distill.losses._settings import Schedule
 from distill.training._arguments import require_student
 from distill.training._distiller import Distiller
 from distill.training._joining import join
+from distill.training._preparing import Prepare
+from distill.training._preprocessing import prepared, preprocessing_of, require_one_preprocessing
 from distill.training._teacher import Peer
 
 
@@ -41,7 +44,8 @@ class MutualLearning(Distiller):
         students: the networks, the objects that were given.
 
     Raises:
-        ValueError: there are fewer than two networks, they do not fit each other, or what `distill.Distiller` refuses.
+        ValueError: there are fewer than two networks, they do not fit each other, their
+            preprocessors differ, or what `distill.Distiller` refuses.
 
     Example:
         ```python
@@ -74,6 +78,7 @@ class MutualLearning(Distiller):
         for student in students if isinstance(students, (list, tuple)) else ():
             require_student(student)
         cohort = join(students, "Networks that learn from each other", lambda outputs: outputs, "cohort")
+        require_one_preprocessing(students, "Networks that learn from each other")
         policies = [student.dtype_policy.name for student in students]
         if len(set(policies)) > 1:
             raise ValueError(
@@ -96,6 +101,11 @@ class MutualLearning(Distiller):
             name=name,
         )
         self.students = list(students)
+
+    def preparation(self, *, teaching: bool) -> Prepare | None:
+        """Returns what the preprocessor of the networks does to each batch; `None` for nothing."""
+        one = preprocessing_of(self.students[0], "network")
+        return None if one is None else functools.partial(prepared, one, None)
 
     def compile(
         self,

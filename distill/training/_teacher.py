@@ -9,6 +9,14 @@ from keras import ops
 
 from distill._keras import flatten_layers
 from distill._types import Tensor, Tensors
+from distill.training._features import features_of
+from distill.training._preprocessing import (
+    ANSWERS,
+    Preprocessing,
+    pipeline_part,
+    preprocessing_of,
+    require_plain,
+)
 from distill.training._taps import Read, Tapped, Taps
 
 
@@ -23,8 +31,9 @@ class Teacher:
             tf_keras model or any function of a batch: their graph cannot be read, so they teach by their outputs
             alone. They are called inside the compiled step.
         reads: what the losses read; see `Taps`.
-        preprocessing: function that makes this teacher's inputs from a batch of the student's. It becomes part of the
-            compiled step. `None` passes the student's inputs on.
+        preprocessing: function that makes this teacher's inputs from a batch as `fit` gets it. It becomes part of the
+            compiled step; a layer of keras_hub's runs in the data's pipeline. `None` does what the `predict` of a
+            keras_hub model does, and passes the batch on to all others.
 
     Attributes:
         model: the model, as it was given.
@@ -32,7 +41,8 @@ class Teacher:
         spec: shapes to expect; see `Taps`.
 
     Raises:
-        ValueError: `model` cannot be called or is not built, or what `Taps` refuses.
+        ValueError: `model` cannot be called or is not built; its class has a `fit`, `evaluate` or `predict` of its own
+            and there is no `preprocessing`; or what `Taps` refuses.
 
     Example:
         ```python
@@ -57,9 +67,18 @@ class Teacher:
                 "teacher_preprocessing must be a function of a batch of inputs. "
                 f"Received: {preprocessing!r}, a {type(preprocessing).__name__}."
             )
+        if preprocessing is None and (isinstance(model, keras.Model) or _is_tf_keras(model)):
+            require_plain(
+                model,
+                ANSWERS,
+                "A teacher is asked for its call, so its predict must do nothing else.",
+                "Say what its call takes: pass a function that makes it from a batch as teacher_preprocessing=..., or "
+                "keras.layers.Identity() if it takes the batch as it is.",
+            )
         self.model = model
         self.name = _name_of(model)
-        self._preprocessing = preprocessing
+        self._given = pipeline_part(preprocessing, f"the teacher {self.name!r}")
+        self._preprocessing = preprocessing if self._given is None else None
         run = model if isinstance(model, keras.Model) else _in_inference(model)
         self._taps = Taps(run, reads, self.name, only_serves_all=True)
         self.spec = self._taps.spec
@@ -71,27 +90,43 @@ class Teacher:
 
     @property
     def supports_jit(self) -> bool:
-        """Whether XLA may compile the teacher, as far as Keras can tell."""
-        return isinstance(self.model, keras.Layer) and all(
-            layer.supports_jit for layer in flatten_layers(self.model)
+        """Whether XLA may compile the teacher and its preprocessing, as far as Keras can tell: it knows layers."""
+        run = [self.model] if self._preprocessing is None else [self.model, self._preprocessing]
+        return all(
+            isinstance(part, keras.Layer) and all(layer.supports_jit for layer in flatten_layers(part))
+            for part in run
         )
+
+    @property
+    def pipeline(self) -> Preprocessing | None:
+        """What the data's pipeline does to a batch before `answer` gets it; a model's preprocessor can be changed."""
+        return preprocessing_of(self.model, "teacher") if self.takes_batch else self._given
+
+    @property
+    def takes_batch(self) -> bool:
+        """Whether the model gets a batch as the student does."""
+        return self._given is None and self._preprocessing is None
 
     def expected(self, learned: Tapped) -> Tapped:
         """Returns the shapes of what it will answer, next to a student of the shapes `learned`."""
         return self.spec
 
-    def __call__(self, inputs: Tensors, learned: Tapped | None = None) -> Tapped:
+    def __call__(self, inputs: Tensors) -> Tapped:
+        """Returns the model's outputs, and what the losses read, for a batch as `fit` gets it."""
+        pipeline = self.pipeline
+        return self.answer(inputs if pipeline is None else pipeline(inputs)[0])
+
+    def answer(self, view: Tensors, learned: Tapped | None = None) -> Tapped:
         """Returns the model's outputs, and what the losses read, for a batch; constants to any gradient.
 
         Args:
-            inputs: the student's inputs.
-            learned: what the student returned for them; only a `Peer` uses it.
+            view: the batch, after `pipeline`.
+            learned: what the student returned for it; only a `Peer` uses it.
         """
         try:
-            if self._preprocessing is not None:
-                inputs = self._preprocessing(inputs)
+            inputs = view if self._preprocessing is None else self._preprocessing(view)
             with _no_gradient():
-                tapped = self._taps(inputs, training=False)
+                tapped = self._taps(features_of(self.model, inputs), training=False)
             return keras.tree.map_structure(_constant, tapped)
         except Exception as error:
             error.add_note(
@@ -115,6 +150,8 @@ class Peer:
         self.name = f"peer{ahead}"
         self.variables: list[keras.Variable] = []
         self.supports_jit = True
+        self.pipeline = None
+        self.takes_batch = False
         self._ahead = ahead
 
     def expected(self, learned: Tapped) -> Tapped:
@@ -122,7 +159,7 @@ class Peer:
         count = len(learned.values)
         return Tapped(None, tuple(learned.values[(i + self._ahead) % count] for i in range(count)))
 
-    def __call__(self, inputs: Tensors, learned: Tapped) -> Tapped:
+    def answer(self, view: Tensors, learned: Tapped) -> Tapped:
         """Returns what the losses read of the other outputs, as constants to any gradient."""
         return Tapped(None, tuple(ops.stop_gradient(value) for value in self.expected(learned).values))
 
