@@ -51,6 +51,13 @@ def _is_foreign(value: Any) -> bool:
     return not type(value).__module__.startswith(("keras.", "builtins", "numpy", "tensorflow"))
 
 
+def runs_code_of_users(operation: Any) -> bool:
+    """Whether an operation runs code that is not Keras' own: it, a layer in it, or a function of theirs."""
+    parts = [operation, *layers_in(operation)]
+    functions = [value for part in parts for value in vars(part).values() if inspect.isfunction(value)]
+    return any(map(_is_foreign, parts)) or any(not one.__module__.startswith("keras.") for one in functions)
+
+
 def without_arrays(config: Any) -> Any:
     """A config in which no weight starts as an array, which would have the old size; the values are copied later."""
     if isinstance(config, (list, tuple)):

@@ -1,12 +1,12 @@
 """Builds the smaller model: the same graph of new layers, with slices of the weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import keras
 import numpy as np
 
-from distill._graphs import Step, functional_of, needed_nodes, nested_calls, run
+from distill._graphs import Step, functional_of, needed_nodes, nested_calls, nodes_of, run
 from distill._keras import (
     compute_output_spec,
     history_of,
@@ -21,6 +21,7 @@ from distill.pruning.structured._configs import (
     layers_in,
     marks_in,
     naming,
+    runs_code_of_users,
     with_layers,
     without_arrays,
 )
@@ -46,15 +47,22 @@ def rebuild(
         keep: (atoms,) bool, which atoms stay.
         skipped: id of a node -> the tensor that takes the place of its output. The calls of these nodes are left out,
             with everything that only they need.
-        dtype: floating-point type of all layers in place of their own.
+        dtype: floating-point type of all layers in place of their own, except those that cannot compute in it.
         masked: keeps all sizes and sets the removed parts of weights, and of arrays in calls, to zero.
 
     Returns:
         A Functional model, or a Sequential one if the original is, with the same names; not compiled.
     """
     cut = Cut(structure, keep, masked=masked)
-    builder = _Builder(structure, cut, skipped or {}, dtype)
-    new = builder.model(structure.model, None)
+    own_dtype: set[int] = set()
+    while True:
+        builder = _Builder(structure, cut, skipped or {}, dtype, own_dtype)
+        try:
+            new = builder.model(structure.model, None)
+        except _OwnDtype as only:
+            own_dtype |= only.layers
+        else:
+            break
     for one, other in builder.called.values():
         _build_inner(one, other)
     copy_weights(structure, cut, list(builder.called.values()))
@@ -70,12 +78,18 @@ class _Builder:
     """
 
     def __init__(
-        self, structure: Structure, cut: Cut, skipped: Mapping[int, keras.KerasTensor], dtype: str | None
+        self,
+        structure: Structure,
+        cut: Cut,
+        skipped: Mapping[int, keras.KerasTensor],
+        dtype: str | None,
+        own_dtype: Set[int],
     ) -> None:
         self._structure = structure
         self._cut = cut
         self._skipped = skipped
         self._dtype = dtype
+        self._own_dtype = own_dtype
         self._built: dict[int, Any] = {}
         self.called: dict[int, tuple[Any, Any]] = {}
 
@@ -85,14 +99,30 @@ class _Builder:
         inputs = inputs or [(None,) * len(tensor.shape) for tensor in graph.inputs]
         entries = [self._input(tensor, axes) for tensor, axes in zip(graph.inputs, inputs, strict=True)]
         if isinstance(old, keras.Sequential):
-            (entry,) = entries
-            needed = needed_nodes(graph, self._skipped)
-            kept = [self._called(node.operation) for node in needed if id(node) not in self._skipped]
-            new = keras.Sequential([history_of(entry).operation, *kept], name=old.name)
+            new = self._sequential(old, graph, entries)
         else:
             new = self._functional(old, graph, entries)
         self._built[id(old)] = new
         self.called[id(old)] = old, new
+        return new
+
+    def _sequential(self, old: keras.Model, graph: Any, entries: list[keras.KerasTensor]) -> keras.Model:
+        needed = [node for node in needed_nodes(graph, self._skipped) if id(node) not in self._skipped]
+        stack = [node.operation for node in needed if isinstance(node.operation, keras.Layer)]
+        by_hand = _Builder(self._structure, self._cut, self._skipped, self._dtype, self._own_dtype)
+        if self._dtype is not None and any(map(runs_code_of_users, stack)):
+            by_hand._functional(old, graph, entries)  # which tells what computes in its own type
+        try:
+            new = keras.Sequential(
+                [history_of(entries[0]).operation, *map(self._called, stack)], name=old.name
+            )
+        except Exception:  # a layer's code may raise anything
+            by_hand._functional(old, graph, entries)  # which names the layer
+            raise
+        # Keras has made the masks anew, in operations that are no layers of the model.
+        again: Any = functional_of(new)
+        for node, other in zip(needed, nodes_of(again), strict=True):
+            other.operation.name = node.operation.name
         return new
 
     def _functional(self, old: keras.Model, graph: Any, entries: list[keras.KerasTensor]) -> keras.Model:
@@ -100,7 +130,7 @@ class _Builder:
             if id(step.node) in self._skipped:
                 return step.values[self._skipped[id(step.node)]]
             args, kwargs = self._arguments(step)
-            return _outputs(self._called(step.operation), args, kwargs)
+            return self._outputs(step.operation, args, kwargs)
 
         values = run(graph, entries, visit, nodes=needed_nodes(graph, self._skipped))
         return keras.Model(values.of(graph.input), values.of(graph.output), name=old.name)
@@ -134,6 +164,30 @@ class _Builder:
         arguments = step.node.arguments
         found: tuple[Any, Any] = keras.tree.map_structure(new, (arguments.args, arguments.kwargs))
         return found
+
+    def _outputs(self, old: Any, args: Any, kwargs: Any) -> Any:
+        """Calls the new layer or operation in place of an old one."""
+        new = self._called(old)
+        try:
+            outputs = new(*args, **kwargs)
+            if self._dtype is not None and id(old) not in self._own_dtype and runs_code_of_users(old):
+                # Its code, from which the output need not have been inferred.
+                compute_output_spec(new.call, *_in_dtype_of(new, args), **_in_dtype_of(new, kwargs))
+        except _OwnDtype:
+            raise
+        except Exception as error:  # a layer's code may raise anything
+            everything = layers_in(self._structure.model)
+            alike = [layer for layer in everything if type(layer) is type(old)] or [old]
+            own = {id(one) for layer in alike for one in (layer, *layers_in(layer))}
+            if self._dtype is not None and not own <= self._own_dtype:
+                raise _OwnDtype(own) from error
+            raise ValueError(
+                "Every layer must run in the smaller model as it does in the original. Received: "
+                f"{old.name!r}, a {type(old).__name__}, which does not. What it computes with must come from its "
+                "config, such as another layer that it uses, and its rule must tell every size that changes. "
+                f"Keras says: {error}"
+            ) from error
+        return outputs
 
     def _variable(self, old: keras.Variable, path: str) -> keras.Variable:
         """The new weight in place of one that an operation is called on; one of no layer is the user's and stays."""
@@ -182,7 +236,8 @@ class _Builder:
             self._apply(edit, config)
         if isinstance(old, keras.Layer) and any(map(self._cut.makes_smaller, old.variables)):
             config = without_arrays(config)
-        config = config if self._dtype is None else in_dtype(config, self._dtype)
+        if self._dtype is not None and id(old) not in self._own_dtype:
+            config = in_dtype(config, self._dtype)
         inner = {mark: self._operation(parts[mark]) for mark in marks_in(config)}
         config = with_layers(config, self._operation)
         with naming(old), taking(inner):
@@ -201,17 +256,21 @@ class _Builder:
         config[edit.key] = edit.value(*sizes)
 
 
-def _outputs(new: Any, args: Any, kwargs: Any) -> Any:
-    """Calls a new layer or operation."""
-    try:
-        return new(*args, **kwargs)
-    except Exception as error:  # a layer's code may raise anything
-        raise ValueError(
-            "Every layer must run in the smaller model as it does in the original. Received: "
-            f"{new.name!r}, a {type(new).__name__}, which does not. What it computes with must come from its config, "
-            "such as another layer that it uses, and its rule must tell every size that changes. "
-            f"Keras says: {error}"
-        ) from error
+def _in_dtype_of(operation: Any, arguments: Any) -> Any:
+    """Arguments as the code of a layer gets them."""
+
+    def cast(leaf: Any) -> Any:
+        is_number = isinstance(leaf, keras.KerasTensor) and "float" in leaf.dtype
+        return keras.KerasTensor(leaf.shape, operation.compute_dtype) if is_number else leaf
+
+    return keras.tree.map_structure(cast, arguments) if isinstance(operation, keras.Layer) else arguments
+
+
+class _OwnDtype(Exception):
+    """Some layers cannot compute in the type that is asked for, because they bring constants of another."""
+
+    def __init__(self, layers: set[int]) -> None:
+        self.layers = layers
 
 
 def _build_inner(old: Any, new: Any) -> None:

@@ -1,5 +1,6 @@
 """Rules of recurrent layers and attention."""
 
+import keras
 import numpy as np
 import pytest
 from backend import since_keras
@@ -54,6 +55,32 @@ def test_implicit_masks_are_no_states():
     small = half(model)
     assert small.get_layer("lstm").units == 4
     assert small.get_layer("bidirectional").forward_layer.units == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda: [layers.LSTM(16, name="made")],
+        lambda: [layers.Bidirectional(layers.GRU(8), name="made")],
+        lambda: [layers.GlobalAveragePooling1D(), Dense(16, "relu", name="made")],
+    ],
+    ids=["lstm", "both", "pooled"],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_implicit_masks_of_sequential_models(body, nested):
+    stack = [layers.Embedding(9, 8, mask_zero=True, name="table"), *body(), Dense(3, name="head")]
+    model = keras.Sequential([keras.Input((7,), dtype="int32"), *stack])
+    whole = net(model, (7,), dtype="int32") if nested else model
+    small = half(whole)
+    inner = small.layers[-1] if nested else small
+    assert type(inner) is keras.Sequential
+    assert [layer.name for layer in inner.layers] == [layer.name for layer in model.layers]
+    assert inner.get_layer("head").kernel.shape == (8, 3)
+    # Zeros at the end are hidden by the mask, so a longer row of them changes nothing.
+    tokens = np.array([[1, 2, 3, 0, 0, 0, 0], [4, 5, 6, 7, 8, 1, 2]], "int32")
+    for one in (model, inner):
+        np.testing.assert_allclose(one(tokens)[:1], one(tokens[:1, :4])[:1], rtol=1e-4, atol=1e-5)
+    pruning.prune_channels(small, 0.5, round_to=1, verify=True)
 
 
 def test_recurrent_units_count_once_for_all_gates():

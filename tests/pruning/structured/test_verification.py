@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backend import as_tensor
 from channel_cases import (
     RULES,
     cases,
@@ -190,3 +191,70 @@ def test_implicit_masks_reach_attention_in_the_proof():
         return Dense(3)(layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 4)(embedded, embedded)))
 
     half(net(build, (7,), dtype="int32"))
+
+
+@keras.saving.register_keras_serializable("test_verification")
+class Positions(layers.Layer):
+    """Adds a constant that stays in float32, whatever the layer computes in."""
+
+    def build(self, shape):
+        self.table = ops.convert_to_tensor(np.random.default_rng(0).normal(size=shape[1:]), "float32")
+
+    def call(self, x):
+        return backend_add(x, self.table)
+
+
+@keras.saving.register_keras_serializable("test_verification")
+class QuietPositions(Positions):
+    """Its output is inferred without its code."""
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@keras.saving.register_keras_serializable("test_verification")
+class AroundDense(layers.Layer):
+    """Its own layer must compute in float32 then too."""
+
+    def build(self, shape):
+        self.dense = Dense(shape[-1])
+        self.dense.build(shape)
+
+    def call(self, x):
+        return backend_add(self.dense(x), as_tensor(np.ones(8, "float32")))
+
+
+def backend_add(one, other):
+    """Adds as TensorFlow does, which wants both of one type."""
+    if str(one.dtype) != str(other.dtype):
+        raise TypeError(f"{one.dtype} and {other.dtype} do not add up.")
+    return one + other
+
+
+def shifted(x):
+    return backend_add(x, ops.zeros_like(x, dtype="float32"))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Positions,
+        QuietPositions,
+        AroundDense,
+        lambda: layers.Lambda(shifted),
+        lambda: layers.Lambda(shifted, output_shape=(6, 8)),
+        lambda: Dense(8, activation=shifted),
+        lambda: layers.GRU(8, activation=shifted, return_sequences=True),
+        lambda: layers.TimeDistributed(layers.Lambda(shifted)),
+    ],
+    ids=["constant", "quiet", "around", "lambda", "shaped", "activation", "recurrent", "wrapped"],
+)
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_layers_that_bring_constants_are_verified_in_their_own_precision(kind, layer):
+    stack = [Dense(16, "relu", name="free"), Dense(8), layer(), Dense(16), Dense(3)]
+    model = keras.Sequential([keras.Input((6, 5)), *stack])
+    if kind == "functional":
+        model = keras.Model(model.inputs, model.outputs)
+    proof = pruning.Proof()
+    assert half(model, verify=proof).get_layer("free").units == 8
+    assert proof.largest_error < 1e-6
