@@ -4,7 +4,8 @@ In Keras 3's layout a place is a path such as "layers/dense_1", whatever the lay
 layer's number among those with weights.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -31,9 +32,38 @@ def _in_keras3(model: keras.Model) -> Parts:
     """What `model.save_weights` would write, without the state of optimizers and metrics; no value is read."""
     store = _Recorder()
     # A layer that writes values instead of variables may have none yet, and none may be created here.
-    with keras.StatelessScope(initialize_variables=False):
+    with keras.StatelessScope(initialize_variables=False), _frequencies_to_come(model):
         save_state(model, store, None, _training_state(model))
     return {path: Part(store.name_of(path), weights) for path, weights in store.kept.items() if weights}
+
+
+class _AnyLength:
+    """Stands for the frequencies of words that a file is to tell, with their number."""
+
+    shape = (None,)
+
+    def numpy(self) -> "_AnyLength":
+        return self
+
+
+@contextlib.contextmanager
+def _frequencies_to_come(model: keras.Model) -> Iterator[None]:
+    """Let lookup layers that weight words by frequency, and know none yet, say what they store."""
+    lookups = keras.layers.StringLookup | keras.layers.IntegerLookup
+    empty = [
+        layer
+        for layer in flatten_layers(model)
+        if isinstance(layer, lookups)
+        and layer.output_mode == "tf_idf"
+        and not hasattr(layer, "idf_weights_const")
+    ]
+    for layer in empty:
+        layer.idf_weights_const = _AnyLength()
+    try:
+        yield
+    finally:
+        for layer in empty:
+            del layer.idf_weights_const
 
 
 def _in_legacy(model: keras.Model) -> Parts:

@@ -4,20 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import ops
 
-from distill._types import Config, Tensor
+from distill._types import Config
+from distill.files import _keras2_layers as _keras2_layers  # which registers them
 
 # Settings that Keras 3 no longer has -> the value that loses nothing when it is dropped, or ... if any value does.
 _NO_KERNEL = {"groups": 1, "kernel_initializer": ..., "kernel_regularizer": ..., "kernel_constraint": ...}
 _RNN = {"time_major": False, "implementation": ...}
 _RANDOM = {"rng_type": ...}
+_OF_WHOLE_MAPS = {"trainable": ..., "noise_shape": ...}  # the shape was chosen by the class
 _GONE: dict[str, dict[str, Any]] = {
     "ConvLSTM1D": _RNN,
     "ConvLSTM2D": _RNN,
     "ConvLSTM3D": _RNN,
     "Discretization": {"trainable": ...},
+    "RandomBrightness": _RANDOM,
     "RandomContrast": _RANDOM,
+    "RandomCrop": _RANDOM,
     "RandomFlip": _RANDOM,
     "RandomRotation": _RANDOM,
     "RandomTranslation": _RANDOM,
@@ -45,17 +48,30 @@ _GONE: dict[str, dict[str, Any]] = {
     "SeparableConv2D": _NO_KERNEL,
     "SimpleRNN": _RNN,
     "SimpleRNNCell": _RNN,
+    "SpatialDropout1D": _OF_WHOLE_MAPS,
+    "SpatialDropout2D": _OF_WHOLE_MAPS,
+    "SpatialDropout3D": _OF_WHOLE_MAPS,
 }
-_RENAMED = {"LeakyReLU": ("alpha", "negative_slope"), "InputLayer": ("batch_input_shape", "batch_shape")}
+_RENAMED = {
+    "InputLayer": ("batch_input_shape", "batch_shape"),
+    "LeakyReLU": ("alpha", "negative_slope"),
+    "ThresholdedReLU": ("theta", "threshold"),
+}
+# Classes that Keras 3 has as another's special case, or with another behaviour -> what does the same, and the settings
+# that make the case.
+_REPLACED: dict[str, tuple[str, Config]] = {
+    "RandomCrop": ("distill>ResizingRandomCrop", {}),
+    "SyncBatchNormalization": ("BatchNormalization", {"synchronized": True}),
+    "ThresholdedReLU": ("ReLU", {}),
+}
+_LOST = (
+    *("CuDNNGRU", "CuDNNLSTM", "LocallyConnected1D", "LocallyConnected2D"),
+    *("RadialConstraint", "RandomHeight", "RandomWidth"),
+)
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 
+_EXPORT = "Load the model with tf_keras and export it (model.export(folder)): as a SavedModel it can teach."
 _MODELS = ("Model", "Functional", "Sequential")
-
-
-@keras.saving.register_keras_serializable("distill")
-def hard_sigmoid(x: Tensor) -> Tensor:
-    """The hard sigmoid of Keras before version 3, used in every LSTM and GRU before 2.3. Keras 3 has another slope."""
-    return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
 def modern(config: Config) -> Config:
@@ -114,7 +130,20 @@ def _object(old: Config) -> Config:
         return {**old, "module": None, "config": _sequential(config)}
     if name in ("Model", "Functional") and "layers" in config:
         return {**old, "module": None, "class_name": "Functional", "config": _functional(config)}
-    return {**old, "config": _settings(name, config)} if isinstance(config, dict) else old
+    if not isinstance(config, dict) or keras.saving.get_registered_object(name) is not None:
+        return old
+    if name in _LOST:
+        raise ValueError(
+            f"Keras 3 has no {name}. Received: {config.get('name', name)!r}. {_EXPORT} "
+            f"Or write the class yourself, and pass custom_objects={{{name!r}: {name}}}."
+        )
+    new = {**old, "config": _settings(name, config)}
+    if name in _REPLACED:
+        kind, case = _REPLACED[name]
+        known = kind if ">" in kind else None
+        new |= {"class_name": kind.rpartition(">")[2], "module": None, "registered_name": known}
+        new["config"] = {**new["config"], **case}
+    return new
 
 
 def _settings(name: str, config: Config) -> Config:
@@ -124,8 +153,8 @@ def _settings(name: str, config: Config) -> Config:
         value = config.pop(key, harmless)
         if harmless is not ... and value != harmless:
             raise ValueError(
-                f"{name} has no setting {key} in Keras 3. Received: {key}={value!r}. Load the model with tf_keras and "
-                "export it (model.export(folder)): as a SavedModel it can teach."
+                f"{name} has no setting {key} in Keras 3. Received: {config.get('name', name)!r} with {key}={value!r}. "
+                f"{_EXPORT}"
             )
     old, new = _RENAMED.get(name, ("", ""))
     if old in config:
@@ -135,7 +164,7 @@ def _settings(name: str, config: Config) -> Config:
             stored = {"class_name": "function", "config": "distill>hard_sigmoid"}
             config[key] = {**stored, "module": "builtins", "registered_name": "distill>hard_sigmoid"}
     config.pop("batch_input_shape", None)  # `_sequential` reads it
-    if name == "BatchNormalization" and isinstance(config.get("axis"), list):
+    if name in ("BatchNormalization", "SyncBatchNormalization") and isinstance(config.get("axis"), list):
         (config["axis"],) = config["axis"]
     if name in ("GRU", "GRUCell"):
         config.setdefault("reset_after", False)  # what every GRU did before there was a choice

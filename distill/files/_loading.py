@@ -15,14 +15,14 @@ from distill.files._bundle import prefix_of
 from distill.files._configs import understood
 from distill.files._differences import table
 from distill.files._fitting import fitted
-from distill.files._layouts import LEGACY
 from distill.files._matching import values
-from distill.files._parts import Part, Weight, numbers_in
+from distill.files._parts import numbers_in
 from distill.files._planning import allocate, planned
 from distill.files._presets import load_preset
 from distill.files._safety import TRUST, require_safe
 from distill.files._saved_model import InferenceOnly, load_saved_model
 from distill.files._stored import Stored, is_pickle, opened, parsed
+from distill.files._tf_keras import stored_in
 
 
 def load_model(
@@ -85,7 +85,7 @@ def load_model(
         )
     with keras.saving.custom_object_scope(dict(custom_objects or {})):
         if not is_path:
-            stored = _of_tf_keras(source)
+            stored = stored_in(source)
             try:
                 return _made(stored, trust)
             except ValueError as error:
@@ -182,23 +182,3 @@ def _require_words(model: keras.Model, stored: Stored) -> None:
             f"A model file must contain the model's words. Received: {stored.source}, with {len(files)} vocabularies "
             f"for {', '.join(lookups)}. Only .keras files keep what `adapt` has learned: save the model as one."
         )
-
-
-def _of_tf_keras(model: Any) -> Stored:
-    """A tf_keras model in memory, as if it had been saved."""
-    if not any(base.__module__.partition(".")[0] == "tf_keras" for base in type(model).__mro__):
-        raise ValueError(f"load_model takes a path or a tf_keras model. Received: {model!r}.")
-    source = f"the tf_keras model {model.name!r}"
-    config = parsed(model.to_json(), source)
-    found = [(layer.name, layer.trainable_weights + layer.non_trainable_weights) for layer in model.layers]
-    parts = {
-        str(place): Part(
-            name.replace("/", "_"), {str(i): _weight(variable) for i, variable in enumerate(variables)}
-        )
-        for place, (name, variables) in enumerate((n, v) for n, v in found if v)
-    }
-    return Stored(source, config, config["keras_version"], parts, LEGACY)
-
-
-def _weight(variable: Any) -> Weight:
-    return Weight(variable.name.rpartition("/")[2].removesuffix(":0"), tuple(variable.shape), variable.numpy)

@@ -140,6 +140,10 @@ def _differences(expected: Parts, found: Parts, pairs: Mapping[str, str]) -> lis
     return rows
 
 
+def _fits(here: tuple[int | None, ...], there: tuple[int | None, ...]) -> bool:
+    return len(here) == len(there) and all(a is None or a == b for a, b in zip(here, there, strict=True))
+
+
 def _weight_differences(layer: str, expected: Part, found: Part) -> list[Difference]:
     owners = [[weight.owner for weight in part.weights.values()] for part in (expected, found)]
     # The older layout stores the trainable weights of a nested model first.
@@ -153,6 +157,6 @@ def _weight_differences(layer: str, expected: Part, found: Part) -> list[Differe
             rows.append(Difference(layer, there.label, "–", f"{there.shape}, unexpected"))
         elif here is not None and there is None:
             rows.append(Difference(layer, here.label, str(here.shape), "missing"))
-        elif here is not None and there is not None and here.shape != there.shape:
+        elif here is not None and there is not None and not _fits(here.shape, there.shape):
             rows.append(Difference(layer, here.label, str(here.shape), str(there.shape)))
     return rows

@@ -16,13 +16,13 @@ class Weight(NamedTuple):
 
     Attributes:
         label: name such as "kernel"; a number in files of Keras 3.
-        shape: shape of the weight.
+        shape: shape of the weight; a size may be `None` in a model that takes any.
         read: callable that returns its value.
         owner: name of the layer that owns it, in a file of the older layout; "" if the file does not say.
     """
 
     label: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     read: Callable[[], Any]
     owner: str = ""
 
@@ -46,7 +46,11 @@ Values = Mapping[str, Mapping[str, np.ndarray]]
 
 def numbers_in(parts: Parts) -> int:
     """How many numbers all weights have together."""
-    return sum(math.prod(weight.shape) for part in parts.values() for weight in part.weights.values())
+    return sum(
+        math.prod(size or 0 for size in weight.shape)
+        for part in parts.values()
+        for weight in part.weights.values()
+    )
 
 
 def owner_of(path: str) -> str:

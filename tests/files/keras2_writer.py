@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
@@ -98,7 +99,46 @@ def filmed():
     )
 
 
-MODELS = (sequential, deferred, convolutional, recurrent, nested, shared, attention, filmed)
+def changed():
+    """Layers that Keras 3 has under other names, with other settings, or with another behaviour."""
+    inputs = tf_keras.Input((12, 10, 3))
+    x = layers.RandomCrop(8, 8)(layers.RandomBrightness(0.2, value_range=(0, 1))(inputs))
+    x = layers.ThresholdedReLU(theta=0.3)(layers.SpatialDropout2D(0.2, data_format="channels_last")(x))
+    x = layers.Reshape((2, 4, 8, 3))(layers.BatchNormalization(axis=-1)(layers.Conv2D(3, 1, name="mixed")(x)))
+    x = layers.SpatialDropout1D(0.2)(layers.Reshape((8, 24))(layers.SpatialDropout3D(0.2)(x)))
+    return tf_keras.Model(inputs, layers.Dense(3)(layers.GlobalMaxPooling1D()(x)))
+
+
+MODELS = (sequential, deferred, convolutional, recurrent, nested, shared, attention, filmed, changed)
+
+
+def adapted():
+    """Layers that have learned words or bounds: what makes each, and what its model gets."""
+    texts = np.array(["b a b", "c b", "d"])
+    words = np.array([["a", "b"], ["b", "c"]])
+    yield layers.TextVectorization(output_sequence_length=4), texts, texts
+    yield layers.TextVectorization(output_mode="tf_idf"), texts, texts
+    yield layers.TextVectorization(output_mode="count", ngrams=2, split="character"), texts, texts
+    yield layers.StringLookup(num_oov_indices=2), words, words
+    yield layers.StringLookup(output_mode="tf_idf", max_tokens=8, pad_to_max_tokens=True), words, words
+    yield layers.IntegerLookup(mask_token=0), np.array([[4, 7, 7]]), np.array([[7, 0, 9]])
+    yield (
+        layers.Discretization(num_bins=3),
+        np.arange(30.0)[:, None],
+        np.array([[3.0, 12.0, 29.0]], "float32"),
+    )
+
+
+def write_adapted(folder):
+    """Outputs of models whose layers have learned, and those of what distill makes of them in memory."""
+    for number, (layer, seen, inputs) in enumerate(adapted()):
+        layer.adapt(seen)
+        shape = (1,) if inputs.ndim == 1 else inputs.shape[1:]
+        dtype = "string" if inputs.dtype.kind == "U" else inputs.dtype
+        inside = tf_keras.Sequential([tf_keras.Input(shape, dtype=dtype), layer])
+        model = tf_keras.Sequential([tf_keras.Input(shape, dtype=dtype), inside])
+        x = tf.constant(inputs.reshape(-1, *shape))
+        np.savez(folder / f"adapted_{number}.npz", out=model(x), live=distill.load_model(model)(x))
 
 
 def main(folder):
@@ -134,3 +174,4 @@ def main(folder):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    write_adapted(Path(sys.argv[1]))

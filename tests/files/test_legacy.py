@@ -16,7 +16,10 @@ from keras import ops
 
 import distill
 
-KERAS2 = ("sequential", "deferred", "convolutional", "recurrent", "nested", "shared", "attention", "filmed")
+KERAS2 = (
+    *("sequential", "deferred", "convolutional", "recurrent", "nested", "shared", "attention", "filmed"),
+    "changed",
+)
 WRITER = Path(__file__).with_name("keras2_writer.py")
 
 
@@ -60,6 +63,36 @@ def test_a_model_of_keras_2(keras2, name, form):
 def test_a_tf_keras_model_in_memory(keras2, name):
     for y, y_there in zip(arrays(keras2, name, "live"), arrays(keras2, name, "out"), strict=True):
         np.testing.assert_allclose(y, y_there, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_what_a_tf_keras_model_in_memory_has_learned(keras2, number):
+    stored = np.load(keras2 / f"adapted_{number}.npz")
+    assert np.ptp(stored["out"]) > 0
+    np.testing.assert_allclose(stored["live"], stored["out"], rtol=0, atol=1e-6)
+
+
+def test_a_crop_of_keras_2_is_random_in_training(keras2, tmp_path):
+    model = distill.load_model(keras2 / "changed.h5")
+    crop = next(layer for layer in model.layers if isinstance(layer, keras.layers.RandomCrop))
+    images = np.random.default_rng(0).normal(size=(2, 12, 10, 3)).astype("float32")
+    cut = crop(images, training=True)
+    assert any(np.array_equal(images[:, i : i + 8, j : j + 8], cut) for i in range(5) for j in range(3))
+    small = keras.ops.image.resize(images[:, :4, :4], (8, 8))
+    np.testing.assert_allclose(crop(images[:, :4, :4], training=True), small, rtol=0, atol=1e-6)
+    model.save(tmp_path / "again.keras")
+    again = keras.models.load_model(tmp_path / "again.keras")
+    np.testing.assert_array_equal(again(images, training=False), model(images, training=False))
+
+
+@pytest.mark.parametrize("name", ["LocallyConnected1D", "RandomHeight", "CuDNNLSTM"])
+def test_what_keras_3_lacks_is_named_with_what_can_be_done(tmp_path, name):
+    layer = {"class_name": name, "config": {"name": "mine", "batch_input_shape": [None, 4, 3]}}
+    old_file(tmp_path / "old.h5", {"class_name": "Sequential", "config": [layer]}, {})
+    with pytest.raises(
+        ValueError, match=f"Keras 3 has no {name}. Received: 'mine'. Load the model with tf_keras"
+    ):
+        distill.load_model(tmp_path / "old.h5")
 
 
 def test_what_a_model_of_keras_2_becomes(keras2, tmp_path):
@@ -190,7 +223,7 @@ def test_what_keras_3_has_no_word_for(tmp_path):
     layer = {"class_name": "LSTM", "config": {"units": 2, "time_major": True, "batch_input_shape": [1, 2, 3]}}
     old_file(tmp_path / "old.h5", {"class_name": "Sequential", "config": [layer]}, {})
     with pytest.raises(
-        ValueError, match="LSTM has no setting time_major in Keras 3. Received: time_major=True"
+        ValueError, match="LSTM has no setting time_major in Keras 3. Received: 'LSTM' with time_major=True"
     ):
         distill.load_model(tmp_path / "old.h5")
     layer = {

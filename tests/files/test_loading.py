@@ -115,6 +115,20 @@ def test_words_that_were_learned_are_in_the_file_or_missed(tmp_path):
     assert loaded.get_layer("words").get_vocabulary() == lookup.get_vocabulary()
 
 
+@only_on("tensorflow", reason="Keras weights words by frequency in TensorFlow alone")
+@pytest.mark.parametrize("kind", [layers.StringLookup, layers.TextVectorization])
+def test_frequencies_of_words_come_along(tmp_path, kind):
+    lookup = kind(output_mode="tf_idf")
+    words = np.array([["a"], ["b"], ["a"], ["c"]])
+    lookup.adapt(words)
+    inputs = keras.Input((1,), dtype="string")
+    model = keras.Model(inputs, layers.Dense(2)(lookup(inputs)))
+    model.save(tmp_path / "words.keras")
+    loaded = distill.load_model(tmp_path / "words.keras")
+    x = ops.convert_to_tensor(words)
+    np.testing.assert_array_equal(*answers(model, [x]), *answers(loaded, [x]))
+
+
 def test_layers_of_ones_own_are_named_by_the_caller(tmp_path, batch):
     class Double(layers.Layer):
         def call(self, inputs):
