@@ -6,30 +6,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill._graphs import Step, functional_of, needed_nodes, nested_calls, nodes_of, run
+from distill._graphs import Step, functional_of, needed_nodes, nodes_of, run
 from distill._keras import (
     compute_output_spec,
     history_of,
-    inbound_nodes,
-    marking,
-    taking,
 )
 from distill.pruning.structured._configs import (
-    config_of,
-    functions_of,
-    in_dtype,
     layers_in,
-    marks_in,
-    naming,
     runs_code_of_users,
-    with_layers,
-    without_arrays,
 )
 from distill.pruning.structured._copying import copy_weights
 from distill.pruning.structured._cutting import Cut
 from distill.pruning.structured._labels import Axes
-from distill.pruning.structured._sharing import refuse_references
-from distill.pruning.structured._structure import Edit, Structure
+from distill.pruning.structured._making import NewLayers
+from distill.pruning.structured._structure import Structure
 
 
 def rebuild(
@@ -63,18 +53,15 @@ def rebuild(
             own_dtype |= only.layers
         else:
             break
-    for one, other in builder.called.values():
-        _build_inner(one, other)
-    copy_weights(structure, cut, list(builder.called.values()))
+    copy_weights(structure, cut, builder.new.finished())
     return new
 
 
 class _Builder:
-    """Builds new layers and models, each old one's only once, wherever it is used: directly or inside others.
+    """Builds the new graph, and those of the models nested in it.
 
     Attributes:
-        called: id of an old layer, operation or model that the graph calls -> it and the new one; models come after
-            their layers.
+        new: the new layers and models.
     """
 
     def __init__(
@@ -90,8 +77,7 @@ class _Builder:
         self._skipped = skipped
         self._dtype = dtype
         self._own_dtype = own_dtype
-        self._built: dict[int, Any] = {}
-        self.called: dict[int, tuple[Any, Any]] = {}
+        self.new = NewLayers(structure, cut, dtype, own_dtype, self.model)
 
     def model(self, old: keras.Model, inputs: list[Axes] | None) -> keras.Model:
         """The new model for the original, or for one nested in it whose inputs have these axes."""
@@ -102,8 +88,7 @@ class _Builder:
             new = self._sequential(old, graph, entries)
         else:
             new = self._functional(old, graph, entries)
-        self._built[id(old)] = new
-        self.called[id(old)] = old, new
+        self.new.add(old, new)
         return new
 
     def _sequential(self, old: keras.Model, graph: Any, entries: list[keras.KerasTensor]) -> keras.Model:
@@ -114,7 +99,7 @@ class _Builder:
             by_hand._functional(old, graph, entries)  # which tells what computes in its own type
         try:
             new = keras.Sequential(
-                [history_of(entries[0]).operation, *map(self._called, stack)], name=old.name
+                [history_of(entries[0]).operation, *map(self.new.called, stack)], name=old.name
             )
         except Exception:  # a layer's code may raise anything
             by_hand._functional(old, graph, entries)  # which names the layer
@@ -152,7 +137,7 @@ class _Builder:
             if isinstance(leaf, keras.KerasTensor):
                 return step.values[leaf]
             if isinstance(leaf, keras.Variable):
-                return self._variable(leaf, step.path)
+                return self.new.weight(leaf, step.path)
             if not getattr(leaf, "shape", ()):
                 return leaf
             axes = self._structure.constants.get((id(step.node), id(leaf)), ())
@@ -167,7 +152,7 @@ class _Builder:
 
     def _outputs(self, old: Any, args: Any, kwargs: Any) -> Any:
         """Calls the new layer or operation in place of an old one."""
-        new = self._called(old)
+        new = self.new.called(old)
         try:
             outputs = new(*args, **kwargs)
             if self._dtype is not None and id(old) not in self._own_dtype and runs_code_of_users(old):
@@ -189,72 +174,6 @@ class _Builder:
             ) from error
         return outputs
 
-    def _variable(self, old: keras.Variable, path: str) -> keras.Variable:
-        """The new weight in place of one that an operation is called on; one of no layer is the user's and stays."""
-        graph: Any = functional_of(self._structure.model)
-        owners = (node.operation for _, node, _ in nested_calls(graph) if _owns(node.operation, old))
-        if (owner := next(owners, None)) is None:
-            return old
-        new = self._called(owner)
-        if not new.built and not any(map(self._cut.makes_smaller, owner.variables)):
-            new.build_from_config(owner.get_build_config())
-        if not new.built:
-            raise ValueError(
-                "An operation can only use the weights of layers that are called before it. Received: "
-                f"{path!r}, which uses {old.path!r}. Write it as a layer that holds that layer."
-            )
-        place = [id(variable) for variable in owner.variables].index(id(old))
-        variable: keras.Variable = new.variables[place]
-        return variable
-
-    def _called(self, old: Any) -> Any:
-        """The new layer or operation in place of one that the graph calls."""
-        new = self._operation(old)
-        self.called.setdefault(id(old), (old, new))
-        return new
-
-    def _operation(self, old: Any) -> Any:
-        """The new layer, operation or model in place of an old one."""
-        if id(old) not in self._built:
-            if functional_of(old) is not None and id(old) in self._structure.inputs:
-                return self.model(old, self._structure.inputs[id(old)])
-            self._built[id(old)] = self._from_config(old)
-            self._built[id(old)].name = old.name
-        return self._built[id(old)]
-
-    def _from_config(self, old: Any) -> Any:
-        """A layer or operation with the same config except for the edits.
-
-        The new layers that take the place of those in its config are part of it, and it shares the functions in it.
-        """
-        parts = {id(part): part for part in layers_in(old)}
-        with naming(old), marking(parts.values()):
-            config = config_of(old)
-            if not isinstance(old, keras.layers.Lambda):  # which makes a function from its config itself
-                config.update(functions_of(old, config))
-        for edit in self._structure.edits.get(id(old), ()):
-            self._apply(edit, config)
-        if isinstance(old, keras.Layer) and any(map(self._cut.makes_smaller, old.variables)):
-            config = without_arrays(config)
-        if self._dtype is not None and id(old) not in self._own_dtype:
-            config = in_dtype(config, self._dtype)
-        inner = {mark: self._operation(parts[mark]) for mark in marks_in(config)}
-        config = with_layers(config, self._operation)
-        with naming(old), taking(inner):
-            new = type(old).from_config(config)
-        functions = functions_of(old, config)
-        if isinstance(old, keras.layers.Lambda):
-            new.function = old.function  # one made from a config has lost the variables that it refers to
-            functions = {"function": old.function}
-        refuse_references(old.name, functions.values(), self._structure.model)
-        return new
-
-    def _apply(self, edit: Edit, config: Any) -> None:
-        sizes = [None if axis is None else self._cut.size(axis) for axis in edit.axes]
-        if sizes == [None if axis is None else axis.size for axis in edit.axes]:
-            return
-        config[edit.key] = edit.value(*sizes)
-
 
 def _in_dtype_of(operation: Any, arguments: Any) -> Any:
     """Arguments as the code of a layer gets them."""
@@ -271,16 +190,3 @@ class _OwnDtype(Exception):
 
     def __init__(self, layers: set[int]) -> None:
         self.layers = layers
-
-
-def _build_inner(old: Any, new: Any) -> None:
-    """Builds what only a call with values builds, such as a PReLU that is the activation of another layer."""
-    pairs = zip(layers_in(old), layers_in(new), strict=False)
-    if functional_of(old) is None and any(one.built and not other.built for one, other in pairs):
-        arguments = inbound_nodes(new)[0].arguments
-        compute_output_spec(new.call, *arguments.args, **arguments.kwargs)
-
-
-def _owns(operation: Any, variable: keras.Variable) -> bool:
-    is_layer = isinstance(operation, keras.Layer) and functional_of(operation) is None
-    return is_layer and any(one is variable for one in operation.variables)
