@@ -30,6 +30,9 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
     the gradient to the teacher, and applies sample weights, masks and the mean over the batch as Keras does for the
     student's own loss. So `sample_weight` and `tf.distribute` treat both losses alike.
 
+    A Distiller gives a loss maps, tokens and logits with their channels last, also those of layers and heads with
+    `data_format="channels_first"`.
+
     A loss that trains layers of its own, such as a projector, creates them in `build` and lists them in `layers`. It
     belongs to one Distiller at a time. A second one, as for the next fold or seed, starts it anew: `build` runs again,
     schedules begin at their first step, and numbers that were set by hand stay. The first Distiller then refuses to go

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from distill._keras import flatten_layers
 from distill._types import Tensor, Tensors
 from distill.losses._layers import LayerNames, OnLayers, pairs_of
 from distill.losses._owned import Start
@@ -85,6 +86,14 @@ class Projected(OnLayers):
         self.layers += made
 
     def _try(self, projector: keras.Layer, student: Shape) -> keras.KerasTensor:
+        if len(student) > 2 and any(
+            getattr(layer, "data_format", None) == "channels_first" for layer in flatten_layers(projector)
+        ):
+            raise ValueError(
+                f"A {type(self).__name__} gets features with their channels last, whatever the models' data_format. "
+                f"Received: projector {projector.name!r} with data_format='channels_first'. Make it with "
+                "data_format='channels_last'."
+            )
         has_weights = ", which has its weights already," if projector.built else ""
         try:
             return projector(keras.KerasTensor((None, *student[1:]), dtype="float32"))

@@ -7,6 +7,7 @@ from keras import ops
 
 from distill._types import Tensor
 from distill.losses._numbers import require_number
+from distill.losses._shapes import agree
 
 
 @keras.saving.register_keras_serializable(package="distill")
@@ -26,11 +27,12 @@ class VirtualTeacher(keras.losses.Loss):
         temperature: temperature > 0 of the virtual teacher alone.
         correct: the virtual teacher's probability of the label before it is softened, from 0 to 1.
         from_logits: whether `y_pred` holds logits, as for Keras' own cross-entropies.
+        axis: axis of the classes in `y_pred`, likewise; 1 for a model whose channels come first.
         name: name of the loss.
 
     Call args:
         y_true: integer labels (batch, ...), or (batch, ..., 1).
-        y_pred: probabilities or logits (batch, ..., classes), classes >= 2.
+        y_pred: probabilities or logits (batch, ..., classes), classes >= 2; or with the classes on `axis`.
 
     Returns:
         `call`: (batch, ...), in nats, >= 0; NaN for a label that is no class. Calling the object: their mean, a scalar.
@@ -57,6 +59,7 @@ class VirtualTeacher(keras.losses.Loss):
         temperature: float = 20.0,
         correct: float = 0.99,
         from_logits: bool = False,
+        axis: int = -1,
         name: str = "virtual_teacher",
     ) -> None:
         # Always float32, not `floatx`: labels get this dtype, and half precision lacks whole numbers above 2048 or 256.
@@ -65,20 +68,30 @@ class VirtualTeacher(keras.losses.Loss):
         self._temperature = require_number("temperature", temperature, 0.0)
         self._correct = require_number("correct", correct, 0.0, 1.0)
         self._from_logits = from_logits
+        if isinstance(axis, bool) or not isinstance(axis, int) or axis == 0:
+            raise ValueError(f"axis must be a whole number other than 0, the batch. Received: axis={axis!r}.")
+        self._axis = axis
         if self._temperature == 0:
             raise ValueError("temperature must be above 0. Received: temperature=0. The published one is 20.")
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Returns the value of each row."""
+        if not -len(y_pred.shape) < self._axis < len(y_pred.shape):
+            raise ValueError(
+                f"axis must be one of the predictions. Received: axis={self._axis}, predictions of shape "
+                f"{tuple(y_pred.shape)}."
+            )
+        y_pred = ops.moveaxis(y_pred, self._axis, -1) if self._axis != -1 else y_pred
         classes = y_pred.shape[-1]
         labels = ops.convert_to_tensor(y_true)
-        if len(labels.shape) == len(y_pred.shape) and labels.shape[-1] == 1:
-            labels = ops.squeeze(labels, axis=-1)
-        if classes is None or classes < 2 or len(labels.shape) != len(y_pred.shape) - 1:
+        if len(labels.shape) == len(y_pred.shape) and 1 in (labels.shape[-1], labels.shape[self._axis]):
+            labels = ops.squeeze(labels, axis=-1 if labels.shape[-1] == 1 else self._axis)
+        fits = agree(tuple(labels.shape), tuple(y_pred.shape[:-1]))
+        if classes is None or classes < 2 or not fits:
             raise ValueError(
                 "VirtualTeacher needs one label for each row of predictions, and two classes or more. Received: labels "
                 f"of shape {tuple(labels.shape)}, predictions of shape {tuple(y_pred.shape)}. Pass integer labels "
-                "(batch,)."
+                "(batch,), and axis=1 if the channels come first."
             )
         labels = ops.cast(labels, "int32")
         # torch raises for a label that is no class. Such a row becomes NaN below.
@@ -100,5 +113,6 @@ class VirtualTeacher(keras.losses.Loss):
             "temperature": self._temperature,
             "correct": self._correct,
             "from_logits": self._from_logits,
+            "axis": self._axis,
             "name": self.name,
         }

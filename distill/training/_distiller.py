@@ -202,6 +202,11 @@ class Distiller(AdjustableWeights, PreparingTrainer):
             self._loss_layers.hold([layer for term in self._objective.terms for layer in term.loss.layers])
 
     @property
+    def _student_axes(self) -> tuple[int | None, ...]:
+        """For each term, the axis that the student's output has its channels on, if it is not the last."""
+        return () if self._student_taps is None else self._student_taps.axes
+
+    @property
     def student(self) -> keras.Model:
         """The student, the object that was given."""
         return self._student
@@ -366,7 +371,8 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         loss = None if y is None else compiled_loss(self)
         student_loss = None if loss is None else loss(y, learned.outputs, sample_weight)
         taught = self._taught(x, learned)
-        batch = Batch(y, ids, sample_weight if self._weigh_distillation else None, examples)
+        weights = sample_weight if self._weigh_distillation else None
+        batch = Batch(y, ids, weights, examples, self._student_axes)
         parts = self._loss_layers(
             lambda: self._objective.parts(student_loss, taught, learned, batch), training=True
         )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from distill.training._heads import activation_of
+from distill.training._heads import axis_of_classes, head_of
 from distill.training._joining import join
 from distill.training._preprocessing import ANSWERS, preprocessing_of, require_plain
 
@@ -64,20 +64,32 @@ def ensemble(
 
     def mean(outputs: list[keras.KerasTensor]) -> keras.KerasTensor:
         stated = "linear" if from_logits else "softmax"
-        ends = [activation_of(model) if from_logits is None else stated for model in models]
+        heads = [head_of(model) for model in models] if from_logits is None else []
+        ends = [head.activation for head in heads] or [stated] * len(models)
+        axes = [head.axis for head in heads] or [axis_of_classes(model) for model in models]
+        axis, classes = axes[0], outputs[0].shape[axes[0]]
         exclusive = [end != "sigmoid" for end in ends]
-        if any(exclusive) and (not all(exclusive) or outputs[0].shape[-1] == 1):
+        if any(exclusive) and (not all(exclusive) or classes == 1):
             raise ValueError(
                 "The models must all have two or more exclusive classes, or must all end in sigmoid. Received: "
-                f"{outputs[0].shape[-1]} output{'s' if outputs[0].shape[-1] > 1 else ''}, heads that end in {ends}."
+                f"{classes} output{'s' if classes > 1 else ''}, heads that end in {ends}."
+            )
+        if any(exclusive) and len(set(axes)) > 1:
+            raise ValueError(
+                "The models must have their classes on one axis. Received: "
+                f"{dict(zip([model.name for model in models], axes, strict=True))}, by the data_format of their "
+                "layers. Put the classes last in each with keras.layers.Permute."
             )
         probabilities = [
             # Log probabilities serve as logits.
-            layers.Softmax(dtype="float32")(output) if end in ("linear", "log_softmax") else output
+            layers.Softmax(axis, dtype="float32")(output) if end in ("linear", "log_softmax") else output
             for end, output in zip(ends, outputs, strict=True)
         ]
         average = layers.Average(dtype="float32")(probabilities)
         # A Distiller, and another ensemble, recognise a head that ends in softmax.
-        return layers.Softmax(dtype="float32")(keras.ops.log(average)) if any(exclusive) else average
+        if not any(exclusive):
+            return average
+        # A probability that all members round to 0 has no logarithm.
+        return layers.Softmax(axis, dtype="float32")(keras.ops.log(keras.ops.maximum(average, 2.0**-126)))
 
     return join(models, "The members of an ensemble", mean, name)

@@ -2,11 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import keras
-from keras import layers
 
 from distill._graphs import Step, functional_of, nested_calls, node_of, nodes_of, run
 from distill._keras import (
@@ -16,27 +15,30 @@ from distill._keras import (
     set_keras_mask,
     twin,
     twin_run_by,
+    twin_that_activates,
     twin_with_graph,
 )
 from distill._types import Tensor, Tensors
 from distill.losses._base import Head
-from distill.quantization import FakeQuantize, QuantizedConv1D, QuantizedConv2D, QuantizedDense
+from distill.training._activations import END_IN_ACTIVATION, activation_of_call, unrecognised
+from distill.training._channels import Axis, channel_axes
 
-# These layers apply `activation` last, so a copy with a linear activation returns the logits.
-_END_IN_ACTIVATION = (
-    *(layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
-    *(QuantizedDense, QuantizedConv1D, QuantizedConv2D),
-)
-_ACTIVATIONS = {
-    keras.activations.linear: "linear",
-    keras.activations.log_softmax: "log_softmax",
-    keras.activations.sigmoid: "sigmoid",
-    keras.activations.softmax: "softmax",
-}
 _LOSS_FOR = {"softmax": "SoftTargets", "sigmoid": "BernoulliSoftTargets"}
 
 # Number of the loss, and of the layer among those that the loss reads.
 Key = tuple[int, int]
+
+
+class Found(NamedTuple):
+    """A head.
+
+    Attributes:
+        activation: "linear", "softmax", "log_softmax" or "sigmoid".
+        axis: axis of its classes, from 0.
+    """
+
+    activation: str
+    axis: int
 
 
 class GraphReader:
@@ -45,10 +47,12 @@ class GraphReader:
     Args:
         graph: a Functional model.
         owner: name of the model, for errors.
+        axes: axis of the channels of each tensor, for a nested model.
     """
 
-    def __init__(self, graph: Functional, owner: str) -> None:
+    def __init__(self, graph: Functional, owner: str, axes: Mapping[int, Axis] | None = None) -> None:
         self._graph = graph
+        self._axes = channel_axes(graph) if axes is None else axes
         self._owner = owner
         self._kept: dict[Key, keras.KerasTensor] = {}
         self._taken_apart: dict[int, list[Key]] = {}  # id of a head's node -> keys of its logits
@@ -82,15 +86,21 @@ class GraphReader:
             )
         return self._inside(node, graph).keep_layer(rest, key)
 
-    def keep_logits(self, output: keras.KerasTensor, head: Head, key: Key) -> None:
-        """Keeps the logits of the head that computed `output`: what it was before the activation."""
+    def axis_of(self, tensor: keras.KerasTensor) -> int:
+        """Returns the axis of a tensor's channels, from 0: the last unless the graph tells another."""
+        axis = self._axes.get(id(tensor))
+        return len(tensor.shape) - 1 if axis is None else axis
+
+    def keep_logits(self, output: keras.KerasTensor, head: Head, key: Key) -> int:
+        """Keeps the logits of the head that computed `output`, before the activation; returns the classes' axis."""
         found = self._find_logits(output, key)
-        found = "softmax" if found == "log_softmax" else found
-        if found not in ("linear", head):
+        activation = "softmax" if found.activation == "log_softmax" else found.activation
+        if activation not in ("linear", head):
             raise ValueError(
-                f"A loss on {head} logits needs a {head} head. Received: {self._owner!r}, which ends in "
-                f"{found}. Use {_LOSS_FOR[found]}, or pass from_logits=True if the outputs are logits nevertheless."
+                f"A loss on {head} logits needs a {head} head. Received: {self._owner!r}, which ends in {activation}. "
+                f"Use {_LOSS_FOR[activation]}, or pass from_logits=True if the outputs are logits nevertheless."
             )
+        return found.axis
 
     def recording(self, model: keras.Model, kept: dict[Key, Tensor]) -> keras.Model:
         """Returns a twin of `model` that fills `kept` when it is called; `model` itself is left alone.
@@ -113,10 +123,15 @@ class GraphReader:
                 if id(node) in self._nested:
                     operation = self._nested[id(node)].recording(operation, kept)
                 return operation_fn(operation)(*args, **kwargs)
-            logits = operation_fn(twin(operation, activation=keras.activations.linear))(*args, **kwargs)
+            # An activity regularizer is for the outputs.
+            linear = {"activation": keras.activations.linear, "activity_regularizer": None}
+            logits = operation_fn(twin(operation, **linear))(*args, **kwargs)
             kept.update(dict.fromkeys(self._taken_apart[id(node)], logits))
             # The activation attaches the logits to its output, where Keras' cross-entropy finds them.
-            outputs = operation.activation(logits)
+            activation = operation.activation
+            if operation.activity_regularizer is not None:
+                activation = operation_fn(twin_that_activates(operation))
+            outputs = activation(logits)
             if (mask := get_keras_mask(logits)) is not None:
                 set_keras_mask(outputs, mask)
             return outputs
@@ -127,7 +142,7 @@ class GraphReader:
 
     def _inside(self, node: Any, graph: Functional) -> "GraphReader":
         owner = f"{self._owner}/{node.operation.name}"
-        return self._nested.setdefault(id(node), GraphReader(graph, owner))
+        return self._nested.setdefault(id(node), GraphReader(graph, owner, self._axes))
 
     def _call_of(self, name: str) -> Any:
         """Returns the node of a layer's only call, or of call i for "name[i]"."""
@@ -157,48 +172,54 @@ class GraphReader:
             )
         return calls[0]
 
-    def _find_logits(self, tensor: keras.KerasTensor, key: Key) -> str:
-        """Keeps what `tensor` was before the last activation; returns the name of the activation."""
+    def _find_logits(self, tensor: keras.KerasTensor, key: Key) -> Found:
+        """Keeps what `tensor` was before the last activation; returns what the activation is."""
         node = node_of(tensor)
         operation = node.operation
-        if type(operation) in (layers.Activation, FakeQuantize):
-            rounds = type(operation) is FakeQuantize
-            activation = "linear" if rounds else _ACTIVATIONS.get(operation.activation)
-            if activation == "linear":
-                before = self._find_logits(node.input_tensors[0], key)
-                if before == "linear":
-                    self._kept[key] = tensor
-                return before
-            if activation is not None:
-                self._kept[key] = node.input_tensors[0]
-                return activation
-        elif type(operation) is layers.Softmax:
-            if operation.axis in (-1, len(tensor.shape) - 1) and len(node.input_tensors) == 1:
-                self._kept[key] = node.input_tensors[0]
-                return "softmax"
-        elif type(operation) in _END_IN_ACTIVATION:
-            activation = _ACTIVATIONS.get(operation.activation)
-            if activation == "linear":
-                self._kept[key] = tensor
-                return "linear"
-            # An activity regularizer would be applied to the outputs, which the copy does not compute.
-            if activation is not None and operation.activity_regularizer is None:
-                self._taken_apart.setdefault(id(node), []).append(key)
-                return activation
-        elif (graph := functional_of(operation)) is not None:
+        kind = type(operation)
+        if (graph := functional_of(operation)) is not None:
             index = history_of(tensor).tensor_index
             return self._inside(node, graph)._find_logits(graph.outputs[index], key)
-        raise ValueError(
-            f"A loss on logits must know where they are. Received: {self._owner!r}, which ends in "
-            f"{type(operation).__name__} {operation.name!r}. Heads that are recognised are Dense, EinsumDense, Conv1D, "
-            "Conv2D, Conv3D and Activation with a linear, softmax or sigmoid activation, and Softmax over the last "
-            "axis. Pass from_logits=True if the model returns logits, or from_logits=False if it returns "
-            "probabilities."
-        )
+        activation = activation_of_call(node)
+        if activation is None:
+            raise unrecognised(self._owner, node)
+        if activation == "linear" and kind not in END_IN_ACTIVATION:
+            before = self._find_logits(node.input_tensors[0], key)
+            if before.activation == "linear":
+                self._kept[key] = tensor
+            return before
+        axis = self.axis_of(tensor)
+        if activation.endswith("softmax"):
+            over = getattr(operation, "axis", -1) % len(tensor.shape)
+            if over != axis and self._axes.get(id(tensor)) is not None:
+                raise ValueError(
+                    f"A softmax over classes runs over the axis of the channels. Received: {self._owner!r}, which ends "
+                    f"in {kind.__name__} {operation.name!r}, a softmax over axis {over} of {tuple(tensor.shape)}, "
+                    f"whose channels are on axis {axis}. Use keras.layers.Softmax(axis={axis}). Or pass "
+                    "from_logits=True if the model returns logits, from_logits=False if it returns probabilities: of "
+                    "the channels."
+                )
+            axis = over
+        if kind in END_IN_ACTIVATION and activation != "linear":
+            self._taken_apart.setdefault(id(node), []).append(key)
+        else:
+            self._kept[key] = tensor if activation == "linear" else node.input_tensors[0]
+        return Found(activation, axis)
 
 
 def activation_of(model: keras.Model, output: int = 0) -> str:
-    """Returns the last activation of a model's head: "linear", "softmax", "log_softmax" or "sigmoid".
+    """Returns the last activation of a model's head; see `head_of`."""
+    return head_of(model, output).activation
+
+
+def axis_of_classes(model: keras.Model, output: int = 0) -> int:
+    """Returns the axis, from 0, on which a Functional or Sequential model returns its classes."""
+    graph = _graph_of(model)
+    return GraphReader(graph, model.name).axis_of(graph.outputs[output])
+
+
+def head_of(model: keras.Model, output: int = 0) -> Found:
+    """Returns what a model's head is.
 
     Args:
         model: a Functional or Sequential model.
@@ -207,10 +228,15 @@ def activation_of(model: keras.Model, output: int = 0) -> str:
     Raises:
         ValueError: the model's graph cannot be read, or its head is not recognised.
     """
+    graph = _graph_of(model)
+    return GraphReader(graph, model.name)._find_logits(graph.outputs[output], (0, 0))
+
+
+def _graph_of(model: keras.Model) -> Functional:
     graph = functional_of(model)
     if graph is None:
         raise ValueError(
             "The head of a model can only be recognised in Functional and Sequential models. "
             f"Received: {model.name!r}, a {type(model).__name__}."
         )
-    return GraphReader(graph, model.name)._find_logits(graph.outputs[output], (0, 0))
+    return graph

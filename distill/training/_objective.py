@@ -174,7 +174,8 @@ class Objective:
         else:
             distillation_weight = self.distillation_weight.variable
         for i, term in enumerate(self.terms):
-            value = term.value([tapped.values[i] for tapped in taught], learned.values[i], batch, self.mix)
+            answers = [tapped.values[i] for tapped in taught]
+            value = term.value(i, answers, learned.values[i], batch, self.mix)
             weight, count = (
                 distillation_weight * term.weight.variable,
                 _count(learned.values[i], batch.examples),

@@ -26,12 +26,14 @@ class Batch(NamedTuple):
         sample_weight: weights of the examples in the distillation losses, as Keras has them: a tensor, or one for
             each output of the student; or `None`.
         examples: number of examples; under tf.distribute, of this replica.
+        axes: for each term, the axis that the student's output has its channels on, if it is not the last.
     """
 
     labels: Tensors
     ids: Tensor
     sample_weight: Tensors
     examples: Tensor
+    axes: Sequence[int | None]
 
 
 class Term(NamedTuple):
@@ -60,10 +62,13 @@ class Term(NamedTuple):
         own = [(f"{self.name}_{setting.name}", setting) for setting in self.loss.settings]
         return [(f"{self.name}_weight", self.weight), *own]
 
-    def value(self, taught: Sequence[Tensors], learned: Tensors, batch: Batch, mix: TeacherMix) -> Tensor:
+    def value(
+        self, number: int, taught: Sequence[Tensors], learned: Tensors, batch: Batch, mix: TeacherMix
+    ) -> Tensor:
         """Returns the loss of a batch, a float32 scalar.
 
         Args:
+            number: number of the term.
             taught: what the term reads of each teacher.
             learned: what it reads of the student.
             batch: the batch.
@@ -71,15 +76,19 @@ class Term(NamedTuple):
         """
         extra = {
             "sample_weight": self._own_weight(batch.sample_weight),
-            "labels": self._own_labels(batch.labels),
+            "labels": self._own_labels(batch.labels, batch.axes[number], learned),
             "ids": batch.ids if self.loss.needs_ids else None,
         }
         return mix.loss(self.loss, taught, lambda teacher: self.loss(teacher, learned, **extra))
 
-    def _own_labels(self, labels: Tensors) -> Tensor:
+    def _own_labels(self, labels: Tensors, axis: int | None, learned: Tensors) -> Tensor:
         if not self.loss.needs_labels or labels is None:
             return None
-        return pick(labels, self.output, "labels")
+        own = ops.convert_to_tensor(pick(labels, self.output, "labels"))
+        if axis is None or len(own.shape) != len(learned.shape):
+            return own
+        # Labels with an axis for the classes have it where the student has it; class numbers may end in a column.
+        return own if own.shape[-1] == 1 != own.shape[axis] else ops.moveaxis(own, axis, -1)
 
     def _own_weight(self, sample_weight: Tensors) -> Tensor:
         if sample_weight is None:
@@ -131,10 +140,13 @@ def make_terms(
         key = output if graph is None else output_key(graph, output)
         position = key if isinstance(key, int) else None
         stated = as_pair(from_logits, output, outputs)
+        last = not isinstance(loss, BatchLoss)  # which gets what Keras' own Distiller gives it
         # Logarithms of probabilities are logits up to a number of each row.
         center = loss.head == "softmax" and False in stated and not loss.shift_invariant
         reads = [
-            Read(None, output, position, loss.head, side, center) if layer is None else Read(layer=layer)
+            Read(None, output, position, loss.head, side, center, last)
+            if layer is None
+            else Read(layer=layer, channels_last=last)
             for layer, side in zip((loss.teacher_layer_name, loss.student_layer_name), stated, strict=True)
         ]
         setting = Setting(f"{name}_weight", weight, low=0.0)

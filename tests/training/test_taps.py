@@ -28,8 +28,13 @@ def tapped(model, names=(), head=None, from_logits=None):
     return run
 
 
-def sequential(*stack):
-    return keras.Sequential([keras.Input((6,)), *stack])
+def sequential(*stack, shape=(6,)):
+    return keras.Sequential([keras.Input(shape), *stack])
+
+
+def functional(head):
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, head(layers.Dense(3)(inputs)))
 
 
 def nested(head):
@@ -59,6 +64,11 @@ SOFTMAX_HEADS = {
     "nested model": lambda: nested([layers.Activation("softmax")]),
     "nested model, argument": lambda: nested([layers.Dense(3, activation="softmax")]),
     "two deep": two_deep,
+    "operation": lambda: functional(ops.softmax),
+    "identity": lambda: sequential(layers.Dense(3, activation="softmax"), layers.Identity()),
+    "activity regularizer": lambda: sequential(
+        layers.Dense(3, activation="softmax", activity_regularizer="l2")
+    ),
 }
 
 
@@ -94,10 +104,15 @@ def test_logits_survive_where_probabilities_underflow():
 
 
 @pytest.mark.parametrize(
-    "head", [[layers.Dense(2, activation="sigmoid")], [layers.Dense(2), layers.Activation("sigmoid")]]
+    "make",
+    [
+        lambda: sequential(layers.Dense(2, activation="sigmoid")),
+        lambda: sequential(layers.Dense(2), layers.Activation("sigmoid")),
+        lambda: functional(ops.sigmoid),
+    ],
 )
-def test_sigmoid_heads_are_taken_apart_exactly(head):
-    model = sequential(*head)
+def test_sigmoid_heads_are_taken_apart_exactly(make):
+    model = make()
     result = tapped(model, head="sigmoid")(as_tensor(X), training=False)
     expected = as_numpy(model(X)).astype("float64")
     np.testing.assert_array_equal(as_numpy(result.outputs), as_numpy(model(X)))
@@ -111,6 +126,18 @@ def test_linear_heads_are_logits(kind):
     model = sequential(layers.Dense(3), layers.Activation("linear"))
     result = tapped(model, head=kind)(as_tensor(X), training=False)
     np.testing.assert_array_equal(as_numpy(result.logits), as_numpy(model(X)))
+    np.testing.assert_array_equal(as_numpy(result.outputs), as_numpy(model(X)))
+
+
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+def test_the_activity_regularizer_of_a_head_is_for_its_outputs(head):
+    dense = layers.Dense(3, activation=head, activity_regularizer=keras.regularizers.L2(0.5))
+    model = sequential(dense)
+    model(as_tensor(X))
+    expected = [as_numpy(loss) for loss in model.losses]
+    result = tapped(model, head=head)(as_tensor(X), training=True)
+    np.testing.assert_array_equal([as_numpy(loss) for loss in model.losses], expected)
+    assert len(expected) == 1
     np.testing.assert_array_equal(as_numpy(result.outputs), as_numpy(model(X)))
 
 
@@ -136,6 +163,15 @@ def test_keras_still_finds_the_logits_of_the_outputs():
         np.testing.assert_allclose(as_numpy(loss), [600.0])
 
 
+def own_softmax(x):
+    return ops.softmax(x)
+
+
+def masked_softmax():
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, layers.Softmax()(inputs, mask=inputs > 0))
+
+
 UNRECOGNISED = {
     "other activation": (lambda: sequential(layers.Dense(3, activation="relu")), "ends in Dense"),
     "reshaped": (
@@ -143,14 +179,32 @@ UNRECOGNISED = {
         "Reshape",
     ),
     "pooled": (lambda: sequential(layers.Reshape((6, 1)), layers.GlobalAveragePooling1D()), "GlobalAverage"),
-    "softmax over another axis": (
-        lambda: sequential(layers.Reshape((2, 3)), layers.Softmax(axis=1)),
-        "ends in Softmax",
+    "softmax of several axes": (
+        lambda: sequential(layers.Reshape((2, 3)), layers.Softmax(axis=(1, 2))),
+        r"ends in Softmax '.*' with axis=\(1, 2\)",
     ),
-    "activity regularizer": (
-        lambda: sequential(layers.Dense(3, activation="softmax", activity_regularizer="l2")),
-        "ends in Dense",
+    "softmax over time": (
+        lambda: sequential(layers.Reshape((2, 3)), layers.Dense(4), layers.Softmax(axis=1)),
+        r"ends in Softmax '.*', a softmax over axis 1 of \(None, 2, 4\), whose channels are on axis 2",
     ),
+    "another activation of Keras": (
+        lambda: sequential(layers.Conv1D(3, 1, activation="swish"), shape=(6, 1)),
+        "ends in Conv1D '.*' with activation='silu'. Heads",
+    ),
+    "a function": (
+        lambda: sequential(layers.Dense(3, activation=own_softmax)),
+        r"ends in Dense '.*' with an activation that is not one of Keras' own, 'own_softmax' of .*"
+        "write activation='softmax'",
+    ),
+    "a function in a layer": (
+        lambda: sequential(layers.Activation(own_softmax)),
+        "ends in Activation .*own_softmax",
+    ),
+    "a subclass": (
+        lambda: sequential(type("MyDense", (layers.Dense,), {})(3, activation="softmax")),
+        "ends in MyDense '.*', of a class made from Dense, whose call may do anything. Use keras.layers.Dense itself",
+    ),
+    "a mask": (masked_softmax, "ends in Softmax '.*' with a mask"),
 }
 
 
