@@ -184,6 +184,8 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         self._objective_trackers = self._objective.trackers
         self._objective_variables = self._objective.variables
         self._loss_layers = LossLayers()
+        # Whether Keras, which saves or loads the state, asks for `layers` next; they name the groups in its files.
+        self._is_walked = False
         self._student_taps: Taps | None = None
         if student.built:
             self._student_taps = self._read_student()
@@ -202,14 +204,20 @@ class Distiller(AdjustableWeights, PreparingTrainer):
             self._loss_layers.hold([layer for term in self._objective.terms for layer in term.loss.layers])
 
     @property
-    def _student_axes(self) -> tuple[int | None, ...]:
-        """For each term, the axis that the student's output has its channels on, if it is not the last."""
-        return () if self._student_taps is None else self._student_taps.axes
-
-    @property
     def student(self) -> keras.Model:
         """The student, the object that was given."""
         return self._student
+
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """The student's layers, and those of the losses: callbacks, such as `TensorBoard`, look no deeper."""
+        if self._is_walked:
+            self._is_walked = False
+            return [self.student, self._loss_layers]
+        return [*self._student_layers(), self._loss_layers]
+
+    def _student_layers(self) -> list[keras.Layer]:
+        return list(self.student.layers)
 
     @property
     def teacher(self) -> Teacher | Peer | list[Teacher | Peer]:
@@ -371,8 +379,7 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         loss = None if y is None else compiled_loss(self)
         student_loss = None if loss is None else loss(y, learned.outputs, sample_weight)
         taught = self._taught(x, learned)
-        weights = sample_weight if self._weigh_distillation else None
-        batch = Batch(y, ids, weights, examples, self._student_axes)
+        batch = Batch(y, ids, sample_weight if self._weigh_distillation else None, examples)
         parts = self._loss_layers(
             lambda: self._objective.parts(student_loss, taught, learned, batch), training=True
         )
@@ -451,10 +458,12 @@ class Distiller(AdjustableWeights, PreparingTrainer):
     def save_own_variables(self, store: Any) -> None:
         """Saves the step, the settings by name, and the states of random generators."""
         save_state(self._objective, (self.student, self._loss_layers), store)
+        self._is_walked = True
 
     def load_own_variables(self, store: Any) -> None:
         """Restores what `save_own_variables` saved, all of it or nothing."""
         load_state(self._objective, (self.student, self._loss_layers), store)
+        self._is_walked = True
 
     def save(self, filepath: PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the student alone, as `student.save` does; `keras.models.load_model` reads it without `distill`.

@@ -107,6 +107,9 @@ class MutualLearning(Distiller):
         one = preprocessing_of(self.students[0], "network")
         return None if one is None else functools.partial(prepared, one, None)
 
+    def _student_layers(self) -> list[keras.Layer]:
+        return [layer for student in self.students for layer in student.layers]
+
     def compile(
         self,
         optimizer: Any = "adam",
