@@ -6,6 +6,7 @@ from distill import losses, training
 
 distiller = training.Distiller(teacher, student, losses.SoftTargets(temperature=4.0))
 distiller.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+print(distiller.check(x, y))  # what would make training useless
 distiller.fit(x, y, epochs=2, callbacks=[training.Backup("backup")])
 distiller.save("student.keras")
 print(training.largest_batch(distiller, (x, y), sizes=(8, 16), runs=2))
@@ -58,9 +59,11 @@ machine, and each runs the same program:
   start again, which the launcher does with `--restarts`.
 """
 
+from distill.training._advice import Advice
 from distill.training._backup import Backup
 from distill.training._batch_sizes import BatchSize, BatchSizes, largest_batch
 from distill.training._chain import chain
+from distill.training._check import CheckedModel, CheckedTerm, Checkup
 from distill.training._distiller import Distiller
 from distill.training._ensemble import ensemble
 from distill.training._identified import Identified
@@ -69,9 +72,13 @@ from distill.training._teacher import Teacher
 from distill.training._weights import WeightRow, WeightsTable
 
 __all__ = [
+    "Advice",
     "Backup",
     "BatchSize",
     "BatchSizes",
+    "CheckedModel",
+    "CheckedTerm",
+    "Checkup",
     "Distiller",
     "Identified",
     "MutualLearning",
