@@ -79,7 +79,7 @@ def _axis_of(operation: Any, output: keras.KerasTensor, given: Sequence[tuple[Ax
     if axis is None or before is None:
         own = getattr(operation, "axis", None)
         return own % rank if isinstance(operation, _BY_AXIS) and isinstance(own, int) else None
-    if not type(operation).__module__.startswith("keras.src") or isinstance(operation, layers.Lambda):
+    if not type(operation).__module__.startswith("keras.") or isinstance(operation, layers.Lambda):
         # What it does is not known; one that moves the channels changes the sizes.
         return axis if output.shape[axis] == before.shape[axis] else None
     return axis
