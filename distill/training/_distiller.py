@@ -457,13 +457,13 @@ class Distiller(AdjustableWeights, PreparingTrainer):
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the step, the settings by name, and the states of random generators."""
-        save_state(self._objective, (self.student, self._loss_layers), store)
         self._is_walked = True
+        save_state(self._objective, (self.student, self._loss_layers), store)
 
     def load_own_variables(self, store: Any) -> None:
         """Restores what `save_own_variables` saved, all of it or nothing."""
-        load_state(self._objective, (self.student, self._loss_layers), store)
         self._is_walked = True
+        load_state(self._objective, (self.student, self._loss_layers), store)
 
     def save(self, filepath: PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the student alone, as `student.save` does; `keras.models.load_model` reads it without `distill`.
