@@ -22,7 +22,8 @@ class MultiLevelKD(DistillationLoss):
 
         T² KL(P_i ‖ Q_i) + Σ_j (P Pᵀ − Q Qᵀ)²_ij + ‖Pᵀ P − Qᵀ Q‖² / C
 
-    whose last part is one number for the batch.
+    whose last part is one number for the batch. It is computed from batch² products of rows, so that a step takes
+    memory for batch · (batch + C) floats, not for C².
 
     `recipe`: 0.1 for the student's own loss, 9 for this one, as for `Standardized`.
 
@@ -92,10 +93,8 @@ class MultiLevelKD(DistillationLoss):
             if self._standardize:  # the divergence is the only part that compares standardized logits
                 log_p, log_q = (ops.log_softmax(side / temperature, axis=-1) for side in (teacher, student))
             p, q = ops.exp(log_p), ops.exp(log_q)
-            p_turned, q_turned = ops.transpose(p), ops.transpose(q)
-            examples = ops.matmul(p, p_turned) - ops.matmul(q, q_turned)
-            classes = ops.matmul(p_turned, p) - ops.matmul(q_turned, q)
-            total += ops.sum(ops.square(examples), axis=-1) + ops.sum(ops.square(classes)) / p.shape[-1]
+            examples = ops.matmul(p, ops.transpose(p)) - ops.matmul(q, ops.transpose(q))
+            total += ops.sum(ops.square(examples), axis=-1) + _between_classes(p, q) / p.shape[-1]
         return total
 
     def get_config(self) -> dict[str, Any]:
@@ -105,3 +104,13 @@ class MultiLevelKD(DistillationLoss):
             "standardize": self._standardize,
             "name": self.name,
         }
+
+
+def _between_classes(p: Tensor, q: Tensor) -> Tensor:
+    """Returns ‖PᵀP − QᵀQ‖² without a matrix of classes by classes."""
+    # With D = P − Q and S = P + Q it is ‖DᵀS + SᵀD‖² / 4. Of D and S themselves, because in products of P and Q alone
+    # the digits of near rows would cancel.
+    d, s = p - q, p + q
+    mixed = ops.matmul(s, ops.transpose(d))
+    products = ops.matmul(d, ops.transpose(d)) * ops.matmul(s, ops.transpose(s))
+    return (ops.sum(products) + ops.sum(mixed * ops.transpose(mixed))) / 2.0

@@ -8,7 +8,16 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, FLOAT64, as_numpy, as_tensor, compiled, dtype_of, value_and_gradients
+from backend import (
+    BACKEND,
+    FLOAT64,
+    as_numpy,
+    as_tensor,
+    compiled,
+    dtype_of,
+    only_on,
+    value_and_gradients,
+)
 from hypothesis import strategies as st
 from keras import layers, ops
 from loss_cases import CASES, EACH, cases_where, each_loss, every_loss, small
@@ -28,6 +37,7 @@ from loss_checks import (
 import distill.losses
 from distill._keras import set_keras_mask
 from distill.losses import DistillationLoss
+from distill.losses._multi_level import _between_classes
 
 
 def test_no_loss_is_left_out():
@@ -315,3 +325,41 @@ def test_a_loss_says_truly_whether_it_sees_the_number_that_a_softmax_leaves_free
     shifted = call(loss, teacher + shift, student - 2 * shift)
     stays = np.allclose(values, shifted, rtol=1e-4, atol=case.rounding * 10)
     assert stays == loss.shift_invariant
+
+
+@only_on("tensorflow", reason="the sizes of what is computed are read from its graph")
+@cases_where(lambda name, case: case.make().head is not None and name in EACH)
+def test_no_loss_on_logits_computes_classes_by_classes(case):
+    import tensorflow as tf
+
+    classes, batch = 1024, 4
+    loss = case._replace(teacher=(classes,), student=(classes,)).make()
+    labels = {"labels": np.zeros(batch, "int64")} if loss.needs_labels else {}
+
+    @tf.function(autograph=False)
+    def step(teacher, student):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            value = loss(teacher, student, **labels)
+        return tape.gradient(value, student)
+
+    spec = tf.TensorSpec((batch, classes), "float32")
+    sizes = [
+        out.shape.num_elements()
+        for op in step.get_concrete_function(spec, spec).graph.get_operations()
+        for out in op.outputs
+        if out.shape.rank
+    ]
+    assert max(size for size in sizes if size is not None) <= 2 * batch * classes
+
+
+def test_relations_of_classes_that_are_nearly_the_same_keep_their_digits():
+    """‖PPᵀ‖² + ‖QQᵀ‖² − 2‖PQᵀ‖² has none left in float32."""
+    rng = np.random.default_rng(0)
+    teacher = rng.normal(size=(64, 40)).astype("float32")
+    student = (teacher + 1e-3 * rng.normal(size=teacher.shape)).astype("float32")
+    p, q = (np.exp(x.astype("float64")) for x in (teacher, student))
+    p, q = (x / x.sum(axis=-1, keepdims=True) for x in (p, q))
+    wanted = np.square(p.T @ p - q.T @ q).sum()
+    found = as_numpy(_between_classes(ops.softmax(as_tensor(teacher)), ops.softmax(as_tensor(student))))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)

@@ -245,6 +245,11 @@ MUTANTS = {
             ),
             (MLKD_STANDARD, "nothing standardized", "[standardize(side) for", "[side for"),
         ],
+        "_between_classes": [
+            (MLKD, "not halved", " / 2.0", ""),
+            (MLKD, "half of it", " + ops.sum(mixed * ops.transpose(mixed))", ""),
+            (MLKD, "mixed not turned", "mixed * ops.transpose(mixed)", "mixed * mixed"),
+        ],
     },
     _curriculum: {
         "CurriculumTemperature.call": [
