@@ -8,19 +8,21 @@ from typing import Any
 import keras
 from keras import ops
 
-from distill._keras import compiled_loss, compiled_metrics, forget_compiled
+from distill._keras import compile_settings, compiled_loss, compiled_metrics, forget_compiled
 from distill._replicas import replica_count, scope_of
 from distill._types import Data, PathLike, Tensor, Tensors
 from distill.files import save_model
 from distill.losses._settings import Schedule, Setting
 from distill.training import _arguments as arguments
 from distill.training._adjustable import AdjustableWeights
+from distill.training._check import Checkup, checkup, require_ready, warn_of_heads
 from distill.training._features import features_of, require_one_order
 from distill.training._identified import split
 from distill.training._loss_layers import LossLayers
-from distill.training._objective import Objective, sum_of_penalties
+from distill.training._objective import Objective, Part, sum_of_penalties
 from distill.training._preparing import Prepare, PreparingTrainer
 from distill.training._preprocessing import Views, prepared, preprocessing_of
+from distill.training._scoring import taken
 from distill.training._state import load_state, save_state
 from distill.training._taps import Tapped, Taps
 from distill.training._teacher import Peer, Teacher
@@ -204,6 +206,11 @@ class Distiller(AdjustableWeights, PreparingTrainer):
             self._loss_layers.hold([layer for term in self._objective.terms for layer in term.loss.layers])
 
     @property
+    def _student_axes(self) -> tuple[int | None, ...]:
+        """For each term, the axis that the student's output has its channels on, if it is not the last."""
+        return () if self._student_taps is None else self._student_taps.axes
+
+    @property
     def student(self) -> keras.Model:
         """The student, the object that was given."""
         return self._student
@@ -263,6 +270,8 @@ class Distiller(AdjustableWeights, PreparingTrainer):
     ) -> keras.callbacks.History:
         """Trains the student as `keras.Model.fit` does, with the same arguments.
 
+        Warns if the student returns logits and its own loss takes probabilities, or the other way; see `check`.
+
         Raises:
             ValueError: `sample_weight` is given without labels.
         """
@@ -271,6 +280,8 @@ class Distiller(AdjustableWeights, PreparingTrainer):
                 "sample_weight needs labels: Keras drops it without. Received: sample_weight without y. Pass a "
                 "data set of (x, y, sample_weight); with student_loss_weight=0, y may be any valid labels."
             )
+        if self.compiled and self._objective.needs_labels:
+            warn_of_heads(self.student, compile_settings(self)["loss"])
         self._make_room_for_labels()
         return super().fit(x, y, *args, sample_weight=sample_weight, **kwargs)
 
@@ -377,14 +388,20 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         examples = ops.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]
         self._traced_step.note_labels(y)
         loss = None if y is None else compiled_loss(self)
-        student_loss = None if loss is None else loss(y, learned.outputs, sample_weight)
-        taught = self._taught(x, learned)
-        batch = Batch(y, ids, sample_weight if self._weigh_distillation else None, examples)
-        parts = self._loss_layers(
-            lambda: self._objective.parts(student_loss, taught, learned, batch), training=True
+        weights = sample_weight if self._weigh_distillation else None
+        batch = Batch(y, ids, weights, examples, self._student_axes)
+        parts = self._parts(
+            x, learned, batch, None if loss is None else loss(y, learned.outputs, sample_weight)
         )
         penalties += sum_of_penalties(self, self._loss_layers.penalties())
         return self._objective.total(parts, penalties, examples)
+
+    def _parts(self, x: Tensors, learned: Tapped, batch: Batch, student_loss: Tensor | None) -> list[Part]:
+        """Runs the teachers, and returns the losses to be added up."""
+        taught = self._taught(x, learned)
+        return self._loss_layers(
+            lambda: self._objective.parts(student_loss, taught, learned, batch), training=True
+        )
 
     def _taught(self, x: Tensors, learned: Tapped) -> list[Tapped]:
         """Runs the teachers, each on its view of a batch."""
@@ -402,6 +419,54 @@ class Distiller(AdjustableWeights, PreparingTrainer):
             views = (x,) * len(self._teachers)
         # By number: torch.compile of torch 2.13 fails on teachers that come out of an iterator over a tuple.
         return [self._teachers[i].answer(views[i], learned) for i in range(len(self._teachers))]
+
+    def check(self, x: Data, y: Tensors = None, *, examples: int = 512, batch_size: int = 64) -> Checkup:
+        """Looks for settings that make training useless, before it starts: a few seconds for hours.
+
+        It compares the scores and sizes of teacher and student, whether the student's head fits the compiled loss and
+        the teacher's classes the labels, the range of the inputs, and the scale of each term of the loss and of its
+        gradient on one batch in training. Nothing is trained, and no model, metric or random generator is changed.
+
+        Args:
+            x: inputs, as for `fit`, or a data set of (x, y) or (x, y, sample_weight).
+            y: labels; may be `None` if `student_loss_weight` is 0.
+            examples: number of examples to look at: evenly spaced rows of arrays, the first of a data set.
+            batch_size: number of rows in a batch; the batches of a data set are taken as they are.
+
+        Returns:
+            What was found. `print` shows two tables with advice; a notebook shows it as it is.
+
+        Raises:
+            ValueError: the Distiller is not compiled, its student has no weights, or its networks are peers.
+
+        Example:
+            ```python
+            import distill
+
+            distiller = distill.Distiller(teacher, student, distill.SoftTargets(temperature=4.0))
+            distiller.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+            print(distiller.check(x, y))
+            ```
+        """
+        require_ready(self, self.student, self._teachers, examples=examples, batch_size=batch_size)
+
+        def parts(x: Tensors, y: Tensors, sample_weight: Tensors, loss: Any) -> list[tuple[str, Part]]:
+            learned, (x, ids) = self(x, training=True), split(x)
+            own = None if loss is None else loss(y, learned.outputs, sample_weight)
+            count = ops.shape(keras.tree.flatten(x)[0])[0]
+            batch = Batch(
+                y, ids, sample_weight if self._weigh_distillation else None, count, self._student_axes
+            )
+            return [(part.tracker.name, part) for part in self._parts(x, learned, batch, own)]
+
+        return checkup(
+            self,
+            self._teachers,
+            [term.loss for term in self._objective.terms],
+            [self._prepared(*batch, teaching=True) for batch in taken(x, y, examples, batch_size)],
+            lambda x, outputs: self._taught(split(x)[0], Tapped(outputs, ())),
+            parts,
+        )
 
     # Evaluation, metrics and logs.
 
