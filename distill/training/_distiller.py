@@ -211,11 +211,6 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         return () if self._student_taps is None else self._student_taps.axes
 
     @property
-    def _student_axes(self) -> tuple[int | None, ...]:
-        """For each term, the axis that the student's output has its channels on, if it is not the last."""
-        return () if self._student_taps is None else self._student_taps.axes
-
-    @property
     def student(self) -> keras.Model:
         """The student, the object that was given."""
         return self._student
