@@ -16,6 +16,7 @@ from distill.losses._settings import Schedule, Setting
 from distill.training import _arguments as arguments
 from distill.training._adjustable import AdjustableWeights
 from distill.training._check import Checkup, checkup, require_ready, warn_of_heads
+from distill.training._evaluating import EvaluatingTrainer, Examined
 from distill.training._features import features_of, require_one_order
 from distill.training._identified import split
 from distill.training._loss_layers import LossLayers
@@ -32,7 +33,7 @@ from distill.training._traced_step import TracedStep
 from distill.training._weights import with_defaults
 
 
-class Distiller(AdjustableWeights, PreparingTrainer):
+class Distiller(AdjustableWeights, EvaluatingTrainer):
     """Trains a student on its own loss and on distillation losses against a frozen teacher.
 
     The loss of a training step is
@@ -63,7 +64,7 @@ class Distiller(AdjustableWeights, PreparingTrainer):
 
     **It behaves as the student.** `call`, `predict` and `evaluate` run the student alone; `save` and `export`, and so
     callbacks such as `ModelCheckpoint`, write the student alone. `evaluate` and validation report what
-    `student.evaluate` reports, and never run the teacher. `save_weights`, and so `BackupAndRestore`, keeps what
+    `student.evaluate` reports, and run the teacher only for `validate_teacher`. `save_weights`, and so `BackupAndRestore`, keeps what
     training needs to go on: student, optimizer, step and settings. The teacher runs with `training=False`, gets no
     gradient, is not changed in any way and is never saved.
 
@@ -71,6 +72,13 @@ class Distiller(AdjustableWeights, PreparingTrainer):
     numbered if the name occurs twice), the compiled metrics, and the value of every schedule. Losses are means over
     examples, values of schedules means over steps. Without labels, as in `fit(x)`, there are no compiled metrics and
     no `student_loss`.
+
+    **Distillation losses on validation data.** With `validate_teacher=True`, `evaluate` and validation run the teacher
+    too and report each distillation loss under its name, so that `EarlyStopping("val_soft_targets")` can watch it; the
+    compiled loss and metrics stay as they are. Data without labels, and a Distiller compiled without loss and metrics,
+    have nothing else to report: there this is the default, and `loss` is the weighted sum of the distillation losses.
+    The student, and the layers of the losses, run with `training=False`. A loss that remembers training examples, such
+    as `ContrastiveRepresentation`, has no value on others and is left out.
 
     **Under `tf.distribute`** every example of a batch counts the same, however the replicas share the batch: in the
     losses, and in penalties that are means over examples.
@@ -103,6 +111,8 @@ class Distiller(AdjustableWeights, PreparingTrainer):
             must sum to 1.
         weigh_distillation: `False` applies `sample_weight` and `class_weight` to the student's own loss alone. Use it
             for batches in which some examples have no label: give these weight 0 and any valid label.
+        validate_teacher: whether evaluation and validation report the distillation losses, for which the teacher runs.
+            `None`: where there is nothing else to report, as above.
         name: name of the Distiller.
 
     Attributes:
@@ -144,6 +154,7 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         teacher_weights: Sequence[float | Schedule] | None = None,
         teacher_mean: str | None = None,
         weigh_distillation: bool = True,
+        validate_teacher: bool | None = None,
         name: str = "distiller",
     ) -> None:
         losses = arguments.as_losses(distillation_losses)
@@ -155,6 +166,7 @@ class Distiller(AdjustableWeights, PreparingTrainer):
                 "teacher and student must be plain models. Received: a Distiller. Pass its .student instead."
             )
         arguments.require_student(student)
+        arguments.require_validation(validate_teacher, losses)
         for model, preprocessing in zip(teachers, preprocessings, strict=True):
             if not isinstance(model, Peer):
                 arguments.require_fit(model, student, losses, same_inputs=preprocessing is None)
@@ -180,7 +192,9 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         self._student = student
         self._outputs = [output for output, _ in losses]
         self._weigh_distillation = weigh_distillation
+        self.validate_teacher = validate_teacher
         self._traced_step = TracedStep(self._objective)
+        self._traced_evaluation = TracedStep(self._objective)
         # Keras tracks attributes and lists of them, but not what a plain object holds. Untracked variables would be
         # constants of a compiled step on some backends, and missing from `save_weights`.
         self._objective_trackers = self._objective.trackers
@@ -314,6 +328,11 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         self._traced_step.require_loss(compiled_loss(self))
         return super().make_train_function(self._traced_step.is_stale(self.student, self._teachers) or force)
 
+    def make_test_function(self, force: bool = False) -> Any:
+        """Prepares the step of an evaluation; Keras calls it at each `evaluate`."""
+        stale = self._traced_evaluation.is_stale(self.student, self._teachers)
+        return super().make_test_function(stale or force)
+
     @property
     def allows_jit(self) -> bool:
         """Whether XLA may compile the step. On TensorFlow the step holds the teachers too."""
@@ -329,7 +348,8 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         Returns:
             The student's outputs; with `training=True`, a `Tapped` whose `outputs` they are.
         """
-        given, _ = split(inputs)
+        examined = isinstance(inputs, Examined)
+        given, _ = split(inputs.inputs if examined else inputs)
         inputs = features_of(self.student, given.student if isinstance(given, Views) else given)
         if self._student_taps is None:
             # The student was not built. Keras makes this call symbolically, before any data.
@@ -341,6 +361,8 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         if training:
             # Not kept on `self` for `compute_loss`: replicas of tf.distribute take turns on one object.
             return self._student_taps(inputs, training=True)
+        if examined:
+            return self._student_taps(inputs, training=False)
         return self.student(inputs, training=training)
 
     def compute_loss(
@@ -351,7 +373,7 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         sample_weight: Tensors = None,
         training: bool = True,
     ) -> Tensor:
-        """Computes the total loss of a training step, or the student's own loss in evaluation.
+        """Computes the total loss of a training step, or what an evaluation reports as `loss`.
 
         Args:
             x: inputs of the student, and of the teacher after its `teacher_preprocessing`; or a
@@ -359,7 +381,7 @@ class Distiller(AdjustableWeights, PreparingTrainer):
             y: labels; may be `None` if `student_loss_weight` is 0.
             y_pred: what `call` returned for `x`; `None` to call it here.
             sample_weight: one weight per example, or `None`.
-            training: `False` in evaluation, which does not run the teacher.
+            training: `False` in evaluation.
 
         Returns:
             A float32 scalar.
@@ -369,9 +391,12 @@ class Distiller(AdjustableWeights, PreparingTrainer):
                 from the Distiller.
         """
         if not training:
-            # Keras asks for this without labels to build what was compiled; `test_step` refuses it otherwise.
+            distilled = ops.zeros(())  # Keras also asks for a loss without labels, to build what was compiled
+            if isinstance(x, Examined):
+                distilled = self._evaluated(x.inputs, y, y_pred, sample_weight)
+                y_pred = y_pred.outputs
             if compiled_loss(self) is None or y is None:
-                return ops.zeros(())
+                return distilled
             return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
 
         learned = self(x, training=True) if y_pred is None else y_pred
@@ -385,22 +410,34 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         # Read first: replicas of tf.distribute share this list, and wait for each other below.
         penalties = sum_of_penalties(self, self.losses)
         self._objective.follow_schedules()
-        examples = ops.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]
         self._traced_step.note_labels(y)
         loss = None if y is None else compiled_loss(self)
-        weights = sample_weight if self._weigh_distillation else None
-        batch = Batch(y, ids, weights, examples, self._student_axes)
-        parts = self._parts(
-            x, learned, batch, None if loss is None else loss(y, learned.outputs, sample_weight)
-        )
+        batch = self._batch(x, y, ids, sample_weight)
+        student_loss = None if loss is None else loss(y, learned.outputs, sample_weight)
+        parts = self._parts(x, learned, batch, student_loss, training=True)
         penalties += sum_of_penalties(self, self._loss_layers.penalties())
-        return self._objective.total(parts, penalties, examples)
+        return self._objective.total(parts, penalties, batch.examples)
 
-    def _parts(self, x: Tensors, learned: Tapped, batch: Batch, student_loss: Tensor | None) -> list[Part]:
+    def _evaluated(self, x: Tensors, y: Tensors, learned: Tapped, sample_weight: Tensors) -> Tensor:
+        """Returns the weighted sum of the distillation losses in an evaluation, and notes each for the logs."""
+        x, ids = split(x)
+        batch = self._batch(x, y, ids, sample_weight)
+        parts = self._parts(x, learned, batch, None, training=False)
+        return self._objective.total(parts, ops.zeros((), "float32"), batch.examples)
+
+    def _batch(self, x: Tensors, y: Tensors, ids: Tensor, sample_weight: Tensors) -> Batch:
+        examples = ops.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]
+        weights = sample_weight if self._weigh_distillation else None
+        return Batch(y, ids, weights, examples, self._student_axes)
+
+    def _parts(
+        self, x: Tensors, learned: Tapped, batch: Batch, student_loss: Tensor | None, *, training: bool
+    ) -> list[Part]:
         """Runs the teachers, and returns the losses to be added up."""
         taught = self._taught(x, learned)
         return self._loss_layers(
-            lambda: self._objective.parts(student_loss, taught, learned, batch), training=True
+            lambda: self._objective.parts(student_loss, taught, learned, batch, training=training),
+            training=training,
         )
 
     def _taught(self, x: Tensors, learned: Tapped) -> list[Tapped]:
@@ -453,11 +490,8 @@ class Distiller(AdjustableWeights, PreparingTrainer):
         def parts(x: Tensors, y: Tensors, sample_weight: Tensors, loss: Any) -> list[tuple[str, Part]]:
             learned, (x, ids) = self(x, training=True), split(x)
             own = None if loss is None else loss(y, learned.outputs, sample_weight)
-            count = ops.shape(keras.tree.flatten(x)[0])[0]
-            batch = Batch(
-                y, ids, sample_weight if self._weigh_distillation else None, count, self._student_axes
-            )
-            return [(part.tracker.name, part) for part in self._parts(x, learned, batch, own)]
+            found = self._parts(x, learned, self._batch(x, y, ids, sample_weight), own, training=True)
+            return [(part.tracker.name, part) for part in found]
 
         return checkup(
             self,
@@ -474,49 +508,6 @@ class Distiller(AdjustableWeights, PreparingTrainer):
     def output_names(self) -> list[str]:
         """The student's output names, by which `compile` takes losses and metrics."""
         return self.student.output_names
-
-    def test_step(self, *args: Any) -> Any:
-        """Runs one step of an evaluation; on JAX, the first argument is the state."""
-        _, y, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
-        if y is None or (compiled_loss(self) is None and compiled_metrics(self) is None):
-            raise ValueError(
-                "Evaluation and validation report the student's own loss and metrics, so they need labels, and a "
-                f"compiled loss or metric. Received: {'no labels' if y is None else 'neither a loss nor metrics'}. "
-                "Leave validation data out, or give labels and compile(metrics=...)."
-            )
-        return super().test_step(*args)
-
-    def compute_metrics(
-        self, x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors = None
-    ) -> dict[str, Any]:
-        """Updates the compiled metrics and returns the logs of what this step computed."""
-        training, has_loss = isinstance(y_pred, Tapped), compiled_loss(self) is not None
-        own = {tracker.name for tracker in self._objective_trackers}
-        if y is None:
-            logged = {"loss"} | own - {"student_loss"}
-            return {metric.name: metric.result() for metric in self.metrics if metric.name in logged}
-        results = super().compute_metrics(x, y, y_pred.outputs if training else y_pred, sample_weight)
-        if (compiled := compiled_metrics(self)) is not None and (clash := own & set(compiled.result())):
-            raise ValueError(
-                "Each name in the logs must belong to one number. "
-                f"Received: {sorted(clash)}, both a term of the loss and a compiled metric. Give the distillation "
-                "loss another name=."
-            )
-        absent = set() if has_loss else {"student_loss" if training else "loss"}
-        if not training:
-            absent |= own
-        return {key: value for key, value in results.items() if key not in absent}
-
-    def get_metrics_result(self) -> dict[str, Any]:
-        """Returns the values of all metrics, without compiled ones that have never seen labels."""
-        compiled = compiled_metrics(self)
-        results: dict[str, Any] = {}
-        for metric in self.metrics:
-            if metric is compiled and not compiled.built:
-                continue
-            result = metric.result()
-            results.update(result if isinstance(result, dict) else {metric.name: result})
-        return results
 
     # Files.
 
