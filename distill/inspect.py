@@ -2,13 +2,14 @@
 
     python -m distill.inspect model.keras --files --latency
 
-The layers of a SavedModel are unknown, so only its weights and the function that is called are shown; of a file that
-holds weights alone, the weights.
+Of exported files (LiteRT, ONNX, SavedModels), which have no layers, it shows the functions with their inputs and
+outputs, the operators and the weights, and runs nothing in them but for `--latency`. Of files that hold weights alone,
+TensorFlow checkpoints among them, it shows the weights.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -16,11 +17,17 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from distill import cost, pruning
+from distill import cost, exports, pruning
 from distill._tables import aligned
-from distill.files import InferenceOnly, load_model
+from distill.cost._timing import in_turns
+from distill.files import load_model
+from distill.files._bundle import prefix_of
+from distill.files._exported import Contents, Tensor, contents
 from distill.files._hdf5 import SIGNATURE
 from distill.files._stored import opened
+
+# Name, type in the file, and values if there are any.
+Values = tuple[str, str, np.ndarray | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,21 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     model = None
     try:
-        if not options.file.exists():
+        exported = contents(options.file)
+        if exported is not None:
+            kind, parts = exported.kind, describe_exported(exported, options)
+        elif (found := describe_weights_file(options)) is not None:
+            kind, parts = "weights alone", found
+        elif not options.file.exists():
             raise FileNotFoundError(f"No such file: {options.file}")
-        parts = describe_weights_file(options)
-        if parts is None:
-            model = load_model(
-                options.file, weights=options.weights, endpoint=options.endpoint, trust=options.trust
-            )
-            is_keras = isinstance(model, keras.Model)
-            parts = describe_model(model, options) if is_keras else describe_saved_model(model, options)
+        else:
+            model = load_model(options.file, weights=options.weights, trust=options.trust)
+            kind, parts = type(model).__name__, describe_model(model, options)
     except (ImportError, OSError, TypeError, ValueError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
-    files = options.file.rglob("*") if options.file.is_dir() else [options.file]
-    size = sum(file.stat().st_size for file in files if file.is_file())
-    kind = "weights alone" if model is None else type(model).__name__
+    size = sum(file.stat().st_size for file in _files_of(options.file))
     console.print(f"[bold]{escape(str(options.file))}[/], {size:,} bytes, {kind}", soft_wrap=True)
     if isinstance(model, keras.Model):
         model.summary(expand_nested=True)
@@ -59,22 +65,67 @@ def describe_model(model: keras.Model, options: argparse.Namespace) -> dict[str,
     profile = cost.profile(model, files=options.files, latency=runtimes)
     if options.plot is not None:
         profile.plot().savefig(options.plot)
-    return {"Weights": weights_table(_variables(model)), "Zeros": zeros(model), "": str(profile)}
+    values = ((weight.path, keras.ops.convert_to_numpy(weight)) for weight in model.weights)
+    return {"Weights": weights_table(_typed(values)), "Zeros": zeros(model), "": str(profile)}
 
 
-def describe_saved_model(model: InferenceOnly, options: argparse.Namespace) -> dict[str, str]:
-    """Describes a SavedModel; returns texts by heading.
+def describe_exported(found: Contents, options: argparse.Namespace) -> dict[str, str]:
+    """Describes a LiteRT or ONNX file or a SavedModel; returns texts by heading.
 
     Raises:
         ValueError: the options ask for more than can be known.
     """
-    if options.files or options.latency or options.plot is not None:
+    if options.files or options.plot is not None or options.weights is not None:
         raise ValueError(
-            "--files, --latency and --plot need the layers of a model. Received: "
-            f"{options.file}, a SavedModel, whose layers are unknown. Inspect the model that it was exported from."
+            "--files, --plot and --weights need the layers of a model. Received: "
+            f"{options.file}, {found.kind}, whose layers are unknown. Inspect the model that it was exported from."
         )
-    called = f"{model.call_endpoint!r}; layers, zeros of kernels and cost of a SavedModel are unknown"
-    return {"Function": called, "Weights": weights_table(_variables(model))}
+    rows: list[tuple[str, ...]] = [("function", "", "name", "shape", "type")]
+    for function in found.functions:
+        sides = ("input", function.inputs), ("output", function.outputs)
+        rows += [(function.name, side, *_described(one)) for side, tensors in sides for one in tensors]
+    texts = {"Functions": "\n".join(aligned(rows, "<<<<<"))}
+    if found.operators:
+        counts = [("operator", "uses"), *((name, f"{uses:,}") for name, uses in found.operators.items())]
+        texts["Operators"] = "\n".join(aligned(counts, "<>"))
+    values = ((one.name, one.dtype, one.values() if one.values else None) for one in found.weights)
+    texts["Weights"] = weights_table(values) if found.weights else "It has no weights."
+    if options.latency:
+        texts["Latency"] = latency(found, options)
+    return texts
+
+
+def latency(found: Contents, options: argparse.Namespace) -> str:
+    """Times one example in the runtime of an exported file.
+
+    Raises:
+        ValueError: the options ask for several threads; the file is a SavedModel, which is code, and not trusted; or an
+            input is text.
+    """
+    if options.threads != 1:
+        raise ValueError(
+            f"An exported file is timed on one thread. Received: --threads {options.threads} with {options.file}. "
+            "Leave it out."
+        )
+    if found.kind == "SavedModel" and not options.trust:
+        raise ValueError(
+            "A SavedModel is a TensorFlow program, which --latency would run. Received: "
+            f"{options.file}. Pass --trust if you trust its writer."
+        )
+    file = exports.Exported(options.file)
+    called = {function.name: function for function in found.functions}
+    inputs = {}
+    for one in called.get("serving_default", found.functions[0]).inputs:
+        if one.dtype == "string":
+            raise ValueError(
+                "Only numbers can be made up for --latency. Received: "
+                f"{options.file}, whose input {one.name!r} is text."
+            )
+        inputs[one.name] = np.zeros(
+            [size or 1 for size in one.shape], "float32"
+        )  # cast to what the file takes
+    timed = in_turns({"one": file.prepare(inputs)})["one"]
+    return f"{timed.median_ms:.3g} ms an example, {timed.low_ms:.3g} to {timed.high_ms:.3g}, on one thread"
 
 
 def describe_weights_file(options: argparse.Namespace) -> dict[str, str] | None:
@@ -83,7 +134,7 @@ def describe_weights_file(options: argparse.Namespace) -> dict[str, str] | None:
     Raises:
         ValueError: the file is damaged, or the options ask for more than can be known.
     """
-    if options.file.is_dir() or not _begins(options.file, SIGNATURE):
+    if prefix_of(options.file) is None and not (options.file.is_file() and _begins(options.file, SIGNATURE)):
         return None
     with opened(options.file) as stored:
         if stored.config is not None:
@@ -94,29 +145,28 @@ def describe_weights_file(options: argparse.Namespace) -> dict[str, str] | None:
                 f"{options.file}, a file of weights alone. Inspect the architecture's JSON file, and pass this file as "
                 "--weights."
             )
-        found = [
+        found = (
             (f"{part.name or place}/{weight.label}", weight.read())
             for place, part in (stored.parts or {}).items()
             for weight in part.weights.values()
-        ]
-        return {"Weights": weights_table(found)}
+        )
+        return {"Weights": weights_table(_typed(found))}
 
 
-def weights_table(named: Iterable[tuple[str, np.ndarray]]) -> str:
-    """Makes a table with shape, type and statistics of each weight.
-
-    Args:
-        named: name and value of each weight.
-    """
+def weights_table(weights: Iterable[Values]) -> str:
+    """Makes a table with shape, type and statistics of each weight; of some, no values are known."""
     rows: list[tuple[str, ...]] = [("weight", "shape", "type", "mean", "sd", "min", "max", "zeros")]
-    for name, stored in named:
+    for name, kind, stored in weights:
+        if stored is None:
+            rows.append((name, "", kind, "", "", "", "", ""))
+            continue
         value = stored.astype(np.float64)
         numbers = (value.mean(), value.std(), value.min(), value.max()) if value.size else ()
         rows.append(
             (
                 name,
-                " × ".join(map(str, value.shape)) or "scalar",
-                str(stored.dtype),
+                _sizes(value.shape),
+                kind,
                 *(f"{number:.3g}" for number in numbers or [np.nan] * 4),
                 f"{np.mean(value == 0):.1%}" if value.size else "",
             )
@@ -139,23 +189,27 @@ def _parser() -> argparse.ArgumentParser:
         description="Describes a model file: its layers, its weights with their statistics, its zeros and its cost.",
     )
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="model, a file or a folder, or a file of weights"
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="model, a file or a folder, exported or not, or a file of weights",
     )
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="file with the weights of an architecture in JSON"
     )
     parser.add_argument(
-        "--endpoint", metavar="NAME", help="function of a SavedModel; by default the one for inference"
-    )
-    parser.add_argument(
         "--trust",
         action="store_true",
-        help="let code in the file run; a SavedModel is code, so it needs this",
+        help="let code in the file run, such as lambdas",
     )
     parser.add_argument(
         "--files", action="store_true", help="show its size as .keras and LiteRT files, plain and compressed"
     )
-    parser.add_argument("--latency", action="store_true", help="time one example in LiteRT")
+    parser.add_argument(
+        "--latency",
+        action="store_true",
+        help="time one example in LiteRT, or in the runtime of an exported file",
+    )
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="CPU threads for --latency (default: 1)"
     )
@@ -170,8 +224,27 @@ def _begins(path: Path, signature: bytes) -> bool:
         return file.read(len(signature)) == signature
 
 
-def _variables(model: keras.Layer) -> Iterable[tuple[str, np.ndarray]]:
-    return ((weight.path, keras.ops.convert_to_numpy(weight)) for weight in model.weights)
+def _typed(named: Iterable[tuple[str, np.ndarray]]) -> Iterator[Values]:
+    for name, value in named:
+        yield name, str(value.dtype), value
+
+
+def _described(one: Tensor) -> tuple[str, str, str]:
+    return one.name, _sizes(one.shape), one.dtype
+
+
+def _sizes(shape: Sequence[int | None]) -> str:
+    return " × ".join("any" if size is None else str(size) for size in shape) or "scalar"
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.is_dir():
+        return [file for file in path.rglob("*") if file.is_file()]
+    prefix = prefix_of(path)
+    if prefix is None:
+        return [path]
+    begins = f"{prefix.name}.index", f"{prefix.name}.data-"
+    return [file for file in prefix.parent.iterdir() if file.name.startswith(begins)]
 
 
 if __name__ == "__main__":

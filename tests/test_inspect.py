@@ -4,9 +4,10 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from backend import only_on
 from keras import layers
 
-from distill import inspect
+from distill import exports, inspect
 
 
 @pytest.fixture
@@ -63,22 +64,114 @@ def test_a_file_that_is_no_model_is_an_error(tmp_path, capsys):
         assert capsys.readouterr().out.startswith(message)
 
 
-def test_a_saved_model_has_weights_and_a_function(tmp_path, capsys):
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
-    model.layers[0].set_weights([np.full((4, 2), 3.0), np.zeros(2)])
-    model.export(tmp_path / "saved", verbose=False)
-    assert inspect.main([str(tmp_path / "saved")]) == 1
-    assert "trust" in capsys.readouterr().out
-    assert inspect.main([str(tmp_path / "saved"), "--trust"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[lines.index("Function") + 1].startswith("'serve'; layers")
-    at = lines.index("Weights")
-    assert [line.split()[-5:] for line in lines[at + 2 : at + 4]] == [
-        ["3", "0", "3", "3", "0.0%"],
-        ["0", "0", "0", "0", "100.0%"],
+@pytest.fixture
+def exported(tmp_path):
+    """A file or folder of each format, of a model whose weights are known."""
+
+    def export(name, **options):
+        inputs = keras.Input((4,), name="features")
+        model = keras.Model(inputs, layers.Dense(2, "relu", name="only")(inputs))
+        model.layers[-1].set_weights([np.full((4, 2), 3.0), np.array([0.0, 1.0])])
+        examples = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+        return exports.export(
+            model, tmp_path / name, **options, **({"examples": examples} if options else {})
+        )
+
+    return export
+
+
+def described(path, capsys, *options):
+    assert inspect.main([str(path), *options]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def cells(lines, title):
+    """The rows below a heading, without that of the names."""
+    at = lines.index(title)
+    end = lines.index("", at) if "" in lines[at:] else len(lines)
+    return [line.split() for line in lines[at + 2 : end]]
+
+
+@only_on("tensorflow", reason="TensorFlow writes LiteRT files")
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_litert_file_has_functions_operators_and_weights(exported, capsys, precision):
+    path = exported("m.tflite", **({} if precision == "float32" else {"precision": "int8"}))
+    lines = described(path, capsys, "--latency")
+    assert lines[0].endswith(f"{path.stat().st_size:,} bytes, LiteRT")
+    assert [row[1:] for row in cells(lines, "Functions")] == [
+        ["input", "features", "any", "×", "4", precision],
+        ["output", "output_0", "any", "×", "2", precision],
     ]
-    assert inspect.main([str(tmp_path / "saved"), "--trust", "--latency"]) == 1
+    assert cells(lines, "Operators") == [["FULLY_CONNECTED", "1"]]
+    weights = {tuple(row[1:-6]): row[-6:] for row in cells(lines, "Weights")}
+    assert weights["2", "×", "4"] == [precision, "3", "0", "3", "3", "0.0%"]
+    bias = "float32" if precision == "float32" else "int32"
+    assert weights["2",] == [bias, "0.5", "0.5", "0", "1", "50.0%"]
+    assert " ms an example" in lines[lines.index("Latency") + 1]
+
+
+@only_on("tensorflow", reason="tf2onnx writes ONNX files")
+def test_an_onnx_file_has_functions_operators_and_weights(exported, capsys):
+    pytest.importorskip("onnx")
+    path = exported("m.onnx")
+    lines = described(path, capsys, "--latency")
+    assert lines[0].endswith("bytes, ONNX")
+    assert cells(lines, "Functions")[0][1:] == ["input", "features", "any", "×", "4", "float"]
+    assert ["MatMul", "1"] in cells(lines, "Operators")
+    (kernel,) = (row for row in cells(lines, "Weights") if row[1:4] == ["4", "×", "2"])
+    assert kernel[4:] == ["float", "3", "0", "3", "3", "0.0%"]
+    assert " ms an example" in lines[lines.index("Latency") + 1]
+
+
+@only_on("tensorflow", reason="a SavedModel is TensorFlow's")
+def test_a_saved_model_has_functions_and_weights_and_is_not_run(exported, capsys):
+    path = exported("saved")
+    lines = described(path, capsys)
+    assert lines[0].endswith("bytes, SavedModel")
+    assert ["serving_default", "input", "features", "any", "×", "4", "float32"] in cells(lines, "Functions")
+    assert [row[-6:] for row in cells(lines, "Weights")] == [
+        ["float32", "3", "0", "3", "3", "0.0%"],
+        ["float32", "0.5", "0.5", "0", "1", "50.0%"],
+    ]
+    assert inspect.main([str(path), "--latency"]) == 1
+    assert "Pass --trust if you trust its writer" in " ".join(capsys.readouterr().out.split())
+    assert " ms an example" in described(path, capsys, "--latency", "--trust")[-1]
+    assert inspect.main([str(path), "--files"]) == 1
     assert "whose layers are unknown" in " ".join(capsys.readouterr().out.split())
+
+
+@only_on("tensorflow", reason="a checkpoint is TensorFlow's")
+def test_a_checkpoint_has_weights(tmp_path, capsys):
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="only")])
+    model.layers[0].set_weights([np.full((4, 2), 3.0), np.zeros(2)])
+    tf.train.Checkpoint(model).write(tmp_path / "cp")
+    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    for path in ("cp", "cp.index"):
+        lines = described(tmp_path / path, capsys)
+        assert lines[0].endswith(f"{size:,} bytes, weights alone")
+        assert [row[-6:] for row in cells(lines, "Weights")] == [
+            ["float32", "3", "0", "3", "3", "0.0%"],
+            ["float32", "0", "0", "0", "0", "100.0%"],
+        ]
+
+
+@only_on("tensorflow", reason="TensorFlow writes LiteRT files")
+@pytest.mark.parametrize("name", ["m.tflite", "m.onnx", "saved"])
+def test_damaged_exports_are_an_error(exported, tmp_path, capsys, name):
+    path = exported(name)
+    file = path / "saved_model.pb" if path.is_dir() else path
+    whole = file.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:10], whole[:40] + bytes(40) + whole[80:]):
+        file.write_bytes(content)
+        status = inspect.main([str(path)])
+        out = capsys.readouterr().out
+        assert status == 0 or out.startswith("error: ")
+        assert status == 1 or content != whole[:10]
+    file.write_bytes(b"nothing of the kind")
+    assert inspect.main([str(path)]) == 1
+    assert capsys.readouterr().out.startswith("error: ")
 
 
 def test_an_architecture_takes_its_weights_from_another_file(tmp_path, capsys):

@@ -5,6 +5,7 @@ first layer with weights, and "encoder/blocks/1/scale" the attribute `scale` of 
 is the key here, and the others are the place.
 """
 
+import contextlib
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +22,7 @@ Node = TypeVar("Node")
 Steps = tuple[str | int, ...]
 
 _GRAPH, _VALUE, _LAYER = "_CHECKPOINTABLE_OBJECT_GRAPH", "VARIABLE_VALUE", "layer_with_weights-"
+_ALL = "_all_variables/"
 # Attributes that hold what is no weight, or weights that are found in their layers too.
 _SKIPPED = {
     "all_variables",
@@ -72,18 +74,12 @@ def content_of(prefix: Path) -> Content:
     bundle = Bundle(prefix)
     if _GRAPH not in bundle.entries:
         return Content(_by_owner(bundle), in_training=False)
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import trackable_object_graph_pb2
-
-    def stored(node: int) -> Any:
-        return next((one for one in nodes[node].attributes if one.name == _VALUE), None)
-
-    try:
-        nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(bundle.text(_GRAPH)).nodes
+    with _making_sense(prefix):
+        nodes = _objects(bundle)
         found = {
-            path: stored(node)
+            path: entry
             for path, node in _walk(0, lambda node: _stored_children(nodes, node), lambda node: node)
-            if path and stored(node) is not None
+            if path and (entry := _value_of(nodes[node])) is not None
         }
         parts: dict[str, dict[str, Weight]] = {}
         names: dict[str, str] = {}
@@ -91,11 +87,6 @@ def content_of(prefix: Path) -> Content:
             parts.setdefault(place, {})[key] = _weight(bundle, key, entry.checkpoint_key)
             names[place] = entry.full_name.rpartition("/")[0]
         own = {child.local_name for child in nodes[0].children} - _SKIPPED
-    except (DecodeError, IndexError, KeyError, OSError) as error:
-        raise ValueError(
-            f"The list of objects in this TensorFlow checkpoint is damaged. Received: {prefix}: {error!r}. "
-            "Copy or download it again."
-        ) from error
     if not parts:
         raise ValueError(
             "A checkpoint must say which layer each weight belongs to. Received: "
@@ -106,6 +97,62 @@ def content_of(prefix: Path) -> Content:
         _named(parts, names),
         in_training="save_counter" in {child.local_name for child in nodes[0].children} or len(own) == 1,
     )
+
+
+def weights_in(prefix: Path) -> dict[str, Weight]:
+    """All weights of a checkpoint by the names of their variables, labelled with their types.
+
+    Args:
+        prefix: path to the checkpoint without ".index".
+
+    Raises:
+        ImportError: TensorFlow is not installed.
+        ValueError: a file is damaged or missing, or declares more than the files hold.
+    """
+    bundle = Bundle(prefix)
+    names = {key: key for key in bundle.entries}
+    if _GRAPH in bundle.entries:
+        with _making_sense(prefix):
+            entries = [entry for node in _objects(bundle) if (entry := _value_of(node)) is not None]
+        # `model.export` of Keras 3 lists every variable twice.
+        listed = {entry.full_name for entry in entries if not entry.checkpoint_key.startswith(_ALL)}
+        names = {
+            entry.checkpoint_key: entry.full_name
+            for entry in entries
+            if not (entry.checkpoint_key.startswith(_ALL) and entry.full_name in listed)
+        }
+    given = list(names.values())
+    return {
+        name if given.count(name) == 1 else key: _weight(bundle, str(bundle.entries[key].dtype), key)
+        for key, name in names.items()
+        if key in bundle.entries and bundle.entries[key].dtype is not None
+    }
+
+
+@contextlib.contextmanager
+def _making_sense(prefix: Path) -> Iterator[None]:
+    try:
+        yield
+    except (IndexError, KeyError, OSError) as error:
+        raise ValueError(
+            f"The list of objects in this TensorFlow checkpoint is damaged. Received: {prefix}: {error!r}. "
+            "Copy or download it again."
+        ) from error
+
+
+def _objects(bundle: Bundle) -> Any:
+    """The objects that a checkpoint was made of, with the numbers of those that each has as attributes."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    try:
+        return trackable_object_graph_pb2.TrackableObjectGraph.FromString(bundle.text(_GRAPH)).nodes
+    except DecodeError as error:
+        raise OSError(str(error)) from error
+
+
+def _value_of(node: Any) -> Any:
+    return next((one for one in node.attributes if one.name == _VALUE), None)
 
 
 class _Object(NamedTuple):

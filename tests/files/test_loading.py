@@ -7,7 +7,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from backend import only_on
+from backend import only_on, since_keras
 from conftest import dense_net
 from keras import layers, ops
 
@@ -116,6 +116,7 @@ def test_words_that_were_learned_are_in_the_file_or_missed(tmp_path):
 
 
 @only_on("tensorflow", reason="Keras weights words by frequency in TensorFlow alone")
+@since_keras("3.14", reason="Keras itself cannot load frequencies of words")
 @pytest.mark.parametrize("kind", [layers.StringLookup, layers.TextVectorization])
 def test_frequencies_of_words_come_along(tmp_path, kind):
     lookup = kind(output_mode="tf_idf")
