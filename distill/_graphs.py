@@ -103,6 +103,19 @@ def arguments_of(graph: Functional, args: Sequence[Any], kwargs: Mapping[str, An
     return keras.tree.flatten(given)
 
 
+def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    """A new input of the same shape, type and name."""
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=history_of(tensor).operation.name)
+
+
+def model_like(
+    graph: Functional, inputs: Sequence[keras.KerasTensor], outputs: Sequence[keras.KerasTensor], name: str
+) -> keras.Model:
+    """A Functional model whose inputs and outputs are in the same structures as those of another."""
+    structures = zip((graph.input, graph.output), (inputs, outputs), strict=True)
+    return keras.Model(*(keras.tree.pack_sequence_as(*pair) for pair in structures), name=name)
+
+
 class Values(Generic[T]):
     """What stands for each symbolic tensor of a graph, found by the tensor's identity."""
 

@@ -1,4 +1,8 @@
-"""Turns the inputs of a model into those of its exported files."""
+"""Turns the inputs of a model into those of its exported files, and makes some where there are none."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -6,6 +10,11 @@ import numpy as np
 from distill._graphs import functional_of
 from distill._keras import standardize_inputs
 from distill._types import Arrays
+from distill.exports._tracing import answers, signature_of
+
+# An array (examples, …) for the name of each input of a file.
+Inputs = dict[str, np.ndarray]
+_SIZES = (16, 32, 64, 128, 256)  # tried in turn where a model leaves a size open
 
 
 def inputs_by_name(model: keras.Model, x: Arrays) -> np.ndarray | dict[str, np.ndarray]:
@@ -19,7 +28,7 @@ def inputs_by_name(model: keras.Model, x: Arrays) -> np.ndarray | dict[str, np.n
         The array of a model with one input; otherwise the name of each input and its array.
 
     Raises:
-        ValueError: there are several inputs, and the model is not Functional, so that they have no names.
+        ValueError: there are more or fewer arrays than the model has inputs.
 
     Example:
         >>> import keras
@@ -29,16 +38,95 @@ def inputs_by_name(model: keras.Model, x: Arrays) -> np.ndarray | dict[str, np.n
         >>> list(exports.inputs_by_name(model, [np.ones((2, 4)), np.zeros((2, 4))]))
         ['a', 'b']
     """
+    inputs = named(model, x)
+    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
+
+
+def named(model: keras.Model, x: Arrays) -> Inputs:
+    """As `inputs_by_name`, with a name for a single input too."""
+    specs = {spec.name: spec.dtype for spec in keras.tree.flatten(signature_of(model))}
     graph = functional_of(model)
-    if graph is None:
-        if keras.tree.is_nested(x):
-            raise ValueError(
-                "A model with several inputs must be Functional, because exported files know inputs by name. "
-                f"Received: {type(x).__name__} for {model.name!r}, a {type(model).__name__}. Build it from keras.Input."
-            )
-        array = np.asarray(x)
-        return array.astype("float32") if array.dtype.kind == "f" else array
-    arrays = [keras.ops.convert_to_numpy(tensor) for tensor in standardize_inputs(graph, x)]
-    if len(arrays) == 1:
-        return arrays[0]
-    return {tensor.name: array for tensor, array in zip(graph.inputs, arrays, strict=True)}
+    parts = keras.tree.flatten(x) if graph is None else standardize_inputs(graph, x)
+    arrays = [keras.ops.convert_to_numpy(part) for part in parts]
+    if len(arrays) != len(specs):
+        raise ValueError(
+            f"There must be one array for each input of the model: {', '.join(specs)}. "
+            f"Received: {len(arrays)} for {model.name!r}. Pass them as the model takes them."
+        )
+    return {
+        name: array if dtype == "string" else array.astype(dtype)
+        for (name, dtype), array in zip(specs.items(), arrays, strict=True)
+    }
+
+
+def batches(model: keras.Model, inputs: Inputs, size: int) -> Iterator[Inputs]:
+    """The examples in batches, of the model's own size where that is fixed: the last is filled up with the first ones.
+
+    Args:
+        model: the model that they are for.
+        inputs: arrays (examples, …) by name.
+        size: number of examples in a batch of a model that takes any.
+    """
+    fixed = keras.tree.flatten(signature_of(model))[0].shape[0]
+    count = len(next(iter(inputs.values())))
+    for start in range(0, count, fixed or size):
+        stop = start + fixed if fixed else min(start + size, count)
+        chosen = np.arange(start, stop) % count
+        yield {name: array[chosen] for name, array in inputs.items()}
+
+
+def random_inputs(model: keras.Model) -> Inputs:
+    """Random inputs of a model, for which its outputs are finite if such were found.
+
+    Raises:
+        ValueError: no sizes were found that the model takes.
+    """
+    failure: Exception | None = None
+    found: Inputs = {}
+    for size in _SIZES if _has_free_sizes(model) else _SIZES[:1]:
+        for low in (-1.0, 0.0):
+            inputs = _random(model, size, low)
+            try:
+                answered = answers(model, batches(model, inputs, 8))
+            except Exception as error:  # whatever the user's layers raise for a size that does not fit
+                failure = error
+                break
+            found = found or inputs
+            outputs = [output for batch in answered for output in batch.values()]
+            if all(np.isfinite(output).all() for output in outputs if output.dtype.kind == "f"):
+                return inputs
+    if found:
+        return found
+    raise ValueError(
+        "Each export is run on examples before it takes its place. "
+        f"Received: {model.name!r}, which does not run on random ones: {brief(failure)}. Pass examples."
+    ) from failure
+
+
+def brief(error: Exception | None) -> str:
+    """What an error says, on one line."""
+    return " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split())[:300]
+
+
+def _has_free_sizes(model: keras.Model) -> bool:
+    return any(None in spec.shape[1:] for spec in keras.tree.flatten(signature_of(model)))
+
+
+def _random(model: keras.Model, size: int, low: float) -> Inputs:
+    rng = np.random.default_rng(0)
+    return {
+        spec.name: _values(
+            rng, tuple(spec.shape[:1]) + tuple(n or size for n in spec.shape[1:]), spec.dtype, low
+        )
+        for spec in keras.tree.flatten(signature_of(model))
+    }
+
+
+def _values(rng: np.random.Generator, shape: tuple[Any, ...], dtype: str, low: float) -> np.ndarray:
+    shape = (max(8, 2 * (shape[0] or 0)), *shape[1:])  # two batches at least show states that move
+    if dtype == "string":
+        return rng.choice(np.array(["a", "b", "c d"], object), shape)
+    if "float" in dtype:
+        return rng.uniform(low, 1.0, shape).astype(dtype if dtype == "float64" else "float32")
+    # Numbers of classes, tokens and categories are not known: 0 and 1 are nearly always among them.
+    return rng.integers(0, 256 if dtype == "uint8" else 2, shape).astype(dtype)

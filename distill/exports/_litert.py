@@ -1,5 +1,6 @@
 """Writes LiteRT files, and refuses those that LiteRT could not run as asked."""
 
+import dataclasses
 import re
 import tempfile
 import warnings
@@ -11,23 +12,49 @@ import keras
 import numpy as np
 
 from distill._keras import flatten_layers
-from distill._types import Arrays
-from distill.exports._inputs import inputs_by_name
-from distill.exports._tracing import write_saved_model
-from distill.quantization._aware import without_rounded_kernels
+from distill.exports._checking import ADVICE, Fault
+from distill.exports._inputs import Inputs, batches, brief
+from distill.exports._routes import LITERT, routed
+from distill.exports._tracing import operations_of, write_saved_model
+from distill.quantization._aware import is_quantized, without_rounded_kernels
 
 Precision = Literal["float32", "float16", "dynamic_range", "int8", "int16x8"]
 INTEGERS = ("int8", "int16x8")
 _LARGEST_FLOAT16 = float(np.finfo("float16").max)
+_KERNEL = "LiteRT needs a kernel for every operation of the model."
+_FLOAT = "Replace the layer, or export a SavedModel or for ONNX."
+_UNROLLED = (
+    "Unroll it. A trained model is built again with its weights: new = keras.models.clone_model(model, "
+    "clone_function=lambda layer: type(layer).from_config({**layer.get_config(), **({'unroll': True} if "
+    "hasattr(layer, 'unroll') else {})})); new.set_weights(model.get_weights()). In a Bidirectional or another "
+    "wrapper, make the layer itself with unroll=True."
+)
+_RECURRENT = (
+    "Fix the batch size, in float32, float16 or dynamic_range: new = keras.models.clone_model(model, "
+    "input_tensors=keras.Input(shape, batch_size=1)); new.set_weights(model.get_weights()). Or unroll it, in any "
+    f"precision. {_UNROLLED}"
+)
 
 
-def write_litert(
-    model: keras.Model, path: Path, *, precision: Precision, examples: Arrays | None, sparse: bool
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class LiteRTFormat:
+    """What a LiteRT file holds.
+
+    Attributes:
+        precision: as `export` takes it.
+        sparse: whether kernels are stored without their zeros.
+    """
+
+    precision: Precision = "float32"
+    sparse: bool = False
+
+
+def write_litert(model: keras.Model, path: Path, form: LiteRTFormat, inputs: Inputs) -> None:
     """Writes a LiteRT file; `export` explains the arguments.
 
     Raises:
-        ValueError: LiteRT cannot hold the model, or not in this precision.
+        ValueError: Keras does not run on TensorFlow, or LiteRT cannot hold the model's types.
+        Fault: LiteRT cannot hold the model, or not in this precision.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -36,75 +63,99 @@ def write_litert(
         )
     from tensorflow.lite.python.convert_phase import ConverterError  # TensorFlow exports no name for it
 
-    _check_types(model, half=precision == "float16")
-    if precision in INTEGERS and examples is None:
+    _check_types(model, half=form.precision == "float16")
+    has_ranges = form.precision in INTEGERS and is_quantized(model)
+    if has_ranges:
         model = without_rounded_kernels(model)  # the converter rounds them
-    try:
-        path.write_bytes(_converted(model, precision, examples, sparse))
-    except (ConverterError, RuntimeError) as error:
-        if found := re.search(r"not yet supported for op: '(\w+)'", str(error)):
-            raise ValueError(
-                f"In {precision}, LiteRT needs an integer kernel for every operation. "
-                f"Received: {model.name!r} with {found[1]}. "
-                "Replace the layer, or use precision='int8' or 'dynamic_range'."
-            ) from error
-        if not isinstance(error, ConverterError):
-            raise
-        if "same scale constraint" in str(error):
-            raise ValueError(
-                "In integers, the inputs of a concatenation share one scale, and so do the input and output of a "
-                f"pooling layer. Received: {model.name!r} in {precision}, where both are not possible. Put a layer "
-                "with a kernel before one of the inputs, or use precision='dynamic_range'."
-            ) from error
-        operations = sorted(set(re.findall(r"'(tf\.\w+)' op", str(error))))
-        raise ValueError(
-            "LiteRT needs a kernel for every operation of the model. "
-            f"Received: {model.name!r} in {precision}, with {', '.join(operations) or str(error)[:200]}. "
-            "Build recurrent layers with unroll=True, replace other layers, or export a SavedModel."
-        ) from error
-    if precision in INTEGERS and (floats := _float_operations(path.read_bytes())):
-        raise ValueError(
-            f"With {precision=}, LiteRT must compute everything in integers. "
-            f"Received: {model.name!r}, for which it computes {', '.join(floats)} in float32. "
-            "Replace these layers, or use precision='dynamic_range'."
+    with tempfile.TemporaryDirectory() as folder:
+        with routed(model, LITERT):
+            endpoint = write_saved_model(model, Path(folder))
+        if form.precision in INTEGERS:
+            _refuse_what_ends_the_process(operations_of(endpoint))
+        try:
+            content = _converted(model, folder, form, None if has_ranges else inputs)
+        except (ConverterError, RuntimeError, ValueError) as error:
+            raise _unconverted(error, form.precision) from error
+    path.write_bytes(content)
+    if form.precision in INTEGERS:
+        _check_integers(content, form.precision)
+
+
+def _refuse_what_ends_the_process(operations: set[str]) -> None:
+    """The converter runs a model to measure its ranges, and crashes on these."""
+    if any(operation.startswith("TensorList") for operation in operations):
+        raise Fault("In integers, LiteRT has no loops over time.", "which loops over time", _UNROLLED)
+    if "AssignVariableOp DT_FLOAT" in operations:
+        raise Fault(
+            "In integers, LiteRT keeps no state from one batch to the next.",
+            "which changes its variables in inference",
+            "Use precision='float32' or 'float16', or build stateful layers with stateful=False.",
         )
 
 
-def _converted(model: keras.Model, precision: Precision, examples: Arrays | None, sparse: bool) -> bytes:
+def _converted(model: keras.Model, folder: str, form: LiteRTFormat, inputs: Inputs | None) -> bytes:
     """The content of the file, as TensorFlow's converter writes it."""
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    converter.experimental_enable_resource_variables = True  # Keras has no others
+    # TensorFlow's own operations stay out: LiteRT's runtime does not have them.
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    converter.optimizations = [] if form.precision == "float32" else [tf.lite.Optimize.DEFAULT]
+    if form.sparse:
+        converter.optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
+    if form.precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if form.precision in INTEGERS:
+        integer, kernels = tf.int8, tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+        if form.precision == "int16x8":
+            integer = tf.int16
+            kernels = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.inference_input_type = converter.inference_output_type = integer
+        if inputs is not None:
+            converter.representative_dataset = lambda: _one_by_one(model, inputs)
+            converter.target_spec.supported_ops = [kernels]
+    with warnings.catch_warnings():
         # The converter measures ranges in TensorFlow's own interpreter, which is deprecated.
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
-        write_saved_model(model, Path(folder))
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        converter.experimental_enable_resource_variables = True  # Keras has no others
-        # TensorFlow's own operations stay out: LiteRT's runtime does not have them.
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        converter.optimizations = [] if precision == "float32" else [tf.lite.Optimize.DEFAULT]
-        if sparse:
-            converter.optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
-        if precision == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if precision in INTEGERS:
-            integer, kernels = tf.int8, tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-            if precision == "int16x8":
-                integer = tf.int16
-                kernels = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-            converter.inference_input_type = converter.inference_output_type = integer
-            if examples is not None:
-                inputs = inputs_by_name(model, examples)
-                converter.representative_dataset = lambda: _one_by_one(inputs)
-                converter.target_spec.supported_ops = [kernels]
         content: bytes = converter.convert()
     return content
 
 
-def _one_by_one(inputs: np.ndarray | dict[str, np.ndarray]) -> Iterator[Any]:
-    for i in range(len(keras.tree.flatten(inputs)[0])):
-        example = keras.tree.map_structure(lambda array: array[i : i + 1], inputs)  # noqa: B023
-        yield example if isinstance(example, dict) else [example]
+def _one_by_one(model: keras.Model, inputs: Inputs) -> Iterator[Any]:
+    for example in batches(model, inputs, 1):
+        yield example if len(example) > 1 else list(example.values())
+
+
+def _unconverted(error: Exception, precision: str) -> Fault:
+    """What the converter said, in words for the user."""
+    said = str(error)
+    if found := re.search(r"not yet supported for op: '(\w+)'", said):
+        return _no_integer_kernel(precision, f"which needs {found[1]}")
+    if "recorded during calibration" in said:
+        return _no_integer_kernel(precision, "which computes with integers that LiteRT has no ranges for")
+    if "same scale constraint" in said:
+        return Fault(
+            "In integers, the inputs of a concatenation share one scale, and so do the input and output of a pooling "
+            "layer.",
+            "where both are not possible",
+            "Put a layer with a kernel before one of the inputs, or use precision='dynamic_range'.",
+        )
+    if "tf.TensorList" in said:
+        return Fault(_KERNEL, "which loops over time with a batch size that is not known", _RECURRENT)
+    operations = sorted(set(re.findall(r"'(tf\.\w+)' op", said)))
+    reason = (
+        f"which needs {', '.join(operations)}"
+        if operations
+        else f"which the converter refuses: {brief(error)}"
+    )
+    return Fault(_KERNEL, reason, _FLOAT)
+
+
+def _no_integer_kernel(precision: str, reason: str) -> Fault:
+    return Fault(
+        f"In {precision}, LiteRT needs an integer kernel for every operation.", reason, ADVICE[precision]
+    )
 
 
 def _check_types(model: keras.Model, *, half: bool) -> None:
@@ -123,21 +174,34 @@ def _check_types(model: keras.Model, *, half: bool) -> None:
             )
 
 
-def _float_operations(content: bytes) -> list[str]:
-    """LiteRT's names of the operations in a file whose results are float32."""
+def _check_integers(content: bytes, precision: str) -> None:
+    """Refuses files that compute in float32, and scales that are no numbers.
+
+    Raises:
+        Fault: the file has such an operation or scale.
+    """
     from tensorflow.lite.python import schema_py_generated as schema
 
     names = {
         number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")
     }
     model = schema.Model.GetRootAs(content, 0)
-    graph = model.Subgraphs(0)
-    operations = (graph.Operators(i) for i in range(graph.OperatorsLength()))
-    return sorted(
-        {
-            names[model.OperatorCodes(operation.OpcodeIndex()).BuiltinCode()]
-            for operation in operations
-            for output in operation.OutputsAsNumpy()
-            if graph.Tensors(output).Type() == schema.TensorType.FLOAT32
-        }
-    )
+    floats = set()
+    for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
+        for operation in (graph.Operators(i) for i in range(graph.OperatorsLength())):
+            if any(graph.Tensors(i).Type() == schema.TensorType.FLOAT32 for i in operation.OutputsAsNumpy()):
+                floats.add(names[model.OperatorCodes(operation.OpcodeIndex()).BuiltinCode()])
+        for tensor in (graph.Tensors(i) for i in range(graph.TensorsLength())):
+            quantization = tensor.Quantization()
+            if quantization is not None and not np.isfinite(quantization.ScaleAsNumpy()).all():
+                raise Fault(
+                    "The scales of a file in integers are finite.",
+                    f"where the scale of {tensor.Name().decode()[-100:]!r} is not",
+                    ADVICE[precision],
+                )
+    if floats:
+        raise Fault(
+            f"In {precision}, LiteRT must compute everything in integers.",
+            f"for which it computes {', '.join(sorted(floats))} in float32",
+            "Replace the layer, or use precision='dynamic_range'.",
+        )

@@ -1,12 +1,13 @@
 """Runs exported files on numpy arrays, each in the runtime that ships it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from distill._types import PathLike
+from distill.exports._quiet import quiet
 
 Inputs = np.ndarray | Mapping[str, np.ndarray]
 Outputs = np.ndarray | dict[str, np.ndarray]
@@ -17,9 +18,11 @@ class _Runtime(Protocol):
 
     Attributes:
         inputs: names of the inputs.
+        batch: the number of examples in a batch, or `None` if any is taken.
     """
 
     inputs: list[str]
+    batch: int | None
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs one batch; returns its outputs by name."""
@@ -64,6 +67,22 @@ class Exported:
         self._runtime = kinds[self.path.suffix](self.path)
 
     @property
+    def inputs(self) -> list[str]:
+        """Names of the inputs."""
+        return list(self._runtime.inputs)
+
+    def run(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs one batch as it is.
+
+        Args:
+            batch: the name of each input and its array (examples, …).
+
+        Returns:
+            The name of each output and its array.
+        """
+        return self._runtime.run(self._named(batch))
+
+    @property
     def bytes(self) -> int:
         """Size of the file, or of all files in the folder."""
         files = [self.path] if self.path.is_file() else self.path.rglob("*")
@@ -75,7 +94,7 @@ class Exported:
         Args:
             x: array (examples, …), or for several inputs a dict of their names and arrays; `inputs_by_name` makes
                 one from a model's inputs.
-            batch_size: number of examples that run at once.
+            batch_size: number of examples that run at once, unless the file has a size of its own.
 
         Returns:
             The output (examples, …), float32 where the model's is; a dict by name if there are several.
@@ -91,11 +110,15 @@ class Exported:
                 f"predict needs examples, as many of each input. Received: {sorted(counts)} of them. "
                 "Pass arrays of the same length."
             )
-        batches = [
-            self._runtime.run({name: array[i : i + batch_size] for name, array in inputs.items()})
-            for i in range(0, max(counts), batch_size)
-        ]
+        count, fixed = max(counts), self._runtime.batch
+        batches = []
+        for start in range(0, count, fixed or batch_size):
+            # A file with a size of its own takes full batches: the last is filled up, and what is too much left out.
+            chosen = np.arange(start, start + fixed if fixed else min(start + batch_size, count)) % count
+            batches.append(self._runtime.run({name: array[chosen] for name, array in inputs.items()}))
         outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        if fixed:
+            outputs = {name: output[:count] for name, output in outputs.items()}
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
     def prepare(self, x: Inputs) -> Callable[[], object]:
@@ -133,11 +156,13 @@ class _LiteRT:
             ) from error
         self._open = lambda: Interpreter(model_path=str(path), num_threads=1)
         try:
-            self._runner = self._open().get_signature_runner()
+            with quiet():
+                self._runner = self._open().get_signature_runner()
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"Not a LiteRT file, or a damaged one: {str(path)!r}: {error}") from error
         self._details = self._runner.get_input_details()
         self.inputs = list(self._details)
+        self.batch = _fixed(details["shape_signature"] for details in self._details.values())
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs = self._runner(**{name: _to(self._details[name], array) for name, array in inputs.items()})
@@ -145,14 +170,23 @@ class _LiteRT:
         return {name: _from(details[name], array) for name, array in outputs.items()}
 
     def prepare(self, inputs: dict[str, np.ndarray]) -> Callable[[], object]:
-        interpreter = self._open()  # an interpreter that has a runner refuses to be invoked
-        for name, array in inputs.items():
-            interpreter.resize_tensor_input(self._details[name]["index"], array.shape)
-        interpreter.allocate_tensors()
+        with quiet():
+            interpreter = self._open()  # an interpreter that has a runner refuses to be invoked
+            for name, array in inputs.items():
+                if self.batch is None:
+                    interpreter.resize_tensor_input(self._details[name]["index"], array.shape)
+            interpreter.allocate_tensors()
         for name, array in inputs.items():
             interpreter.set_tensor(self._details[name]["index"], _to(self._details[name], array))
         invoke: Callable[[], object] = interpreter.invoke
         return invoke
+
+
+def _fixed(shapes: Iterable[Iterable[Any]]) -> int | None:
+    """The first size of the inputs, if they all have the same and it is a number."""
+    sizes = {next(iter(shape), None) for shape in shapes}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return int(size) if isinstance(size, int | np.integer) and size > 0 else None
 
 
 def _to(details: dict[str, Any], array: np.ndarray) -> np.ndarray:
@@ -170,6 +204,16 @@ def _from(details: dict[str, Any], array: np.ndarray) -> np.ndarray:
     return (array.astype("float32") - np.float32(zero)) * np.float32(scale) if scale else array
 
 
+# The types of numpy for the names of onnxruntime.
+_ONNX_TYPES: dict[str, Any] = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+    "tensor(string)": object,
+} | {f"tensor({sign}int{size})": f"{sign}int{size}" for sign in ("", "u") for size in (8, 16, 32, 64)}
+_ONNX_TYPES["tensor(float16)"] = "float16"
+
+
 class _Onnx:
     """Runs ONNX files on one thread."""
 
@@ -184,14 +228,20 @@ class _Onnx:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self._types = {tensor.name: _ONNX_TYPES[tensor.type] for tensor in self._session.get_inputs()}
+        self.inputs = list(self._types)
+        self.batch = _fixed(tensor.shape for tensor in self._session.get_inputs())
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [tensor.name for tensor in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, inputs), strict=True))
+        return dict(zip(names, self._session.run(names, self._cast(inputs)), strict=True))
 
     def prepare(self, inputs: dict[str, np.ndarray]) -> Callable[[], object]:
-        return lambda: self._session.run(None, inputs)
+        cast = self._cast(inputs)
+        return lambda: self._session.run(None, cast)
+
+    def _cast(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: array.astype(self._types[name]) for name, array in inputs.items()}
 
 
 class _SavedModel:
@@ -206,6 +256,8 @@ class _SavedModel:
             name: spec.dtype for name, spec in self._function.structured_input_signature[1].items()
         }
         self.inputs = list(self._types)
+        specs = self._function.structured_input_signature[1].values()
+        self.batch = _fixed(spec.shape for spec in specs)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: output.numpy() for name, output in self._call(inputs)().items()}

@@ -1,13 +1,13 @@
 """Copies models with some of their layers replaced."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from distill._graphs import Step, functional_of, run
-from distill._keras import Functional, history_of
+from distill._graphs import Step, functional_of, input_like, model_like, run
+from distill._keras import Functional
 
 # A layer or operation and its new name -> what takes its place, or `None` to leave it out.
 Replace = Callable[[Any, str], Any]
@@ -73,16 +73,3 @@ def unused(name: str, taken: set[str]) -> str:
 def copy_of(layer: Any, name: str, kind: Any = None) -> Any:
     """A layer with the same config and weights of its own, of the same type or another."""
     return (kind or type(layer)).from_config({**layer.get_config(), "name": name})
-
-
-def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
-    """A new input of the same shape, type and name."""
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=history_of(tensor).operation.name)
-
-
-def model_like(
-    graph: Functional, inputs: Sequence[keras.KerasTensor], outputs: Sequence[keras.KerasTensor], name: str
-) -> keras.Model:
-    """A Functional model whose inputs and outputs are in the same structures as those of another."""
-    structures = zip((graph.input, graph.output), (inputs, outputs), strict=True)
-    return keras.Model(*(keras.tree.pack_sequence_as(*pair) for pair in structures), name=name)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import activations, layers
 
-from distill._graphs import Step, functional_of, node_of, nodes_of, run
+from distill._graphs import Step, functional_of, input_like, model_like, node_of, nodes_of, run
 from distill._keras import Functional, inbound_nodes
 from distill.quantization._known import (
     AVERAGES,
@@ -19,7 +19,7 @@ from distill.quantization._known import (
     unknown_activation,
 )
 from distill.quantization._layers import QUANTIZED, FakeQuantize
-from distill.quantization._rewriting import copy_of, input_like, model_like, names_of, rewrite, unused
+from distill.quantization._rewriting import copy_of, names_of, rewrite, unused
 
 
 def rounded(model: keras.Model) -> keras.Model:
