@@ -3,17 +3,23 @@
 import numbers
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
+from distill._types import Arrays
 
-def batches(dataset: tf.data.Dataset, batch_size: int, *, seed: int | None = None) -> tf.data.Dataset:
-    """Batch a data set, in its own order or shuffled.
+
+def batches(
+    dataset: tf.data.Dataset | Arrays, batch_size: int, *, seed: int | None = None
+) -> tf.data.Dataset:
+    """Batch a data set or arrays, in their own order or shuffled.
 
     The order of the nth pass over the result depends on `seed` and n alone, not on the process or on TensorFlow's
     global seed. Every iterator counts as a pass, so runs that must see equal batches each need a call of their own.
 
     Args:
-        dataset: unbatched data set of known length, such as `Splits.train`. Shuffling holds all of it in memory.
+        dataset: unbatched data set of known length, such as `Splits.train`, or arrays with examples along the first
+            axis, such as (x, y). Shuffling holds all of it in memory.
         batch_size: number of examples in a batch, >= 1; the last batch may be smaller.
         seed: integer in [0, 2³¹ − 1) to shuffle, anew on each pass; `None` to keep the order.
 
@@ -21,16 +27,15 @@ def batches(dataset: tf.data.Dataset, batch_size: int, *, seed: int | None = Non
         The batched and prefetched data set; a pass has each example once.
 
     Raises:
-        ValueError: an argument is out of range, or the length of the data set is unknown or 0.
+        ValueError: an argument is out of range, `dataset` is neither a data set nor arrays of one length, or its
+            length is unknown or 0.
 
     Example:
         ```python
-        import tensorflow as tf
         from distill import data
 
-        dataset = tf.data.Dataset.from_tensor_slices((x, y))
         student.compile("sgd", "sparse_categorical_crossentropy")
-        student.fit(data.batches(dataset, 8, seed=0), verbose=0, shuffle=False)
+        student.fit(data.batches((x, y), 8, seed=0), verbose=0, shuffle=False)
         ```
     """
     if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
@@ -40,6 +45,7 @@ def batches(dataset: tf.data.Dataset, batch_size: int, *, seed: int | None = Non
         )
     if seed is not None:
         require_seed(seed)
+    dataset = _as_dataset(dataset)
     count = int(dataset.cardinality())
     if count < 1:
         raise ValueError(
@@ -51,6 +57,27 @@ def batches(dataset: tf.data.Dataset, batch_size: int, *, seed: int | None = Non
         unshuffled, seed = dataset, int(seed)
         dataset = seeded(lambda: unshuffled.shuffle(count, seed=seed))
     return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _as_dataset(given: object) -> tf.data.Dataset:
+    if isinstance(given, tf.data.Dataset):
+        return given
+    if isinstance(given, list) and all(hasattr(part, "shape") for part in given):
+        given = tuple(given)  # a list of arrays would become one array
+    rule = "batches needs an unbatched tf.data.Dataset, or arrays with examples along the first axis, such as (x, y). "
+    if not isinstance(given, (tuple, list, dict)) and not hasattr(given, "shape"):
+        raise ValueError(
+            f"{rule}Received: {given!r:.100} of type {type(given).__name__}. Pass one part of `load`'s result, such as "
+            ".train, and put what generators and PyDatasets return into arrays."
+        )
+    try:
+        return tf.data.Dataset.from_tensor_slices(given)
+    except (TypeError, ValueError) as error:
+        lengths = [np.shape(part)[:1] for part in tf.nest.flatten(given) if hasattr(part, "shape")]
+        raise ValueError(
+            f"{rule}Received: arrays of {[length[0] if length else 'one number' for length in lengths]} rows, of which "
+            f"no data set can be made ({error!s:.200})."
+        ) from error
 
 
 def seeded(make: Callable[[], tf.data.Dataset]) -> tf.data.Dataset:

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from distill._types import PathLike
+from distill._types import Arrays, PathLike
 from distill.data._embedded import Embedded, global_random_state_kept
 
 
@@ -93,6 +93,8 @@ def load(
             f"splits must have exactly the keys train, dev and test. Received: {sorted(splits)}. Give each a tfds "
             'split string, such as {"train": "train[:80%]", "dev": "train[80%:]", "test": "test"}.'
         )
+    if not isinstance(name, str):
+        raise ValueError(f"A data set is loaded by its name, such as 'digits'. Received: name={name!r}.")
     builder = _builder(name, data_dir)
     inputs, labels = _supervised_features(name, builder)
     if not builder.is_prepared():
@@ -123,14 +125,18 @@ def load(
     )
 
 
-def arrays(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+def arrays(dataset: tf.data.Dataset) -> tuple[Arrays, Arrays]:
     """Read a whole unbatched split into memory.
 
     Args:
-        dataset: data set of (x, y), such as `Splits.test`. It must not be empty, and all x must have one shape.
+        dataset: unbatched data set of (x, y), such as `Splits.test`. It must not be empty, and all x must have one
+            shape.
 
     Returns:
-        x (examples, …) and y (examples,), in the order of the data set.
+        x (examples, …) and y (examples,), in the order of the data set; in the structure of the data set's x and y.
+
+    Raises:
+        ValueError: `dataset` is no data set of (x, y), or is batched or empty, or the shapes of examples differ.
 
     Example:
         ```python
@@ -140,8 +146,25 @@ def arrays(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
         assert x.shape == (539, 8, 8, 1) and y.shape == (539,)
         ```
     """
-    xs, ys = zip(*dataset.batch(1024).as_numpy_iterator(), strict=True)
-    return np.concatenate(xs), np.concatenate(ys)
+    rule = "arrays needs an unbatched data set of (x, y), such as load(...).test. "
+    if not isinstance(dataset, tf.data.Dataset):
+        raise ValueError(f"{rule}Received: an object of type {type(dataset).__name__}.")
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        raise ValueError(f"{rule}Received: a data set of {spec}. Map it to (x, y) first.")
+    if all(part.shape.rank and part.shape[0] is None for part in tf.nest.flatten(spec)):
+        raise ValueError(f"{rule}Received: batches of {spec}. Call dataset.unbatch() first.")
+    try:
+        parts = list(dataset.batch(1024).as_numpy_iterator())
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            f"The examples of an array must have one shape. Received: a data set of {spec} ({error.message:.200}). "
+            "Resize or pad x with dataset.map first."
+        ) from error
+    if not parts:
+        raise ValueError(f"{rule}Received: no example.")
+    x, y = tf.nest.map_structure(lambda *one: np.concatenate(one), *parts)
+    return x, y
 
 
 def _builder(name: str, data_dir: PathLike | None) -> tfds.core.DatasetBuilder:

@@ -23,7 +23,7 @@ def mixup(batches: tf.data.Dataset, *, seed: int, alpha: float = 1.0) -> tf.data
         A data set of batches (x,).
 
     Raises:
-        ValueError: `alpha` or `seed` is out of range, x is not a float, or the data set is not batched.
+        ValueError: `alpha` or `seed` is out of range, x is not a float, or `batches` is no data set or not batched.
 
     Example:
         ```python
@@ -44,6 +44,11 @@ def mixup(batches: tf.data.Dataset, *, seed: int, alpha: float = 1.0) -> tf.data
     if not 0.1 <= alpha <= 1000:
         raise ValueError(
             f"alpha must be a number from 0.1 to 1000. Received: alpha={alpha!r}. The published value is 1."
+        )
+    if not isinstance(batches, tf.data.Dataset):
+        raise ValueError(
+            f"mixup needs a data set of batches. Received: {type(batches).__name__}. Make one with "
+            "data.batches((x, y), 32)."
         )
     whole = batches.element_spec
     spec = whole[0] if isinstance(whole, tuple) else whole

@@ -76,3 +76,47 @@ def test_seed_must_be_a_non_negative_integer(seed):
 def test_batches_need_a_known_length(dataset):
     with pytest.raises(ValueError, match=r"known length.*Received: cardinality -?\d"):
         data.batches(dataset, 2)
+
+
+X, Y = np.arange(14, dtype=np.float32).reshape(7, 2), np.arange(7)
+ARRAYS = {
+    "a pair": ((X, Y), (X[:3], Y[:3])),
+    "a list of arrays": ([X, Y], (X[:3], Y[:3])),
+    "x alone": (X, X[:3]),
+    "features by name": (({"a": X, "b": Y}, Y), ({"a": X[:3], "b": Y[:3]}, Y[:3])),
+    "tensors": ((tf.constant(X), Y), (X[:3], Y[:3])),
+}
+
+
+@pytest.mark.parametrize(("given", "first"), ARRAYS.values(), ids=ARRAYS)
+def test_arrays_are_batched_as_a_data_set_of_them(given, first):
+    dataset = data.batches(given, 3)
+    assert int(dataset.cardinality()) == 3
+    got = next(dataset.as_numpy_iterator())
+    tf.nest.map_structure(np.testing.assert_array_equal, got, first)
+
+
+def test_arrays_are_shuffled_as_a_data_set_of_them():
+    pairs = zip(
+        data.batches((X, Y), 3, seed=4).as_numpy_iterator(),
+        data.batches(tf.data.Dataset.from_tensor_slices((X, Y)), 3, seed=4).as_numpy_iterator(),
+        strict=True,
+    )
+    for one, other in pairs:
+        tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize(
+    ("given", "received"),
+    [
+        ((X, Y[:3]), r"arrays of \[7, 3\] rows"),
+        ((X, 3), r"arrays of \[7\] rows"),
+        (None, "None of type NoneType"),
+        ("digits", "'digits' of type str"),
+        (((x, 0) for x in X), "of type generator"),
+        ((X[:0], Y[:0]), "cardinality 0"),
+    ],
+)
+def test_what_cannot_be_batched_is_named(given, received):
+    with pytest.raises(ValueError, match=f"batches needs .*Received: .*{received}"):
+        data.batches(given, 2)

@@ -220,6 +220,32 @@ def test_arrays_reads_everything_in_order():
     assert x.dtype == np.float32
 
 
+def test_arrays_keep_the_structure_of_x():
+    x = {"a": np.ones((3, 2)), "b": np.arange(3)}
+    got, y = data.arrays(tf.data.Dataset.from_tensor_slices((x, np.arange(3))))
+    tf.nest.map_structure(np.testing.assert_array_equal, got, x)
+    np.testing.assert_array_equal(y, np.arange(3))
+
+
+def test_what_is_no_data_set_of_x_and_y_is_named():
+    whole = tf.data.Dataset.from_tensor_slices((np.ones((4, 2)), np.arange(4)))
+    sizes = tf.data.Dataset.from_generator(
+        lambda: iter([(np.zeros(2), 0), (np.zeros(3), 1)]),
+        output_signature=(tf.TensorSpec((None,)), tf.TensorSpec((), tf.int64)),
+    )
+    for given, received in [
+        ((np.ones((4, 2)), np.arange(4)), "Received: an object of type tuple"),
+        (whole.map(lambda x, y: x), r"Received: a data set of TensorSpec.*Map it to \(x, y\)"),
+        (whole.batch(2), r"Received: batches of .*unbatch\(\)"),
+        (whole.take(0), "Received: no example"),
+        (sizes, "one shape. Received: .*Resize or pad"),
+    ]:
+        with pytest.raises(ValueError, match=received):
+            data.arrays(given)
+    with pytest.raises(ValueError, match="Received: name=3"):
+        data.load(3)
+
+
 # Several processes.
 
 

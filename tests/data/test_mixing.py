@@ -64,5 +64,7 @@ def test_mixup_refuses_what_it_cannot_mix():
         data.mixup(one_hot_batches(), seed=-1)
     with pytest.raises(ValueError, match="Batch them first"):
         data.mixup(tf.data.Dataset.from_tensor_slices((np.eye(4), np.arange(4))), seed=0)
+    with pytest.raises(ValueError, match=r"Received: tuple. Make one with data.batches\(\(x, y\), 32\)"):
+        data.mixup((np.eye(4), np.arange(4)), seed=0)
     with pytest.raises(ValueError, match="Received: alpha=inf"):
         data.mixup(one_hot_batches(), seed=0, alpha=float("inf"))
