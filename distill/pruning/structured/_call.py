@@ -12,6 +12,7 @@ import numpy as np
 from distill.pruning.structured._findings import Findings
 from distill.pruning.structured._labels import Axes, Axis
 from distill.pruning.structured._structure import Edit, Factor, Product, Role, Shape, Size
+from distill.pruning.structured._trying import Tried, tried
 
 # Returns the axes of the outputs; of a single output without a list around them.
 Rule = Callable[["Call"], Axes | list[Axes]]
@@ -157,6 +158,14 @@ class Call:
         """
         self._findings.settle()
         return [vanishes() for vanishes in self._vanishing]
+
+    def tried(self, function: Any, shape: Sequence[int | None]) -> Tried:
+        """What trying a function on a tensor of this shape shows, see `_trying`; each is tried once."""
+        key = id(function), tuple(shape)
+        if key not in self._findings.tried:
+            known = type(function) in self._findings.rules
+            self._findings.tried[key] = tried(function, shape, with_weights=known)
+        return self._findings.tried[key]
 
     def compute(self, values: Sequence[Any]) -> Any:
         """Runs the operation with these values in place of its tensors, in order."""

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from distill.pruning.structured._labels import Axes, Labels
-from distill.pruning.structured._structure import Edit, Factor, Key, Product, Role, Slot, Structure
+from distill.pruning.structured._structure import Edit, Factor, Key, Product, Role, Shape, Slot, Structure
+from distill.pruning.structured._trying import Tried
 
 
 class Findings:
@@ -22,6 +23,7 @@ class Findings:
         rules: the rules.
         exact: see above.
         labels: labels issued so far, and what is known about them.
+        tried: id of a function and the shape that it was tried on -> what that has shown.
         whole: id of a weight and an axis of it that a call does not let be cut -> why.
     """
 
@@ -39,6 +41,7 @@ class Findings:
         self.products: list[Product] = []
         self.unknown: dict[str, str] = {}
         self.whole: dict[tuple[int, int], str] = {}
+        self.tried: dict[tuple[int, Shape], Tried] = {}
         self._slots: dict[tuple[int, int], Slot] = {}
         self._unsettled: list[Callable[[], bool]] = []
 

@@ -15,7 +15,7 @@ from distill.pruning.structured._call import Call, Rule
 from distill.pruning.structured._labels import Axes, Axis
 from distill.pruning.structured._tying import activate, is_quantized
 
-# Activations of keras_hub's own that work number by number.
+# Names of activations that only keras_hub knows, and that work number by number.
 _POSITIONWISE = ("gelu_approximate", "quick_gelu")
 
 
@@ -78,9 +78,8 @@ def _between(call: Call, key: str, makers: list[Any], reader: Any, activation: A
 
 
 def _activate(call: Call, activation: Any, hidden: Axis) -> None:
-    name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
-    if name not in _POSITIONWISE:
-        activate(call, keras.activations.get(activation), (hidden,))
+    if activation not in _POSITIONWISE:
+        activate(call, keras.activations.get(activation), (None, hidden))
 
 
 def _residual(call: Call) -> list[Axes]:
@@ -130,7 +129,7 @@ def _inverted_residual(call: Call) -> list[Axes]:
     for axis in (each, read, *(call.weight(variable, scales=(0,))[0] for variable in scaled)):
         call.unite(axis, hidden)
     for function in (layer.activation1, layer.activation2):
-        activate(call, function.activation, (hidden,))
+        activate(call, function.activation, (None, hidden))
     call.edit("expansion", hidden)
     channels_first = layer.conv1.data_format == "channels_first"
     before, after = (

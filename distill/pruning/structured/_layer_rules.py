@@ -12,7 +12,6 @@ from distill.pruning.structured._labels import Axes
 from distill.pruning.structured._tying import (
     POSITIONWISE_LAYERS,
     activate,
-    by_number,
     concatenate,
     edit_shape,
     elementwise,
@@ -107,7 +106,8 @@ def _rescaling(call: Call) -> Axes:
 
 def _activation(call: Call) -> Axes:
     axes = activate(call, call.operation.activation, call.inputs[0])
-    by_number(call)
+    of_zeros = call.vanishes
+    call.vanishes = lambda: all(call.vanishing()) and of_zeros()
     return axes
 
 

@@ -35,7 +35,7 @@ def _rnn(gates: int) -> Rule:
             (bias,) = call.weight(cell.bias, scales=(len(cell.bias.shape) - 1,))
             call.unite(bias, np.tile(units, gates))
         for function in functions:
-            activate(call, function, (units,))
+            activate(call, function, (None, units))
         for state, _ in call.arguments("initial_state"):
             call.unite(state[-1], units)
             call.vanishes = lambda: False

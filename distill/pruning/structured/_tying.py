@@ -12,46 +12,6 @@ from distill.pruning.structured._call import Call
 from distill.pruning.structured._labels import Axes, Axis
 from distill.pruning.structured._structure import Shape, Size
 
-# Functions of one number at a time; any other may depend on its neighbours.
-POSITIONWISE = frozenset(
-    {
-        keras.activations.celu,
-        keras.activations.elu,
-        keras.activations.exponential,
-        keras.activations.gelu,
-        keras.activations.hard_shrink,
-        keras.activations.hard_sigmoid,
-        keras.activations.hard_silu,
-        keras.activations.hard_tanh,
-        keras.activations.leaky_relu,
-        keras.activations.linear,
-        keras.activations.log_sigmoid,
-        keras.activations.mish,
-        keras.activations.relu,
-        keras.activations.relu6,
-        keras.activations.selu,
-        keras.activations.sigmoid,
-        keras.activations.silu,
-        keras.activations.soft_shrink,
-        keras.activations.softplus,
-        keras.activations.softsign,
-        keras.activations.sparse_plus,
-        keras.activations.sparse_sigmoid,
-        keras.activations.squareplus,
-        keras.activations.tanh,
-        keras.activations.tanh_shrink,
-        keras.activations.threshold,
-        keras.ops.gelu,  # keras_hub uses these as activations too
-        keras.ops.relu,
-        keras.ops.sigmoid,
-        keras.ops.silu,
-        keras.ops.tanh,
-    }
-)
-# Functions of all positions of the last axis, and of nothing else.
-_ALONG_LAST = frozenset(
-    {keras.activations.log_softmax, keras.activations.softmax, keras.activations.sparsemax}
-)
 POSITIONWISE_LAYERS = (
     layers.ActivityRegularization,
     layers.ELU,
@@ -91,13 +51,24 @@ def by_number(call: Call) -> None:
 
 
 def activate(call: Call, activation: Any, axes: Axes) -> Axes:
-    """Applies an activation to these axes; an unknown one may depend on every position."""
-    if activation is None or activation in POSITIONWISE or type(activation) in POSITIONWISE_LAYERS:
-        call.vanishes = lambda: activation is None or not float(activation(np.zeros((1,), "float32"))[0])
+    """Applies an activation to these axes: a function, or a layer with or without weights."""
+    if activation is None:
+        call.vanishes = lambda: True
         return axes
-    name = getattr(activation, "__name__", type(activation).__name__)
-    along = [len(axes) - 1] if activation in _ALONG_LAST else range(len(axes))
-    return only(call, axes, [i for i in range(len(axes)) if i not in along], name)
+    shape: list[int | None] = [2 if axis is None else axis.size for axis in axes]
+    if len(axes) == len(call.output_shapes[0]):
+        shape = [
+            size if axis is None else axis.size
+            for axis, size in zip(axes, call.output_shapes[0], strict=True)
+        ]
+    if isinstance(activation, layers.Layer) and activation.variables:
+        return call.inner(activation, [tuple(shape)], [axes])[0]
+    found = call.tried(activation, shape)
+    call.vanishes = lambda: found.vanishes
+    for axis, apart in zip(axes, found.apart, strict=True):
+        if not apart:
+            call.lock(axis, found.reason)
+    return tuple(axis if apart else None for axis, apart in zip(axes, found.apart, strict=True))
 
 
 def numbered(axis: int | Sequence[int] | None, rank: int) -> list[int]:
