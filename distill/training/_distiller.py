@@ -451,7 +451,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
             )
         else:
             for teacher in self._teachers:
-                if teacher.takes_batch:
+                if isinstance(teacher, Teacher) and teacher.takes_batch:
                     require_one_order(teacher.model, self.student, x)
             views = (x,) * len(self._teachers)
         # By number: torch.compile of torch 2.13 fails on teachers that come out of an iterator over a tuple.

@@ -58,11 +58,10 @@ def features_of(model: Any, batch: Tensors) -> Tensors:
             )
         return given if not (path and keras.tree.is_nested(given)) else refuse(path)
 
-    def absent(wanted: Any, path: str) -> None:
-        inputs = keras.tree.flatten(wanted)
-        return None if all(_is_optional(part) for part in inputs) else refuse(path)
+    def absent(wanted: Any, path: str) -> Any:
+        return None if all(_is_optional(part) for part in keras.tree.flatten(wanted)) else refuse(path)
 
-    def refuse(path: str) -> None:
+    def refuse(path: str) -> Any:
         raise ValueError(
             f"A model takes the features of a batch by name. Received: {model.name!r}, which takes {names_of(model)}, "
             f"and a batch of {[name for name, _ in _leaves(batch)]}: {path!r} is missing. Rename the feature in the "

@@ -151,7 +151,7 @@ def prepared(
                 answered.append(view)  # one view: a preprocessor may draw random numbers
             else:
                 seen, own, _ = teacher(inputs)
-                if y is None and labels is not None:
+                if student is not None and y is None and labels is not None:
                     _require_same_labels(student, labels, teacher, own)
                 answered.append(seen)
         made = Views(view, tuple(answered))

@@ -151,7 +151,6 @@ class Peer:
         self.variables: list[keras.Variable] = []
         self.supports_jit = True
         self.pipeline = None
-        self.takes_batch = False
         self._ahead = ahead
 
     def expected(self, learned: Tapped) -> Tapped:
