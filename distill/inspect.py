@@ -19,12 +19,9 @@ from rich.markup import escape
 
 from distill import cost, exports, pruning
 from distill._tables import aligned
-from distill.cost._timing import in_turns
 from distill.files import load_model
-from distill.files._bundle import prefix_of
 from distill.files._exported import Contents, Tensor, contents
-from distill.files._hdf5 import SIGNATURE
-from distill.files._stored import opened
+from distill.files._stored import files_of, may_be_weights_alone, opened
 
 # Name, type in the file, and values if there are any.
 Values = tuple[str, str, np.ndarray | None]
@@ -49,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ImportError, OSError, TypeError, ValueError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
-    size = sum(file.stat().st_size for file in _files_of(options.file))
+    size = sum(file.stat().st_size for file in files_of(options.file))
     console.print(f"[bold]{escape(str(options.file))}[/], {size:,} bytes, {kind}", soft_wrap=True)
     if isinstance(model, keras.Model):
         model.summary(expand_nested=True)
@@ -124,7 +121,7 @@ def latency(found: Contents, options: argparse.Namespace) -> str:
         inputs[one.name] = np.zeros(
             [size or 1 for size in one.shape], "float32"
         )  # cast to what the file takes
-    timed = in_turns({"one": file.prepare(inputs)})["one"]
+    timed = cost.in_turns({"one": file.prepare(inputs)})["one"]
     return f"{timed.median_ms:.3g} ms an example, {timed.low_ms:.3g} to {timed.high_ms:.3g}, on one thread"
 
 
@@ -134,7 +131,7 @@ def describe_weights_file(options: argparse.Namespace) -> dict[str, str] | None:
     Raises:
         ValueError: the file is damaged, or the options ask for more than can be known.
     """
-    if prefix_of(options.file) is None and not (options.file.is_file() and _begins(options.file, SIGNATURE)):
+    if not may_be_weights_alone(options.file):
         return None
     with opened(options.file) as stored:
         if stored.config is not None:
@@ -219,11 +216,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _begins(path: Path, signature: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(signature)) == signature
-
-
 def _typed(named: Iterable[tuple[str, np.ndarray]]) -> Iterator[Values]:
     for name, value in named:
         yield name, str(value.dtype), value
@@ -235,16 +227,6 @@ def _described(one: Tensor) -> tuple[str, str, str]:
 
 def _sizes(shape: Sequence[int | None]) -> str:
     return " × ".join("any" if size is None else str(size) for size in shape) or "scalar"
-
-
-def _files_of(path: Path) -> list[Path]:
-    if path.is_dir():
-        return [file for file in path.rglob("*") if file.is_file()]
-    prefix = prefix_of(path)
-    if prefix is None:
-        return [path]
-    begins = f"{prefix.name}.index", f"{prefix.name}.data-"
-    return [file for file in prefix.parent.iterdir() if file.name.startswith(begins)]
 
 
 if __name__ == "__main__":

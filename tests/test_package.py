@@ -48,8 +48,8 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 # A room is entered by its face. These modules behind one are shared with other rooms all the same.
 SHARED = {
-    "distill.files._hdf5",
-    "distill.files._stored",  # what a file holds, for `inspect`
+    "distill.files._exported",  # what files hold, for `inspect`
+    "distill.files._stored",
     "distill.losses._base",
     "distill.losses._batch_loss",  # what the Distiller takes
     "distill.losses._settings",  # numbers and schedules that the Distiller reads

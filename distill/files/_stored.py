@@ -93,6 +93,25 @@ def opened(path: Path) -> Iterator[Stored]:
         raise ValueError(_unknown(name, begin))
 
 
+def may_be_weights_alone(path: Path) -> bool:
+    """Whether a path leads to a format that can do without an architecture: HDF5, or a TensorFlow checkpoint."""
+    if not path.is_file():
+        return prefix_of(path) is not None
+    with path.open("rb") as file:
+        return file.read(len(hdf5.SIGNATURE)) == hdf5.SIGNATURE or prefix_of(path) is not None
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that lie at a path: one, those in a folder, or those of a checkpoint."""
+    if path.is_dir():
+        return [file for file in path.rglob("*") if file.is_file()]
+    prefix = prefix_of(path)
+    if prefix is None:
+        return [path]
+    begins = f"{prefix.name}.index", f"{prefix.name}.data-"
+    return [file for file in prefix.parent.iterdir() if file.name.startswith(begins)]
+
+
 def is_pickle(path: Path) -> bool:
     """Whether a file begins like a pickle."""
     with path.open("rb") as file:

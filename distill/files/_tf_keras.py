@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from distill._keras import lookup_of
 from distill._types import Config
 from distill.files._layouts import LEGACY
 from distill.files._parts import Part, Weight
@@ -47,14 +48,12 @@ def _layers(model: Any, config: Config) -> Iterator[tuple[Any, Config]]:
 
 def _learned(layer: Any) -> Config | None:
     """What a preprocessing layer has learned, as settings; `None` for other layers."""
-    import tf_keras
-
-    layers = tf_keras.layers
-    if isinstance(layer, layers.Discretization):
+    kinds = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("tf_keras.")}
+    if "Discretization" in kinds:
         return {"bin_boundaries": [float(bound) for bound in layer.bin_boundaries or ()]}
-    if isinstance(layer, layers.TextVectorization | layers.StringLookup | layers.IntegerLookup):
+    if kinds & {"TextVectorization", "StringLookup", "IntegerLookup"}:
         words = layer.get_vocabulary(include_special_tokens=False)
-        lookup = getattr(layer, "_lookup_layer", layer)
+        lookup = lookup_of(layer) if "TextVectorization" in kinds else layer
         settings: Config = {"vocabulary": [word if isinstance(word, str) else int(word) for word in words]}
         if lookup.output_mode == "tf_idf":
             # The first is that of unknown words, and some at the end may stand for no word.
