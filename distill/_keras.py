@@ -160,6 +160,11 @@ def _records() -> frozenset[str]:
 
 
 def own_trainable_variables(layer: keras.Layer) -> list[keras.Variable]:
+def lookup_of(layer: Any) -> Any:
+    """The layer that numbers the words of a TextVectorization, whose frequencies have no public name."""
+    return layer._lookup_layer
+
+
     """The layer's own trainable variables; `trainable_variables` has those of the layers in it too."""
     return layer._trainable_variables
 
