@@ -1,7 +1,7 @@
 """Compares exported files with the model they came from: what they answer, how large and how fast they are."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -12,17 +12,23 @@ from distill.cost._storage import file_bytes
 from distill.cost._timing import Latency, in_turns
 from distill.exports import Exported, inputs_by_name
 
+# Measures outputs (examples, …) against labels; what it gives for each example is averaged.
+ExportMetric = keras.metrics.Metric | Callable[[np.ndarray, np.ndarray], Arrays]
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportRow:
     """Measurements of one exported file.
 
     Attributes:
-        accuracy: share of examples whose largest output is at the label, 0 to 1; `None` without labels.
-        agreement: share of examples whose largest output is where the model's is, 0 to 1.
+        accuracy: share of examples whose class is the label, 0 to 1; `None` without labels, or if the outputs tell no
+            classes.
+        agreement: share of examples whose class is the model's, 0 to 1; `None` if the outputs tell no classes.
+        metric: what the metric gives for the file's outputs, in its own unit; `None` without one.
         largest_difference: largest difference of an output from the model's, in the unit of the outputs.
         bytes: size of the file, or of all files in the folder.
-        latency: time of one example; on one thread for LiteRT and ONNX.
+        latency: time of one example, or of one batch where the file has a size of its own; on one thread for LiteRT
+            and ONNX.
 
     Example:
     ```python
@@ -35,7 +41,8 @@ class ExportRow:
     """
 
     accuracy: float | None
-    agreement: float
+    agreement: float | None
+    metric: float | None
     largest_difference: float
     bytes: int
     latency: Latency
@@ -46,23 +53,32 @@ class ExportComparison:
     """A model and its exported files; `print` shows a table.
 
     Attributes:
-        accuracy: accuracy of the model itself, 0 to 1; `None` without labels.
+        accuracy: accuracy of the model itself, 0 to 1; `None` as for a row.
+        metric: what the metric gives for the model itself; `None` without one.
+        metric_name: name of the metric, the head of its column.
         bytes: size of the model's `.keras` file.
         rows: name -> measurements of each file.
     """
 
     accuracy: float | None
+    metric: float | None
+    metric_name: str
     bytes: int
     rows: dict[str, ExportRow]
 
     def __str__(self) -> str:
-        head = ("", "accuracy", "agreement", "largest difference", "bytes", "ms")
-        lines = [head, ("keras", _percent(self.accuracy), "", "", f"{self.bytes:,}", "")]
+        head = ["", "accuracy", "agreement", self.metric_name, "largest difference", "bytes", "ms"]
+        lines = [
+            head,
+            ["keras", _percent(self.accuracy), "", _number(self.metric), "", f"{self.bytes:,}", ""],
+        ]
         for name, row in self.rows.items():
             shares = _percent(row.accuracy), _percent(row.agreement)
-            size, time = f"{row.bytes:,}", f"{row.latency.median_ms:.3f}"
-            lines.append((name, *shares, f"{row.largest_difference:.2g}", size, time))
-        return "\n".join(aligned(lines, "<>>>>>"))
+            numbers = _number(row.metric), f"{row.largest_difference:.2g}"
+            lines.append([name, *shares, *numbers, f"{row.bytes:,}", f"{row.latency.median_ms:.3f}"])
+        kept = [i for i in range(len(head)) if i == 0 or any(line[i] for line in lines[1:])]
+        rows = [[line[i] for i in kept] for line in lines]
+        return "\n".join(aligned(rows, "<" + ">" * (len(kept) - 1)))
 
 
 def compare_exports(
@@ -71,23 +87,29 @@ def compare_exports(
     x: Arrays,
     y: Arrays | None = None,
     *,
+    metric: ExportMetric | None = None,
     runs: int = 200,
 ) -> ExportComparison:
     """Runs exported files in their own runtimes and compares them with the model.
 
+    The class that an output tells is where it is largest. With one column it is whether the output is above 0.5, as
+    Keras' "accuracy" has it, where the labels are 0 and 1 and the model's outputs are between them.
+
     Args:
-        model: model with one output (examples, …, classes).
+        model: model with one output (examples, …, columns).
         files: name -> path that `export` wrote.
-        x: inputs as the model takes them, arrays (examples, …); real ones, since accuracy and agreement depend on them.
-        y: labels, int (examples, …) or (examples, …, 1).
+        x: inputs as the model takes them, arrays (examples, …); real ones, since what is compared depends on them.
+        y: labels; for accuracy, int (examples, …) or (examples, …, 1), for a metric of your own, what it takes.
+        metric: a `keras.metrics.Metric`, or a function of labels and outputs such as
+            `keras.metrics.mean_absolute_error`; what a function gives for each example is averaged.
         runs: number of timed runs of each file, in turn, as in `latencies`.
 
     Returns:
         The measurements of each file.
 
     Raises:
-        ValueError: the model has several outputs, or one of fewer than two classes; a file's output has another
-            shape; labels are not one integer per answer.
+        ValueError: the model has several outputs; a file's output has another shape; there is a metric and no labels;
+            without a metric, the labels are not one integer per answer.
 
     Example:
         ```python
@@ -100,23 +122,16 @@ def compare_exports(
         print(cost.compare_exports(student, files, x, y, runs=20))
         ```
     """
+    if metric is not None and y is None:
+        raise ValueError("A metric compares outputs with labels. Received: metric without y. Pass y.")
     inputs = inputs_by_name(model, x)
-    expected = model.predict(x, verbose=0)
-    if not isinstance(expected, np.ndarray):
-        raise ValueError(
-            f"Models of one output are compared. Received: {model.name!r}, which has {len(expected)}. "
-            "Compare each output of `exports.Exported(path).predict` with the model's yourself."
-        )
-    if expected.shape[-1] < 2:
-        raise ValueError(
-            "Accuracy and agreement need an output with at least two classes. "
-            f"Received: {model.name!r}, whose output has shape {expected.shape}. "
-            "Compare the outputs of `exports.Exported(path).predict` yourself."
-        )
-    labels = None if y is None else _labels(np.asarray(y), expected)
+    expected = _single(model, model.predict(x, verbose=0))
+    labels = None if y is None else np.asarray(y)
+    classes_of, classes = _classes(expected, labels, required=labels is not None and metric is None)
     exported = {name: Exported(path) for name, path in files.items()}
-    one = keras.tree.map_structure(lambda array: array[:1], inputs)
-    latencies = in_turns({name: file.prepare(one) for name, file in exported.items()}, runs=runs)
+    latencies = in_turns(
+        {name: file.prepare(_first(inputs, file.batch or 1)) for name, file in exported.items()}, runs=runs
+    )
     rows = {}
     for name, file in exported.items():
         found = file.predict(inputs)
@@ -127,35 +142,106 @@ def compare_exports(
                 "Compare it with the model that it was exported from."
             )
         rows[name] = ExportRow(
-            accuracy=_accuracy(found, labels),
-            agreement=float(np.mean(found.argmax(-1) == expected.argmax(-1))),
+            accuracy=_share(classes_of, found, classes),
+            agreement=None if classes_of is None else _share(classes_of, found, classes_of(expected)),
+            metric=_measured(metric, labels, found),
             largest_difference=float(np.max(np.abs(found - expected))),
             bytes=file.bytes,
             latency=latencies[name],
         )
-    return ExportComparison(_accuracy(expected, labels), file_bytes(model), rows)
+    own = _measured(metric, labels, expected)
+    return ExportComparison(
+        _share(classes_of, expected, classes), own, _name(metric), file_bytes(model), rows
+    )
 
 
-def _labels(y: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Labels with one integer per answer.
+def _single(model: keras.Model, outputs: Arrays) -> np.ndarray:
+    """The only output of a model.
 
     Raises:
-        ValueError: they are something else.
+        ValueError: there are several.
     """
-    answers = expected.shape[:-1]
-    if y.shape == (*answers, 1):
-        y = y[..., 0]
-    if y.shape != answers or y.dtype.kind not in "iu":
+    parts = keras.tree.flatten(outputs)
+    if len(parts) != 1:
         raise ValueError(
-            f"Labels must be integers, one per answer: shape {answers}. "
-            f"Received: {y.dtype} {y.shape}. For one-hot labels pass y.argmax(-1)."
+            f"Models of one output are compared. Received: {model.name!r}, which has {len(parts)}. "
+            "Compare each output of `exports.Exported(path).predict` with the model's yourself."
         )
-    return y
+    output: np.ndarray = parts[0]
+    return output
 
 
-def _accuracy(outputs: np.ndarray, labels: np.ndarray | None) -> float | None:
-    return None if labels is None else float(np.mean(outputs.argmax(-1) == labels))
+def _first(inputs: np.ndarray | dict[str, np.ndarray], count: int) -> np.ndarray | dict[str, np.ndarray]:
+    """The first examples, from the beginning again if there are too few."""
+    return keras.tree.map_structure(lambda array: array[np.arange(count) % len(array)], inputs)
+
+
+_ClassesOf = Callable[[np.ndarray], np.ndarray]
+
+
+def _classes(
+    expected: np.ndarray, y: np.ndarray | None, *, required: bool
+) -> tuple[_ClassesOf | None, np.ndarray | None]:
+    """How outputs tell classes, and the labels as classes; `None` where there is no such thing.
+
+    Raises:
+        ValueError: they are required, and the labels are none.
+    """
+    columns = expected.shape[-1] if expected.ndim > 1 else 1
+    answers = expected.shape[:-1] if expected.ndim > 1 else expected.shape
+    labels = y[..., 0] if y is not None and y.shape == (*answers, 1) else y
+    fits = labels is not None and labels.shape == answers and labels.dtype.kind in "iub"
+    if columns > 1:
+        if required and not fits:
+            raise _wrong_labels(answers, y)
+        return lambda outputs: outputs.argmax(-1), labels if fits else None
+    probable = expected.min() >= 0 and expected.max() <= 1
+    if fits and probable and set(np.unique(labels)) <= {0, 1}:
+        return lambda outputs: (outputs.reshape(answers) > 0.5).astype(int), labels
+    if required:
+        raise ValueError(
+            "Outputs of one column tell classes only where they are probabilities and the labels 0 and 1. "
+            f"Received: outputs from {expected.min():.3g} to {expected.max():.3g}, and labels {y.dtype} {y.shape}. "
+            "Pass metric=, such as keras.metrics.mean_absolute_error."
+        )
+    return None, None
+
+
+def _wrong_labels(answers: tuple[int, ...], y: np.ndarray) -> ValueError:
+    return ValueError(
+        f"Labels must be integers, one per answer: shape {answers}. "
+        f"Received: {y.dtype} {y.shape}. For one-hot labels pass y.argmax(-1), or a metric that takes them."
+    )
+
+
+def _share(classes_of: _ClassesOf | None, outputs: np.ndarray, classes: np.ndarray | None) -> float | None:
+    if classes_of is None or classes is None:
+        return None
+    return float(np.mean(classes_of(outputs) == classes))
+
+
+def _measured(metric: ExportMetric | None, y: np.ndarray | None, outputs: np.ndarray) -> float | None:
+    """What a metric gives; a metric of Keras is as before, without what it has counted."""
+    if metric is None:
+        return None
+    if not isinstance(metric, keras.metrics.Metric):
+        return float(np.mean(keras.ops.convert_to_numpy(metric(y, outputs))))
+    metric.reset_state()
+    metric.update_state(y, outputs)
+    value = float(np.mean(keras.ops.convert_to_numpy(metric.result())))
+    metric.reset_state()
+    return value
+
+
+def _name(metric: ExportMetric | None) -> str:
+    if metric is None:
+        return ""
+    return str(getattr(metric, "name", None) or getattr(metric, "__name__", "metric"))
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f} %"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

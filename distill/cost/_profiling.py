@@ -11,7 +11,7 @@ from distill.cost._layers import layer_costs
 from distill.cost._macs import calls_of
 from distill.cost._memory import activations_of
 from distill.cost._profile import Profile, Profiles
-from distill.cost._runtimes import Runtime
+from distill.cost._runtimes import Runtime, require_runtimes
 from distill.cost._storage import Sizes, keras_sizes, litert_sizes, parameters
 from distill.cost._timing import in_turns
 
@@ -31,6 +31,7 @@ def profile(
         The costs.
 
     Raises:
+        TypeError: latency is not a list of runtimes.
         ValueError: the model is not built, or runs < 1.
 
     Example:
@@ -66,6 +67,7 @@ def profiles(
         The costs.
 
     Raises:
+        TypeError: latency is not a list of runtimes.
         ValueError: a model is not built, or runs < 1.
 
     Example:
@@ -75,6 +77,12 @@ def profiles(
         print(cost.profiles({"teacher": teacher, "student": student}, latency=[cost.LiteRT()], runs=20))
         ```
     """
+    if not isinstance(latency, (list, tuple)):
+        raise TypeError(
+            "latency must be a list of the runtimes to time models in, such as [cost.LiteRT()]. Received: "
+            f"latency={latency!r}."
+        )
+    require_runtimes("latency", latency)
     found = {name: _read(model) for name, model in models.items()}
     if files:
         found = {name: _with_sizes(profile, models[name]) for name, profile in found.items()}

@@ -134,6 +134,22 @@ class TFFunction:
         return invoke
 
 
+def require_runtimes(name: str, given: Sequence[Any]) -> None:
+    """Raises TypeError unless all that is given can time a model.
+
+    Args:
+        name: name of the argument, for the error.
+        given: what should be runtimes.
+    """
+    if wrong := [
+        one for one in given if isinstance(one, type) or not callable(getattr(one, "prepare", None))
+    ]:
+        raise TypeError(
+            f"{name} names runtimes to time models in, such as cost.LiteRT() or cost.TFFunction(batch_size=8). "
+            f"Received: {wrong[0]!r}."
+        )
+
+
 def _at_least_one(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from distill.cost._runtimes import LiteRT, Runtime
+from distill.cost._runtimes import LiteRT, Runtime, require_runtimes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,7 @@ def latency(
 
     Raises:
         ImportError: ai-edge-litert is not installed.
+        TypeError: runtime is none.
         ValueError: runs < 1, or the runtime cannot run the model.
 
     Example:
@@ -78,6 +79,7 @@ def latencies(
 
     Raises:
         ImportError: ai-edge-litert is not installed.
+        TypeError: runtime is none.
         ValueError: runs < 1, or the runtime cannot run a model, for instance because an input size other than the
             batch's is unknown.
 
@@ -86,6 +88,7 @@ def latencies(
         >>> found = cost.latencies({"teacher": teacher, "student": student}, runs=20)
         >>> faster = found["teacher"].median_ms / found["student"].median_ms
     """
+    require_runtimes("runtime", [runtime])
     return in_turns({name: runtime.prepare(model) for name, model in models.items()}, runs=runs)
 
 

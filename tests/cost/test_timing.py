@@ -112,6 +112,15 @@ def test_a_tf_function_runs_the_model_in_inference_and_compiles_it_once():
     ]
 
 
+@pytest.mark.parametrize("wrong", [True, "litert", cost.LiteRT(), [True], [cost.LiteRT], None])
+def test_what_is_no_list_of_runtimes_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"latency .*such as .*cost.LiteRT\(\).* Received"):
+        cost.profile(small(), latency=wrong)
+    if not isinstance(wrong, cost.LiteRT):
+        with pytest.raises(TypeError, match="runtime names runtimes"):
+            cost.latency(small(), wrong)
+
+
 def test_latency_refuses_what_it_cannot_time(monkeypatch):
     with pytest.raises(ValueError, match=r"runs must be at least 1, and 100 .* Received: runs=0"):
         cost.latency(small(), runs=0)

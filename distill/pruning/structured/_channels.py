@@ -232,6 +232,6 @@ def _chosen(structure: Structure, groups: Sequence[Group], goal: Goal, settings:
         if settings.scope == "global":
             per_ms = score_per_ms(choices[-1], measure)
             choices = [dataclasses.replace(choice, scores=per_ms) for choice in choices]
-        return reach_latency(choices, measure, goal.target, goal.least)
+        return reach_latency(choices, measure, goal)
     count = macs_of(structure) if goal.what == "macs" else parameters_of(structure)
-    return reach(choices, count, goal.target, goal.what, goal.least)
+    return reach(choices, count, goal)

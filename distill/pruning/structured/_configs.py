@@ -52,10 +52,11 @@ def _is_foreign(value: Any) -> bool:
 
 
 def runs_code_of_users(operation: Any) -> bool:
-    """Whether an operation runs code that is not Keras' own: it, a layer in it, or a function of theirs."""
+    """Whether an operation runs code that is not of Keras or keras_hub: it, a layer in it, or a function of theirs."""
     parts = [operation, *layers_in(operation)]
     functions = [value for part in parts for value in vars(part).values() if inspect.isfunction(value)]
-    return any(map(_is_foreign, parts)) or any(not one.__module__.startswith("keras.") for one in functions)
+    modules = [type(part).__module__ for part in parts] + [one.__module__ for one in functions]
+    return any(not module.startswith(("keras.", "keras_hub.")) for module in modules)
 
 
 def without_arrays(config: Any) -> Any:

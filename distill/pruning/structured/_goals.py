@@ -21,12 +21,22 @@ class Goal(NamedTuple):
         round_to: as for `prune_channels`.
         least: if the target cannot be met, take the nearest model that costs at least this much; `None` refuses
             instead.
+        share: the share of the whole that was asked for, if it was one.
     """
 
     what: str
     target: float
     round_to: int | None
     least: float | None = None
+    share: float | None = None
+
+    @property
+    def asked(self) -> str:
+        """The target in words, for errors."""
+        if self.what == "latency_ms":
+            return f"latency_ms={self.target:g}"
+        number = f"{self.target:,.0f}" if self.target >= 10 else f"{self.target:.3g}"
+        return f"{self.what}={number if self.share is None else f'{self.share:g}, which is {number}'}"
 
 
 def only_one(targets: Mapping[str, float | None]) -> tuple[str, float]:
@@ -61,7 +71,8 @@ def goals_of_rounds(
     Raises:
         ValueError: multiply-adds are asked for and are not known.
     """
-    what, target, round_to, _ = last
+    what, target, round_to = last[:3]
+    share = None
     if what in ("ratio", "ratios"):
         # If every round rounded, small groups would return to the size they had.
         ratio = 1 - (1 - target) ** (1 / rounds)
@@ -72,6 +83,8 @@ def goals_of_rounds(
         structure = read(model, rules_with(rules))
         count = macs_of(structure) if what == "macs" else parameters_of(structure)
         whole = count(np.ones(structure.atoms.count, bool))
+        share = target if target < 1 else None
         target = target * whole if target < 1 else target
     towards = [whole * (target / whole) ** (i / rounds) for i in range(1, rounds)]
-    return [*(Goal(what, one, round_to, least=target) for one in towards), Goal(what, target, round_to)]
+    last = Goal(what, target, round_to, share=share)
+    return [*(Goal(what, one, round_to, least=target) for one in towards), last]

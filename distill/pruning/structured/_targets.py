@@ -5,22 +5,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from distill.pruning.structured._costs import Cost
+from distill.pruning.structured._goals import Goal
 from distill.pruning.structured._selection import TOLERANCE, Choice
 
 _LEAST_SAVED = 1e-3  # share of the whole time; a measurement cannot tell less
 
 
-def reach(
-    choices: Sequence[Choice], cost: Cost, target: float, what: str, least: float | None = None
-) -> np.ndarray:
-    """What stays so that the model costs `target` within 2 %, by the first choice that can.
+def reach(choices: Sequence[Choice], cost: Cost, goal: Goal) -> np.ndarray:
+    """What stays so that the model meets a goal within 2 %, by the first choice that can.
 
     Args:
         choices: choices to try in turn.
         cost: cost of what stays.
-        target: cost to reach.
-        what: name of the cost, for errors.
-        least: if no choice can, take the nearest one seen that costs at least this much; `None` refuses instead.
+        goal: what to reach.
 
     Returns:
         (atoms,) bool, which atoms stay.
@@ -28,10 +25,11 @@ def reach(
     Raises:
         ValueError: no choice reaches the target; the message says what can be reached.
     """
+    target, least = goal.target, goal.least
     fewest, most = (cost(choices[-1].keep(choices[-1].counts(ratio))) for ratio in (1.0, 0.0))
     if not fewest * (1 - TOLERANCE) <= target <= most * (1 + TOLERANCE):
         raise ValueError(
-            f"Only {what} from {fewest:,} to {most:,} can be reached. Received: {what}={target:,.0f}."
+            f"Only {goal.what} from {fewest:,} to {most:,} can be reached. Received: {goal.asked}."
         )
     seen = [fewest, most]
     near = most, np.ones(choices[0].structure.atoms.count, bool)
@@ -54,7 +52,7 @@ def reach(
     nearest = "nearest" if all(choice.few for choice in choices) else "nearest found"
     raise ValueError(
         f"The target must be met within {TOLERANCE:.0%}, which no choice of channels does. Received: "
-        f"{what}={target:,.0f}; the {nearest} are {below:,} and {above:,}. Ask for one of them, or use a smaller "
+        f"{goal.asked}; the {nearest} are {below:,} and {above:,}. Ask for one of them, or use a smaller "
         "round_to if you gave one."
     )
 
@@ -62,16 +60,14 @@ def reach(
 def reach_latency(
     choices: Sequence[Choice],
     measure: Callable[[np.ndarray], float],
-    target: float,
-    least: float | None = None,
+    goal: Goal,
 ) -> np.ndarray:
-    """What stays so that the measured time is `target` ms within 2 %. Measurements are expensive and inexact.
+    """What stays so that the measured time meets a goal within 2 %. Measurements are expensive and inexact.
 
     Args:
         choices: choices to try in turn.
         measure: milliseconds that a model with what stays takes.
-        target: milliseconds to reach.
-        least: as for `reach`.
+        goal: milliseconds to reach.
 
     Returns:
         (atoms,) bool, which atoms stay.
@@ -79,10 +75,11 @@ def reach_latency(
     Raises:
         ValueError: no ratio reaches the target; the message says what can be reached.
     """
+    target, least = goal.target, goal.least
     fastest, slowest = (measure(choices[-1].keep(choices[-1].counts(ratio))) for ratio in (1.0, 0.0))
     if not fastest * (1 - TOLERANCE) <= target <= slowest * (1 + TOLERANCE):
         raise ValueError(
-            f"Only latencies from {fastest:.3g} to {slowest:.3g} ms can be reached. Received: latency_ms={target:g}."
+            f"Only latencies from {fastest:.3g} to {slowest:.3g} ms can be reached. Received: {goal.asked}."
         )
     times = [fastest, slowest]
     near = slowest, np.ones(choices[0].structure.atoms.count, bool)
@@ -107,7 +104,7 @@ def reach_latency(
     below, above = _around(times, target)
     raise ValueError(
         f"The target must be met within {TOLERANCE:.0%}, which no choice of channels did. Received: "
-        f"latency_ms={target:g}; the nearest were {below:.3g} and {above:.3g} ms. Ask for one of them, use a smaller "
+        f"{goal.asked}; the nearest were {below:.3g} and {above:.3g} ms. Ask for one of them, use a smaller "
         "round_to if you gave one, or try again when the machine is idle."
     )
 
