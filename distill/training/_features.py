@@ -19,8 +19,9 @@ def features_of(model: Any, batch: Tensors) -> Tensors:
 
     Keras pairs the features of a dictionary with the inputs of a Functional model in sorted order, whatever they are
     called (keras 3.15.1, which warns). Here a feature goes to the input of its name: the key, if the model was made
-    with a dictionary of inputs, and otherwise the input's own name. What the model does not take is left out. A batch
-    without names, and a model whose graph cannot be read, are left to Keras and to the model.
+    with a dictionary of inputs, and otherwise the input's own name. What the model does not take is left out. The
+    same holds for a SavedModel. A batch without names, and a model whose inputs cannot be read, are left to Keras and
+    to the model.
 
     Args:
         model: a model, or any function of a batch.
@@ -29,8 +30,8 @@ def features_of(model: Any, batch: Tensors) -> Tensors:
     Raises:
         ValueError: the batch names its features, and lacks one that the model takes.
     """
-    graph = functional_of(model)
-    if graph is None or batch is None:
+    inputs = _inputs_of(model)
+    if inputs is None or batch is None:
         return batch
 
     def pick(wanted: Any, given: Any, path: str) -> Any:
@@ -69,7 +70,7 @@ def features_of(model: Any, batch: Tensors) -> Tensors:
             "inputs as teacher_preprocessing=..."
         )
 
-    return pick(graph.input, batch, "")
+    return pick(inputs, batch, "")
 
 
 def names_of(model: Any) -> list[str]:
@@ -78,20 +79,17 @@ def names_of(model: Any) -> list[str]:
     A name is a key, or a path such as "text/ids", for a model that was made with a dictionary of inputs, and otherwise
     the input's own; empty for a model whose graph cannot be read.
     """
-    graph = functional_of(model)
-    return [] if graph is None else [name for name, _ in _leaves(graph.input)]
+    return [name for name, _ in _leaves(_inputs_of(model))]
 
 
 def shapes_of(model: Any) -> dict[str, tuple[int | None, ...]]:
     """The shapes of a model's inputs by name; empty for a model whose graph cannot be read."""
-    graph = functional_of(model)
-    return {} if graph is None else {name: tuple(part.shape) for name, part in _leaves(graph.input)}
+    return {name: tuple(part.shape) for name, part in _leaves(_inputs_of(model))}
 
 
 def takes_names(model: Any) -> bool:
     """Whether a model was made with a dictionary of inputs."""
-    graph = functional_of(model)
-    return graph is not None and isinstance(graph.input, dict)
+    return isinstance(_inputs_of(model), dict)
 
 
 def is_named(name: str) -> bool:
@@ -122,6 +120,18 @@ def require_one_order(teacher: Any, student: Any, batch: Tensors) -> None:
         )
 
 
+def _inputs_of(model: Any) -> Any:
+    """The symbolic inputs of a model or of a SavedModel in their structure; `None` if it cannot be read."""
+    graph = functional_of(model)
+    if graph is not None:
+        return graph.input
+    if isinstance(model, keras.layers.TFSMLayer):
+        calls = getattr(model.call_endpoint_fn, "concrete_functions", [])
+        arguments = [call.structured_input_signature[0] for call in calls]
+        return arguments[0][0] if len(arguments) == 1 and len(arguments[0]) == 1 else None
+    return None
+
+
 def _leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The tensors of a structure with their names, in Keras' order."""
     if isinstance(part, dict):
@@ -129,7 +139,7 @@ def _leaves(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(part[key], _join(path, key))
     elif isinstance(part, (list, tuple)):
         for i, one in enumerate(part):
-            own = getattr(one, "name", None) if isinstance(one, keras.KerasTensor) else None
+            own = getattr(one, "name", None) if _is_spec(one) else None
             yield from _leaves(one, _join(path, i if own is None else own))
     elif part is not None:
         yield path or str(getattr(part, "name", "one without a name")), part
@@ -139,5 +149,11 @@ def _join(path: str, key: Any) -> str:
     return f"{path}/{key}" if path else str(key)
 
 
-def _is_optional(tensor: keras.KerasTensor) -> bool:
-    return bool(getattr(history_of(tensor).operation, "optional", False))
+def _is_spec(part: Any) -> bool:
+    return isinstance(part, keras.KerasTensor) or type(part).__name__ == "TensorSpec"
+
+
+def _is_optional(tensor: Any) -> bool:
+    return isinstance(tensor, keras.KerasTensor) and bool(
+        getattr(history_of(tensor).operation, "optional", False)
+    )

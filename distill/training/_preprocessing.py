@@ -72,6 +72,10 @@ class Preprocessing:
 
     def _look(self, x: Tensors, made: Tensors) -> None:
         """Warns once if the numbers of a batch look like what the preprocessor makes, not like what it takes."""
+        if isinstance(x, dict) and isinstance(made, dict):
+            for name in set(x) & set(made):
+                self._look(x[name], made[name])
+            return
         if self._looked or not all(_is_float(part) for part in (x, made)):
             return
 

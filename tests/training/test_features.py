@@ -99,6 +99,20 @@ def test_a_student_gets_its_own_feature_in_training_evaluation_and_prediction(ta
     assert np.isclose(history["student_loss"][0], cross_entropy, rtol=1e-4)
 
 
+def test_a_saved_model_gets_its_own_feature(tmp_path):
+    inputs = named("text", "video")
+    model, student = net(inputs), student_of("audio")
+    model.export(tmp_path / "saved", verbose=False)
+    teacher = layers.TFSMLayer(tmp_path / "saved", call_endpoint="serve")
+    loss = distilled(teacher, student, from_logits=(True, None))
+    wanted = expected(answers(model, X["text"], X["video"]), answers(student, X["audio"]))
+    assert np.isclose(loss, wanted, rtol=1e-4)
+    with pytest.raises(
+        ValueError, match=r"takes \['text', 'video'\], and a batch of \['audio'\]: '(text|video)' is missing"
+    ):
+        distilled(teacher, student, {"audio": X["audio"]}, from_logits=(True, None))
+
+
 def test_features_of_other_sizes_and_orders():
     teacher = net([keras.Input((6,), name="video"), keras.Input((4,), name="text")])
     student = student_of("audio")
