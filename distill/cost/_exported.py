@@ -12,8 +12,8 @@ from distill.cost._storage import file_bytes
 from distill.cost._timing import Latency, in_turns
 from distill.exports import Exported, inputs_by_name
 
-# Measures outputs (examples, …) against labels; what it gives for each example is averaged.
-ExportMetric = keras.metrics.Metric | Callable[[np.ndarray, np.ndarray], Arrays]
+# A metric of Keras, or a function of labels and outputs (examples, …).
+Metric = Callable[[Arrays, Arrays], Arrays]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def compare_exports(
     x: Arrays,
     y: Arrays | None = None,
     *,
-    metric: ExportMetric | None = None,
+    metric: Metric | None = None,
     runs: int = 200,
 ) -> ExportComparison:
     """Runs exported files in their own runtimes and compares them with the model.
@@ -189,29 +189,34 @@ def _classes(
     """
     columns = expected.shape[-1] if expected.ndim > 1 else 1
     answers = expected.shape[:-1] if expected.ndim > 1 else expected.shape
-    labels = y[..., 0] if y is not None and y.shape == (*answers, 1) else y
-    fits = labels is not None and labels.shape == answers and labels.dtype.kind in "iub"
+    labels = None if y is None else _integers(y, answers)
     if columns > 1:
-        if required and not fits:
-            raise _wrong_labels(answers, y)
-        return lambda outputs: outputs.argmax(-1), labels if fits else None
+        if required and labels is None:
+            raise ValueError(
+                f"Labels must be integers, one per answer: shape {answers}. Received: {_described(y)}. "
+                "For one-hot labels pass y.argmax(-1), or a metric that takes them."
+            )
+        return lambda outputs: outputs.argmax(-1), labels
     probable = expected.min() >= 0 and expected.max() <= 1
-    if fits and probable and set(np.unique(labels)) <= {0, 1}:
+    if probable and labels is not None and np.isin(labels, (0, 1)).all():
         return lambda outputs: (outputs.reshape(answers) > 0.5).astype(int), labels
     if required:
         raise ValueError(
-            "Outputs of one column tell classes only where they are probabilities and the labels 0 and 1. "
-            f"Received: outputs from {expected.min():.3g} to {expected.max():.3g}, and labels {y.dtype} {y.shape}. "
+            "Outputs of one column tell classes only where they are probabilities and the labels 0 and 1. Received: "
+            f"outputs from {expected.min():.3g} to {expected.max():.3g}, and labels {_described(y)}. "
             "Pass metric=, such as keras.metrics.mean_absolute_error."
         )
     return None, None
 
 
-def _wrong_labels(answers: tuple[int, ...], y: np.ndarray) -> ValueError:
-    return ValueError(
-        f"Labels must be integers, one per answer: shape {answers}. "
-        f"Received: {y.dtype} {y.shape}. For one-hot labels pass y.argmax(-1), or a metric that takes them."
-    )
+def _integers(y: np.ndarray, answers: tuple[int, ...]) -> np.ndarray | None:
+    """Labels of one integer per answer, in the shape of the answers; `None` if they are others."""
+    labels = y[..., 0] if y.shape == (*answers, 1) else y
+    return labels if labels.shape == answers and labels.dtype.kind in "iub" else None
+
+
+def _described(y: np.ndarray | None) -> str:
+    return "none" if y is None else f"{y.dtype} {y.shape}"
 
 
 def _share(classes_of: _ClassesOf | None, outputs: np.ndarray, classes: np.ndarray | None) -> float | None:
@@ -220,7 +225,7 @@ def _share(classes_of: _ClassesOf | None, outputs: np.ndarray, classes: np.ndarr
     return float(np.mean(classes_of(outputs) == classes))
 
 
-def _measured(metric: ExportMetric | None, y: np.ndarray | None, outputs: np.ndarray) -> float | None:
+def _measured(metric: Metric | None, y: np.ndarray | None, outputs: np.ndarray) -> float | None:
     """What a metric gives; a metric of Keras is as before, without what it has counted."""
     if metric is None:
         return None
@@ -233,7 +238,7 @@ def _measured(metric: ExportMetric | None, y: np.ndarray | None, outputs: np.nda
     return value
 
 
-def _name(metric: ExportMetric | None) -> str:
+def _name(metric: Metric | None) -> str:
     if metric is None:
         return ""
     return str(getattr(metric, "name", None) or getattr(metric, "__name__", "metric"))

@@ -10,6 +10,7 @@ from typing import get_args
 import keras
 
 from distill._atomic import replacing, replacing_folder
+from distill._quiet import quiet
 from distill._types import Arrays, PathLike
 from distill._untouched import same_attributes, same_randomness
 from distill.exports._checking import Fault, check
@@ -17,7 +18,6 @@ from distill.exports._inputs import Inputs, named, random_inputs
 from distill.exports._litert import INTEGERS, LiteRTFormat, Precision, write_litert
 from distill.exports._onnx import write_onnx
 from distill.exports._parts import first_at_fault
-from distill.exports._quiet import quiet
 from distill.exports._routes import SAVED_MODEL, routed
 from distill.exports._tracing import signature_of, write_saved_model
 from distill.quantization._aware import is_quantized, require_examples

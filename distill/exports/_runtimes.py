@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from distill._quiet import quiet
 from distill._types import PathLike
-from distill.exports._quiet import quiet
 
 Inputs = np.ndarray | Mapping[str, np.ndarray]
 Outputs = np.ndarray | dict[str, np.ndarray]
@@ -65,6 +65,11 @@ class Exported:
         if not self.path.exists():
             raise FileNotFoundError(f"No such file or folder: {str(path)!r}.")
         self._runtime = kinds[self.path.suffix](self.path)
+
+    @property
+    def batch(self) -> int | None:
+        """The number of examples in a batch if the file has one of its own; else `None`."""
+        return self._runtime.batch
 
     @property
     def inputs(self) -> list[str]:

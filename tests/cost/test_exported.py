@@ -75,11 +75,65 @@ def test_labels_are_one_integer_for_each_answer(model, files):
             compare_exports(model, one, x, wrong, runs=1)
 
 
-def test_one_output_has_no_largest(tmp_path):
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(1, "sigmoid")])
-    file = export(model, tmp_path / "m.tflite")
-    with pytest.raises(ValueError, match="an output with at least two classes"):
-        compare_exports(model, {"a": file}, np.ones((3, 4), "float32"), runs=1)
+def one_column(activation=None):
+    keras.utils.set_random_seed(7)
+    return keras.Sequential([keras.Input((4,)), layers.Dense(1, activation)], name="net")
+
+
+def test_a_regression_is_measured_by_a_metric_of_ones_own(tmp_path):
+    model, x = one_column(), np.random.default_rng(0).normal(size=(30, 4)).astype("float32")
+    y = x.sum(-1, keepdims=True)
+    files = {
+        "float32": export(model, tmp_path / "a.tflite"),
+        "int8": export(model, tmp_path / "b.tflite", precision="int8", examples=x),
+    }
+    error = {name: np.abs(Exported(path).predict(x) - y).mean() for name, path in files.items()}
+    counted = keras.metrics.MeanAbsoluteError(name="error")
+    counted.update_state(y, 0 * y)
+    for metric in (lambda y, outputs: np.abs(outputs - y), keras.metrics.mean_absolute_error, counted):
+        result = compare_exports(model, files, x, y, metric=metric, runs=1)
+        assert result.metric == pytest.approx(np.abs(model.predict(x, verbose=0) - y).mean(), rel=1e-5)
+        for name, row in result.rows.items():
+            assert row.metric == pytest.approx(error[name], rel=1e-5)
+            assert row.accuracy is row.agreement is None
+    assert error["int8"] != pytest.approx(error["float32"], rel=1e-5)
+    assert str(result).splitlines()[0].split() == ["error", "largest", "difference", "bytes", "ms"]
+    plain = compare_exports(model, files, x, runs=1)
+    assert plain.metric is None
+    assert plain.rows["int8"].largest_difference > 0
+    with pytest.raises(ValueError, match=r"tell classes only where they are probabilities.*Pass metric="):
+        compare_exports(model, files, x, y, runs=1)
+    with pytest.raises(ValueError, match="metric without y"):
+        compare_exports(model, files, x, metric=counted, runs=1)
+
+
+def test_a_column_of_probabilities_tells_two_classes(tmp_path):
+    model, x = one_column("sigmoid"), np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    file = {"a": export(model, tmp_path / "m.tflite")}
+    y = (model.predict(x, verbose=0) > 0.5).astype("int64")
+    y[:10] = 1 - y[:10]
+    for labels in (y, y[:, 0], y.astype(bool)):
+        result = compare_exports(model, file, x, labels, runs=1)
+        assert (result.accuracy, result.rows["a"].accuracy, result.rows["a"].agreement) == (0.75, 0.75, 1.0)
+
+
+def test_several_columns_take_a_metric_and_its_labels(model, files):
+    x = images()
+    y = np.eye(5)[model.predict(x, verbose=0).argmax(-1)]
+    one = {"a": files["float32"]}
+    result = compare_exports(model, one, x, y, metric=keras.metrics.CategoricalAccuracy(name="share"), runs=1)
+    assert (result.metric, result.rows["a"].metric, result.rows["a"].accuracy) == (1.0, 1.0, None)
+    assert result.rows["a"].agreement == 1.0
+    assert "share" in str(result).splitlines()[0]
+
+
+def test_files_with_a_batch_size_of_their_own(tmp_path):
+    inputs = keras.Input((5, 4), batch_size=4)
+    model = keras.Model(inputs, {"only": layers.Dense(3)(layers.GRU(3)(inputs))})
+    x = np.random.default_rng(0).normal(size=(8, 5, 4)).astype("float32")
+    files = {"litert": export(model, tmp_path / "m.tflite"), "saved": export(model, tmp_path / "m")}
+    result = compare_exports(model, files, x, runs=2)
+    assert all(row.largest_difference < 1e-5 for row in result.rows.values())
 
 
 def test_another_models_file_is_refused(files):
