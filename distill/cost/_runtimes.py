@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from distill._keras import get_input_signature
+from distill._quiet import quiet
 from distill._untouched import untouched
 from distill.cost._products import known
 from distill.cost._storage import litert_file
@@ -74,10 +75,17 @@ class LiteRT:
                 "Received: no ai_edge_litert to import. Install it with `pip install ai-edge-litert`."
             ) from error
         _signature(model)
-        interpreter = Interpreter(model_content=litert_file(model), num_threads=self.threads)
-        for details in interpreter.get_input_details():
-            interpreter.resize_tensor_input(details["index"], [self.batch_size, *details["shape"][1:]])
-        interpreter.allocate_tensors()
+        content = litert_file(model)
+        with quiet():
+            interpreter = Interpreter(model_content=content, num_threads=self.threads)
+            for details in interpreter.get_input_details():
+                if (own := int(details["shape_signature"][0])) not in (-1, self.batch_size):
+                    raise ValueError(
+                        f"A model with a batch size of its own is timed with it. Received: {model.name!r}, which takes "
+                        f"{own} examples, and batch_size={self.batch_size}. Pass cost.LiteRT(batch_size={own})."
+                    )
+                interpreter.resize_tensor_input(details["index"], [self.batch_size, *details["shape"][1:]])
+            interpreter.allocate_tensors()
         rng = np.random.default_rng(0)
         for details in interpreter.get_input_details():
             values = _values(rng, details["shape"], np.issubdtype(details["dtype"], np.floating))
