@@ -33,6 +33,7 @@ from keras.src.ops import numpy as numpy_ops
 from keras.src.saving import saving_lib
 from keras.src.saving.saving_lib import DiskIOStore, H5IOStore
 from keras.src.saving.serialization_lib import ObjectSharingScope, SafeModeScope
+from keras.src.trainers.compile_utils import MetricsList
 from keras.src.trainers.data_adapters import get_data_adapter
 from keras.src.trainers.data_adapters.array_slicing import train_validation_split
 from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
@@ -159,12 +160,12 @@ def _records() -> frozenset[str]:
     return frozenset(vars(keras.Model(name="records")))
 
 
-def own_trainable_variables(layer: keras.Layer) -> list[keras.Variable]:
 def lookup_of(layer: Any) -> Any:
     """The layer that numbers the words of a TextVectorization, whose frequencies have no public name."""
     return layer._lookup_layer
 
 
+def own_trainable_variables(layer: keras.Layer) -> list[keras.Variable]:
     """The layer's own trainable variables; `trainable_variables` has those of the layers in it too."""
     return layer._trainable_variables
 
@@ -236,6 +237,23 @@ def compute_loss(model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight:
 def share_of_penalty(model: keras.Model, penalty: Any) -> Any:
     """A penalty divided by the number of replicas, all of which compute it."""
     return model._aggregate_additional_loss(penalty)
+
+
+class LossMeans(MetricsList):
+    """Means of losses, held as Keras holds those that it makes itself.
+
+    Callbacks such as `EarlyStopping` look into such a list alone to know whether lower is better, by an attribute that
+    Keras sets on its own metrics.
+    """
+
+    def __init__(self, means: Sequence[keras.metrics.Mean]) -> None:
+        super().__init__(list(means), name="loss_means")
+        for mean in means:
+            mean._direction = "down"
+
+    def result(self) -> dict[str, Any]:
+        """The mean of each loss by name."""
+        return {mean.name: mean.result() for mean in self.metrics}
 
 
 def own_losses(layer: keras.Layer) -> list[Any]:
