@@ -115,6 +115,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         self.settings: list[Setting] = []
         self.layers: list[keras.Layer] = []
         self.built = False
+        self._in_training = True
         self._start = None
         self._kept_layers = []
         self._built_for: list[tuple[Any, ...]] = []
@@ -174,6 +175,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         *,
         labels: Tensor | None = None,
         ids: Tensor | None = None,
+        training: bool = True,
     ) -> Tensor:
         """Returns the mean of `call` over the batch, each value times its weight: a float32 scalar.
 
@@ -184,6 +186,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
                 example, (batch,), counts for all positions of the example.
             labels: labels of the examples, for a loss that needs them.
             ids: ids of the examples, for a loss that needs them.
+            training: `False` in an evaluation, in which layers of the loss run as such.
 
         Raises:
             ValueError: the shapes do not fit, `call` or `sample_weight` has a wrong shape, or labels or ids are
@@ -201,6 +204,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
                 "Received: inputs without ids. Train on distill.training.Identified(x, ids), where ids numbers the "
                 "training examples from 0."
             )
+        self._in_training = training  # while it is called
         masks = [get_keras_mask(tensor) for tensor in keras.tree.flatten(student)]
         student = keras.tree.map_structure(lambda x: ops.convert_to_tensor(x, dtype=self.dtype), student)
         students = keras.tree.flatten(student)
@@ -243,7 +247,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         return teacher if known else ops.reshape(teacher, wanted)
 
     def call(self, teacher: Tensors, student: Tensors, *extra: Tensor) -> Tensor:
-        """Returns one loss per example. A subclass implements this; it only runs in training.
+        """Returns one loss per example. A subclass implements this. It runs in training, and in evaluations on request.
 
         Args:
             teacher: float32 tensor of the teacher's side, or a list if `teacher_layer_name` is a tuple.

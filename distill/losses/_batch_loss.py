@@ -32,6 +32,7 @@ class BatchLoss(DistillationLoss):
         *,
         labels: Tensor | None = None,
         ids: Tensor | None = None,
+        training: bool = True,
     ) -> Tensor:
         """Returns the number of the batch. The wrapped loss knows neither labels nor masks."""
         unmasked = keras.tree.map_structure(ops.copy, student)  # a copy has no Keras mask

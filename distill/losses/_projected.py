@@ -127,9 +127,9 @@ class Projected(OnLayers):
 
     def project(self, stage: int, teacher: Tensor, student: Tensor) -> Tensor:
         """Returns the student's features of a pair, in the teacher's shape."""
-        # A copy has no Keras mask, about which layers that do not support masks would warn. Losses run in training
-        # only.
-        projected = ops.cast(self.projectors[stage](ops.copy(student), training=True), "float32")
+        # A copy has no Keras mask, about which layers that do not support masks would warn.
+        projected = self.projectors[stage](ops.copy(student), training=self._in_training)
+        projected = ops.cast(projected, "float32")
         self._require_fit(tuple(teacher.shape), tuple(projected.shape))
         # Sizes that are unknown before the step must not be broadcast either.
         return ops.reshape(projected, ops.shape(teacher))

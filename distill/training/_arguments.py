@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from distill._keras import flatten_layers
 from distill.losses._base import DistillationLoss
 from distill.losses._batch_loss import BatchLoss
 from distill.losses._settings import Schedule
@@ -187,18 +188,39 @@ def require_fit(
             "Use keras.models.clone_model to let a model teach a copy of itself."
         )
     if isinstance(teacher, keras.Layer):  # what other functions share cannot be known
-        ids = {id(variable) for variable in teacher.variables}
+        ids = {id(variable) for variable in teacher.variables} - _adapted(student)
         if shared := [variable.path for variable in student.variables if id(variable) in ids]:
             raise ValueError(
                 "Teacher and student must not share variables: training the student would change the teacher. "
-                f"Received: {len(shared)} shared variables, among them {shared[:3]}. "
-                "Copy the shared layers with keras.models.clone_model."
+                f"Received: {len(shared)} shared variables, among them {shared[:3]}. Give the student layers of its "
+                "own, with copy = type(layer).from_config(layer.get_config()); once they are built, "
+                "copy.set_weights(layer.get_weights()) gives them the same weights."
             )
     # A preprocessor may make any shape.
     if same_inputs and not preprocessing_of(teacher, "teacher") and not preprocessing_of(student, "student"):
         _require_same_inputs(teacher, student)
     for _, loss in losses:
         loss.validate_model_compatibility(teacher, student)
+
+
+def _adapted(model: keras.Model) -> set[int]:
+    """Ids of the variables that `adapt` has set, such as the mean of a Normalization: training leaves them alone."""
+    adapted = [layer for layer in flatten_layers(model) if hasattr(layer, "adapt")]
+    return {id(variable) for layer in adapted for variable in layer.non_trainable_variables}
+
+
+def require_validation(validate_teacher: Any, losses: Sequence[OutputLoss]) -> None:
+    """Raises ValueError unless the Distiller's argument is a choice that its losses leave."""
+    if validate_teacher is not None and not isinstance(validate_teacher, bool):
+        raise ValueError(
+            f"validate_teacher must be True, False or None. Received: validate_teacher={validate_teacher!r}."
+        )
+    if validate_teacher and all(loss.needs_ids for _, loss in losses):
+        raise ValueError(
+            "A loss that remembers the training examples has no value on validation data. Received: "
+            f"validate_teacher=True and {[type(loss).__name__ for _, loss in losses]} alone. Leave it out, or add "
+            "another loss."
+        )
 
 
 def require_one_memory(losses: Sequence[OutputLoss], teachers: int, replicas: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from distill._keras import compile_settings, compiled_loss, compiled_metrics, forget_compiled
+from distill._keras import LossMeans, compile_settings, compiled_loss, forget_compiled
 from distill._replicas import replica_count, scope_of
 from distill._types import Data, PathLike, Tensor, Tensors
 from distill.files import save_model
@@ -21,7 +21,7 @@ from distill.training._features import features_of, require_one_order
 from distill.training._identified import split
 from distill.training._loss_layers import LossLayers
 from distill.training._objective import Objective, Part, sum_of_penalties
-from distill.training._preparing import Prepare, PreparingTrainer
+from distill.training._preparing import Prepare
 from distill.training._preprocessing import Views, prepared, preprocessing_of
 from distill.training._scoring import taken
 from distill.training._state import load_state, save_state
@@ -64,9 +64,16 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
 
     **It behaves as the student.** `call`, `predict` and `evaluate` run the student alone; `save` and `export`, and so
     callbacks such as `ModelCheckpoint`, write the student alone. `evaluate` and validation report what
-    `student.evaluate` reports, and run the teacher only for `validate_teacher`. `save_weights`, and so `BackupAndRestore`, keeps what
-    training needs to go on: student, optimizer, step and settings. The teacher runs with `training=False`, gets no
-    gradient, is not changed in any way and is never saved.
+    `student.evaluate` reports, and run the teacher only for `validate_teacher`. `save_weights`, and so
+    `BackupAndRestore`, keeps what training needs to go on: student, optimizer, step and settings. The teacher runs with
+    `training=False`, gets no gradient, is not changed in any way and is never saved.
+
+    **Each model gets of a batch what its own `fit` would give it.** Task models of keras_hub preprocess their data: the
+    `preprocessor` of the student and of each teacher runs in the data's pipeline, on strings too, in `fit`, `evaluate`
+    and `predict`; a direct call takes preprocessed data. Labels that a preprocessor makes, such as the next tokens,
+    are the student's, and a teacher that would see other tokens is refused. The features of a dictionary go to the
+    inputs of their names. A class with a `fit`, `evaluate` or `predict` of its own may do anything: it is refused, for
+    a teacher unless `teacher_preprocessing` says what its `call` takes.
 
     **Logs** of `fit` hold `loss`, `student_loss`, each distillation loss under its name (after the name of its output;
     numbered if the name occurs twice), the compiled metrics, and the value of every schedule. Losses are means over
@@ -101,8 +108,10 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
             logits, `False` that they return probabilities. A pair states it for (teacher, student), and a dictionary
             for each output. Only losses on logits use it. Probabilities tell less than logits: one that rounded to 0
             or 1 counts as the nearest number that its dtype cannot tell from it.
-        teacher_preprocessing: function that makes the teacher's inputs from a batch of the student's; for several
-            teachers, one for all, or a list with a function or `None` for each.
+        teacher_preprocessing: function that makes the teacher's inputs from a batch as `fit` gets it, in the place of
+            the teacher's own preprocessor; for several teachers, one for all, or a list with a function or `None` for
+            each. `keras.layers.Identity()` passes the batch on. XLA may compile layers, not other functions, unless
+            `compile(jit_compile=True)` asks for it.
         teacher_weights: weight >= 0 of each of several teachers; equal weights that sum to 1 by default.
         teacher_mean: how several teachers make one loss. `None`: the sum of the losses against each teacher, times
             its weight. "logits": the loss against the weighted mean of their logits, which is a geometric mean of
@@ -122,8 +131,9 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
 
     Raises:
         ValueError: student or teacher cannot be used: no Keras model, not built, the same model, shared variables, or
-            a student with a training step of its own; a weight is out of range, or there are too few or too many; the
-            losses do not fit the models, such as logits of different class counts.
+            a student with a training step, `fit` or `predict` of its own, or such a teacher without
+            `teacher_preprocessing`; a weight is out of range, or there are too few or too many; the losses do not fit
+            the models, such as logits of different class counts.
 
     Example:
         ```python
@@ -197,7 +207,8 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         self._traced_evaluation = TracedStep(self._objective)
         # Keras tracks attributes and lists of them, but not what a plain object holds. Untracked variables would be
         # constants of a compiled step on some backends, and missing from `save_weights`.
-        self._objective_trackers = self._objective.trackers
+        self._loss_means = LossMeans(self._objective.loss_trackers)
+        self._schedule_means = self._objective.schedule_trackers
         self._objective_variables = self._objective.variables
         self._loss_layers = LossLayers()
         # Whether Keras, which saves or loads the state, asks for `layers` next; they name the groups in its files.

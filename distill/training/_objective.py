@@ -80,10 +80,14 @@ class Objective:
         return [self.step, *{id(variable): variable for variable in held}.values()]
 
     @property
-    def trackers(self) -> list[keras.metrics.Mean]:
-        """The means that are logged: the student's loss, each term, each schedule."""
-        terms = [term.tracker for term in self.terms]
-        return [self._student_tracker, *terms, *self._schedule_trackers.values()]
+    def loss_trackers(self) -> list[keras.metrics.Mean]:
+        """The means of losses that are logged: the student's, and each term."""
+        return [self._student_tracker, *(term.tracker for term in self.terms)]
+
+    @property
+    def schedule_trackers(self) -> list[keras.metrics.Mean]:
+        """The means of the values of schedules that are logged."""
+        return list(self._schedule_trackers.values())
 
     @property
     def needs_labels(self) -> bool:
@@ -153,8 +157,19 @@ class Objective:
             tracker.update_state(setting.variable)
         self.step.assign_add(1)
 
+    @property
+    def evaluated_terms(self) -> list[Term]:
+        """The terms that have a value on examples that were not trained on."""
+        return [term for term in self.terms if not term.loss.needs_ids]
+
     def parts(
-        self, student_loss: Tensor | None, taught: Sequence[Tapped], learned: Tapped, batch: Batch
+        self,
+        student_loss: Tensor | None,
+        taught: Sequence[Tapped],
+        learned: Tapped,
+        batch: Batch,
+        *,
+        training: bool,
     ) -> list[Part]:
         """Returns the losses to be added up.
 
@@ -163,6 +178,7 @@ class Objective:
             taught: what each teacher returned.
             learned: what the student returned.
             batch: the batch.
+            training: `False` in an evaluation, which leaves out losses that remember training examples.
         """
         self.require_own_losses()
         parts = []
@@ -174,8 +190,10 @@ class Objective:
         else:
             distillation_weight = self.distillation_weight.variable
         for i, term in enumerate(self.terms):
+            if not training and term.loss.needs_ids:
+                continue
             answers = [tapped.values[i] for tapped in taught]
-            value = term.value(i, answers, learned.values[i], batch, self.mix)
+            value = term.value(i, answers, learned.values[i], batch, self.mix, training=training)
             weight, count = (
                 distillation_weight * term.weight.variable,
                 _count(learned.values[i], batch.examples),

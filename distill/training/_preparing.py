@@ -29,9 +29,14 @@ class PreparingTrainer(Trainer):
         """
         raise NotImplementedError
 
+    @property
+    def teaches_in_evaluation(self) -> bool:
+        """Whether batches of an evaluation are prepared as those of training."""
+        return False
+
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, on prepared data."""
-        teaching, own = self.preparation(teaching=True), self.preparation(teaching=False)
+        teaching, own = (self.preparation(teaching=role) for role in (True, self.teaches_in_evaluation))
         if teaching is None:
             return super().fit(*args, **kwargs)
         given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
@@ -61,7 +66,7 @@ class PreparingTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does, on prepared data."""
-        prepare = self.preparation(teaching=False)
+        prepare = self.preparation(teaching=self.teaches_in_evaluation)
         # Keras evaluates in `fit` on data that `fit` has prepared.
         if prepare is None or kwargs.get("_use_cached_eval_dataset"):
             return super().evaluate(*args, **kwargs)
@@ -91,7 +96,8 @@ class PreparingTrainer(Trainer):
         self, x: Tensors, y: Tensors = None, sample_weight: Tensors = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Evaluates as `keras.Model.test_on_batch` does, on a prepared batch."""
-        return super().test_on_batch(*self._prepared(x, y, sample_weight, teaching=False), *args, **kwargs)
+        batch = self._prepared(x, y, sample_weight, teaching=self.teaches_in_evaluation)
+        return super().test_on_batch(*batch, *args, **kwargs)
 
     def predict_on_batch(self, x: Tensors) -> Any:
         """Predicts as `keras.Model.predict_on_batch` does, on a prepared batch."""

@@ -63,7 +63,14 @@ class Term(NamedTuple):
         return [(f"{self.name}_weight", self.weight), *own]
 
     def value(
-        self, number: int, taught: Sequence[Tensors], learned: Tensors, batch: Batch, mix: TeacherMix
+        self,
+        number: int,
+        taught: Sequence[Tensors],
+        learned: Tensors,
+        batch: Batch,
+        mix: TeacherMix,
+        *,
+        training: bool,
     ) -> Tensor:
         """Returns the loss of a batch, a float32 scalar.
 
@@ -73,8 +80,10 @@ class Term(NamedTuple):
             learned: what it reads of the student.
             batch: the batch.
             mix: how several teachers make one loss.
+            training: `False` in an evaluation.
         """
         extra = {
+            "training": training,
             "sample_weight": self._own_weight(batch.sample_weight),
             "labels": self._own_labels(batch.labels, batch.axes[number], learned),
             "ids": batch.ids if self.loss.needs_ids else None,

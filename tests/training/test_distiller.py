@@ -337,19 +337,6 @@ def test_the_public_names():
             assert getattr(distill, name).__doc__
 
 
-@pytest.mark.parametrize("validation", ["unlabelled", "nothing compiled"])
-def test_validation_that_has_nothing_to_report_is_refused(teacher, student, batch, validation):
-    """Otherwise `val_loss` would always be 0, and EarlyStopping would act on it."""
-    x, y = batch
-    distiller = Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0)
-    distiller.compile("adam", metrics=["accuracy"] if validation == "unlabelled" else None)
-    data = (x,) if validation == "unlabelled" else (x, y)
-    with pytest.raises(
-        ValueError, match="Evaluation and validation report the student's own loss and metrics"
-    ):
-        distiller.fit(x, verbose=0, validation_data=data)
-
-
 def test_sample_weight_without_labels_is_refused(teacher, student, batch):
     distiller = compiled(Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0))
     with pytest.raises(ValueError, match="Keras drops it without"):

@@ -137,6 +137,24 @@ def test_layers_that_share_variables_with_the_student_are_refused():
         Distiller(student.get_layer("head"), student, SoftTargets(4.0), from_logits=True)
 
 
+def test_what_both_have_adapted_to_is_no_harm():
+    """Training leaves the mean and variance of a Normalization alone, so teacher and student may share one."""
+    x = np.random.default_rng(0).normal(5, 3, (40, 6)).astype("float32")
+    shared = layers.Normalization()
+    shared.adapt(x)
+    inputs = keras.Input((6,))
+    teacher, student = (keras.Model(inputs, layers.Dense(3)(shared(inputs))) for _ in range(2))
+    distiller = Distiller(teacher, student, SoftTargets(2.0), from_logits=True, student_loss_weight=0)
+    distiller.compile("sgd")
+    before = [np.array(variable) for variable in shared.variables]
+    distiller.fit(x, batch_size=20, verbose=0)
+    for variable, value in zip(shared.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    other = keras.Model(inputs, teacher.layers[-1](shared(inputs)))
+    with pytest.raises(ValueError, match="among them .*dense.*set_weights"):
+        Distiller(teacher, other, SoftTargets(2.0), from_logits=True)
+
+
 class OwnStep(keras.Model):
     def train_step(self, data):
         return {}

@@ -1,0 +1,99 @@
+"""The part of a Distiller that evaluates: the student alone, or with its teachers where that is asked for."""
+
+from typing import Any, NamedTuple
+
+import keras
+
+from distill._keras import compiled_loss, compiled_metrics
+from distill._types import Tensors
+from distill.training._objective import Objective
+from distill.training._preparing import PreparingTrainer
+from distill.training._taps import Tapped
+from distill.training._traced_step import TracedStep
+
+
+class Examined(NamedTuple):
+    """A batch of an evaluation that the teachers answer too. `call` returns a `Tapped` for it."""
+
+    inputs: Tensors
+
+
+class EvaluatingTrainer(PreparingTrainer):
+    """Evaluates the student, and its losses against the teachers.
+
+    Attributes:
+        validate_teacher: whether evaluations run the teachers; `None` for those that could report nothing otherwise.
+    """
+
+    validate_teacher: bool | None
+    _objective: Objective
+    _traced_evaluation: TracedStep
+
+    @property
+    def teaches_in_evaluation(self) -> bool:
+        """Whether data for an evaluation is prepared for the teachers too."""
+        if self.validate_teacher is not None or not self.compiled:
+            return bool(self.validate_teacher)
+        return not self._has_own_numbers
+
+    @property
+    def _has_own_numbers(self) -> bool:
+        return compiled_loss(self) is not None or compiled_metrics(self) is not None
+
+    def test_step(self, *args: Any) -> Any:
+        """Runs one step of an evaluation; on JAX, the first argument is the state."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(args[-1])
+        reports = y is not None and self._has_own_numbers
+        if self.validate_teacher is False and not reports:
+            raise ValueError(
+                "Evaluation and validation report the student's own loss and metrics, so they need labels, and a "
+                f"compiled loss or metric. Received: {'no labels' if y is None else 'neither a loss nor metrics'}, and "
+                "validate_teacher=False. Leave validation data out, give labels and compile(metrics=...), or make the "
+                "Distiller with validate_teacher=True, to report the distillation losses."
+            )
+        if not self.validate_teacher and reports:
+            return super().test_step(*args)
+        if not self._objective.evaluated_terms:
+            names = [term.name for term in self._objective.terms]
+            raise ValueError(
+                f"A loss that remembers the training examples has no value on others. Received: {names} alone, in an "
+                "evaluation of distillation losses. Give labels and compile(metrics=...), without "
+                "validate_teacher=True."
+            )
+        return super().test_step(*args[:-1], (Examined(x), y, sample_weight))
+
+    def compute_metrics(
+        self, x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors = None
+    ) -> dict[str, Any]:
+        """Updates the compiled metrics and returns the logs of what this step computed."""
+        trackers = (*self._objective.loss_trackers, *self._objective.schedule_trackers)
+        own = {tracker.name for tracker in trackers}
+        if isinstance(x, Examined):
+            logged = {"loss"} | {term.name for term in self._objective.evaluated_terms}
+        elif isinstance(y_pred, Tapped):
+            has_student_loss = y is not None and compiled_loss(self) is not None
+            logged = {"loss"} | (own if has_student_loss else own - {"student_loss"})
+        else:
+            logged = set() if compiled_loss(self) is None else {"loss"}
+        if y is None:
+            return {name: result for name, result in self.get_metrics_result().items() if name in logged}
+        outputs = y_pred.outputs if isinstance(y_pred, Tapped) else y_pred
+        results = super().compute_metrics(x, y, outputs, sample_weight)
+        if (compiled := compiled_metrics(self)) is not None and (clash := own & set(compiled.result())):
+            raise ValueError(
+                "Each name in the logs must belong to one number. "
+                f"Received: {sorted(clash)}, both a term of the loss and a compiled metric. Give the distillation "
+                "loss another name=."
+            )
+        return {key: value for key, value in results.items() if key in logged or key not in {"loss"} | own}
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Returns the values of all metrics, without compiled ones that have never seen labels."""
+        compiled = compiled_metrics(self)
+        results: dict[str, Any] = {}
+        for metric in self.metrics:
+            if metric is compiled and not compiled.built:
+                continue
+            result = metric.result()
+            results.update(result if isinstance(result, dict) else {metric.name: result})
+        return results
