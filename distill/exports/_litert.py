@@ -15,7 +15,7 @@ from distill._keras import flatten_layers
 from distill.exports._checking import ADVICE, Fault
 from distill.exports._inputs import Inputs, batches, brief
 from distill.exports._routes import LITERT, routed
-from distill.exports._tracing import operations_of, write_saved_model
+from distill.exports._tracing import operations_of, signature_of, write_saved_model
 from distill.quantization._aware import is_quantized, without_rounded_kernels
 
 Precision = Literal["float32", "float16", "dynamic_range", "int8", "int16x8"]
@@ -71,7 +71,7 @@ def write_litert(model: keras.Model, path: Path, form: LiteRTFormat, inputs: Inp
         with routed(model, LITERT):
             endpoint = write_saved_model(model, Path(folder))
         if form.precision in INTEGERS:
-            _refuse_what_ends_the_process(operations_of(endpoint))
+            _refuse_what_ends_the_process(model, operations_of(endpoint))
         try:
             content = _converted(model, folder, form, None if has_ranges else inputs)
         except (ConverterError, RuntimeError, ValueError) as error:
@@ -81,8 +81,14 @@ def write_litert(model: keras.Model, path: Path, form: LiteRTFormat, inputs: Inp
         _check_integers(content, form.precision)
 
 
-def _refuse_what_ends_the_process(operations: set[str]) -> None:
+def _refuse_what_ends_the_process(model: keras.Model, operations: set[str]) -> None:
     """The converter runs a model to measure its ranges, and crashes on these."""
+    if any(spec.dtype == "string" for spec in keras.tree.flatten(signature_of(model))):
+        raise Fault(
+            "In integers, LiteRT takes numbers alone.",
+            "which takes strings",
+            "Use precision='float32' or 'dynamic_range', or look strings up outside of the model.",
+        )
     if any(operation.startswith("TensorList") for operation in operations):
         raise Fault("In integers, LiteRT has no loops over time.", "which loops over time", _UNROLLED)
     if "AssignVariableOp DT_FLOAT" in operations:

@@ -232,6 +232,7 @@ class _Onnx:
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        options.log_severity_level = 3  # errors
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._types = {tensor.name: _ONNX_TYPES[tensor.type] for tensor in self._session.get_inputs()}
         self.inputs = list(self._types)

@@ -72,15 +72,21 @@ def test_the_advice_for_loops_builds_a_trained_model_again(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["int8", "int16x8"])
-def test_loops_and_states_in_integers_are_refused_before_they_crash(precision, tmp_path):
+def test_what_makes_the_converter_crash_is_refused_before(precision, tmp_path):
     x = normal(4, 5, 4)
     looping = functional((5, 4), lambda i: layers.LSTM(3, name="memory")(i), batch_size=1)
     stateful = functional(
         (5, 4), lambda i: layers.GRU(3, stateful=True, unroll=True, name="memory")(i), batch_size=1
     )
-    for model, message in ((looping, "no loops over time"), (stateful, "keeps no state")):
-        with pytest.raises(ValueError, match=rf"{message}.*begins at layer 'memory'"):
-            export(model, tmp_path / "m.tflite", precision=precision, examples=x)
+    words = functional((3,), lambda i: layers.StringLookup(vocabulary=["a"], name="words")(i), dtype="string")
+    text = np.full((4, 3), "a", object)
+    for model, given, message in (
+        (looping, x, "no loops over time.*begins at layer 'memory'"),
+        (stateful, x, "keeps no state.*begins at layer 'memory'"),
+        (words, text, "which takes strings"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export(model, tmp_path / "m.tflite", precision=precision, examples=given)
     assert not list(tmp_path.iterdir())
 
 
