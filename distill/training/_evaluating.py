@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from distill._keras import compiled_loss, compiled_metrics
+from distill._keras import compile_settings, compiled_loss, compiled_metrics
 from distill._types import Tensors
 from distill.training._objective import Objective
 from distill.training._preparing import PreparingTrainer
@@ -38,7 +38,9 @@ class EvaluatingTrainer(PreparingTrainer):
 
     @property
     def _has_own_numbers(self) -> bool:
-        return compiled_loss(self) is not None or compiled_metrics(self) is not None
+        given = compile_settings(self)
+        metrics = keras.tree.flatten([given.get("metrics"), given.get("weighted_metrics")])
+        return compiled_loss(self) is not None or any(metric is not None for metric in metrics)
 
     def test_step(self, *args: Any) -> Any:
         """Runs one step of an evaluation; on JAX, the first argument is the state."""
