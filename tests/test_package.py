@@ -54,6 +54,7 @@ SHARED = {
     "distill.losses._batch_loss",  # what the Distiller takes
     "distill.losses._settings",  # numbers and schedules that the Distiller reads
     "distill.quantization._aware",
+    "distill.training._heads",  # what a model ends in, for `shrink`
 }
 
 # Modules that users import by name; every other module of a room begins with an underscore.

@@ -9,10 +9,10 @@ from keras import layers
 
 from distill._keras import flatten_layers
 from distill._types import Train
-from distill.losses import SoftTargets
 from distill.pruning._numbers import is_whole
 from distill.pruning.structured._channels import Options, prune_channels
 from distill.pruning.structured._rebuild import rebuild
+from distill.pruning.structured._recovery_losses import Recovering, losses_for
 from distill.pruning.structured._rules import rules_with
 from distill.pruning.structured._tracing import read
 from distill.pruning.structured.importance import batch_norm_scale
@@ -57,7 +57,10 @@ def shrink(
         params: instead of `ratio`, the parameters to keep in the end; see `prune_channels`.
         latency_ms: instead of `ratio`, the milliseconds that one example may take in the end; see `prune_channels`.
         rounds: number of rounds, >= 1.
-        losses: distillation losses, as for `Distiller`; `SoftTargets(4.0)` if not given.
+        losses: distillation losses, as for `Distiller`. If not given, each output has the one for its kind:
+            `OutputMSE` if the original was compiled with a loss of regression, or has one column that is no
+            probability; `BernoulliSoftTargets` if it ends in sigmoid or was compiled with a binary cross-entropy;
+            otherwise `SoftTargets`.
         student_loss_weight: weight of the loss on labels, as for `Distiller`.
         options: other arguments of `prune_channels`, such as importance, scope, round_to and exclude, but not ratios.
 
@@ -65,7 +68,9 @@ def shrink(
         The smaller model, trained; compiled if the original is.
 
     Raises:
-        ValueError: rounds is not an integer >= 1, ratios are given, or `prune_channels` refuses an argument.
+        TypeError: there is no such option.
+        ValueError: rounds is not an integer >= 1, ratios are given, `prune_channels` refuses an argument, or `train`
+            compiles a loss of regression where `losses` are left out and the outputs were taken for classes.
 
     References:
         Molchanov et al. 2017, arXiv:1611.06440: pruning and training in turn.
@@ -76,12 +81,12 @@ def shrink(
         raise ValueError(
             "ratios would apply again in every round. Received: ratios. Use exclude, or write the rounds yourself."
         )
+    _require_options("shrink", options)
 
     def learn(small: keras.Model, callbacks: list[keras.callbacks.Callback]) -> None:
-        distiller = Distiller(
-            model, small, losses or SoftTargets(4.0), student_loss_weight=student_loss_weight
-        )
-        train(distiller, callbacks)
+        kind = Recovering if losses is None else Distiller
+        compared = losses_for(model) if losses is None else losses
+        train(kind(model, small, compared, student_loss_weight=student_loss_weight), callbacks)
 
     return prune_channels(
         model,
@@ -144,6 +149,7 @@ def slim(
         The smaller model, trained; compiled as `train` left it.
 
     Raises:
+        TypeError: there is no such option.
         ValueError: penalty is not > 0, a scale already has a regularizer, or `prune_channels` refuses an argument.
             Layers without a BatchNormalization behind them have no score: exclude them.
 
@@ -152,6 +158,7 @@ def slim(
     """
     if not isinstance(penalty, (int, float, np.number)) or not 0 < penalty < np.inf:
         raise ValueError(f"penalty must be a finite number > 0. Received: {penalty=}.")
+    _require_options("slim", options)
     # The paper compares the scales of all layers as they are.
     defaults: Options = {"importance": batch_norm_scale, "scope": "global", "normalize": None}
     pruned: Options = {**defaults, **options}
@@ -167,6 +174,15 @@ def slim(
     small = prune(copy)
     train(small, [])
     return small
+
+
+def _require_options(name: str, options: Options) -> None:
+    """Python would name `prune_channels`, which the caller did not call."""
+    if unknown := [key for key in options if key not in Options.__annotations__]:
+        raise TypeError(
+            f"{name}() got an unexpected keyword argument {unknown[0]!r}. Beside its own, it takes those of "
+            f"prune_channels: {', '.join(sorted(Options.__annotations__))}."
+        )
 
 
 def _penalize(model: keras.Model, penalty: float) -> None:

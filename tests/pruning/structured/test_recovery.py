@@ -66,6 +66,72 @@ def test_a_latency_is_reached_in_rounds(monkeypatch):
     assert seen[1] / 1e3 == pytest.approx(target, rel=0.02)
 
 
+def ending(*heads):
+    """A model of these heads: each a number of columns and an activation."""
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(16, "relu")(inputs)
+    return keras.Model(inputs, [layers.Dense(columns, kind)(hidden) for columns, kind in heads])
+
+
+LOSSES_OF_HEADS = {
+    "one number": (ending((1, None)), "mse", ["output_mse"]),
+    "numbers": (ending((3, None)), keras.losses.Huber(), ["output_mse"]),
+    "positive numbers": (ending((1, "softplus")), keras.losses.mean_absolute_error, ["output_mse"]),
+    "bounded numbers": (ending((2, "tanh")), "mean_squared_error", ["output_mse"]),
+    "labels": (ending((3, "sigmoid")), "binary_crossentropy", ["bernoulli_soft_targets"]),
+    "a logit": (
+        ending((1, None)),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        ["bernoulli_soft_targets"],
+    ),
+    "classes": (ending((3, "softmax")), "sparse_categorical_crossentropy", ["soft_targets"]),
+    "several": (
+        ending((3, "softmax"), (2, None)),
+        ["sparse_categorical_crossentropy", "mse"],
+        ["output_mse", "soft_targets"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES_OF_HEADS)
+def test_the_original_is_followed_by_the_loss_of_its_kind(batch, case):
+    x, labels = batch
+    model, loss, expected = LOSSES_OF_HEADS[case]
+    model.compile("sgd", loss)
+    numbers = np.random.default_rng(0).uniform(size=(len(x), 3)).round()
+    y = [numbers[:, : output.shape[-1]] for output in model.outputs]
+    if "soft_targets" in expected:
+        y[0] = labels % 3
+    seen = []
+
+    def train(distiller, callbacks):
+        distiller.compile("sgd", loss)
+        seen.append(distiller.fit(x, y if len(y) > 1 else y[0], verbose=0, callbacks=callbacks).history)
+
+    small = pruning.shrink(model, train, 0.5, rounds=1, round_to=1)
+    assert small.count_params() < model.count_params()
+    names = ("bernoulli_soft_targets", "output_mse", "soft_targets")
+    terms = [next(name for name in names if name in key) for key in seen[0] if key.endswith(names)]
+    assert sorted(terms) == expected
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_numbers_taken_for_classes_are_an_error_before_the_training(compiled):
+    model = ending((3, None))
+    if compiled:
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"compiled with 'mse'. Pass losses=distill.losses.OutputMSE\(\)"):
+        pruning.shrink(model, lambda one, _: one.compile("sgd", "mse"), 0.5)
+
+
+def test_a_wrong_option_names_the_function_that_was_called():
+    for function in (pruning.shrink, pruning.slim):
+        with pytest.raises(
+            TypeError, match=rf"{function.__name__}\(\) got an unexpected keyword argument 'wide'"
+        ):
+            function(net(), print, 0.5, wide=True)
+
+
 def test_losses_of_the_recovery_can_be_chosen(batch):
     x, _ = batch
 
