@@ -88,7 +88,7 @@ def export(
         inputs = random_inputs(model) if examples is None else named(model, examples)
         with _replacing(path) as draft:
             try:
-                _write(model, draft, form, inputs)
+                write_checked(model, draft, form, inputs)
             except Fault as fault:
                 begins = functools.partial(
                     _fails, suffix=path.suffix, form=form, inputs=inputs, rule=fault.rule
@@ -98,8 +98,8 @@ def export(
     return path
 
 
-def _write(model: keras.Model, path: Path, form: LiteRTFormat, inputs: Inputs) -> None:
-    """Writes a file, and runs it on the inputs.
+def write_checked(model: keras.Model, path: Path, form: LiteRTFormat, inputs: Inputs) -> None:
+    """Writes a file in the format that the path names, and runs it on the inputs.
 
     Raises:
         Fault: it cannot be written, or is not right.
@@ -121,7 +121,7 @@ def _fails(part: keras.Model, suffix: str, form: LiteRTFormat, inputs: Inputs, r
     some = {name: array[:_ENOUGH] for name, array in zip(names, inputs.values(), strict=True)}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _write(part, Path(folder, f"part{suffix}"), form, some)
+            write_checked(part, Path(folder, f"part{suffix}"), form, some)
         except Fault as found:
             return found.rule == rule
     return False

@@ -13,7 +13,6 @@ Expected: no file is wrong, and none ends its process. Exit status 1 otherwise.
 import concurrent.futures
 import dataclasses
 import multiprocessing
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +24,11 @@ import numpy as np
 import tyro
 from layer_models import MODELS
 
-from distill.exports import Exported, export, inputs_by_name
+from distill.exports import Exported, inputs_by_name
+from distill.exports._checking import Fault
+from distill.exports._export import write_checked
+from distill.exports._inputs import named
+from distill.exports._litert import LiteRTFormat
 
 COUNT = 60
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
@@ -114,11 +117,8 @@ def difference(want: np.ndarray, got: np.ndarray) -> np.ndarray:
     return np.abs(want - got).reshape(len(want), -1).max(-1) / span
 
 
-def reason(error: Exception) -> str:
-    """The part of a message that says why, without the model and the advice."""
-    text = " ".join(str(error).split())
-    found = re.search(r"Received: 'tiny' in \w+, (.*?)(?:\. It begins at|\. [A-Z])", text)
-    return (found[1] if found else text)[:110].replace("|", "/")
+def _short(text: str) -> str:
+    return " ".join(text.split())[:110].replace("|", "/")
 
 
 def cell(name: str, column: str) -> Cell:
@@ -134,9 +134,10 @@ def cell(name: str, column: str) -> Cell:
             got = answers(keras.models.load_model(path), x)
         else:
             try:
-                export(model, path, examples=x, **options)
-            except ValueError as error:
-                return Cell(f"– {reason(error)}", wrong=any(Path(folder).iterdir()))
+                # Not `export`, which goes on to look for the layer: here it is known.
+                write_checked(model, path, LiteRTFormat(**options), named(model, x))
+            except Fault as fault:
+                return Cell(f"– {_short(fault.received)}")
             found = Exported(path).predict(inputs_by_name(model, x))
             got = _in_order(model, found) if isinstance(found, dict) else [found]
     if [one.shape for one in got] != [one.shape for one in want]:
@@ -159,7 +160,7 @@ def row(name: str) -> list[Cell]:
         try:
             cells.append(cell(name, column))
         except Exception as error:  # a fault of the library, which the table shows
-            cells.append(Cell(f"BROKEN: {type(error).__name__}: {reason(error)}", wrong=True))
+            cells.append(Cell(f"BROKEN: {type(error).__name__}: {_short(str(error))}", wrong=True))
     return cells
 
 
