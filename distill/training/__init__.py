@@ -63,7 +63,8 @@ from distill.training._advice import Advice
 from distill.training._backup import Backup
 from distill.training._batch_sizes import BatchSize, BatchSizes, largest_batch
 from distill.training._chain import chain
-from distill.training._check import CheckedModel, CheckedTerm, Checkup
+from distill.training._check import Checkup
+from distill.training._checked import CheckedModel, CheckedTerm
 from distill.training._distiller import Distiller
 from distill.training._ensemble import ensemble
 from distill.training._identified import Identified

@@ -2,14 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distill.training._checked import CheckedModel, CheckedTerm
 from distill.training._scoring import Form, wants_logits
-
-if TYPE_CHECKING:
-    from distill.training._check import CheckedModel, CheckedTerm
 
 # Beyond these, a check speaks.
 _LOUD = 30.0  # one term's gradient over another's
@@ -68,7 +65,7 @@ def advice_on_head(name: str, form: Form, loss: object) -> list[Advice]:
     return []
 
 
-def advice_on_sizes(teachers: Sequence["CheckedModel"], student: "CheckedModel") -> list[Advice]:
+def advice_on_sizes(teachers: Sequence[CheckedModel], student: CheckedModel) -> list[Advice]:
     """Whether teacher and student may have been swapped."""
     own = student.parameters
     return [
@@ -83,7 +80,7 @@ def advice_on_sizes(teachers: Sequence["CheckedModel"], student: "CheckedModel")
 
 
 def advice_on_inputs(
-    teachers: Sequence["CheckedModel"], student: "CheckedModel", largest: float | None
+    teachers: Sequence[CheckedModel], student: CheckedModel, largest: float | None
 ) -> list[Advice]:
     """Whether the inputs are scaled for the student.
 
@@ -164,7 +161,7 @@ def advice_on_certainty(teacher: str, logits: np.ndarray, temperature: float) ->
     ]
 
 
-def advice_on_scores(teachers: Sequence["CheckedModel"], student: "CheckedModel") -> list[Advice]:
+def advice_on_scores(teachers: Sequence[CheckedModel], student: CheckedModel) -> list[Advice]:
     """Whether a teacher has something to teach, by the compiled loss on the labels."""
     own = student.scores.get("loss")
     return [
@@ -179,7 +176,7 @@ def advice_on_scores(teachers: Sequence["CheckedModel"], student: "CheckedModel"
     ]
 
 
-def advice_on_terms(terms: Sequence["CheckedTerm"]) -> list[Advice]:
+def advice_on_terms(terms: Sequence[CheckedTerm]) -> list[Advice]:
     """Whether the terms of the loss are finite, reach the student and are of one scale."""
     found = [
         Advice(
