@@ -421,6 +421,7 @@ def taking(objects: Mapping[int, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _global(name: str, value: Any) -> Iterator[None]:
+    """Sets one of Keras' global attributes for a while; it has no public way for those of its own."""
     before = global_state.get_global_attribute(name)
     global_state.set_global_attribute(name, value)
     try:

@@ -202,7 +202,9 @@ def _as_examples(data: Data) -> Any:
 
     if not isinstance(data, tf.data.Dataset):
         try:
-            data = tf.data.Dataset.from_tensor_slices(as_arrays(tuple(data) if isinstance(data, list) else data))
+            data = tf.data.Dataset.from_tensor_slices(
+                as_arrays(tuple(data) if isinstance(data, list) else data)
+            )
         except (TypeError, ValueError) as error:
             raise ValueError(
                 "data must be arrays with the same number of rows, such as (x, y), or an unbatched tf.data.Dataset. "

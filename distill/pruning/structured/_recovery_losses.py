@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import keras
 
+from distill._graphs import functional_of
 from distill.losses import BernoulliSoftTargets, DistillationLoss, OutputMSE, SoftTargets
 from distill.training import Distiller
 from distill.training._heads import activation_of
@@ -52,12 +53,19 @@ def losses_for(model: keras.Model) -> DistillationLoss | dict[Any, DistillationL
 
 def _by_output(model: keras.Model, loss: Any) -> dict[Any, Any]:
     """What was given as the loss on labels, by the key of the output that it is for."""
-    keys = list(model.output) if isinstance(model.output, dict) else list(range(len(model.outputs)))
+    graph = _graph_of(model)
+    keys = list(graph.output) if isinstance(graph.output, dict) else list(range(len(graph.outputs)))
     if isinstance(loss, dict):
         return {
-            key: loss.get(key, loss.get(name)) for key, name in zip(keys, model.output_names, strict=True)
+            key: loss.get(key, loss.get(name)) for key, name in zip(keys, graph.output_names, strict=True)
         }
     return dict(zip(keys, loss if isinstance(loss, list | tuple) else [loss] * len(keys), strict=True))
+
+
+def _graph_of(model: keras.Model) -> keras.Model:
+    """The graph of a model that is pruned; a Sequential's own `output` is only there once it was called."""
+    graph = functional_of(model)
+    return model if graph is None else graph
 
 
 def _loss_for(model: keras.Model, position: int, compiled: Any) -> DistillationLoss:
@@ -70,7 +78,9 @@ def _loss_for(model: keras.Model, position: int, compiled: Any) -> DistillationL
     if activation == "sigmoid" or _is(compiled, _BINARY):
         return BernoulliSoftTargets()
     return (
-        OutputMSE() if activation == "linear" and model.outputs[position].shape[-1] == 1 else SoftTargets(4.0)
+        OutputMSE()
+        if activation == "linear" and _graph_of(model).outputs[position].shape[-1] == 1
+        else SoftTargets(4.0)
     )
 
 
