@@ -129,10 +129,14 @@ class _Follower:
                 operands = _operands(inspect.signature(operation.call).bind(*args, **kwargs).args)
                 outputs = mended(operation, operands, _inferred(operation, path, args, kwargs))
                 products = products_of(operation, operands, _symbolic(outputs))
-            elif type(operation) is layers.TimeDistributed:
+            elif type(operation) in (layers.RNN, layers.TimeDistributed):
                 outputs = _inferred(operation, path, args, kwargs)
-                _, times, *rest = inputs[0].shape  # the next input may be a mask
-                within.call(operation.layer, path, (keras.KerasTensor((1, *rest)),), {})
+                _, times, *rest = known(inputs[0].shape, path)  # the next input may be a mask
+                each = keras.KerasTensor((1, *rest), inputs[0].dtype)
+                if type(operation) is layers.TimeDistributed:
+                    within.call(operation.layer, path, (each,), {})
+                else:
+                    within.call(operation.cell, path, (each, _states_of(operation, each)), {})
                 found = total(within.calls)
                 products = Products(times * found.weights, times * found.activations)
             else:
@@ -177,6 +181,13 @@ class _Follower:
                 f"{'Write it with keras.ops and layers, or count' if is_layer else 'Count'} this layer by hand."
             ) from error
         return keras.tree.map_structure(_as_symbolic, made)
+
+
+def _states_of(layer: keras.layers.RNN, step: keras.KerasTensor) -> Any:
+    """The states that the cell of a recurrent layer is called on."""
+    sizes = layer.cell.state_size
+    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
+    return keras.tree.map_structure(lambda size: keras.KerasTensor((1, size), step.dtype), sizes)
 
 
 def _inferred(operation: keras.Operation, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

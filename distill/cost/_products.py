@@ -155,6 +155,30 @@ def _recurrent(layer: Any, source: Any, target: Any) -> int:
     return steps * sum(math.prod(k.shape) for k in (layer.cell.kernel, layer.cell.recurrent_kernel))
 
 
+def _convolutional_recurrent(layer: Any, source: Any, target: Any) -> int:
+    """In each step, both kernels are used at every position of the output."""
+    shape = list(known(target.shape, layer.name))[1 + layer.return_sequences :]
+    del shape[0 if layer.data_format == "channels_first" else -1]
+    _, steps, *_ = known(source.shape, layer.name)
+    kernels = (layer.cell.kernel, layer.cell.recurrent_kernel)
+    return steps * math.prod(shape) * sum(math.prod(kernel.shape) for kernel in kernels)
+
+
+def _norm(operation: Any, operands: Sequence[Any], target: Any) -> int:
+    """The squares of a norm are no products with a kernel; norms from singular values are.
+
+    Raises:
+        ValueError: it is such a norm.
+    """
+    rank = len(operands[0].shape) if operation.axis is None else len(np.ravel(operation.axis))
+    if operation.ord == "nuc" or (operation.ord in (2, -2) and rank > 1):
+        raise ValueError(
+            "Multiply-adds are counted where the arithmetic is known, never guessed. Received: "
+            f"{operation.name}, a norm with ord={operation.ord!r}, which needs singular values. Count it by hand."
+        )
+    return 0
+
+
 def _matmul(operation: Any, operands: Sequence[Any], target: Any) -> int:
     one, _ = operands
     return _size(target, operation.name) * known(one.shape, operation.name)[-1]
@@ -241,10 +265,12 @@ _LAYERS: dict[type, Callable[[Any, Any, Any], int]] = {
     **dict.fromkeys([layers.SeparableConv1D, layers.SeparableConv2D], _separable),
     **dict.fromkeys([layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose], _transposed),
     **dict.fromkeys([layers.GRU, layers.LSTM, layers.SimpleRNN], _recurrent),
+    **dict.fromkeys([layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D], _convolutional_recurrent),
 }
 _OPERATIONS: dict[type, Callable[[Any, Sequence[Any], Any], int]] = {
     **dict.fromkeys([numpy_ops.Matmul, numpy_ops.Dot, numpy_ops.Inner], _matmul),
     **dict.fromkeys([nn.Conv, nn.DepthwiseConv], _kernel_first),
+    linalg.Norm: _norm,
     nn.ConvTranspose: _transposed_operation,
     nn.DotProductAttention: _attention,
     nn.SeparableConv: _separable_operation,
@@ -290,4 +316,6 @@ _PLAIN = (
     layers.Masking,  # leaves keras.ops before Keras 3.15
     layers.Softmax,  # with masks
 )
-_FREE = {*_PLAIN, *_KERAS} - _UNKNOWN
+# Keras infers their outputs, but not those of the operation that they call.
+_ADAPTIVE = [kind for name, kind in vars(layers).items() if name.startswith("Adaptive")]
+_FREE = {*_PLAIN, *_ADAPTIVE, *_KERAS} - _UNKNOWN

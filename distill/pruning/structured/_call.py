@@ -1,6 +1,5 @@
 """One call of a layer or operation, as the rule for its type sees it."""
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -9,26 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill.pruning.structured._findings import Findings
+from distill._graphs import functional_of
+from distill.pruning.structured._findings import Findings, Traced
 from distill.pruning.structured._labels import Axes, Axis
-from distill.pruning.structured._structure import Edit, Factor, Product, Role, Shape, Size
+from distill.pruning.structured._structure import Argument, Edit, Factor, Product, Role, Shape, Size
 from distill.pruning.structured._trying import Tried, tried
 
 # Returns the axes of the outputs; of a single output without a list around them.
 Rule = Callable[["Call"], Axes | list[Axes]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Traced:
-    """What is known about a tensor.
-
-    Attributes:
-        axes: labels of its axes.
-        vanishes: tells whether the tensor is zero where channels are removed. Computed when asked for, which is rare.
-    """
-
-    axes: Axes
-    vanishes: Callable[[], bool]
 
 
 class Call:
@@ -205,6 +192,17 @@ class Call:
         runs = labels.reshape(count, -1)
         self._findings.labels.unite(runs[:, 1:].ravel(), np.repeat(runs[:, 0], runs.shape[1] - 1), "")
 
+    def alike(self, labels: np.ndarray, count: int) -> None:
+        """Says that an axis consists of `count` equal runs, each of which loses the same of its places."""
+        runs = labels.reshape(count, -1)
+        self._findings.labels.unite(runs[1:].ravel(), np.tile(runs[0], count - 1), "")
+
+    @property
+    def cuts_every_group(self) -> bool:
+        """Whether a grouped convolution loses channels of every group, instead of whole groups."""
+        self._findings.grouped[id(self.operation)] = self._path
+        return id(self.operation) in self._findings.every_group
+
     def edit(self, key: str, *axes: Axis, value: Callable[..., Any] | None = None) -> None:
         """Says how the config changes when channels are removed.
 
@@ -221,6 +219,27 @@ class Call:
                     self.unite(one, other)
                 return
         edits.append(Edit(key, axes, value or (lambda size: size)))
+
+    def argument(self, name: str, *axes: np.ndarray, value: Callable[..., Any]) -> None:
+        """Says how an argument of the call changes when channels are removed.
+
+        Args:
+            name: name of the argument.
+            axes: axes that the new value depends on.
+            value: function of what is kept of each of them, (size,) bool; returns the new value. It is not called if
+                nothing goes.
+        """
+        arguments, key = self._findings.arguments, (id(self._node), name)
+        if key in arguments:  # a call in a nested model that is called again
+            for one, other in zip(arguments[key].axes, axes, strict=True):
+                self.unite(one, other)
+        else:
+            arguments[key] = Argument(name, axes, value)
+
+    def copies(self, count: int) -> np.ndarray:
+        """New labels of positions that are copies of one another, as many as what they meet; they are not zero."""
+        self.vanishes = lambda: False
+        return self._findings.labels.fresh(count)
 
     def multiplies(self, variable: keras.Variable | None, sizes: Sequence[Size]) -> None:
         """Says how often each number of a weight is used, for targets of multiply-adds.
@@ -290,21 +309,37 @@ class Call:
         Returns:
             The axes of its outputs.
         """
+        call = self.part(layer)
+        call.inputs, call.shapes, call._times = axes, list(shapes), (*self._times, *times)
+        if functional_of(layer) is not None:
+            vanishing = self._vanishing[: len(axes)]
+            traced = [Traced(*pair) for pair in zip(axes, vanishing, strict=True)]
+            outputs = self._findings.enter(layer, traced, call)
+            self.vanishes = lambda: all(one.vanishes() for one in outputs)
+            return [one.axes for one in outputs]
+        made = layer.compute_output_spec(*(keras.KerasTensor(shape) for shape in shapes))
+        call.output_shapes = [tuple(tensor.shape) for tensor in keras.tree.flatten(made)]
+        found = apply_rule(call, self._findings)
+        self.vanishes = call.vanishes
+        return found
+
+    def part(self, layer: keras.Layer) -> "Call":
+        """The call as a layer inside this one sees it, for its weights and its config."""
         call = object.__new__(Call)
-        outputs = layer.compute_output_spec(*(keras.KerasTensor(shape) for shape in shapes))
         call.__dict__.update(
             self.__dict__,
             _node=None,  # other arguments of the wrapper's call do not reach the layer
             operation=layer,
-            inputs=axes,
-            shapes=list(shapes),
-            output_shapes=[tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)],
-            _times=(*self._times, *times),
             _path=f"{self._path}/{layer.name}",
         )
-        found = apply_rule(call, self._findings)
-        self.vanishes = call.vanishes
-        return found
+        self._findings.operations[call.path] = layer
+        return call
+
+    def within(self, node: Any, path: str, inputs: Sequence[Traced]) -> "Call":
+        """A call in the graph of a model that is wrapped by this one's layer."""
+        call = Call(self._findings, node, path, inputs)
+        call._asked, call._times = self._asked, self._times
+        return call
 
 
 def apply_rule(call: Call, findings: Findings) -> list[Axes]:

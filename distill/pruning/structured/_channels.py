@@ -14,6 +14,7 @@ from distill.pruning._numbers import is_whole
 from distill.pruning.structured._call import Rule
 from distill.pruning.structured._compiling import compile_settings, compile_with
 from distill.pruning.structured._costs import macs_of, milliseconds, parameters_of
+from distill.pruning.structured._explanation import without_rules
 from distill.pruning.structured._goals import Goal, goals_of_rounds, only_one
 from distill.pruning.structured._groups import Group, find_groups
 from distill.pruning.structured._rebuild import rebuild
@@ -202,9 +203,10 @@ def _smaller(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model
     groups = find_groups(structure)
     removable = without(structure, [group for group in groups if group.atoms.size > 1], settings.exclude)
     if not removable:
-        why = "; ".join(f"{group.name}: {group.locked or 'excluded'}" for group in groups[:8])
+        why = "; ".join(f"{group.name}: {group.locked or 'excluded'}" for group in groups)
         raise ValueError(
             f"Nothing in {model.name!r} can be removed: {why or 'no layer makes channels that are known'}."
+            f"{without_rules(structure.unknown)}"
         )
     kept = _chosen(structure, removable, goal, settings)
     new = rebuild(structure, kept)

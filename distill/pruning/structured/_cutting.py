@@ -37,6 +37,11 @@ class Cut:
         """The new size of an axis with these labels."""
         return axis.size if self._masked else int(np.count_nonzero(self._kept[axis]))
 
+    def kept(self, axis: np.ndarray) -> np.ndarray:
+        """(size,) bool: which positions of an axis with these labels are there afterwards."""
+        which: np.ndarray = np.ones(axis.shape, bool) if self._masked else self._kept[axis]
+        return which
+
     def shape(self, axes: Axes, shape: Shape) -> Shape:
         """The new shape of a tensor with these axes."""
         return tuple(

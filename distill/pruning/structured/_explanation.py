@@ -37,12 +37,7 @@ class Channels:
             rows.append((_named(group), str(group.width), str(free), group.locked))
         lines = aligned(rows, "<>><")
         if self.unknown:
-            kinds = collections.Counter(self.unknown.values())
-            counted = (f"{kind} ({_times(count)})" for kind, count in kinds.items())
-            lines.append(
-                f"No rule is known for {', '.join(counted)}, so all channels that reach it stay. "
-                "Add a rule with rules={type: function of the call}."
-            )
+            lines.append(without_rules(self.unknown).strip())
         return "\n".join([f"Channels of {self.model!r}", *lines])
 
     def plot(self) -> Any:
@@ -113,8 +108,18 @@ def explain(model: keras.Model, *, exact: bool = True, rules: Mapping[type, Rule
     return Channels(model.name, tuple(find_groups(structure)), structure.unknown)
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+def without_rules(unknown: Mapping[str, str]) -> str:
+    """A sentence that names every layer without a rule, by its type; "" if there are none."""
+    if not unknown:
+        return ""
+    paths = collections.defaultdict(list)
+    for path, kind in unknown.items():
+        paths[kind].append(path)
+    named = "; ".join(f"{kind} ({', '.join(found)})" for kind, found in paths.items())
+    return (
+        f" No rule is known for {named}, so all channels that reach it stay. Add a rule with "
+        "rules={type: function of the call}."
+    )
 
 
 def _named(group: Group) -> str:

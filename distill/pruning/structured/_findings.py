@@ -1,15 +1,39 @@
 """Collects what the rules say about a model while its graph is walked."""
 
 import collections
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import keras
 import numpy as np
 
 from distill.pruning.structured._labels import Axes, Labels
-from distill.pruning.structured._structure import Edit, Factor, Key, Product, Role, Shape, Slot, Structure
+from distill.pruning.structured._structure import (
+    Argument,
+    Edit,
+    Factor,
+    Key,
+    Product,
+    Role,
+    Shape,
+    Slot,
+    Structure,
+)
 from distill.pruning.structured._trying import Tried
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Traced:
+    """What is known about a tensor.
+
+    Attributes:
+        axes: labels of its axes.
+        vanishes: tells whether the tensor is zero where channels are removed. Computed when asked for, which is rare.
+    """
+
+    axes: Axes
+    vanishes: Callable[[], bool]
 
 
 class Findings:
@@ -18,20 +42,29 @@ class Findings:
     Args:
         rules: type of a layer or operation -> its rule.
         exact: whether operations that mix channels keep all of them.
+        every_group: ids of the grouped convolutions that lose channels of every group, instead of whole groups.
 
     Attributes:
         rules: the rules.
         exact: see above.
+        every_group: see above.
+        grouped: id of a grouped convolution -> its path.
         labels: labels issued so far, and what is known about them.
         tried: id of a function and the shape that it was tried on -> what that has shown.
+        enter: walks through a model that a wrapper calls: the model, its inputs, the wrapper's call; gives its outputs.
         whole: id of a weight and an axis of it that a call does not let be cut -> why.
     """
 
-    def __init__(self, rules: Mapping[type, Callable[..., Any]], exact: bool) -> None:
+    def __init__(
+        self, rules: Mapping[type, Callable[..., Any]], exact: bool, every_group: Set[int] = frozenset()
+    ) -> None:
         self.rules = rules
         self.exact = exact
+        self.every_group = every_group
+        self.grouped: dict[int, str] = {}
         self.labels = Labels()
         self.edits: dict[int, list[Edit]] = collections.defaultdict(list)
+        self.arguments: dict[tuple[int, str], Argument] = {}
         self.constants: dict[tuple[int, int], Axes] = {}
         self.inputs: dict[int, list[Axes]] = {}
         self.rescaled: dict[int, tuple[np.ndarray, Factor]] = {}
@@ -42,6 +75,7 @@ class Findings:
         self.unknown: dict[str, str] = {}
         self.whole: dict[tuple[int, int], str] = {}
         self.tried: dict[tuple[int, Shape], Tried] = {}
+        self.enter: Callable[[keras.Model, list[Traced], Any], list[Traced]] = _nowhere
         self._slots: dict[tuple[int, int], Slot] = {}
         self._unsettled: list[Callable[[], bool]] = []
 
@@ -73,6 +107,7 @@ class Findings:
             self.labels.atoms(),
             list(self._slots.values()),
             dict(self.edits),
+            self.arguments,
             self.constants,
             self.inputs,
             self.rescaled,
@@ -82,3 +117,7 @@ class Findings:
             self.products,
             self.unknown,
         )
+
+
+def _nowhere(*_: Any) -> list[Traced]:
+    raise NotImplementedError("Only a walk over a graph can enter another one.")

@@ -73,5 +73,7 @@ def find_groups(structure: Structure) -> list[Group]:
             free = order[np.sort(np.unique(order, return_index=True)[1])]
             free = free if own.size > 1 else free[:0]
             fixed = own.size - free.size
+            if own.size == 1 and not reasons:
+                reasons = ["all its channels go together" if width > 1 else "it makes a single channel"]
             found[mark] = Group((slot.path,), slot.axis, width, free, fixed, "".join(reasons))
     return list(found.values())

@@ -114,6 +114,14 @@ def _conv(call: Call) -> Axes:
     if layer.groups == 1:
         into, out = call.weight(kernel_variable(layer), inputs=(rank,), outputs=(rank + 1,))
         call.unite(axes[channel], into)
+    elif call.cuts_every_group:
+        into, out = call.weight(kernel_variable(layer), inputs=(rank,), outputs=(rank + 1,))
+        call.alike(out, layer.groups)
+        source = axes[channel]
+        if source is not None:
+            call.alike(source, layer.groups)
+            source = source.reshape(layer.groups, -1)[0]
+        call.unite(source, into)
     else:
         (out,) = call.weight(kernel_variable(layer), outputs=(rank + 1,))
         source = axes[channel]
@@ -184,6 +192,25 @@ def _embedding(call: Call) -> Axes:
     return (*call.inputs[0], out)
 
 
+def _reversible(call: Call) -> Axes:
+    """A table that is looked up, and whose transpose makes the logits of a language model if the two are tied."""
+    layer = call.operation
+    if (quantized := _quantized(call)) is not None:
+        return quantized
+    table = embeddings_variable(layer)
+    (width,) = call.weight(table, outputs=(1,))
+    call.edit("output_dim", width)
+    if not layer.tie_weights:
+        table = layer.reverse_embeddings
+        call.unite(call.weight(table, inputs=(0,))[0], width)  # one setting holds for both
+    axes = call.inputs[0]
+    if not call.value("reverse"):
+        return (*axes, width)
+    call.unite(axes[-1], width)
+    call.multiplies(table, sizes_of(axes[1:-1], call.shapes[0][1:-1]))
+    return (*axes[:-1], None)
+
+
 KERNEL_RULES: dict[type, Rule] = {
     **dict.fromkeys(each("Conv"), _conv),
     **dict.fromkeys(
@@ -194,4 +221,5 @@ KERNEL_RULES: dict[type, Rule] = {
     layers.Dense: _dense,
     layers.EinsumDense: _einsum_dense,
     layers.Embedding: _embedding,
+    layers.ReversibleEmbedding: _reversible,
 }

@@ -135,7 +135,25 @@ def _permute(call: Call) -> Axes:
 
 
 def _repeat_vector(call: Call) -> Axes:
-    return (None, None, call.inputs[0][1])
+    copies = call.copies(call.operation.n)
+    call.edit("n", copies)
+    return (None, copies, call.inputs[0][1])
+
+
+def _masking(call: Call) -> Axes:
+    """A step is hidden if all of its channels have the mask's value, to which channels that are zero add nothing."""
+    axis = call.inputs[0][-1]
+    if call.operation.mask_value == 0:
+        sum_over(call, axis)
+    else:
+        call.lock(axis, "it looks for steps in which all channels have one value")
+    return call.inputs[0]
+
+
+def _adaptive(*names: str) -> list[type]:
+    """The layers of these names in one, two and three dimensions that this version of Keras has."""
+    kinds = [f"Adaptive{name}Pooling{size}D" for name in names for size in (1, 2, 3)]
+    return [getattr(layers, kind) for kind in kinds if hasattr(layers, kind)]
 
 
 _MERGING = (layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract)
@@ -143,6 +161,7 @@ _MERGING = (layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.M
 LAYER_RULES: dict[type, Rule] = {
     **dict.fromkeys(POSITIONWISE_LAYERS, same),
     **dict.fromkeys(each("AveragePooling", "MaxPooling", "Cropping", "ZeroPadding", "UpSampling"), spatial),
+    **dict.fromkeys(_adaptive("Average", "Max"), spatial),
     **dict.fromkeys(each("GlobalAveragePooling", "GlobalMaxPooling"), _global_pool),
     **dict.fromkeys(_MERGING, _merge),
     **dict.fromkeys([layers.LayerNormalization, layers.RMSNormalization], _normalization),
@@ -153,6 +172,7 @@ LAYER_RULES: dict[type, Rule] = {
     layers.Dropout: _dropout,
     layers.Flatten: _flatten,
     layers.GroupNormalization: _group_normalization,
+    layers.Masking: _masking,
     layers.Normalization: lambda call: call.lock_all("it has statistics of each channel"),
     layers.PReLU: _prelu,
     layers.Permute: _permute,

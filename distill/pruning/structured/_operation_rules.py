@@ -1,20 +1,19 @@
-"""Rules of raw `keras.ops` that compute: number by number, reductions and products."""
+"""Rules of raw `keras.ops` that compute number by number, or reduce an axis."""
 
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from keras import layers
 
-from distill._keras import core, image, math_ops, nn, numpy_ops, operations
+from distill._keras import core, image, linalg, math_ops, nn, numpy_ops, operations
 from distill.pruning.structured._call import Call, Rule
-from distill.pruning.structured._labels import Axes, Axis
+from distill.pruning.structured._labels import Axes
 from distill.pruning.structured._tying import (
     elementwise,
     has_arrays,
     numbered,
     only,
     same,
-    sizes_of,
     softmax,
     sum_over,
 )
@@ -30,7 +29,9 @@ _ACTIVATIONS = (
     "Celu Elu Gelu HardShrink HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid Relu Relu6 Selu Sigmoid Silu "
     "SoftShrink Softplus Softsign SparsePlus SparseSigmoid Squareplus TanhShrink Threshold"
 )
-_REDUCING = "Mean Max Min Amax Amin Prod Std Var Any All Median CountNonzero"
+_REDUCING = "Mean Max Min Amax Amin Prod Std Var All Median Average"
+_PICKING = "Argmax Argmin Trapezoid"
+_ALONG = "Sort Argsort Diff Cumprod"
 
 
 def _reduced(call: Call) -> Axes:
@@ -43,73 +44,99 @@ def _reduced(call: Call) -> Axes:
 
 
 def _reduce(call: Call) -> Axes:
-    axes = call.inputs[0]
-    gone = numbered(call.operation.axis, len(axes))
-    only(call, axes, [i for i in range(len(axes)) if i not in gone], type(call.operation).__name__)
+    """A statistic of channels, such as their mean, changes when some go."""
+    axes, name = call.inputs[0], type(call.operation).__name__
+    if len(call.inputs) > 1 or has_arrays(call):
+        return call.lock_all("its weights are not understood")[0]
+    for axis in numbered(call.operation.axis, len(axes)):
+        call.mix(axes[axis], f"{name} reaches across this axis; cut it with exact=False")
     return _reduced(call)
 
 
-def _sum(call: Call) -> Axes:
-    """Channels that are zero add nothing to a sum, so they can go."""
+def _pick(call: Call) -> Axes:
     axes = call.inputs[0]
-    for axis in numbered(call.operation.axis, len(axes)):
+    gone = numbered(call.operation.axis, len(axes))
+    only(call, axes, [i for i in range(len(axes)) if i not in gone], type(call.operation).__name__)
+    call.vanishes = lambda: False
+    return _reduced(call)
+
+
+def _moments(call: Call) -> list[Axes]:
+    operation, axes = call.operation, call.inputs[0]
+    gone = numbered(operation.axes, len(axes))
+    for axis in gone:
+        call.mix(axes[axis], "Moments reaches across this axis; cut it with exact=False")
+    kept = [None if i in gone else axis for i, axis in enumerate(axes) if operation.keepdims or i not in gone]
+    return [tuple(kept), tuple(kept)]
+
+
+def _along(call: Call) -> Axes:
+    """Positions along one axis depend on one another, those along the others do not."""
+    axes = call.inputs[0]
+    over = numbered(call.operation.axis, len(axes))
+    return only(call, axes, [i for i in range(len(axes)) if i not in over], type(call.operation).__name__)
+
+
+def _cumsum(call: Call) -> Axes:
+    """Channels that are zero add nothing to those after them."""
+    axes = call.inputs[0]
+    if call.operation.axis is None:
+        return call.lock_all("it adds up a flat tensor")[0]
+    axis = axes[call.operation.axis]
+    sum_over(call, axis)
+    if axis is not None:
+        call.vanishes = lambda: False
+    return axes
+
+
+def _top_k(call: Call) -> list[Axes]:
+    axes = call.inputs[0]
+    kept = only(call, axes, range(len(axes) - 1), "TopK")
+    call.vanishes = lambda: False
+    return [kept, kept]
+
+
+def _norm(call: Call) -> Axes:
+    """Channels that are zero add nothing to a norm."""
+    axes, operation = call.inputs[0], call.operation
+    if operation.ord not in (None, 1, 2, "fro"):
+        return _pick(call)
+    gone = numbered(operation.axis, len(axes))
+    if operation.ord in (1, 2) and len(gone) > 1:  # of a matrix
+        return _pick(call)
+    for axis in gone:
         sum_over(call, axes[axis])
     return _reduced(call)
 
 
-def _matmul(call: Call) -> Axes:
-    (one, shape), (other, other_shape) = call.operands()
-    if min(len(shape), len(other_shape)) < 2:
-        return call.lock_all("it multiplies by a vector")[0]
-    summed = call.unite(one[-1], other[-2])
-    if one[-1] is not None and other[-2] is not None and not _any_vanishes(call, [True, True]):
-        call.lock(summed, "it multiplies channels that are not zero when their weights are")
-    rank = len(call.output_shapes[0])
-    found: list[Axis] = []
-    for i in range(2 - rank, 0):
-        pair = [
-            (axes[i - 2], sizes[i - 2])
-            for axes, sizes in ((one, shape), (other, other_shape))
-            if len(axes) >= 2 - i and sizes[i - 2] != 1
-        ]
-        axis = pair[0][0] if pair else None
-        if len(pair) == 2:
-            axis = call.unite(axis, pair[1][0])
-        found.append(None if any(labels is None for labels, _ in pair) else axis)
-    axes = (*found, one[-2], other[-1])
-    if has_arrays(call):
-        call.multiplies(None, sizes_of((*axes[1:], summed), (*call.output_shapes[0][1:], shape[-1])))
+def _normalize(call: Call) -> Axes:
+    axes = call.inputs[0]
+    for axis in numbered(call.operation.axis, len(axes)):
+        if call.operation.order > 0:
+            sum_over(call, axes[axis])
+        else:
+            call.lock(axes[axis], "it divides by the smallest channel")
     return axes
 
 
-def _any_vanishes(call: Call, among: Sequence[bool]) -> bool:
-    """Whether one of these operands is zero where channels are removed. Arrays are: they are cut like weights."""
-    return has_arrays(call) or any(zero for zero, asked in zip(call.vanishing(), among, strict=True) if asked)
+def _glu(call: Call) -> Axes:
+    """The first half of the channels, each times the gate that the same place of the second half makes."""
+    axes = list(call.inputs[0])
+    at = call.operation.axis % len(axes)
+    axis = axes[at]
+    if axis is not None:
+        values, gates = np.split(axis, 2)
+        call.unite(values, gates)
+        axes[at] = values
+    return tuple(axes)
 
 
-def _einsum(call: Call) -> Axes:
-    subscripts = call.operation.subscripts.replace(" ", "")
-    sources, _, target = subscripts.partition("->")
-    operands = call.operands()
-    terms = sources.split(",")
-    if "." in subscripts or not target or any(len(set(term)) < len(term) for term in terms):
-        return call.lock_all("its equation is not understood")[0]
-    found: dict[str, Axis] = {}
-    fixed: set[str] = set()
-    sizes: dict[str, int | None] = {}
-    for term, (axes, shape) in zip(terms, operands, strict=True):
-        sizes.update(zip(term, shape, strict=True))
-        for letter, axis in zip(term, axes, strict=True):
-            found[letter] = call.unite(found[letter], axis) if letter in found else axis
-            if axis is None:
-                fixed.add(letter)
-    if has_arrays(call) and len(operands) > 1:
-        letters = [letter for letter in sizes if letter != target[0]]  # for one example
-        call.multiplies(None, [sizes[letter] if letter in fixed else found[letter] for letter in letters])
-    for letter in found.keys() - fixed - set(target):
-        if not _any_vanishes(call, [letter in term for term in terms]):
-            call.lock(found[letter], "it multiplies channels that are not zero when their weights are")
-    return tuple(None if letter in fixed else found[letter] for letter in target)
+def _sum(call: Call) -> Axes:
+    """Channels that are zero add nothing to a sum, a count or an "or", so they can go."""
+    axes = call.inputs[0]
+    for axis in numbered(call.operation.axis, len(axes)):
+        sum_over(call, axes[axis])
+    return _reduced(call)
 
 
 def _channels_apart(call: Call) -> Axes:
@@ -136,11 +163,19 @@ OPERATION_RULES: dict[type, Rule] = {
     **dict.fromkeys(ACTIVATIONS, elementwise),
     **dict.fromkeys([math_ops.Rsqrt, math_ops.Erf, core.Cast, core.StopGradient], elementwise),
     **dict.fromkeys(operations(numpy_ops, *_REDUCING.split()), _reduce),
+    **dict.fromkeys([*operations(numpy_ops, *_PICKING.split()), math_ops.Logsumexp], _pick),
+    **dict.fromkeys(operations(numpy_ops, *_ALONG.split()), _along),
+    **dict.fromkeys(operations(nn, "Normalize"), _normalize),
     **dict.fromkeys([nn.Softmax, nn.LogSoftmax], softmax),
     **dict.fromkeys([nn.MaxPool, nn.AveragePool], _channels_apart),
     image.Resize: _channels_apart,
+    linalg.Norm: _norm,
+    math_ops.TopK: _top_k,
+    nn.Glu: _glu,
+    nn.Moments: _moments,
     numpy_ops.Clip: _clip,
-    numpy_ops.Einsum: _einsum,
-    numpy_ops.Matmul: _matmul,
+    numpy_ops.Any: _sum,
+    numpy_ops.CountNonzero: _sum,
+    numpy_ops.Cumsum: _cumsum,
     numpy_ops.Sum: _sum,
 }

@@ -1,5 +1,6 @@
 """Builds the smaller model: the same graph of new layers, with slices of the weights."""
 
+import inspect
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -147,8 +148,14 @@ class _Builder:
             return self._cut.array(value, axes)
 
         arguments = step.node.arguments
-        found: tuple[Any, Any] = keras.tree.map_structure(new, (arguments.args, arguments.kwargs))
-        return found
+        args, kwargs = keras.tree.map_structure(new, (arguments.args, arguments.kwargs))
+        for (node, _), change in self._structure.arguments.items():
+            kept = [self._cut.kept(axis) for axis in change.axes]
+            if node == id(step.node) and not all(which.all() for which in kept):
+                given = inspect.signature(step.operation.call).bind(*args, **kwargs)
+                given.arguments[change.name] = change.value(*kept)
+                args, kwargs = given.args, given.kwargs
+        return args, kwargs
 
     def _outputs(self, old: Any, args: Any, kwargs: Any) -> Any:
         """Calls the new layer or operation in place of an old one."""

@@ -1,11 +1,8 @@
-"""Rules of raw `keras.ops` that move, join, split or pick positions and leave the numbers as they are."""
-
-from collections.abc import Iterator
-from typing import Any
+"""Rules of raw `keras.ops` that move, join or split axes and leave the numbers as they are."""
 
 import numpy as np
 
-from distill._keras import core, numpy_ops
+from distill._keras import numpy_ops
 from distill.pruning.structured._call import Call, Rule
 from distill.pruning.structured._labels import Axes, Axis
 from distill.pruning.structured._tying import concatenate, edit_shape, numbered, reshape
@@ -59,15 +56,6 @@ def _reshape(call: Call) -> Axes:
     return found
 
 
-def _broadcast_to(call: Call) -> Axes:
-    axes, shape, target = call.inputs[0], call.shapes[0], call.output_shapes[0]
-    found: list[Axis] = [None] * len(target)
-    for i in range(1, len(axes) + 1):
-        found[-i] = axes[-i] if shape[-i] == target[-i] else None
-    edit_shape(call, "shape", tuple(call.operation.shape), tuple(found))
-    return tuple(found)
-
-
 def _split(call: Call) -> list[Axes]:
     operation, axes = call.operation, call.inputs[0]
     at = operation.axis % len(axes)
@@ -82,6 +70,29 @@ def _split(call: Call) -> list[Axes]:
 
     call.edit("indices_or_sections", *parts, value=indices)
     return [(*axes[:at], part, *axes[at + 1 :]) for part in parts]
+
+
+def _array_split(call: Call) -> list[Axes]:
+    """It deals out what is there, so all parts must lose as much."""
+    axes = call.inputs[0]
+    at = call.operation.axis % len(axes)
+    found = [list(axes) for _ in call.output_shapes]
+    labels = axes[at]
+    if labels is not None and not isinstance(call.operation.indices_or_sections, int):
+        return _split(call)
+    if labels is not None:
+        parts = np.split(labels, np.cumsum([shape[at] for shape in call.output_shapes])[:-1])
+        for axes_of_part, part in zip(found, parts, strict=True):
+            call.unite(parts[0], part)
+            axes_of_part[at] = part
+    return [tuple(each) for each in found]
+
+
+def _stacked(call: Call, axis: int) -> Axes:
+    """A concatenation along an axis, if there is one."""
+    if len({len(axes) for axes, _ in call.operands()}) > 1 or len(call.output_shapes[0]) <= axis:
+        return call.lock_all("it stacks tensors of different ranks")[0]
+    return concatenate(call, axis)
 
 
 def _pad(call: Call) -> Axes:
@@ -114,32 +125,6 @@ def _stack(call: Call) -> Axes:
     return tuple(united)
 
 
-def _get_item(call: Call) -> Axes:
-    key = call.value("key")
-    key = key if isinstance(key, tuple) else (key,)
-    if not all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in key):
-        return call.lock_all("only integers and slices are understood as an index")[0]
-    axes = call.inputs[0]
-    missing = len(axes) - sum(isinstance(part, (int, slice)) for part in key)
-    parts: list[Any] = []
-    for part in key if Ellipsis in key else (*key, Ellipsis):
-        parts += [slice(None)] * missing if part is Ellipsis else [part]
-    return tuple(_picked(call, parts))
-
-
-def _picked(call: Call, parts: list[Any]) -> Iterator[Axis]:
-    """The axes that are left of an input by an index with one part for each of them, `None` for a new one."""
-    rest = iter(call.inputs[0])
-    for part in parts:
-        axis = None if part is None else next(rest)
-        if part is None or part == slice(None):
-            yield axis
-            continue
-        call.lock(axis, "it picks some of the channels")
-        if isinstance(part, slice):
-            yield None
-
-
 def _flip(call: Call) -> Axes:
     axes = call.inputs[0]
     turned = numbered(call.operation.axis, len(axes))
@@ -147,15 +132,15 @@ def _flip(call: Call) -> Axes:
 
 
 SHAPE_RULES: dict[type, Rule] = {
-    core.Unstack: lambda call: call.lock_all("it takes tensors apart"),
-    numpy_ops.BroadcastTo: _broadcast_to,
     numpy_ops.Concatenate: lambda call: concatenate(call, call.operation.axis),
+    numpy_ops.Dstack: lambda call: _stacked(call, 2),
     numpy_ops.ExpandDims: _expand_dims,
     numpy_ops.Flip: _flip,
-    numpy_ops.GetItem: _get_item,
+    numpy_ops.Hstack: lambda call: _stacked(call, 1),
     numpy_ops.Moveaxis: _move_axis,
     numpy_ops.Pad: _pad,
     numpy_ops.Reshape: _reshape,
+    numpy_ops.ArraySplit: _array_split,
     numpy_ops.Split: _split,
     numpy_ops.Squeeze: _squeeze,
     numpy_ops.Stack: _stack,

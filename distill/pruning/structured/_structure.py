@@ -74,6 +74,20 @@ class Edit(NamedTuple):
     value: Callable[..., Any]
 
 
+class Argument(NamedTuple):
+    """A change to an argument of a call, made when channels are removed.
+
+    Attributes:
+        name: name of the argument.
+        axes: axes that the new value depends on. If nothing of them goes, the argument stays as it is.
+        value: function of what is kept of each axis, (size,) bool; returns the new value.
+    """
+
+    name: str
+    axes: tuple[np.ndarray, ...]
+    value: Callable[..., Any]
+
+
 class Product(NamedTuple):
     """The multiply-adds of a call with one weight, or with an array in the call.
 
@@ -98,6 +112,7 @@ class Structure:
         atoms: units that can be removed.
         slots: axes of weights along which channels can be removed.
         edits: id of a layer or operation -> changes to its config.
+        arguments: id of a node and name of an argument of its call -> how it changes.
         constants: ids of a node and of an array among its arguments -> axes of the array.
         inputs: id of a nested model -> axes of its inputs.
         rescaled: id of a variable -> an axis and the factor for its size, by which the weight is multiplied when
@@ -113,6 +128,7 @@ class Structure:
     atoms: Atoms
     slots: list[Slot]
     edits: dict[int, list[Edit]]
+    arguments: dict[tuple[int, str], Argument]
     constants: dict[tuple[int, int], Axes]
     inputs: dict[int, list[Axes]]
     rescaled: dict[int, tuple[np.ndarray, Factor]]

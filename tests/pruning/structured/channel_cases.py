@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from keras.src.applications import convnext, inception_resnet_v2
+from small_nets import kernel_macs
 
+from distill.pruning.structured._costs import macs_of, parameters_of
+from distill.pruning.structured._rebuild import rebuild
 from distill.pruning.structured._rules import rules_with
+from distill.pruning.structured._tracing import read
+from distill.pruning.structured._verification import largest_error
 
 RULES = rules_with()
 
@@ -303,3 +308,16 @@ def some_of(structure, seed):
         if not keep[of := structure.atoms.of[slot.labels]].any():
             keep[of[0]] = True
     return keep
+
+
+def cut_at_random(model, seed=0):
+    """The model without about half of what can go: proved, and its costs those that were foretold."""
+    structure = read(model, RULES)
+    keep = some_of(structure, seed)
+    assert not keep.all()
+    small = rebuild(structure, keep)
+    error, where = largest_error(structure, keep, small, RULES, seed=seed)
+    assert error < 1e-6, where
+    assert small.count_params() == parameters_of(structure)(keep) < model.count_params()
+    assert kernel_macs(small) == macs_of(structure)(keep)
+    return small

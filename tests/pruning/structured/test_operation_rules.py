@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from channel_cases import cut_at_random
 from keras import layers, ops
 from keras.layers import Dense
 from keras.src.ops import numpy as numpy_ops
 from small_nets import free, half, net
+
+from distill import pruning
 
 
 def by_sum(h):
@@ -69,3 +72,48 @@ def test_what_is_wrongly_summed_is_found():
     rules = {numpy_ops.Sum: lambda call: (*call.inputs[0][:-1], None)}
     with pytest.raises(RuntimeError, match="Every tensor of the pruned model"):
         half(model, rules=rules)
+
+
+@pytest.mark.parametrize(
+    "reduce",
+    [
+        lambda x: ops.normalize(x, axis=-1),
+        lambda x: x * ops.norm(x, axis=-1, keepdims=True),
+        lambda x: ops.cumsum(x, axis=-1),
+        lambda x: ops.cumsum(x, axis=1) + ops.sort(x, axis=1),
+        lambda x: ops.cast(ops.argmax(x, axis=1), "float32") + ops.logsumexp(x, axis=1),
+        lambda x: ops.add(*ops.moments(x, 1)),
+        lambda x: ops.average(x, axis=1),
+        lambda x: ops.top_k(ops.swapaxes(x, 1, 2), 2)[0],
+        lambda x: x * ops.cast(ops.any(x > 0, axis=-1, keepdims=True), "float32"),
+    ],
+    ids=["normalize", "norm", "cumsum", "along", "picked", "moments", "average", "top_k", "any"],
+)
+def test_what_adds_up_or_goes_along_other_axes_lets_channels_go(reduce):
+    model = net(lambda x: Dense(3)(layers.Flatten()(reduce(Dense(8, name="made")(x)))), (4, 3))
+    assert cut_at_random(model).get_layer("made").units < 8
+
+
+def spatial_attention(x):
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="made")(x)
+    seen = layers.Concatenate()([ops.mean(x, -1, keepdims=True), ops.max(x, -1, keepdims=True)])
+    gate = layers.Conv2D(1, 3, padding="same", activation="sigmoid", name="gate")(seen)
+    return Dense(3)(layers.GlobalAveragePooling2D()(x * gate))
+
+
+def test_statistics_of_channels_are_cut_when_told():
+    model = net(spatial_attention, (6, 6, 3))
+    (group, *_) = pruning.explain(model).groups
+    assert group.locked == "mean: Mean reaches across this axis; cut it with exact=False"
+    small = half(model, exact=False, verify=False)
+    made, gate = small.get_layer("made"), small.get_layer("gate")
+    assert (made.filters, gate.filters) == (4, 1)
+    # By hand: the mean is over the four channels that are left.
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    found = ops.convert_to_numpy(made(x))
+    seen = np.stack([found.mean(-1), found.max(-1)], -1)
+    pooled = (found * ops.convert_to_numpy(gate(seen))).mean((1, 2))
+    head = small.layers[-1]
+    np.testing.assert_allclose(
+        small(x), pooled @ head.kernel.numpy() + head.bias.numpy(), rtol=1e-4, atol=1e-5
+    )
