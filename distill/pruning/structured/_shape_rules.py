@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from distill._keras import numpy_ops
+from distill._keras import numpy_ops, operations
 from distill.pruning.structured._call import Call, Rule
 from distill.pruning.structured._labels import Axes, Axis
 from distill.pruning.structured._tying import concatenate, edit_shape, numbered, reshape
@@ -133,7 +133,6 @@ def _flip(call: Call) -> Axes:
 
 SHAPE_RULES: dict[type, Rule] = {
     numpy_ops.Concatenate: lambda call: concatenate(call, call.operation.axis),
-    numpy_ops.Dstack: lambda call: _stacked(call, 2),
     numpy_ops.ExpandDims: _expand_dims,
     numpy_ops.Flip: _flip,
     numpy_ops.Hstack: lambda call: _stacked(call, 1),
@@ -147,3 +146,5 @@ SHAPE_RULES: dict[type, Rule] = {
     numpy_ops.Swapaxes: _swap_axes,
     numpy_ops.Transpose: _transpose,
 }
+# Before Keras 3.15 there is no Dstack.
+SHAPE_RULES |= {kind: lambda call: _stacked(call, 2) for kind in operations(numpy_ops, "Dstack")}
