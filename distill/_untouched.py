@@ -47,14 +47,16 @@ def _kept(container: Any) -> Callable[[], None]:
     content = kind(container)
     parts = content.values() if isinstance(content, dict) else content
     restore = [_kept(part) for part in parts if isinstance(part, _CONTAINERS)]
+    if hasattr(container, "__dict__"):  # in which TensorFlow's lists keep what they hold
+        restore.append(_kept(vars(container)))
 
     def put_back() -> None:
-        if not _holds(container, content):
-            # By the class itself: Keras' and TensorFlow's own containers would track what is put back.
-            kind.clear(container)
-            (kind.extend if kind is list else kind.update)(container, content)
         for each in restore:
             each()
+        if not _holds(container, content):
+            # By the class itself: Keras' own containers would track what is put back.
+            kind.clear(container)
+            (kind.extend if kind is list else kind.update)(container, content)
 
     return put_back
 

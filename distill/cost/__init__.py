@@ -18,6 +18,7 @@ latency, each in its own runtime. It is here because it measures; `distill.expor
 from distill.cost._calls import Call, Calls
 from distill.cost._exported import ExportComparison, ExportRow, compare_exports
 from distill.cost._layers import LayerCost
+from distill.cost._lengths import Lengths
 from distill.cost._macs import calls_of, macs
 from distill.cost._memory import Activations
 from distill.cost._products import Products
@@ -35,6 +36,7 @@ __all__ = [
     "ExportRow",
     "Latency",
     "LayerCost",
+    "Lengths",
     "LiteRT",
     "Products",
     "Profile",

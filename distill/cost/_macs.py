@@ -13,13 +13,14 @@ from distill._keras import AutocastScope, Functional, build_for_call, flatten_la
 from distill._untouched import untouched
 from distill.cost._calls import Call, Calls, total
 from distill.cost._following import following
-from distill.cost._products import Products, is_known, known, mended, products_of
+from distill.cost._lengths import Lengths, filled, known
+from distill.cost._products import Products, is_known, mended, products_of
 
 # Their masks change no size, and beside dropout Keras cannot make them from symbolic tensors.
 _MASKING = (layers.GroupQueryAttention, layers.MultiHeadAttention)
 
 
-def macs(model: keras.Model) -> int:
+def macs(model: keras.Model, *, lengths: Lengths = None) -> int:
     """Counts the multiply-adds of one example's forward pass; FLOPs are twice as many.
 
     Counted are products with a kernel, in layers and in raw `keras.ops`, and products of two activations, as in
@@ -32,6 +33,8 @@ def macs(model: keras.Model) -> int:
 
     Args:
         model: Functional or Sequential model, possibly with such models nested in it; channels last or first.
+        lengths: the sizes that the model leaves open, such as the length of a text: a number for all of them, or
+            examples as for the model, whose shapes tell.
 
     Returns:
         Multiply-adds of one example, no unit.
@@ -46,14 +49,15 @@ def macs(model: keras.Model) -> int:
         >>> cost.macs(keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Conv2D(8, 3)]))
         48672
     """
-    return calls_of(model).products.total
+    return calls_of(model, lengths=lengths).products.total
 
 
-def calls_of(model: keras.Model) -> Calls:
+def calls_of(model: keras.Model, *, lengths: Lengths = None) -> Calls:
     """Follows one example through a model's graph, nested models, and layers that hold layers.
 
     Args:
         model: Functional or Sequential model; it is not changed.
+        lengths: as for `macs`.
 
     Returns:
         The calls, each with its tensors and multiply-adds.
@@ -76,7 +80,8 @@ def calls_of(model: keras.Model) -> Calls:
             f"Received: {model.name} of type {type(model).__name__}, which has none. "
             "Build it from keras.Input, or wrap its call in a Functional model."
         )
-    inputs = [keras.KerasTensor((1, *known(t.shape[1:], model.name)), dtype=t.dtype) for t in graph.inputs]
+    shapes = zip(graph.inputs, filled(model, lengths), strict=True)
+    inputs = [keras.KerasTensor((1, *shape), dtype=tensor.dtype) for tensor, shape in shapes]
     follower = _Follower()
     try:
         with untouched(model):

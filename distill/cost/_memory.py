@@ -8,7 +8,7 @@ import keras
 
 from distill._keras import dtype_size
 from distill.cost._calls import Calls
-from distill.cost._products import known
+from distill.cost._lengths import known
 
 
 @dataclasses.dataclass(frozen=True)

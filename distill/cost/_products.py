@@ -20,6 +20,7 @@ from distill._keras import (
     operations,
 )
 from distill.cost._hub import hub_products
+from distill.cost._lengths import known
 
 Shape = tuple[int | None, ...]
 
@@ -98,21 +99,6 @@ def mended(operation: keras.Operation, operands: Sequence[Any], outputs: Any) ->
         shape = tuple(sizes[label] for label in _labels(target, len(outputs.shape)))
         return keras.KerasTensor(shape, outputs.dtype)
     return outputs
-
-
-def known(shape: Shape, name: str) -> tuple[int, ...]:
-    """The shape, if every size is known.
-
-    Raises:
-        ValueError: a size is unknown.
-    """
-    sizes = tuple(size for size in shape if size is not None)
-    if len(sizes) < len(shape):
-        raise ValueError(
-            "Multiply-adds and latency are those of one example, so all sizes must be known. "
-            f"Received: {name} with shape {tuple(shape)}. Rebuild the model with a fixed keras.Input shape."
-        )
-    return sizes
 
 
 def _size(tensor: Any, name: str) -> int:

@@ -8,16 +8,22 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from distill.cost._layers import layer_costs
+from distill.cost._lengths import Lengths
 from distill.cost._macs import calls_of
 from distill.cost._memory import activations_of
 from distill.cost._profile import Profile, Profiles
 from distill.cost._runtimes import Runtime, require_runtimes
 from distill.cost._storage import Sizes, keras_sizes, litert_sizes, parameters
-from distill.cost._timing import in_turns
+from distill.cost._timing import in_turns, prepare
 
 
 def profile(
-    model: keras.Model, *, files: bool = False, latency: Sequence[Runtime] = (), runs: int = 200
+    model: keras.Model,
+    *,
+    files: bool = False,
+    latency: Sequence[Runtime] = (),
+    runs: int = 200,
+    lengths: Lengths = None,
 ) -> Profile:
     """Measures what a model costs.
 
@@ -26,6 +32,7 @@ def profile(
         files: as for `profiles`.
         latency: as for `profiles`.
         runs: as for `profiles`.
+        lengths: as for `profiles`.
 
     Returns:
         The costs.
@@ -41,7 +48,8 @@ def profile(
         >>> cost.profile(model).macs
         48672
     """
-    return profiles({model.name: model}, files=files, latency=latency, runs=runs).profiles[model.name]
+    found = profiles({model.name: model}, files=files, latency=latency, runs=runs, lengths=lengths)
+    return found.profiles[model.name]
 
 
 def profiles(
@@ -50,6 +58,7 @@ def profiles(
     files: bool = False,
     latency: Sequence[Runtime] = (),
     runs: int = 200,
+    lengths: Lengths = None,
 ) -> Profiles:
     """Measures what models cost: parameters and zeros, multiply-adds and memory by layer, bytes and latency.
 
@@ -62,6 +71,8 @@ def profiles(
         latency: runtimes to time the models in, such as `[LiteRT(threads=2), TFFunction(batch_size=32)]`; takes
             seconds. By default nothing is timed.
         runs: number of timed runs in each runtime; the models take turns, as in `latencies`.
+        lengths: the sizes that the models leave open, as for `macs`; without them, multiply-adds, memory and latency
+            of such a model are unknown.
 
     Returns:
         The costs.
@@ -83,21 +94,21 @@ def profiles(
             f"latency={latency!r}."
         )
     require_runtimes("latency", latency)
-    found = {name: _read(model) for name, model in models.items()}
+    found = {name: _read(model, lengths) for name, model in models.items()}
     if files:
         found = {name: _with_sizes(profile, models[name]) for name, profile in found.items()}
     for runtime in latency:
-        found = _timed(found, models, runtime, runs)
+        found = _timed(found, models, runtime, runs, lengths)
     return Profiles(found)
 
 
-def _read(model: keras.Model) -> Profile:
+def _read(model: keras.Model, lengths: Lengths) -> Profile:
     """All costs that need no file and no timing."""
     count = parameters(model)
     unknown: dict[str, str] = {}
     calls = activations = macs = None
     try:
-        calls = calls_of(model)
+        calls = calls_of(model, lengths=lengths)
     except ValueError as error:
         unknown[model.name] = str(error)
     else:
@@ -131,12 +142,16 @@ def _with_sizes(profile: Profile, model: keras.Model) -> Profile:
 
 
 def _timed(
-    profiles: Mapping[str, Profile], models: Mapping[str, keras.Model], runtime: Runtime, runs: int
+    profiles: Mapping[str, Profile],
+    models: Mapping[str, keras.Model],
+    runtime: Runtime,
+    runs: int,
+    lengths: Lengths,
 ) -> dict[str, Profile]:
     prepared, reasons = {}, {}
     for name, model in models.items():
         try:
-            prepared[name] = runtime.prepare(model)
+            prepared[name] = prepare(runtime, model, lengths)
         except ValueError as error:
             reasons[name] = {str(runtime): str(error)}
     times = in_turns(prepared, runs=runs)

@@ -10,7 +10,7 @@ import numpy as np
 from distill._keras import get_input_signature
 from distill._quiet import quiet
 from distill._untouched import untouched
-from distill.cost._products import known
+from distill.cost._lengths import known
 from distill.cost._storage import litert_file
 
 

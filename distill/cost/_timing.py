@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
+from distill._untouched import same_attributes
+from distill.cost._lengths import Lengths, with_lengths
 from distill.cost._runtimes import LiteRT, Runtime, require_runtimes
 
 
@@ -33,6 +35,7 @@ def latency(
     runtime: Runtime = LiteRT(),  # noqa: B008 (it is frozen)
     *,
     runs: int = 200,
+    lengths: Lengths = None,
 ) -> Latency:
     """Times one batch of random inputs; compare models with `latencies` instead.
 
@@ -40,6 +43,7 @@ def latency(
         model: built model with known input sizes.
         runtime: runtime that runs it; by default LiteRT with one example on one CPU thread.
         runs: number of timed runs, after a tenth as many to warm up; >= 1.
+        lengths: the sizes that the model leaves open, as for `macs`.
 
     Returns:
         The latency.
@@ -54,7 +58,7 @@ def latency(
         >>> cost.latency(student, cost.TFFunction(batch_size=8), runs=20).median_ms > 0
         True
     """
-    return latencies({model.name: model}, runtime, runs=runs)[model.name]
+    return latencies({model.name: model}, runtime, runs=runs, lengths=lengths)[model.name]
 
 
 def latencies(
@@ -62,6 +66,7 @@ def latencies(
     runtime: Runtime = LiteRT(),  # noqa: B008 (it is frozen)
     *,
     runs: int = 200,
+    lengths: Lengths = None,
 ) -> dict[str, Latency]:
     """Times one batch of random inputs of each model, in turn.
 
@@ -73,6 +78,7 @@ def latencies(
         runtime: runtime that runs them, such as `LiteRT(threads=2)` or `TFFunction(batch_size=8)`; by default LiteRT
             with one example on one CPU thread.
         runs: number of timed runs of each model, after a tenth as many to warm up; >= 1.
+        lengths: the sizes that the models leave open, as for `macs`.
 
     Returns:
         Name -> latency, in the order given.
@@ -89,7 +95,20 @@ def latencies(
         >>> faster = found["teacher"].median_ms / found["student"].median_ms
     """
     require_runtimes("runtime", [runtime])
-    return in_turns({name: runtime.prepare(model) for name, model in models.items()}, runs=runs)
+    prepared = {name: prepare(runtime, model, lengths) for name, model in models.items()}
+    return in_turns(prepared, runs=runs)
+
+
+def prepare(runtime: Runtime, model: keras.Model, lengths: Lengths) -> Callable[[], object]:
+    """A call that runs one batch of a model, whose open sizes are these, in a runtime.
+
+    Raises:
+        ValueError: the runtime cannot run it.
+    """
+    if lengths is None:
+        return runtime.prepare(model)
+    with same_attributes(model):
+        return runtime.prepare(with_lengths(model, lengths))
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], *, runs: int = 200) -> dict[str, Latency]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from distill._types import Arrays, Train
 from distill._untouched import same_randomness
+from distill.cost import Lengths
 from distill.pruning._numbers import is_whole
 from distill.pruning.structured._call import Rule
 from distill.pruning.structured._compiling import compile_settings, compile_with
@@ -42,6 +43,7 @@ class Options(TypedDict, total=False):
     exact: bool
     rules: Mapping[type, Rule] | None
     verify: bool | Proof | Arrays
+    lengths: Lengths
 
 
 def prune_channels(
@@ -63,6 +65,7 @@ def prune_channels(
     exact: bool = True,
     rules: Mapping[type, Rule] | None = None,
     verify: bool | Proof | Arrays = False,
+    lengths: Lengths = None,
 ) -> keras.Model:
     """Makes a smaller model without the least important channels of this one, which is left as it is.
 
@@ -103,6 +106,8 @@ def prune_channels(
             rule does not hold for subclasses. Your rules come before ours.
         verify: compares every tensor of the new model with the original's, in float64: `True` on random examples, or
             give examples as for the model, or a `Proof` to keep the largest difference.
+        lengths: for targets of macs and latency_ms, the sizes that the model leaves open, such as the length of a
+            text: a number for all of them, or examples as for the model, whose shapes tell.
 
     Returns:
         The new model with copied weights, Functional or Sequential as the original, and compiled if the original is;
@@ -149,8 +154,8 @@ def prune_channels(
         raise ValueError(
             f"ratios would apply again in every round. Received: ratios and {rounds=}. Leave one of them out."
         )
-    settings = _Settings(importance, reduce, normalize, scope, exclude, ratios, exact, rules, verify)
-    goals = goals_of_rounds(model, Goal(what, target, round_to), int(rounds), rules)
+    settings = _Settings(importance, reduce, normalize, scope, exclude, ratios, exact, rules, verify, lengths)
+    goals = goals_of_rounds(model, Goal(what, target, round_to), int(rounds), rules, lengths)
     asked = f"{what}={ratios or target!r}"
     if train is not None:
         # Whatever is refused is refused before anything is trained.
@@ -180,6 +185,7 @@ class _Settings(NamedTuple):
     exact: bool
     rules: Mapping[type, Rule] | None
     verify: bool | Proof | Arrays
+    lengths: Lengths
 
 
 def _require_change(model: keras.Model, new: keras.Model, what: str, asked: str) -> None:
@@ -199,7 +205,8 @@ def _cut(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model:
 def _smaller(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model:
     compiling = compile_settings(model)
     rules = rules_with(settings.rules)
-    structure = read(model, rules, exact=settings.exact)
+    lengths = settings.lengths if goal.what == "macs" else None
+    structure = read(model, rules, exact=settings.exact, lengths=lengths)
     groups = find_groups(structure)
     removable = without(structure, [group for group in groups if group.atoms.size > 1], settings.exclude)
     if not removable:
@@ -229,11 +236,11 @@ def _chosen(structure: Structure, groups: Sequence[Group], goal: Goal, settings:
     if goal.what == "latency_ms":
 
         def measure(keep: np.ndarray) -> float:
-            return milliseconds(rebuild(structure, keep))
+            return milliseconds(rebuild(structure, keep), settings.lengths)
 
         if settings.scope == "global":
             per_ms = score_per_ms(choices[-1], measure)
             choices = [dataclasses.replace(choice, scores=per_ms) for choice in choices]
         return reach_latency(choices, measure, goal)
-    count = macs_of(structure) if goal.what == "macs" else parameters_of(structure)
+    count = macs_of(structure, settings.lengths) if goal.what == "macs" else parameters_of(structure)
     return reach(choices, count, goal)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill.cost import calls_of, latency
+from distill.cost import Lengths, calls_of, latency
 from distill.pruning.structured._structure import Size, Structure
 
 # (atoms,) bool, which atoms stay -> parameters or multiply-adds.
@@ -20,23 +20,24 @@ def parameters_of(structure: Structure) -> Cost:
     return _cost(structure, [(variable, ()) for variable in structure.model.weights])
 
 
-def macs_of(structure: Structure) -> Cost:
+def macs_of(structure: Structure, lengths: Lengths = None) -> Cost:
     """Multiply-adds with kernels, counted as `distill.cost` does.
 
     Raises:
-        ValueError: an input has an unknown size, or the multiply-adds of a layer with weights are unknown.
+        ValueError: an input has a size that lengths do not tell, or the multiply-adds of a layer with weights are
+            unknown.
     """
     cost = _cost(structure, [(product.variable, product.sizes) for product in structure.products])
-    rest = _uncounted(structure)
+    rest = _uncounted(structure, lengths)
     return lambda keep: cost(keep) + rest
 
 
-def milliseconds(model: keras.Model) -> float:
+def milliseconds(model: keras.Model, lengths: Lengths = None) -> float:
     """The time of one example on this machine, by `distill.cost.latency`."""
-    return latency(model).median_ms
+    return latency(model, lengths=lengths).median_ms
 
 
-def _uncounted(structure: Structure) -> int:
+def _uncounted(structure: Structure, lengths: Lengths) -> int:
     """Multiply-adds that no rule counts, because none of their sizes can change."""
     own = {path for path, _, _ in structure.tensors}
     everything = np.ones(structure.atoms.count, bool)
@@ -46,7 +47,7 @@ def _uncounted(structure: Structure) -> int:
             everything
         )
     rest: dict[str, int] = collections.defaultdict(int)
-    for call in calls_of(structure.model).calls:
+    for call in calls_of(structure.model, lengths=lengths).calls:
         path = _within(call.path, own)
         if call.products is not None:
             rest[path] += call.products.weights
@@ -86,7 +87,8 @@ def _cost(structure: Structure, uses: Sequence[tuple[Any, Sequence[Size]]]) -> C
         if any(size is None for size in sizes):
             raise ValueError(
                 "Multiply-adds are counted for one example, so all its sizes must be known. Received: "
-                f"{structure.model.name!r}, where some are not. Rebuild the model with a fixed keras.Input shape."
+                f"{structure.model.name!r}, where some are not. Say them by lengths=, a number or examples, or rebuild "
+                "the model with a fixed keras.Input shape."
             )
         fixed = math.prod(size for size in sizes if not isinstance(size, np.ndarray))
         terms.append((fixed, [structure.atoms.of[size] for size in sizes if isinstance(size, np.ndarray)]))

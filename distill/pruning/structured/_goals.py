@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from distill.cost import Lengths
 from distill.pruning.structured._call import Rule
 from distill.pruning.structured._costs import macs_of, milliseconds, parameters_of
 from distill.pruning.structured._rules import rules_with
@@ -58,7 +59,11 @@ def only_one(targets: Mapping[str, float | None]) -> tuple[str, float]:
 
 
 def goals_of_rounds(
-    model: keras.Model, last: Goal, rounds: int, rules: Mapping[type, Rule] | None
+    model: keras.Model,
+    last: Goal,
+    rounds: int,
+    rules: Mapping[type, Rule] | None,
+    lengths: Lengths = None,
 ) -> list[Goal]:
     """What each round has to reach so that all of them remove the same share.
 
@@ -67,6 +72,7 @@ def goals_of_rounds(
         last: goal of the last round.
         rounds: number of rounds.
         rules: rules of the user's own.
+        lengths: the sizes that the model leaves open.
 
     Raises:
         ValueError: multiply-adds are asked for and are not known.
@@ -78,10 +84,10 @@ def goals_of_rounds(
         ratio = 1 - (1 - target) ** (1 / rounds)
         return [*[Goal(what, ratio, 1)] * (rounds - 1), Goal(what, ratio, round_to)]
     if what == "latency_ms":
-        whole = milliseconds(model) if rounds > 1 else target
+        whole = milliseconds(model, lengths) if rounds > 1 else target
     else:
-        structure = read(model, rules_with(rules))
-        count = macs_of(structure) if what == "macs" else parameters_of(structure)
+        structure = read(model, rules_with(rules), lengths=lengths if what == "macs" else None)
+        count = macs_of(structure, lengths) if what == "macs" else parameters_of(structure)
         whole = count(np.ones(structure.atoms.count, bool))
         share = target if target < 1 else None
         target = target * whole if target < 1 else target

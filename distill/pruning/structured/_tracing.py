@@ -1,25 +1,31 @@
 """Walks through the graph of a model and labels every axis of every tensor and weight, as the rules say."""
 
 import collections
-from collections.abc import Mapping, Sequence, Set
-from typing import Any
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from distill._graphs import Step, functional_of, run
+from distill._untouched import untouched
+from distill.cost import Lengths, calls_of
 from distill.pruning.structured._call import Call, Rule, outputs_of
 from distill.pruning.structured._findings import Findings, Traced
-from distill.pruning.structured._structure import Structure
+from distill.pruning.structured._structure import Shape, Structure
 
 
-def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) -> Structure:
+def read(
+    model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True, lengths: Lengths = None
+) -> Structure:
     """Walks through the graph of a model and labels it.
 
     Args:
         model: Functional or Sequential model, built.
         rules: type of a layer or operation -> its rule. A rule does not hold for subclasses.
         exact: whether layers that mix channels, such as LayerNormalization, keep all of them.
+        lengths: the sizes that the model leaves open, to count multiply-adds; see `distill.cost.macs`.
 
     Returns:
         What can be removed, and how weights and configs change with it.
@@ -40,8 +46,47 @@ def read(model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True) 
     if stuck:
         other, _ = _walked(model, graph, rules, exact, stuck)
         if np.count_nonzero(~other.atoms.locked) > np.count_nonzero(~structure.atoms.locked):
-            return other
-    return structure
+            structure = other
+        else:
+            stuck = set()
+    if lengths is None:
+        return structure
+    # What can go must hold for all lengths; how often weights are used is counted for these.
+    counted, _ = _walked(model, graph, rules, exact, stuck, _sizes(model, graph, lengths))
+    if counted.atoms.of.size != structure.atoms.of.size:
+        raise ValueError(
+            "Multiply-adds of a model with open sizes are counted where its channels do not depend on them. Received: "
+            f"{model.name!r}, where they do. Rebuild it with a fixed keras.Input shape."
+        )
+    return dataclasses.replace(structure, products=counted.products)
+
+
+class _Shapes(NamedTuple):
+    """The shapes of the inputs and outputs of a call."""
+
+    inputs: list[Shape]
+    outputs: list[Shape]
+
+
+def _sizes(model: keras.Model, graph: Any, lengths: Lengths) -> Iterator[_Shapes]:
+    """The shapes of every call, with open sizes filled in, in the order of the walk."""
+    found: list[_Shapes] = []
+
+    def shapes_of(structure: Any) -> list[Shape]:
+        leaves = keras.tree.flatten(structure)
+        return [(None, *leaf.shape[1:]) for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+
+    def visit(step: Step[keras.KerasTensor]) -> Any:
+        if step.nested is not None:
+            return step.enter(visit)
+        args, kwargs = step.arguments()
+        outputs = step.operation.compute_output_spec(*args, **kwargs)
+        found.append(_Shapes(shapes_of((args, kwargs)), shapes_of(outputs)))
+        return outputs
+
+    with untouched(model):
+        run(graph, calls_of(model, lengths=lengths).inputs, visit)
+    return iter(found)
 
 
 def _free(structure: Structure, path: str) -> bool:
@@ -52,9 +97,14 @@ def _free(structure: Structure, path: str) -> bool:
 
 
 def _walked(
-    model: keras.Model, graph: Any, rules: Mapping[type, Rule], exact: bool, every_group: Set[int]
+    model: keras.Model,
+    graph: Any,
+    rules: Mapping[type, Rule],
+    exact: bool,
+    every_group: Set[int],
+    sizes: Iterator[_Shapes] | None = None,
 ) -> tuple[Structure, dict[int, str]]:
-    """What one walk finds, and the paths of the grouped convolutions on it."""
+    """What one walk finds, and the paths of the grouped convolutions on it; shapes are the graph's unless given."""
     findings = Findings(rules, exact, every_group)
     calls: collections.Counter[str] = collections.Counter()
 
@@ -62,7 +112,10 @@ def _walked(
         findings.operations[step.path] = step.operation
         if step.nested is not None:
             return step.enter(visit, _united(step.operation, step.path, step.inputs(), findings))
-        outputs = outputs_of(Call(findings, step.node, step.path, step.inputs()), findings)
+        call = Call(findings, step.node, step.path, step.inputs())
+        if sizes is not None:
+            call.shapes, call.output_shapes = next(sizes)
+        outputs = outputs_of(call, findings)
         for i, traced in enumerate(outputs):
             findings.tensors[step.path, calls[step.path], i] = traced.axes
         calls[step.path] += 1
