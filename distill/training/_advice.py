@@ -11,8 +11,6 @@ from distill.training._scoring import Form, wants_logits
 # Beyond these, a check speaks.
 _LOUD = 30.0  # one term's gradient over another's
 _UNSCALED = 20.0  # absolute value of an input
-_REMAPPED = 0.1  # accuracy that another order of the classes would win
-_CERTAIN = 0.02  # mean entropy of the teacher's answers, as a share of the largest possible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,66 +95,6 @@ def advice_on_inputs(
             False,
             f"The inputs reach {largest:.3g}, and {student.name!r} does not scale them. Scale the data, or let the "
             f"student start with keras.layers.Rescaling or Normalization{too}.",
-        )
-    ]
-
-
-def advice_on_classes(teacher: str, answers: np.ndarray, labels: np.ndarray) -> list[Advice]:
-    """Whether a teacher knows the labels, and names the classes in the same order.
-
-    Args:
-        teacher: name of the teacher.
-        answers: its classes (n,).
-        labels: the right classes (n,).
-    """
-    right = float(np.mean(answers == labels))
-    most = float(np.bincount(labels).max()) / len(labels)
-    table = np.zeros((int(max(answers.max(), labels.max())) + 1,) * 2, int)
-    np.add.at(table, (answers, labels), 1)
-    best = table.argmax(axis=1)
-    seen = np.unique(answers)
-    one_to_one = len(set(best[seen])) == len(seen) > 1
-    remapped = float(table.max(axis=1).sum()) / len(labels)
-    if one_to_one and remapped > right + _REMAPPED and len(labels) >= 10 * len(seen):
-        moved = ", ".join(f"{i} is label {best[i]}" for i in seen if best[i] != i)
-        return [
-            Advice(
-                True,
-                f"{teacher!r} seems to have its classes in another order: its class {moved}. With these exchanged its "
-                f"accuracy is {remapped:.3f}, as it stands {right:.3f}. Reorder the labels or the teacher's outputs.",
-            )
-        ]
-    if right <= most:
-        return [
-            Advice(
-                True,
-                f"{teacher!r} is right on {right:.1%} of the examples, no more than always answering the most frequent "
-                f"class ({most:.1%}). It may expect other inputs (pass teacher_preprocessing), or is not trained for "
-                "these labels.",
-            )
-        ]
-    return []
-
-
-def advice_on_certainty(teacher: str, logits: np.ndarray, temperature: float) -> list[Advice]:
-    """Whether a teacher's softened answers say more than labels.
-
-    Args:
-        teacher: name of the teacher.
-        logits: its logits (n, classes).
-        temperature: temperature of the loss.
-    """
-    softened = np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
-    softened /= softened.sum(axis=-1, keepdims=True)
-    entropies = -(softened * np.log(np.maximum(softened, 1e-12))).sum(axis=-1)
-    entropy = float(entropies.mean() / np.log(logits.shape[-1]))
-    if entropy >= _CERTAIN:
-        return []
-    return [
-        Advice(
-            False,
-            f"{teacher!r} is almost certain of its answers even at temperature {temperature:g} (entropy {entropy:.2%} "
-            "of the largest), so its soft targets say little more than labels. Raise the temperature, or use LogitMSE.",
         )
     ]
 

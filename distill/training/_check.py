@@ -16,6 +16,7 @@ from distill.losses import SoftTargets
 from distill.losses._base import DistillationLoss
 from distill.training import _advice as advice
 from distill.training._advice import Advice
+from distill.training._advice_on_answers import advice_on_answers, advice_on_progress
 from distill.training._checked import CheckedModel, CheckedTerm
 from distill.training._gradients import gradients
 from distill.training._identified import split
@@ -103,24 +104,6 @@ def checkup(
         answered = [taught(batch, outputs) for batch, outputs in zip(inputs, learned, strict=True)]
     scorer = Scorer(distiller, labels[0], learned[0])
 
-    found: list[Advice] = []
-    own = _joined(learned)
-    models = []
-    for teacher, answers in zip(teachers, zip(*answered, strict=True), strict=True):
-        outputs = [answer.outputs for answer in answers]
-        joined = _joined(outputs)
-        if own is not None and joined is not None and joined.shape[1:] == own.shape[1:]:
-            forms = form_of(teacher.model, joined), form_of(student, own)
-            outputs = [in_form(each, *forms) for each in outputs]
-        for i, loss in enumerate(losses):
-            logits = _joined([answer.values[i] for answer in answers]) if loss.head == "softmax" else None
-            if own is not None and logits is not None and logits.ndim == 2:
-                found += _advice_on_answers(teacher.name, logits, _classes(labels), loss)
-        scores = {} if labels[0] is None else _scores_if_possible(scorer, labels, outputs, weights)
-        models.append(CheckedModel("teacher", teacher.name, *_size_of(teacher.model), scores))
-    scores = {} if labels[0] is None else scorer.scores(labels, learned, weights)
-    models.append(CheckedModel("student", student.name, *_size_of(student), scores))
-
     names: list[str] = []
     factors: list[float] = []
 
@@ -130,7 +113,34 @@ def checkup(
         factors[:] = [float(keras.ops.convert_to_numpy(part.weight)) for _, part in terms]
         return [part.loss for _, part in terms]
 
-    terms = _terms(*gradients(values, student.trainable_variables), names, factors)
+    measured, vectors = gradients(values, student.trainable_variables)
+    terms = _terms(measured, vectors, names, factors)
+    pull = _pull(vectors, names, factors) if _takes_gradients_as_they_are(distiller.optimizer) else None
+
+    found: list[Advice] = []
+    own = _joined(learned)
+    models = []
+    # With several teachers or weights of examples, a loss is of no single teacher's answers.
+    has_trained = len(teachers) == 1 and weights[0] is None and _steps(distiller.optimizer) > 0
+    for teacher, answers in zip(teachers, zip(*answered, strict=True), strict=True):
+        outputs = [answer.outputs for answer in answers]
+        joined = _joined(outputs)
+        if own is not None and joined is not None and joined.shape[1:] == own.shape[1:]:
+            forms = form_of(teacher.model, joined), form_of(student, own)
+            outputs = [in_form(each, *forms) for each in outputs]
+        for i, loss in enumerate(losses):
+            logits = _joined([answer.values[i] for answer in answers]) if loss.head == "softmax" else None
+            if own is not None and logits is not None and logits.ndim == 2:
+                found += advice_on_answers(teacher.name, logits, _classes(labels), loss, pull)
+                if has_trained and isinstance(loss, SoftTargets):
+                    term = terms[i - len(losses)]
+                    first = logits[: _count(inputs[0])]
+                    found += advice_on_progress(teacher.name, first, term.loss, term.value, loss.temperature)
+        scores = {} if labels[0] is None else _scores_if_possible(scorer, labels, outputs, weights)
+        models.append(CheckedModel("teacher", teacher.name, *_size_of(teacher.model), scores))
+    scores = {} if labels[0] is None else scorer.scores(labels, learned, weights)
+    models.append(CheckedModel("student", student.name, *_size_of(student), scores))
+
     found += advice.advice_on_terms(terms)
     if own is not None and labels[0] is not None:
         for stated in keras.tree.flatten(compile_settings(distiller)["loss"]):
@@ -196,18 +206,6 @@ def _scores_if_possible(
         return {}
 
 
-def _advice_on_answers(
-    teacher: str, logits: np.ndarray, classes: np.ndarray | None, loss: DistillationLoss
-) -> list[Advice]:
-    """Advice on what a teacher answers, from its logits (n, classes)."""
-    found = []
-    if classes is not None:
-        found += advice.advice_on_classes(teacher, logits.argmax(axis=-1), classes)
-    if isinstance(loss, SoftTargets):
-        found += advice.advice_on_certainty(teacher, logits, loss.temperature)
-    return found
-
-
 def _terms(
     values: Sequence[float], vectors: Sequence[np.ndarray], names: Sequence[str], weights: Sequence[float]
 ) -> tuple[CheckedTerm, ...]:
@@ -219,6 +217,24 @@ def _terms(
         cosine = float(own @ vector / lengths) if own is not None and lengths else None
         terms.append(CheckedTerm(name, weight, value, weight * float(np.linalg.norm(vector)), cosine))
     return tuple(terms)
+
+
+def _pull(vectors: Sequence[np.ndarray], names: Sequence[str], weights: Sequence[float]) -> float | None:
+    """The whole gradient along that of the student's own loss, over that loss's own; `None` if there is none."""
+    if names[0] != "student_loss" or not (squared := float(vectors[0] @ vectors[0])):
+        return None
+    return (
+        sum(weight * float(vector @ vectors[0]) for weight, vector in zip(weights, vectors, strict=True))
+        / squared
+    )
+
+
+def _takes_gradients_as_they_are(optimizer: keras.optimizers.Optimizer) -> bool:
+    return isinstance(getattr(optimizer, "inner_optimizer", optimizer), keras.optimizers.SGD)
+
+
+def _steps(optimizer: keras.optimizers.Optimizer) -> int:
+    return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 
 def _joined(batches: Sequence[Tensors]) -> np.ndarray | None:

@@ -227,6 +227,68 @@ def test_a_certain_teacher_is_seen(data):
     assert any("almost certain of its answers even at temperature 4" in text for text in texts(checked))
 
 
+def linear(name="student"):
+    """One layer whose weights are 0: all classes are equally likely."""
+    head = layers.Dense(3, "softmax", kernel_initializer="zeros")
+    return keras.Sequential([keras.Input((6,)), head], name=name)
+
+
+def test_a_timid_teacher_under_sgd_is_seen(data):
+    """The student is one linear layer, so the gradients are those of the logits times the inputs."""
+    x, y = data
+    teacher = solved(x, y, scale=0.5)
+    answers = as_numpy(teacher(x)).astype("float64")
+    inputs = np.c_[x[:64], np.ones(64)].astype("float64")
+    softened = answers[:64] ** 0.25 / (answers[:64] ** 0.25).sum(axis=1, keepdims=True)
+    of_labels = inputs.T @ (1 / 3 - np.eye(3)[y[:64]]) / 64
+    of_teacher = inputs.T @ (4 * (1 / 3 - softened)) / 64
+    pull = 0.1 + 0.9 * (of_teacher * of_labels).sum() / (of_labels**2).sum()
+    right, sure = np.mean(answers.argmax(axis=1) == y), answers.max(axis=1).mean()
+    wanted = (
+        f"'teacher' is right on {right:.0%} of the examples but only {sure:.0%} sure, and SGD takes the small gradient "
+        f"as it is: towards the labels, {pull:.2f} of what they alone give. Set student_loss_weight=1"
+    )
+
+    def said(optimizer, teacher=teacher, **weights):
+        distiller = Distiller(teacher, linear(), SoftTargets(4.0), **weights)
+        distiller.compile(optimizer, loss=CE)
+        return [text for text in texts(distiller.check(x, y)) if "small gradient" in text]
+
+    sgd = keras.optimizers.SGD
+    for optimizer in (sgd(), sgd(0.1, momentum=0.9), keras.optimizers.LossScaleOptimizer(sgd())):
+        (text,) = said(optimizer)
+        assert text.startswith(wanted)
+    assert not said("adam")
+    assert not said(sgd(), student_loss_weight=1, distillation_weight=0.9)
+    assert not said(sgd(), solved(x, y, scale=8.0))
+    assert 0.1 < pull < 0.75
+
+
+def test_a_student_that_training_left_far_from_its_teacher_is_seen(data):
+    x, y = data
+    teacher, student = solved(x, y, scale=30.0), linear()
+    distiller = Distiller(teacher, student, SoftTargets(4.0))
+    distiller.compile(keras.optimizers.Adam(0.01), loss=CE)
+
+    def said(**kwargs):
+        return [text for text in texts(distiller.check(x, y, **kwargs)) if "has trained" in text]
+
+    assert not said()
+    distiller.fit(x, y, verbose=0)
+    theirs = x.astype("float64") @ teacher.get_weights()[0] + teacher.get_weights()[1]
+    own = x.astype("float64") @ student.get_weights()[0] + student.get_weights()[1]
+    for size in (16, 64):
+        left, most = (
+            reference.soft_targets(theirs[:size], logits[:size], 4.0).mean() for logits in (own, 0 * own)
+        )
+        (text,) = said(batch_size=size)
+        assert f"'soft_targets' is still {left / most:.0%} of what a student would have" in text
+        assert "far from 'teacher'" in text
+        assert "raise the learning rate or lower the temperature." in text
+    student.set_weights([0.8 * weight for weight in teacher.get_weights()])
+    assert not said()
+
+
 def test_terms_of_different_scales_and_without_gradient_are_seen(data):
     x, y = data
     both = compiled(solved(x, y), net(3), [SoftTargets(), LogitMSE()], distillation_loss_weights=[1.0, 1e4])
