@@ -1,5 +1,6 @@
 """Tiny models and data for all tests; every test starts from the same seed."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -11,14 +12,39 @@ os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 CLASSES = 3
 FEATURES = 6
 
 
+def pytest_collection_finish():
+    """What imports have made is there for good: no collection of garbage need walk over it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     keras.utils.set_random_seed(7)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _untuned_iterators():
+    """Iterators of tf.data end at once: with autotune, each waits up to 0.1 s for a thread that tunes it."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    begin = tf.data.Dataset.__iter__
+
+    def begin_untuned(dataset):
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return begin(dataset.with_options(options))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.data.Dataset, "__iter__", begin_untuned)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -17,22 +17,26 @@ ROOMS = (cost, data, exports, files, losses, losses.projectors, pruning, pruning
 ROOMS += (pruning.structured.importance, pruning.weights.importance, quantization, tracking, training)
 
 
-def documented(room):
-    """The docstrings of a room and of its public objects, by name."""
-    found = {room.__name__: room, **{f"{room.__name__}.{name}": getattr(room, name) for name in room.__all__}}
-    return {name: inspect.getdoc(one) or "" for name, one in found.items()}
+def documented():
+    """The docstrings of the rooms and of their public objects, by name: of what has two, under the last."""
+    found = {}
+    for room in ROOMS:
+        found[room.__name__] = room
+        found.update({f"{room.__name__}.{name}": getattr(room, name) for name in room.__all__})
+    names = {id(one): name for name, one in found.items()}
+    return {name: inspect.getdoc(found[name]) or "" for name in names.values()}
 
 
-def fenced_examples(room):
+def fenced_examples():
     return [
         pytest.param(textwrap.dedent(code), id=f"{name}-{i}")
-        for name, text in documented(room).items()
+        for name, text in documented().items()
         for i, code in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
     ]
 
 
-def interactive_examples(room):
-    return [pytest.param(text, id=name) for name, text in documented(room).items() if ">>>" in text]
+def interactive_examples():
+    return [pytest.param(text, id=name) for name, text in documented().items() if ">>>" in text]
 
 
 @pytest.fixture
@@ -44,14 +48,14 @@ def names(tmp_path, monkeypatch, teacher, student, batch):
     return {**found, "model": student, "x": x, "y": y}
 
 
-@pytest.mark.parametrize("code", [example for room in ROOMS for example in fenced_examples(room)])
+@pytest.mark.parametrize("code", fenced_examples())
 def test_an_example_runs(code, names):
     if BACKEND != "tensorflow" and re.search(r"export\(|exports\(|LiteRT|TFFunction|largest_batch\(", code):
         pytest.skip("TensorFlow only: it writes and runs these files")
     exec(compile(code, "an example", "exec"), names)
 
 
-@pytest.mark.parametrize("text", [example for room in ROOMS for example in interactive_examples(room)])
+@pytest.mark.parametrize("text", interactive_examples())
 def test_an_interactive_example_prints_what_it_says(text, names):
     if BACKEND != "tensorflow" and re.search(r"export\(|sizes\(|latenc|quantize_aware", text):
         pytest.skip("TensorFlow only: it writes and runs these files")

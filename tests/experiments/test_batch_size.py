@@ -187,6 +187,7 @@ def test_the_noise_of_several_seeds_is_averaged_before_it_is_divided():
     assert math.isnan(found[4])
 
 
+@pytest.mark.slow
 def test_a_smoke_run_ends_in_a_table_and_curves(tmp_path):
     command = [
         sys.executable,

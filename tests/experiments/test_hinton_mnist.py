@@ -11,6 +11,7 @@ from experiments.hinton_mnist.__main__ import main
 from experiments.hinton_mnist.config import ON_DEV, ON_TEST, TRAINED, Hinton, Learner
 
 
+@pytest.mark.slow
 def test_the_smoke_run_ends_in_a_table_beside_the_papers_numbers(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert main(["--smoke", "--out", str(tmp_path)]) == 0

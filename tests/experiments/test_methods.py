@@ -230,6 +230,7 @@ def test_impossible_options_are_refused_before_any_work(arguments, message, caps
     assert not list(tmp_path.rglob("cells"))
 
 
+@pytest.mark.slow
 def test_a_smoke_run_ends_in_a_table_and_a_forest(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("COLUMNS", "80")

@@ -53,6 +53,7 @@ def smoke(tmp_path_factory):
     return out / "sparsity-smoke"
 
 
+@pytest.mark.slow
 def test_each_network_has_the_zeros_of_its_arm(smoke):
     raw = json.loads((smoke / "study.json").read_text())
     assert len(raw["arms"]) == 2 + len(study.METHODS)
@@ -65,6 +66,7 @@ def test_each_network_has_the_zeros_of_its_arm(smoke):
             assert sum(row["zeros"] for row in found["kernels"]) == round(size * share), arm["name"]
 
 
+@pytest.mark.slow
 def test_masks_move_once_an_epoch_and_early_epochs_are_not_selected(smoke):
     for method in ("gradual", "distilled"):
         (folder,) = smoke.glob(f"cells/{method}-90-seed0-*")
@@ -81,6 +83,7 @@ def test_masks_move_once_an_epoch_and_early_epochs_are_not_selected(smoke):
     assert sum((w == 0).sum() for w in kernels) == round(0.9 * sum(w.size for w in kernels))
 
 
+@pytest.mark.slow
 def test_the_report_has_its_tables_and_pictures(smoke):
     found = read(smoke)
     grid = report.table(found)
@@ -98,6 +101,7 @@ def test_the_report_has_its_tables_and_pictures(smoke):
         assert text in page, text
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_nothing(smoke, capsys):
     before = {path: path.stat().st_mtime_ns for path in smoke.glob("cells/*/result.json")}
     arguments = [*ARGUMENTS, "--out", str(smoke.parent)]

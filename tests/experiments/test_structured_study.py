@@ -92,6 +92,7 @@ def smoke(tmp_path_factory):
     return out / "structured-smoke"
 
 
+@pytest.mark.slow
 def test_the_report_has_its_tables_and_pictures(smoke):
     found = read(smoke)
     grid = report.table(found)

@@ -21,7 +21,8 @@ from conftest import dense_net
 from keras.src.backend.common import global_state
 
 import distill
-from distill.files import _loading
+from distill._keras import Functional, core, numpy_ops
+from distill.files import _guards, _loading
 
 MOST_MEMORY = 300  # MB above the imports, however large a file claims to be
 CODE = "__import__('pathlib').Path('ran').touch()"
@@ -434,59 +435,192 @@ def test_an_array_is_listed_once(refused, tmp_path):
     refused(tmp_path / "linked.h5", "'/model_weights/d1/kernel' is '/model_weights/d0/kernel' too")
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        ("Dense", {"units": 16_000, "lora_rank": 4}),
-        ("Embedding", {"input_dim": 16_000, "output_dim": 16_000, "lora_rank": 4}),
-        ("StringLookup", {"num_oov_indices": 2**24, "vocabulary": ["a"]}),
-        ("LSTM", {"units": 4, "stateful": True}),
-    ],
-    ids=lambda layer: layer[0],
-)
-def test_what_keras_computes_from_values_takes_no_memory_either(refused, good, layer):
-    name, config = layer
-    shape = {"Dense": [None, 16_000], "LSTM": [10**9, 2, 3]}.get(name, [None, 4])
-    made = sequential({"class_name": name, "module": "keras.layers", "config": {"name": "made", **config}})
-    made["config"]["layers"][0]["config"]["batch_shape"] = shape
-    at_most = "at most 1,048,576 places" if name == "StringLookup" else "Nothing was allocated"
-    refused(changed(good, lambda config: (config.clear(), config.update(made))), at_most)
+def layer(kind, module="keras.layers", **config):
+    return {"class_name": kind, "module": module, "config": {"name": "made", **config}}
 
 
-def stateful(kind, *, wrapped=False, **config):
-    layer = {
-        "class_name": kind,
-        "module": "keras.layers",
-        "config": {"name": "made", "stateful": True, **config},
-    }
-    if not wrapped:
-        return layer
-    return {
-        "class_name": "Bidirectional",
-        "module": "keras.layers",
-        "config": {"name": "both", "layer": layer},
-    }
-
-
-def of_batches(shape, layer):
-    model = sequential(layer)
-    model["config"]["layers"][0]["config"]["batch_shape"] = shape
+def on(shape, *listed, dtype="float32"):
+    """A model of layers on inputs of this shape, the size of the batch included."""
+    model = sequential(*listed)
+    model["config"]["layers"][0]["config"].update(batch_shape=shape, dtype=dtype)
     return model
 
 
-STATES = {
-    "LSTM": of_batches([10**8, 2, 1], stateful("LSTM", units=1)),
-    "Bidirectional": of_batches([10**8, 2, 1], stateful("GRU", wrapped=True, units=1)),
-    "of images": of_batches([1, 2, 10_000, 10_000, 1], stateful("ConvLSTM2D", filters=1, kernel_size=1)),
-    "in a model": of_batches([None, 2, 1], of_batches([10**8, 2, 1], stateful("SimpleRNN", units=1))),
+def operation(kind, shape, **config):
+    """A model of one operation on inputs of this shape."""
+    tensor = {"shape": shape, "dtype": "float32", "keras_history": ["x", 0, 0]}
+    call = {"args": [{"class_name": "__keras_tensor__", "config": tensor}], "kwargs": {}}
+    listed = [
+        {**layer("InputLayer", batch_shape=shape), "name": "x", "inbound_nodes": []},
+        {**layer(kind.__name__, kind.__module__, **config), "name": "made", "inbound_nodes": [call]},
+    ]
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [["made", 0, 0]]}
+    return {
+        "class_name": "Functional",
+        "module": Functional.__module__,
+        "config": {"name": "f", "layers": listed, **ends},
+    }
+
+
+MANY = 10**8  # numbers; a few times as many still fit into the limit, so that taking them shows
+SCALAR = layer("Normalization", mean=0.0, variance=1.0)
+INT4 = {
+    "class_name": "Int4DTypePolicy",
+    "module": "keras.dtype_policies",
+    "config": {"mode": "int4/128", "source_name": "float32"},
+}
+WORDS = {"vocabulary": ["a"], "mask_token": None, "oov_token": "[UNK]"}
+IDF = {"output_mode": "tf_idf", "idf_weights": [1.0], "pad_to_max_tokens": True}
+# What takes memory for sizes in the config when it is made, built or planned.
+COMPUTED = {
+    "mean of a Normalization": on([None, MANY], SCALAR),
+    "mean of a Normalization, a list": on([None, MANY], layer("Normalization", mean=[0.0], variance=[1.0])),
+    "mean over the batch": on([MANY, 1], layer("Normalization", axis=0, mean=0.0, variance=1.0)),
+    "mean in a wrapper": on([None, 2, MANY], layer("TimeDistributed", layer=SCALAR)),
+    "mean in a model": on([None, MANY], on([None, MANY], SCALAR)),
+    "LoRA of a Dense": on([None, 16_000], layer("Dense", units=16_000, lora_rank=4)),
+    "LoRA of an Embedding": on(
+        [None, 4], layer("Embedding", input_dim=16_000, output_dim=16_000, lora_rank=4)
+    ),
+    "LoRA of a Conv1D": on([None, 4, 9_000], layer("Conv1D", filters=9_000, kernel_size=3, lora_rank=4)),
+    "LSTM": on([10**9, 2, 3], layer("LSTM", units=1, stateful=True)),
+    "LSTM, smaller": on([MANY, 2, 1], layer("LSTM", units=1, stateful=True)),
+    "Bidirectional": on(
+        [MANY, 2, 1], layer("Bidirectional", layer=layer("GRU", units=1, stateful=True, use_bias=False))
+    ),
+    "ConvLSTM2D": on([1, 2, 10_000, 10_000, 1], layer("ConvLSTM2D", filters=1, kernel_size=1, stateful=True)),
+    "RNN of cells": on(
+        [MANY, 2, 1], layer("RNN", stateful=True, cell=[layer("SimpleRNNCell", units=1, use_bias=False)])
+    ),
+    "SimpleRNN in a model": on(
+        [None, 2, 1], on([MANY, 2, 1], layer("SimpleRNN", units=1, stateful=True, use_bias=False))
+    ),
+}
+if hasattr(keras.dtype_policies, "Int4DTypePolicy"):
+    COMPUTED |= {
+        "groups of a Dense": on([None, MANY], layer("Dense", units=1, dtype=INT4)),
+        "groups of an EinsumDense": on(
+            [None, MANY], layer("EinsumDense", equation="ab,bc->ac", output_shape=[1], dtype=INT4)
+        ),
+        "groups of an Embedding": on(
+            [None, 1], layer("Embedding", input_dim=1, output_dim=MANY, dtype=INT4), dtype="int32"
+        ),
+        "groups of a ReversibleEmbedding": on(
+            [None, 1], layer("ReversibleEmbedding", input_dim=1, output_dim=MANY, dtype=INT4), dtype="int32"
+        ),
+    }
+PARTS = {
+    "Split": operation(numpy_ops.Split, [None, 10**6], indices_or_sections=10**6, axis=1),
+    "ArraySplit": operation(numpy_ops.ArraySplit, [None, 10**6], indices_or_sections=10**6, axis=1),
+    "Unstack": operation(core.Unstack, [None, 10**6], axis=1),
+    "Unstack, into a number": operation(core.Unstack, [None, None], axis=1, num=10**6),
+}
+NUMBERED = {
+    "unknown words": layer("StringLookup", num_oov_indices=2**24, **WORDS),
+    "unknown numbers": layer("IntegerLookup", num_oov_indices=2**24, vocabulary=[1]),
+    "frequencies": layer("StringLookup", max_tokens=MANY, **WORDS, **IDF),
+    "n-grams": layer("TextVectorization", ngrams=2 * 10**7),
+}
+HUGE = {
+    **{case: (config, "would take it to") for case, config in COMPUTED.items()},
+    **{case: (config, "return at most 65,536 tensors") for case, config in PARTS.items()},
+    **{
+        case: (on([None, 1], config, dtype="string"), "A lookup layer may have at most 1,048,576")
+        for case, config in NUMBERED.items()
+    },
 }
 
 
-@pytest.mark.parametrize("case", STATES)
-def test_states_that_are_kept_between_batches_take_no_memory_either(refused, good, case):
-    """A large batch makes the states huge, however few weights there are."""
-    bad = changed(good, lambda config: (config.clear(), config.update(STATES[case])))
-    refused(bad, "172 bytes, which declares")
+@pytest.mark.parametrize("case", HUGE)
+def test_what_keras_computes_as_it_builds_is_refused_before(limited, good, case):
+    config, match = HUGE[case]
+    there = limited(changed(good, lambda old: (old.clear(), old.update(config))))
+    assert there["peak"] < MOST_MEMORY
+    assert match in there["errors"][0]
+    assert str(good.with_name("bad.keras")) in there["errors"][0]
+
+
+def test_layers_are_counted(good, monkeypatch):
+    monkeypatch.setattr(_guards, "MOST_LAYERS", 3)
+    with pytest.raises(ValueError, match=r"at most 3 layers and operations.*good\.keras with more"):
+        distill.load_model(good)
+    monkeypatch.setattr(_guards, "MOST_LAYERS", 4)
+    distill.load_model(good)
+
+
+@keras.saving.register_keras_serializable("hostile")
+class NeedsValues(keras.Model):
+    """A class that cannot be planned, because it makes a variable of a value."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.offset = units, keras.Variable(np.zeros(1, "float32"))
+        self.dense = keras.layers.Dense(units)
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
+    def call(self, x):
+        return self.dense(x) + self.offset
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_variables_of_the_callers_classes_are_counted(good):
+    model = NeedsValues(2)
+    model(np.zeros((1, 3)))
+    model.save(good)
+    assert type(distill.load_model(good)) is NeedsValues
+    bad = changed(good, lambda config: config["config"].update(units=10**7))
+    with pytest.raises(ValueError, match=r"bad\.keras with 36 bytes of weights, where 'kernel'"):
+        distill.load_model(bad)
+
+
+def test_keras_is_as_before(good):
+    watched = {kind: dict(vars(kind)) for kind in (keras.KerasTensor, keras.Operation, keras.Variable)}
+    distill.load_model(good)
+    bad = changed(good, lambda old: (old.clear(), old.update(COMPUTED["mean of a Normalization"])))
+    with pytest.raises(ValueError, match="would take it to"):
+        distill.load_model(bad)
+    assert watched == {kind: dict(vars(kind)) for kind in watched}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [
+            keras.Input((3,)),
+            keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=0.5 * np.ones(3)),
+        ],
+        lambda: [keras.Input(batch_shape=(2, 4, 3)), keras.layers.LSTM(2, stateful=True)],
+        lambda: [keras.Input((3,)), keras.layers.Dense(4, lora_rank=2)],
+        lambda: [keras.Input((256,)), keras.layers.Dense(4)],
+        lambda: [keras.Input((3,)), *[keras.layers.Activation("tanh") for _ in range(30)]],
+    ],
+    ids=["Normalization", "stateful", "LoRA", "quantized", "many layers"],
+)
+def test_honest_models_load_with_keras_own_classes(good, make, request):
+    model = keras.Sequential(make())
+    if "quantized" in request.node.name:
+        model.layers[-1].quantize("int4")
+    model.save(good)
+    loaded = distill.load_model(good)
+    assert [type(one) for one in loaded.layers] == [type(one) for one in model.layers]
+    x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
+    np.testing.assert_array_equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("text", ["[" + "{}," * 1_500_000 + "{}]", '"' + 5_000_000 * "a" + '"'])
+def test_text_that_an_archive_hides_is_not_unpacked(limited, good, text):
+    """As JSON it would take up to forty times its bytes."""
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(good.with_name("bad.keras"), "w", 8) as new:
+        new.writestr("pad", np.random.default_rng(0).bytes(60_000), 0)
+        new.writestr("config.json", f'{{"class_name": "Sequential", "config": {{}}, "more": {text}}}')
+        new.writestr("model.weights.h5", old.read("model.weights.h5"))
+    there = limited(good.with_name("bad.keras"))
+    assert there["peak"] < MOST_MEMORY
+    assert all("must be stored in an archive as they are" in error for error in there["errors"])
 
 
 def test_an_archive_that_unpacks_to_more_than_it_holds(refused, tmp_path):

@@ -139,7 +139,10 @@ def alone():
 
 
 # With four replicas some shards are empty. Losses on outputs, layers, tokens and peers all meet one.
-@pytest.mark.parametrize(("count", "cases"), [(2, CASES), (4, [CASES[i] for i in (1, 5, 8, 10, 11)])])
+@pytest.mark.parametrize(
+    ("count", "cases"),
+    [(2, CASES), pytest.param(4, [CASES[i] for i in (1, 5, 8, 10, 11)], marks=pytest.mark.slow)],
+)
 def test_replicas_equal_one_device_with_uneven_and_empty_shards(count, cases, alone):
     assert len(alone) == len(CASES)
     mirrored = run(MIRRORED, str(count), json.dumps(cases))

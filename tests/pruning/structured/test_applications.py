@@ -87,6 +87,9 @@ FAMILIES = {
 LIVES_ON = {"MobileNetV3", "DenseNet", "ConvNeXt"}  # half a minute more for the others
 
 
+ALWAYS = {"DenseNet", "EfficientNet", "MobileNetV3", "ResNet"}  # scripts/checks/applications has them all
+
+
 def small_network(build):
     model = build()
     rng = np.random.default_rng(0)
@@ -107,7 +110,10 @@ def test_every_family_is_here():
     assert found == set(FAMILIES)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(one, marks=[] if one in ALWAYS else pytest.mark.slow) for one in FAMILIES],
+)
 def test_a_family(family, tmp_path):
     build, left = FAMILIES[family]
     model = small_network(build)

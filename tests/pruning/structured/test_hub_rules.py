@@ -111,6 +111,9 @@ CASES = {
 }
 
 
+SLOW = {"ed_rec", "siglip", "t5, gated", "whisper"}  # like others here, and take as long as all these
+
+
 def examples(model):
     """Of five tokens, no padding."""
     rng = np.random.default_rng(0)
@@ -127,7 +130,9 @@ def examples(model):
 
 
 @pytest.mark.filterwarnings("ignore:Layer '.*' (looks like it|.* was passed an input with a mask)")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow if one in SLOW else []) for one in CASES]
+)
 def test_transformers_lose_width_between_their_dense_layers(name):
     model = CASES[name](keras_hub.models)
     rng = np.random.default_rng(0)
