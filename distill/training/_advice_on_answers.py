@@ -9,7 +9,7 @@ from distill.training._advice import Advice
 # Beyond these, a check speaks.
 _REMAPPED = 0.1  # accuracy that another order of the classes would win
 _CERTAIN = 0.02  # mean entropy of the teacher's answers, as a share of the largest possible
-# Measured by scripts/checks/when_it_hurts: on this side of them, students lagged behind the labels alone.
+# These three were set by eye on about a dozen made-up problems (docs/guides/when-it-hurts.md), and tried on no other.
 _TIMID = 0.25  # accuracy of the teacher less its mean confidence
 _SLOW = 0.75  # the whole gradient along that of the labels, over that of the labels alone
 _UNFINISHED = 0.25  # a trained student's soft loss, over that of one that finds all classes equally likely
