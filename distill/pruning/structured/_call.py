@@ -239,7 +239,13 @@ class Call:
     def copies(self, count: int) -> np.ndarray:
         """New labels of positions that are copies of one another, as many as what they meet; they are not zero."""
         self.vanishes = lambda: False
-        return self._findings.labels.fresh(count)
+        made = self._findings.labels.fresh(count)
+        self._findings.copied.update(made.tolist())
+        return made
+
+    def are_copies(self, axis: np.ndarray) -> bool:
+        """Whether positions along an axis are copies of one another, which are cut only for what they meet."""
+        return self._findings.copied.issuperset(axis.tolist())
 
     def multiplies(self, variable: keras.Variable | None, sizes: Sequence[Size]) -> None:
         """Says how often each number of a weight is used, for targets of multiply-adds.

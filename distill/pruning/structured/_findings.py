@@ -53,6 +53,7 @@ class Findings:
         tried: id of a function and the shape that it was tried on -> what that has shown.
         enter: walks through a model that a wrapper calls: the model, its inputs, the wrapper's call; gives its outputs.
         whole: id of a weight and an axis of it that a call does not let be cut -> why.
+        copied: labels of positions that are copies of one another, which no weights make.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Findings:
         self.products: list[Product] = []
         self.unknown: dict[str, str] = {}
         self.whole: dict[tuple[int, int], str] = {}
+        self.copied: set[int] = set()
         self.tried: dict[tuple[int, Shape], Tried] = {}
         self.enter: Callable[[keras.Model, list[Traced], Any], list[Traced]] = _nowhere
         self._slots: dict[tuple[int, int], Slot] = {}

@@ -159,11 +159,15 @@ def _regroup(call: Call, axes: Axes, shape: Shape, target: Shape) -> list[Axis]:
     labelled = [(i, axis) for i, axis in enumerate(axes) if axis is not None]
     if shape == target or not labelled:
         return list(axes) if shape == target else [None] * len(target)
-    if len(labelled) > 1 or not target:  # no target: a single position
-        for _, axis in labelled:
+    # Copies stay if that leaves channels free, for no weights make them. No target: a single position.
+    candidates = [at for at, axis in labelled if not call.are_copies(axis)] or [at for at, _ in labelled]
+    followed = candidates[0] if len(candidates) == 1 and target else None
+    for at, axis in labelled:
+        if at != followed:
             call.lock(axis, "a reshape joins two axes that can both be cut")
+    if followed is None:
         return [None] * len(target)
-    ((at, axis),) = labelled
+    at, axis = followed, dict(labelled)[followed]
     sizes, targets = ([size or 0 for size in side] for side in (shape, target))  # all are known here
     along = axis.reshape([-1 if i == at else 1 for i in range(len(axes))])
     labels = np.broadcast_to(along, sizes).reshape(targets)

@@ -66,6 +66,9 @@ CUT = {
     "copies of a vector": lambda x: (
         x * layers.Permute((2, 1))(layers.RepeatVector(8)(layers.Softmax()(layers.Flatten()(Dense(1)(x)))))
     ),
+    "a vector, copied and flattened": lambda x: layers.RepeatVector(3)(x[:, 0]),
+    "a step, repeated and flattened": lambda x: ops.repeat(x[:, :1], 4, axis=1),
+    "a step, tiled and flattened": lambda x: ops.tile(x[:, :1], (1, 4, 1)),
 }
 SHUFFLES = since_keras("3.14", reason="depth_to_space and space_to_depth")
 IMAGES = {
