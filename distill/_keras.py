@@ -7,7 +7,9 @@ underscore, anywhere else. Each function says why there is no public way.
 
 import contextlib
 import functools
+import inspect
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -133,6 +135,16 @@ def flatten_layers(layer: keras.Layer, *, include_self: bool = True, recursive: 
 def tracker_of(layer: keras.Layer) -> Any:
     """What tells a layer's variables and layers from its other attributes."""
     return layer._tracker
+
+
+def makes_values() -> tuple[type, str]:
+    """The class and name of the method by which a variable takes memory for its values, as `looking` wants them."""
+    return keras.Variable, "_initialize_with_initializer"
+
+
+def makes_states() -> tuple[type, str]:
+    """Those of the method by which a recurrent layer makes the states that it keeps, given the size of the batch."""
+    return keras.layers.RNN, "_create_state_variables"
 
 
 def kernel_variable(layer: Any) -> keras.Variable:
@@ -361,6 +373,43 @@ def set_global_seeds(seeds: tuple[Any, Any]) -> None:
 
 
 # Files.
+
+_LOOKING = threading.RLock()
+
+
+@contextlib.contextmanager
+def looking(looks: Mapping[tuple[type, str], Callable[..., None]]) -> Iterator[None]:
+    """Calls `look(self, *arguments)` before this thread runs a method of a class. Keras has no hooks around these.
+
+    Args:
+        looks: functions by class and name of the method.
+    """
+    thread, active = threading.get_ident(), True
+
+    def watched(method: Callable[..., Any], look: Callable[..., None]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if active and threading.get_ident() == thread:  # a layer keeps the `build` that it was made with
+                look(self, *args, **kwargs)
+            return method(self, *args, **kwargs)
+
+        if method.__name__ == "__init__":  # Keras asks for its arguments in a way that sees `run` alone
+            run.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
+        return run
+
+    with _LOOKING:  # two threads that put methods back in another order would leave one that looks
+        before = {(kind, name): vars(kind).get(name) for kind, name in looks}
+        try:
+            for (kind, name), look in looks.items():
+                setattr(kind, name, watched(getattr(kind, name), look))
+            yield
+        finally:
+            active = False
+            for (kind, name), own in before.items():
+                if own is None:
+                    delattr(kind, name)  # it is a base's
+                else:
+                    setattr(kind, name, own)
 
 
 def save_state(model: keras.Model, weights_store: Any, assets_store: Any, visited: set[int]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from distill.files._bounds import require_proportion
+from distill.files._bounds import require_proportion, require_stored
 
 SIGNATURE = b"PK"
 
@@ -52,7 +52,9 @@ def opened(path: Path) -> Iterator[Members]:
                     f"Members of a .keras file must lie inside it. Received: {path} with {name!r}, which leads "
                     "elsewhere."
                 )
-        require_proportion(sum(item.file_size for item in archive.infolist()), path.stat().st_size, str(path))
+        sizes, held = [(item.filename, item.file_size) for item in archive.infolist()], path.stat().st_size
+        require_proportion(sum(size for _, size in sizes), held, str(path))
+        require_stored(sum(size for name, size in sizes if name != "model.weights.h5"), held, str(path))
         if not {"config.json", "model.weights.h5"} <= set(names):
             raise ValueError(
                 "A .keras file must contain config.json and model.weights.h5. Received: "

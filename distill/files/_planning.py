@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,14 +9,12 @@ import keras
 
 from distill._keras import (
     ObjectSharingScope,
-    compute_output_spec,
-    flatten_layers,
     initialize_all_variables,
     set_uninitialized_variables,
     uninitialized_variables,
 )
 from distill._types import Config
-from distill.files._bounds import require_proportion
+from distill.files._guards import guarded
 
 
 @contextlib.contextmanager
@@ -40,10 +37,10 @@ def planned(config: Config, source: str, *, held: int, trust: bool) -> Iterator[
     set_uninitialized_variables([])
     try:
         if _stateless(config) != config:
-            model = _held(config, source, held, trust)  # a plan would compute the states, which may be huge
+            model = _held(config, source, held, trust)  # Keras makes states with their values
         else:
             try:
-                model = _plan(config, source, trust)
+                model = _plan(config, source, held, trust)
             except ValueError:
                 # A class that is not Keras' own may need values when it is made, as tasks of keras_hub do.
                 if keras.saving.get_registered_object(config.get("registered_name")) is None:
@@ -59,7 +56,7 @@ allocate = initialize_all_variables
 
 
 def require_held(config: Config, source: str, *, held: int, trust: bool) -> None:
-    """Raise ValueError if a model has more weights than its file, or far larger states.
+    """Raise ValueError if a model has more weights than its file.
 
     Args:
         config: config of a model with states, or of a registered class. Such a class may compile itself when it is
@@ -73,22 +70,21 @@ def require_held(config: Config, source: str, *, held: int, trust: bool) -> None
     quiet = {} if kind is None else {name: type(kind.__name__, (kind,), {"compile": _not_compiled})}
     with keras.saving.custom_object_scope(quiet):
         try:
-            model = _plan(_stateless(config), source, trust)
+            model = _plan(_stateless(config), source, held, trust)
         except ValueError:
             if kind is None:
                 raise
-            return  # a class of the caller's that makes variables in its own way
+            return  # a class of the caller's that needs values: they are counted as it makes them
     count = model.count_params()
     if count > held:
         raise ValueError(
             f"A file must hold all weights of its model. Received: {source} with {held:,} numbers, where "
             f"{config['class_name']} has {count:,}. Nothing was allocated."
         )
-    require_proportion(4 * _states_of(model), 4 * held, source)
 
 
-def _plan(config: Config, source: str, trust: bool) -> keras.Model:
-    with keras.StatelessScope(initialize_variables=False), ObjectSharingScope():
+def _plan(config: Config, source: str, held: int, trust: bool) -> keras.Model:
+    with guarded(source, held), keras.StatelessScope(initialize_variables=False), ObjectSharingScope():
         return _built(config, source, trust)
 
 
@@ -96,7 +92,7 @@ def _held(config: Config, source: str, held: int, trust: bool) -> keras.Model:
     """A model with values, made once it is known that the file holds as many."""
     require_held(config, source, held=held, trust=trust)
     set_uninitialized_variables([])
-    with ObjectSharingScope():
+    with guarded(source, held), ObjectSharingScope():
         return _built(config, source, trust)
 
 
@@ -130,17 +126,3 @@ def _stateless(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     return {key: False if key == "stateful" else _stateless(part) for key, part in config.items()}
-
-
-def _states_of(model: keras.Model) -> int:
-    """How many numbers the recurrent layers of a model keep between batches, if all of them do."""
-    return sum(_state_of(layer) for layer in flatten_layers(model) if isinstance(layer, keras.layers.RNN))
-
-
-def _state_of(layer: keras.layers.RNN) -> int:
-    built = layer.get_build_config() or {}
-    shape = built.get("input_shape") or built.get("shapes_dict", {}).get("sequences_shape")
-    if shape is None or None in (shape[0], *shape[2:]):
-        return 0  # Keras refuses to keep states whose size it does not know
-    states = compute_output_spec(lambda: layer.get_initial_state(shape[0]))
-    return sum(math.prod(state.shape) for state in keras.tree.flatten(states))

@@ -9,6 +9,7 @@ from distill._types import Config
 from distill.files import _hdf5 as hdf5
 from distill.files._configs import complete
 from distill.files._differences import table
+from distill.files._guards import guarded
 from distill.files._layouts import KERAS3
 from distill.files._matching import matched
 from distill.files._parts import Parts, numbers_in
@@ -67,7 +68,8 @@ def load_preset(folder: Path, *, trust: bool) -> keras.Model:
     kind = configs["task.json" if "task.json" in configs else "config.json"]
     require_held(kind, str(folder), held=held + head, trust=trust)
     try:
-        return keras.saving.get_registered_object(kind["registered_name"]).from_preset(str(folder))
+        with guarded(str(folder), held + head):
+            return keras.saving.get_registered_object(kind["registered_name"]).from_preset(str(folder))
     except ValueError as error:
         raise ValueError(f"keras_hub cannot load this preset. Received: {folder}: {error}") from error
 

@@ -40,6 +40,13 @@ _FUNCTIONS = (
     "keras.regularizers",
 )
 
+# Settings of lookup layers, which make an object for each.
+_NUMBERED = {
+    "max_tokens": "places for the frequencies of words",
+    "ngrams": "kinds of n-grams",
+    "num_oov_indices": "places for unknown words",
+}
+
 TRUST = "Pass trust=True if you trust its writer."
 
 
@@ -59,12 +66,16 @@ def require_safe(config: Any, source: str) -> None:
     if name is not None and "config" in config and name not in _PLAIN:
         _require_known(config, source)
     _require_tensors(config.get("inbound_nodes") or (), config.get("name", name), source)
-    buckets = config.get("num_oov_indices")
-    if isinstance(buckets, int) and buckets > ALWAYS_ALLOWED:
-        raise ValueError(
-            f"A lookup layer may have at most {ALWAYS_ALLOWED:,} places for unknown words. Received: {source} with "
-            f"{buckets:,}. {TRUST}"
-        )
+    for key, what in _NUMBERED.items():
+        if key == "max_tokens" and not (
+            config.get("pad_to_max_tokens") and config.get("output_mode") == "tf_idf"
+        ):
+            continue  # only then do words that are not there take memory
+        if isinstance(config.get(key), int) and config[key] > ALWAYS_ALLOWED:
+            raise ValueError(
+                f"A lookup layer may have at most {ALWAYS_ALLOWED:,} {what}. Received: {source} with "
+                f"{config[key]:,}. {TRUST}"
+            )
     for key in _FILES:
         if isinstance(config.get(key), str):
             raise ValueError(

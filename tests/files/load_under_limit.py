@@ -6,6 +6,7 @@ load_weights, and the peak of memory in MB above what the process took before th
 """
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -53,6 +54,7 @@ def main(good):
     for line in sys.stdin:
         path = json.loads(line)
         os.chdir(Path(path).parent)
+        gc.collect()
         with contextlib.suppress(OSError):  # without this, the peak is that of all paths so far
             Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         errors = [attempt(distill.load_model, path), attempt(lambda p: distill.load_weights(model, p), path)]
