@@ -47,6 +47,7 @@ def conclude(
     smoke: bool,
     notes: Sequence[str] = (),
     comparisons: Sequence[tuple[str, str]] = (),
+    primary: Sequence[tuple[str, str]] | None = None,
     tuning: Sequence[Mapping[str, Any]] = (),
     latency_ms: Mapping[str, Mapping[str, float]] | None = None,
     litert_bytes: Mapping[str, int] | None = None,
@@ -64,6 +65,8 @@ def conclude(
         smoke: whether the run only checked that everything works.
         notes: what a reader must know.
         comparisons: pairs of baseline and arm, by name.
+        primary: those of them that answer the question, best one to three, which are adjusted among themselves; the
+            others are exploratory. `None`: all.
         tuning: what `choose` returned.
         latency_ms: what `latencies` returned.
         litert_bytes: size of the LiteRT file, by arm.
@@ -79,6 +82,7 @@ def conclude(
             "smoke": smoke,
             "notes": list(notes),
             "comparisons": list(comparisons),
+            "primary": list(comparisons if primary is None else primary),
             "tuning": list(tuning),
             "latency_ms": dict(latency_ms or {}),
             "litert_bytes": dict(litert_bytes or {}),

@@ -1,10 +1,11 @@
 """The comparisons of a finished study, and what they show."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from distill.studies._measures import ACCURACY, Measure
 from distill.studies._results import StudyResult
-from distill.studies._statistics import Comparison, compare, holm
+from distill.studies._statistics import Comparison, adjust, compare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +16,11 @@ class Judged:
         baseline: name of the baseline arm.
         arm: name of the arm that is compared with it.
         raw: the comparison on its own.
-        adjusted: the same with p adjusted for the number of comparisons; this verdict is the one that counts.
+        adjusted: the same with p and interval adjusted for the number of comparisons; this verdict is the one that
+            counts.
         differences: arm − baseline, seed by seed.
+        primary: whether the comparison answers the study's question; otherwise it is exploratory.
+        together: number of comparisons that were adjusted together.
     """
 
     baseline: str
@@ -24,10 +28,14 @@ class Judged:
     raw: Comparison
     adjusted: Comparison
     differences: tuple[float, ...]
+    primary: bool
+    together: int
 
 
 def judge(study: StudyResult, *, measure: Measure = ACCURACY, epoch: str = "last") -> list[Judged]:
-    """Compares a study's arms on test, and adjusts all p values together by Holm's method.
+    """Compares a study's arms on test, and adjusts for the number of comparisons by Holm's method.
+
+    Primary comparisons are adjusted among themselves, and exploratory ones among themselves.
 
     Args:
         study: a finished study.
@@ -35,7 +43,7 @@ def judge(study: StudyResult, *, measure: Measure = ACCURACY, epoch: str = "last
         epoch: "last", or "selected" for the epoch that was best on dev.
 
     Returns:
-        One `Judged` per comparison, in the study's order.
+        One `Judged` per comparison: the primary ones, then the others, each in the study's order.
 
     Example:
         ```python
@@ -45,9 +53,21 @@ def judge(study: StudyResult, *, measure: Measure = ACCURACY, epoch: str = "last
             print(judged.arm, "against", judged.baseline, judged.adjusted)
         ```
     """
+    others = [names for names in study.comparisons if names not in study.primary]
+    return [
+        judged
+        for family in (study.primary, others)
+        for judged in _family(study, family, measure, epoch, primary=family is study.primary)
+    ]
+
+
+def _family(
+    study: StudyResult, family: Sequence[tuple[str, str]], measure: Measure, epoch: str, *, primary: bool
+) -> list[Judged]:
+    """Comparisons that are adjusted together."""
     pairs = [
         (names, before, after)
-        for names in study.comparisons
+        for names in family
         if (before := study.arm(names[0]).values(measure, epoch=epoch)) is not None
         and (after := study.arm(names[1]).values(measure, epoch=epoch)) is not None
     ]
@@ -55,13 +75,14 @@ def judge(study: StudyResult, *, measure: Measure = ACCURACY, epoch: str = "last
         compare(before, after, lower_is_better=measure.lower_is_better, unit=measure.unit)
         for _, before, after in pairs
     ]
-    adjusted = holm([comparison.p for comparison in raw])
     return [
         Judged(
             *names,
             raw=comparison,
-            adjusted=dataclasses.replace(comparison, p=p),
+            adjusted=adjusted,
             differences=tuple(b - a for a, b in zip(before, after, strict=True)),
+            primary=primary,
+            together=len(pairs),
         )
-        for (names, before, after), comparison, p in zip(pairs, raw, adjusted, strict=True)
+        for (names, before, after), comparison, adjusted in zip(pairs, raw, adjust(raw), strict=True)
     ]

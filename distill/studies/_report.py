@@ -13,7 +13,7 @@ from distill.studies._page import html as page
 from distill.studies._plots import VERDICTS, curves, forest, size
 from distill.studies._records import write_text
 from distill.studies._results import StudyResult, read
-from distill.studies._summary import PROTOCOL, TEST, remarks, verdict
+from distill.studies._summary import EXPLORATORY, PROTOCOL, TEST, remarks, verdict
 from distill.studies._tables import comparisons, costs, other_measures, scores, shipped, tuning
 
 
@@ -57,7 +57,7 @@ def html(study: StudyResult, *, first: Sequence[str] = ()) -> str:
         *([titled_grid(files)] if files else []),
     ]
     if judged:
-        caption = "Diamond: mean difference. Line: its 95% interval. Dots: single seeds."
+        caption = "Diamond: mean difference. Line: its interval. Dots: single seeds."
         parts += [
             "<h2>Paired comparisons</h2>",
             figure(forest(study), caption),
@@ -89,6 +89,7 @@ def _answer(judged: Sequence[Judged]) -> str:
     items = []
     for comparison in judged:
         words, numbers = map(escaped, verdict(comparison))
+        kind = "" if comparison.primary else EXPLORATORY
         color = VERDICTS[comparison.adjusted.verdict]
-        items.append(f'<li style="--verdict: {color}"><b>{words}</b> <span>{numbers}</span></li>')
+        items.append(f'<li style="--verdict: {color}">{kind}<b>{words}</b> <span>{numbers}</span></li>')
     return '<ul class="answer">\n' + "\n".join(items) + "\n</ul>"

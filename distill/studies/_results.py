@@ -141,6 +141,7 @@ class StudyResult:
         notes: what a reader must know.
         arms: arms, in the order of the tables.
         comparisons: pairs of baseline and arm, by name.
+        primary: those of them that answer the study's question; the others are exploratory.
         tuning: searches on dev, one per tuned arm.
         latency_ms: "median", "low" and "high" by arm; not every arm need be timed.
         litert_bytes: size of the LiteRT file by arm; empty if none was written.
@@ -158,6 +159,7 @@ class StudyResult:
     notes: tuple[str, ...]
     arms: tuple[ArmResult, ...]
     comparisons: tuple[tuple[str, str], ...]
+    primary: tuple[tuple[str, str], ...]
     tuning: tuple[Tuning, ...]
     latency_ms: dict[str, dict[str, float]]
     litert_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -204,6 +206,7 @@ def read(study_dir: str | os.PathLike[str]) -> StudyResult:
             notes=tuple(str(note) for note in raw["notes"]),
             arms=tuple(_arm(path.parent, arm) for arm in raw["arms"]),
             comparisons=tuple((baseline, arm) for baseline, arm in raw["comparisons"]),
+            primary=tuple((baseline, arm) for baseline, arm in raw["primary"]),
             tuning=tuple(_tuning(tuning) for tuning in raw["tuning"]),
             latency_ms={
                 arm: {key: float(times[key]) for key in ("median", "low", "high")}
@@ -213,6 +216,8 @@ def read(study_dir: str | os.PathLike[str]) -> StudyResult:
             extra=_others(raw, StudyResult),
         )
         seeds = {arm.name: [cell.seed for cell in arm.cells] for arm in study.arms}
+        if strangers := set(study.primary) - set(study.comparisons):
+            raise ValueError(f"{sorted(strangers)} are primary, but no comparisons")
         for baseline, arm in study.comparisons:
             if seeds[baseline] != seeds[arm]:
                 raise ValueError(f"{baseline} has seeds {seeds[baseline]}, but {arm} has {seeds[arm]}")

@@ -21,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -251,6 +252,9 @@ def _run_cell(cell: Cell, work: Work, study_dir: Path) -> None:
     config = dataclasses.asdict(cell.config)
     write_json(directory / "config.json", {**identity, "config": config, **environment()})
     began = time.monotonic()
+    # Whatever a worker did before must not show: not in what a loaded model draws, nor in the names of layers.
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(cell.seed)
     result = work(cell, directory)
     seconds = round(time.monotonic() - began, 2)
     write_json(directory / "result.json", {**identity, "seconds": seconds, **result})

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 LEVEL = 0.05
+CHANCE = 0.95  # of showing a difference, which a study of good size has
 # Up to 16 pairs, all sign flips are tried; beyond, as many as this are drawn.
 _FLIPS = 2**16
+_POINTS = 2**12  # of the integral over what a sample's deviation may be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +43,16 @@ class Comparison:
 
     Attributes:
         difference: mean of arm − baseline, in the measure's unit.
-        low: lower end of the 95% t interval of the mean difference; NaN if there is none.
+        low: lower end of the t interval of the mean difference; NaN if there is none.
         high: upper end of that interval.
         p: probability of a mean difference at least as far from 0 if the arms did not differ.
         n: number of pairs.
         lower_is_better: whether a negative difference is an improvement.
         unit: unit to print, such as "points" for accuracy in percent; may be empty.
+        deviation: sample standard deviation of the paired differences, in the same unit.
+        sign_flip_p: p of the exact sign-flip test, as a check of the t test's.
+        level: probability that the interval misses the difference; it is below 0.05 where several comparisons are
+            adjusted together.
     """
 
     difference: float
@@ -56,11 +62,9 @@ class Comparison:
     n: int
     lower_is_better: bool = False
     unit: str = ""
-
-    @property
-    def smallest_p(self) -> float:
-        """The smallest p that n pairs can give, 2 / 2^n; with five pairs or fewer it is above .05."""
-        return 2.0 ** (1 - self.n)
+    deviation: float = math.nan
+    sign_flip_p: float = math.nan
+    level: float = LEVEL
 
     @property
     def verdict(self) -> str:
@@ -68,6 +72,12 @@ class Comparison:
         if self.p > LEVEL:
             return "not shown"
         return "better" if (self.difference < 0) == self.lower_is_better else "worse"
+
+    def at(self, level: float) -> "Comparison":
+        """The same comparison with the interval of another level."""
+        half = float(stats.t.ppf(1 - level / 2, self.n - 1)) * self.deviation / math.sqrt(self.n)
+        low, high = self.difference - half, self.difference + half
+        return dataclasses.replace(self, low=low, high=high, level=level)
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
@@ -99,13 +109,13 @@ def spread(values: ArrayLike) -> Spread:
 def compare(
     baseline: ArrayLike, arm: ArrayLike, *, lower_is_better: bool = False, unit: str = ""
 ) -> Comparison:
-    """Compares two arms that have the same seeds.
+    """Compares two arms that have the same seeds, by a paired t test.
 
-    The test flips the signs of the paired differences in every possible way and counts how often their mean is at
-    least as far from 0 [1]. It does not assume a normal distribution, it is exact up to 16 pairs (beyond, flips are
-    drawn from a fixed seed), it uses the sizes of the differences, which a Wilcoxon test discards, and it handles ties
-    and zeros. Its p cannot be smaller than 2 / 2^n. With five pairs that is .0625, so five seeds can never show a
-    difference; `seeds_needed` says how many a study needs.
+    The interval and the test are one: p is at most .05 exactly when the 95% interval excludes 0. With a handful of
+    seeds the t test has more power than a test of signs or ranks, whose p cannot be smaller than 2 / 2^n, so that a
+    single seed that disagrees decides the verdict. It takes the differences to be normal; `sign_flip_p` does not, and
+    is given as a check [1]: it counts the ways of flipping the signs of the differences that give a mean at least as
+    far from 0 (all of them up to 16 pairs; beyond, flips are drawn from a fixed seed).
 
     If all pairs differ by the same amount, there is no spread to judge by; most often the seeds had no effect. The
     verdict is then "not shown", with p = 1 and an interval of NaN, as it is for a single pair.
@@ -117,7 +127,7 @@ def compare(
         unit: unit to print.
 
     Returns:
-        The mean of arm − baseline with its interval, p and verdict.
+        The mean of arm − baseline with its 95% interval, p and verdict.
 
     Raises:
         ValueError: the shapes differ, there is no value, or one is not finite.
@@ -130,7 +140,7 @@ def compare(
         >>> alone = [96.1, 96.4, 95.9, 96.2, 96.0, 96.3]
         >>> distilled = [96.8, 96.9, 96.5, 96.6, 96.9, 96.7]
         >>> print(studies.statistics.compare(alone, distilled, unit="points"))
-        +0.58 points [0.38, 0.79], p = 0.031: better
+        +0.58 points [0.38, 0.79], p < 0.001: better
     """
     before, after = _checked(baseline), _checked(arm)
     if before.shape != after.shape:
@@ -140,12 +150,49 @@ def compare(
         )
     differences = after - before
     n, mean = differences.size, float(differences.mean())
-    low, high, p = math.nan, math.nan, 1.0
-    # Not all equal, up to the rounding of the subtraction.
-    if np.ptp(differences) > 1e-12 * max(np.abs(before).max(), np.abs(after).max()):
-        half = float(stats.t.ppf(1 - LEVEL / 2, n - 1) * differences.std(ddof=1)) / math.sqrt(n)
-        low, high, p = mean - half, mean + half, _sign_flip_p(differences)
-    return Comparison(mean, low, high, p, n, lower_is_better, unit)
+    # All equal, up to the rounding of the subtraction.
+    if np.ptp(differences) <= 1e-12 * max(np.abs(before).max(), np.abs(after).max()):
+        return Comparison(mean, math.nan, math.nan, 1.0, n, lower_is_better, unit, sign_flip_p=1.0)
+    deviation = float(differences.std(ddof=1))
+    p = 2 * float(stats.t.sf(abs(mean) * math.sqrt(n) / deviation, n - 1))
+    check = _sign_flip_p(differences)
+    return Comparison(mean, math.nan, math.nan, p, n, lower_is_better, unit, deviation, check).at(LEVEL)
+
+
+def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Adjusts comparisons that answer one question together for their number, by Holm's method.
+
+    Each interval gets the level at which Holm's procedure tested the comparison: .05 divided by the number of
+    comparisons that were left at its step, or at the step at which the procedure ended. So it excludes 0 exactly when
+    the verdict says that there is a difference.
+
+    Args:
+        comparisons: comparisons (m,) as `compare` returns them.
+
+    Returns:
+        The comparisons in the same order, with adjusted p and intervals.
+
+    Example:
+        >>> from distill import studies
+        >>> alone, smoothed, distilled = [1.0, 2.0, 3.0], [2.0, 3.5, 4.4], [1.5, 2.0, 3.8]
+        >>> found = [studies.statistics.compare(alone, arm) for arm in (smoothed, distilled)]
+        >>> [round(one.level, 3) for one in studies.statistics.adjust(found)]
+        [0.025, 0.05]
+    """
+    p_values = [one.p for one in comparisons]
+    order, adjusted = np.argsort(p_values, kind="stable"), holm(p_values)
+    levels: dict[int, float] = {}
+    level = LEVEL
+    ended = False
+    for rank, index in enumerate(order):
+        if not ended:
+            level = LEVEL / (len(comparisons) - rank)
+            ended = p_values[index] > level
+        levels[int(index)] = level
+    return [
+        dataclasses.replace(one.at(levels[i]), p=adjusted[i]) if one.deviation > 0 else one
+        for i, one in enumerate(comparisons)
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -173,21 +220,94 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def seeds_needed(comparisons: int) -> int:
-    """Returns the fewest seeds n with which all comparisons can be shown: comparisons · 2 / 2^n <= .05.
+def power(difference: float, deviation: float, n: int, *, comparisons: int = 1) -> float:
+    """Returns the probability that a paired t test over n seeds shows a true difference.
 
     Args:
-        comparisons: number of comparisons that are adjusted together; >= 1.
+        difference: true mean difference, in any unit.
+        deviation: standard deviation of the paired differences, in the same unit, > 0.
+        n: number of seeds, >= 2.
+        comparisons: number of comparisons that are adjusted together; the test is at the level .05 / comparisons, which
+            is Holm's hardest.
 
     Returns:
-        6 for one comparison, 8 for up to six, 9 for up to twelve.
+        A probability: that of the noncentral t distribution, to four digits.
 
     Example:
         >>> from distill import studies
-        >>> studies.statistics.seeds_needed(6)
-        8
+        >>> round(studies.statistics.power(0.5, 0.4, 8), 2)
+        0.86
     """
-    return math.ceil(1 + math.log2(comparisons / LEVEL))
+    far = float(stats.t.ppf(1 - LEVEL / comparisons / 2, n - 1))
+    shift = abs(difference) / deviation * math.sqrt(n)
+    # Given how far the sample's deviation s is off, the t statistic is normal; SciPy's noncentral t is NaN far out.
+    shares = (np.arange(_POINTS) + 0.5) / _POINTS
+    off = np.sqrt(stats.chi2.ppf(shares, n - 1) / (n - 1))
+    return float(np.mean(stats.norm.sf(far * off - shift) + stats.norm.cdf(-far * off - shift)))
+
+
+def seeds_needed(difference: float, deviation: float, *, comparisons: int = 1, chance: float = CHANCE) -> int:
+    """Returns the fewest seeds with which a paired t test shows a true difference with the given chance.
+
+    Args:
+        difference: true mean difference, in any unit; not 0.
+        deviation: standard deviation of the paired differences, in the same unit, > 0; from a pilot.
+        comparisons: number of comparisons that are adjusted together.
+        chance: probability that the difference is shown.
+
+    Returns:
+        A number of seeds, >= 2.
+
+    Raises:
+        ValueError: more than 10,000 seeds would be needed, or a number is out of range.
+
+    Example:
+        >>> from distill import studies
+        >>> studies.statistics.seeds_needed(0.5, 0.4, comparisons=2)
+        13
+    """
+    if not (difference != 0 and deviation > 0 and comparisons >= 1 and 0 < chance < 1):
+        raise ValueError(
+            "A power calculation needs a difference that is not 0, a deviation above 0, one or more comparisons and a "
+            f"chance between 0 and 1. Received: difference={difference}, deviation={deviation}, "
+            f"comparisons={comparisons}, chance={chance}."
+        )
+    low, high = 1, 2
+    while power(difference, deviation, high, comparisons=comparisons) < chance:
+        low, high = high, 2 * high
+        if high > 2**14:
+            raise ValueError(
+                f"No study can show so small a difference. Received: difference={difference} with "
+                f"deviation={deviation}, which takes more than 10,000 seeds."
+            )
+    while high - low > 1:
+        middle = (low + high) // 2
+        if power(difference, deviation, middle, comparisons=comparisons) < chance:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def detectable(deviation: float, n: int, *, comparisons: int = 1, chance: float = CHANCE) -> float:
+    """Returns the smallest true difference that n seeds show with the given chance.
+
+    Args:
+        deviation: standard deviation of the paired differences, > 0.
+        n: number of seeds, >= 2.
+        comparisons: number of comparisons that are adjusted together.
+        chance: probability that the difference is shown.
+
+    Returns:
+        A difference, in the unit of the deviation.
+
+    Example:
+        >>> from distill import studies
+        >>> round(studies.statistics.detectable(0.4, 8), 2)
+        0.6
+    """
+    found = optimize.brentq(lambda d: power(d, 1.0, n, comparisons=comparisons) - chance, 1e-3, 1e3)
+    return deviation * float(found)
 
 
 def format_p(p: float) -> str:

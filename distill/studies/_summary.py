@@ -5,7 +5,7 @@ import rich.text
 
 from distill.studies._judging import Judged, judge
 from distill.studies._results import StudyResult
-from distill.studies._statistics import seeds_needed
+from distill.studies._statistics import CHANCE, detectable
 from distill.studies._tables import (
     Grid,
     comparisons,
@@ -18,6 +18,7 @@ from distill.studies._tables import (
     shipped,
 )
 
+EXPLORATORY = "exploratory: "
 SMOKE = "Smoke run: it only checks that the code runs. Its numbers mean nothing."
 PROTOCOL = (
     "Scores are on the test split, which was read once, at the end. "
@@ -25,9 +26,12 @@ PROTOCOL = (
     "NLL (nats), ECE (15 bins, percent) and agreement with the teacher's predicted class are those of the last epoch."
 )
 TEST = (
-    "Differences in test accuracy are in percentage points, paired by seed, with a 95% t interval. "
-    "p values are from an exact sign-flip test. Verdicts are for the last epoch, at the 5% level after Holm's "
-    'adjustment for the number of comparisons; "selected" is the difference at the dev-selected epochs.'
+    "Differences in test accuracy are in percentage points, by a t test that is paired by seed, for the last epoch. "
+    "Primary comparisons answer the study's question; they are adjusted among themselves by Holm's method, and so are "
+    "the exploratory ones. An interval excludes 0 exactly when the verdict at the 5% level, after this adjustment, "
+    "says that there is a difference. p by sign flips is an exact check that assumes no normal distribution. Shown "
+    "from: the true difference that as many seeds show with 95% probability. Selected: the difference at the "
+    "dev-selected epochs."
 )
 
 
@@ -39,17 +43,22 @@ def verdict(judged: Judged) -> tuple[str, str]:
         "worse": f"{judged.arm} is worse than {judged.baseline}",
         "not shown": f"no difference shown between {judged.arm} and {judged.baseline}",
     }[result.verdict]
-    return words, f"{result.difference:+.2f} {result.unit}, 95% interval {interval(result)}"
+    return (
+        words,
+        f"{result.difference:+.2f} {result.unit}, {100 * (1 - result.level):.3g}% interval {interval(result)}",
+    )
 
 
 def remarks(study: StudyResult) -> list[str]:
-    """What a reader must know before the numbers: that they mean nothing, or that there are too few seeds."""
-    return [remark for remark in (SMOKE if study.smoke else None, _too_few_seeds(study)) if remark]
+    """What a reader must know before the numbers: that they mean nothing, or how little they can show."""
+    return [*([SMOKE] if study.smoke else []), *_power(study)]
 
 
 def terminal(study: StudyResult) -> rich.console.Group:
     """The study for a terminal of at least 80 columns: `rich.print(terminal(study))`."""
-    answers = [": ".join(verdict(judged)) for judged in judge(study)]
+    answers = [
+        ("" if judged.primary else EXPLORATORY) + ": ".join(verdict(judged)) for judged in judge(study)
+    ]
     lines = [study.title, study.question, "", *remarks(study), *answers]
     grids = map(for_terminal, _grids(study))
     # Text, not str: a bracket that comes from a file is not markup.
@@ -59,8 +68,9 @@ def terminal(study: StudyResult) -> rich.console.Group:
 def markdown(study: StudyResult) -> str:
     """The study as Markdown without headings, for a README; it ends with a newline."""
     answers = [
-        f"- **{markdown_text(words)}**: {numbers}"
-        for words, numbers in (verdict(judged) for judged in judge(study))
+        f"- {'' if judged.primary else EXPLORATORY}**{markdown_text(words)}**: {numbers}"
+        for judged in judge(study)
+        for words, numbers in [verdict(judged)]
     ]
     blocks = [
         f"**{markdown_text(study.title)}** {markdown_text(study.question)}",
@@ -84,12 +94,12 @@ def _grids(study: StudyResult) -> list[Grid]:
     return [grid for grid in grids if grid is not None]
 
 
-def _too_few_seeds(study: StudyResult) -> str | None:
-    judged = judge(study)
-    needed = seeds_needed(max(1, len(judged)))
-    if all(comparison.raw.n >= needed for comparison in judged):
-        return None
-    return (
-        f"Too few seeds: at least {needed} are needed to show {len(judged)} comparisons that are adjusted together. "
-        '"Not shown" says little here.'
-    )
+def _power(study: StudyResult) -> list[str]:
+    """What the seeds of the primary comparisons could show, where they show nothing."""
+    return [
+        f"{judged.raw.n} seeds are too few to tell {judged.arm} from {judged.baseline} unless they differ by "
+        f"{found:.2g} {judged.raw.unit} or more, which is shown with {100 * CHANCE:.0f}% probability."
+        for judged in judge(study)
+        if judged.primary and judged.adjusted.verdict == "not shown" and judged.raw.deviation > 0
+        for found in [detectable(judged.raw.deviation, judged.raw.n, comparisons=judged.together)]
+    ]

@@ -9,10 +9,10 @@ import rich.box
 import rich.table
 import rich.text
 
-from distill.studies._judging import judge
+from distill.studies._judging import Judged, judge
 from distill.studies._measures import ACCURACY, AGREEMENT, ECE, NLL, Measure
 from distill.studies._results import ArmResult, StudyResult
-from distill.studies._statistics import Comparison, spread
+from distill.studies._statistics import Comparison, detectable, spread
 
 NOTHING = "–"
 
@@ -71,16 +71,27 @@ def comparisons(study: StudyResult) -> Grid:
         (
             f"{last.arm} − {last.baseline}",
             f"{last.raw.difference:+.2f}",
-            interval(last.raw),
-            f"{last.raw.p:.3f}",
+            interval(last.adjusted),
             f"{last.adjusted.p:.3f}",
+            f"{last.raw.sign_flip_p:.3f}",
             last.adjusted.verdict,
+            _shown_from(last),
             f"{selected.raw.difference:+.2f}",
         )
         for last, selected in zip(judge(study), judge(study, epoch="selected"), strict=True)
     ]
-    headings = ("comparison", "points", "95% interval", "p", "p,\nHolm", "verdict", "selected")
+    headings = (
+        *("comparison", "points", "interval", "p,\nHolm", "p, sign\nflips", "verdict", "shown\nfrom"),
+        "selected",
+    )
     return Grid("Differences in test accuracy", headings, tuple(rows))
+
+
+def _shown_from(judged: Judged) -> str:
+    """The true difference that as many seeds show with 95% probability."""
+    if not judged.raw.deviation > 0:
+        return NOTHING
+    return f"{detectable(judged.raw.deviation, judged.raw.n, comparisons=judged.together):.2f}"
 
 
 def other_measures(study: StudyResult) -> Grid:
@@ -90,14 +101,14 @@ def other_measures(study: StudyResult) -> Grid:
             f"{judged.arm} − {judged.baseline}",
             f"{measure.name} ({measure.unit})",
             f"{judged.raw.difference:+.{measure.digits}f}",
-            interval(judged.raw, digits=measure.digits),
+            interval(judged.adjusted, digits=measure.digits),
             f"{judged.adjusted.p:.3f}",
             judged.adjusted.verdict,
         )
         for measure in (NLL, ECE)
         for judged in judge(study, measure=measure)
     ]
-    headings = ("comparison", "measure", "difference", "95% interval", "p, Holm", "verdict")
+    headings = ("comparison", "measure", "difference", "interval", "p, Holm", "verdict")
     return Grid("Differences in likelihood and calibration", headings, tuple(rows))
 
 
@@ -112,7 +123,7 @@ def tuning(study: StudyResult) -> Grid:
 
 
 def interval(comparison: Comparison, *, digits: int = 2) -> str:
-    """The 95% interval in words, or a dash if there is none."""
+    """The interval in words, or a dash if there is none."""
     if math.isnan(comparison.low):
         return NOTHING
     return f"{comparison.low:+.{digits}f} to {comparison.high:+.{digits}f}"

@@ -160,7 +160,8 @@ def findings(study: StudyResult, questions: Questions, rows: Sequence[Row]) -> l
 def _by_question(study: StudyResult, questions: Questions) -> Iterator[tuple[str, StudyResult]]:
     """Each question with a study of its comparisons alone, so that p values are adjusted among them."""
     for question, pairs in questions.items():
-        yield question, dataclasses.replace(study, comparisons=tuple((a, b) for a, b in pairs))
+        asked = tuple((a, b) for a, b in pairs)
+        yield question, dataclasses.replace(study, comparisons=asked, primary=asked)
 
 
 def _finite(value: float, form: str) -> str:

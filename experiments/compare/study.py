@@ -26,10 +26,10 @@ TRIALS: dict[str, list[dict[str, float]]] = {
 # Arms that are also exported to int8.
 INT8 = ("teacher", "distilled", "channels")
 
-# Baseline first; each pair answers one question.
+# Baseline first; each pair answers one question. The primary ones answer the study's.
+PRIMARY = [("alone", "distilled"), ("smoothing", "distilled")]
 COMPARISONS = [
-    ("alone", "distilled"),
-    ("smoothing", "distilled"),
+    *PRIMARY,
     ("distilled", "pruned"),
     ("distilled", "channels"),
     ("few-alone", "few-soft"),
@@ -216,6 +216,7 @@ def run(options: Compare, runner: Runner, typed: str) -> list[RenderableType]:
         smoke=options.smoke,
         notes=_notes(options, tuned=bool(tuning)),
         comparisons=COMPARISONS,
+        primary=PRIMARY,
         tuning=tuning,
         latency_ms=latency_ms,
         litert_bytes=litert_bytes,

@@ -161,6 +161,7 @@ def finished():
         notes=("n",),
         arms=arms,
         comparisons=(),
+        primary=(),
         tuning=tuning,
         latency_ms={},
         **fields,

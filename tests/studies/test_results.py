@@ -63,7 +63,7 @@ def edit(path, **changes):
         (lambda d: (d / "study.json").write_text("[]"), r"/study\.json, .*TypeError"),
         (lambda d: edit(d / "study.json", arms=[{}]), r"/study\.json, .*KeyError: 'cells'"),
         (
-            lambda d: edit(d / "study.json", comparisons=[["alone", "nobody"]]),
+            lambda d: edit(d / "study.json", comparisons=[["alone", "nobody"]], primary=[]),
             r"/study\.json, .*KeyError: 'nobody'",
         ),
         (

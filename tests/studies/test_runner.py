@@ -5,8 +5,12 @@ import fcntl
 import io
 import json
 import os
+import random
 import signal
+from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -32,6 +36,11 @@ def work(made, directory):
         raise ZeroDivisionError("as told")
     if made.config.do == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if made.config.do == "draw":
+        network = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(2)])
+        dropped = network(np.ones((4, 3)), training=True)
+        drawn = [random.random(), float(np.random.rand()), *np.ravel(dropped).tolist()]
+        return {"drawn": drawn, "names": [layer.name for layer in network.layers]}
     print("printed by a worker")
     return {"answer": made.config.value + made.seed}
 
@@ -81,6 +90,22 @@ def test_runs_once_and_starts_again_cleanly_after_an_interruption(tmp_path, capf
     assert again == folders
     assert shown == "cells: 3 of 3 cells already finished\n"
     assert all((tmp_path / folder / "started").read_text() == "once\n" for folder in folders)
+
+
+def test_what_a_worker_did_before_does_not_show(tmp_path):
+    """A cell that draws from every generator, in a worker of its own and after others."""
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "after").mkdir()
+    (alone,), _ = run([cell(2, do="draw")], tmp_path / "alone")
+    folders, _ = run([cell(seed, do="draw") for seed in range(3)], tmp_path / "after")
+    found = [
+        json.loads((tmp_path / folder / "result.json").read_text())
+        for folder in (Path("alone", alone), *(Path("after", one) for one in folders))
+    ]
+    for one in found:
+        del one["seconds"]
+    assert found[0] == found[3]
+    assert found[1]["drawn"] != found[2]["drawn"] != found[3]["drawn"]
 
 
 def test_a_failure_names_the_cell_and_keeps_the_finished(tmp_path):

@@ -21,7 +21,7 @@ SHOWN = {
     **{name: getattr(studies, name) for name in studies.__all__},
     **{
         f"statistics.{name}": getattr(studies.statistics, name)
-        for name in ("compare", "holm", "spread", "seeds_needed")
+        for name in ("compare", "adjust", "holm", "spread", "power", "seeds_needed", "detectable")
     },
 }
 TEXTS = {name: inspect.getdoc(one) or "" for name, one in SHOWN.items() if not isinstance(one, tuple)}

@@ -1,16 +1,11 @@
 """A study in words and tables: what is said first, and how it fits a terminal."""
 
 import dataclasses
+import re
 
 import pytest
 
-from distill.studies import (
-    judge,
-    read,
-    report,
-    summary,
-    tables,
-)
+from distill.studies import BrokenStudyError, judge, read, report, statistics, summary, tables
 from tests.studies.made_up import row, terminal, write_study
 
 
@@ -38,24 +33,42 @@ def test_the_terminal_table_fits_its_names(study):
 
 def test_verdicts_in_words(study):
     words, numbers = summary.verdict(judge(study)[0])
-    low, high = judge(study)[0].raw.low, judge(study)[0].raw.high
+    low, high = judge(study)[0].adjusted.low, judge(study)[0].adjusted.high
     verdicts = ["better", "not shown", "better", "worse", "not shown"]
     assert [row[5] for row in tables.comparisons(study).rows] == verdicts
     assert words == "distilled is better than alone"
-    assert numbers == f"+1.07 points, 95% interval {low:+.2f} to {high:+.2f}"
+    assert numbers == f"+1.07 points, 99% interval {low:+.2f} to {high:+.2f}"
 
 
-def test_a_smoke_run_and_too_few_seeds_are_said_first(tmp_path, study):
-    assert summary.remarks(study) == []
-    few = read(write_study(tmp_path, seeds=5, smoke=True))
-    (smoke, power) = summary.remarks(few)
+def test_a_smoke_run_and_what_seeds_cannot_show_are_said_first(tmp_path):
+    few = read(write_study(tmp_path, smoke=True))
+    smoke, power, other = summary.remarks(few)
     assert smoke == summary.SMOKE
-    assert power.startswith(
-        "Too few seeds: at least 8 are needed to show 5 comparisons that are adjusted together."
+    found = statistics.detectable(judge(few)[1].raw.deviation, 8, comparisons=5)
+    assert power == (
+        f"8 seeds are too few to tell smoothing from alone unless they differ by {found:.2g} points or more, which is "
+        "shown with 95% probability."
     )
-    for text in (terminal(few, 140), summary.markdown(few), report.html(few)):
-        assert (
-            text.index("Smoke run")
-            < text.index("Too few seeds: at least 8")
-            < text.index("no difference shown")
-        )
+    assert other.startswith("8 seeds are too few to tell alone from smoothing")
+    assert tables.comparisons(few).rows[1][6] == f"{found:.2f}"
+    for text in (terminal(few, 240), summary.markdown(few), report.html(few)):
+        assert text.index("Smoke run") < text.index("8 seeds are too few") < text.index("no difference shown")
+
+
+def test_exploratory_comparisons_are_marked_and_come_last(tmp_path):
+    study = read(write_study(tmp_path, primary=[["alone", "distilled"], ["smoothing", "alone"]]))
+    judged = judge(study)
+    assert [(one.arm, one.primary, one.together) for one in judged] == [
+        *(("distilled", True, 2), ("alone", True, 2), ("smoothing", False, 3)),
+        *(("distilled-unlabelled", False, 3), ("distilled-unlabelled", False, 3)),
+    ]
+    assert [one.adjusted.p / one.raw.p for one in judged[:2]] == pytest.approx([2, 1])
+    for text in (terminal(study, 240), summary.markdown(study), report.html(study)):
+        plain = re.sub(r"</?b>|\*|\\", "", text)
+        assert "exploratory: distilled-unlabelled is worse than pseudo-labels" in plain
+        assert "exploratory: distilled is better" not in plain
+
+
+def test_a_primary_comparison_must_be_a_comparison(tmp_path):
+    with pytest.raises(BrokenStudyError, match=r"\[\('alone', 'teacher'\)\] are primary, but no comparisons"):
+        read(write_study(tmp_path, primary=[["alone", "teacher"]]))

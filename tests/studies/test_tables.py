@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distill.studies import judge, read, report, summary, tables
+from distill.studies import judge, read, report, statistics, summary, tables
 from tests.studies.made_up import COMPARISONS, LAST, row, terminal, write_study
 
 
@@ -43,8 +43,8 @@ def test_tables_hold_the_numbers(study, rendered):
     compared = text[text.index("verdict") :]
     first = judge(study)[0]
     assert row(compared, "distilled − alone") == [
-        "distilled − alone", "+1.07", f"{first.raw.low:+.2f} to {first.raw.high:+.2f}", "0.008", "0.039", "better",
-        "+1.32",
+        "distilled − alone", "+1.07", f"{first.adjusted.low:+.2f} to {first.adjusted.high:+.2f}", "0.000", "0.008",
+        "better", f"{statistics.detectable(first.raw.deviation, 8, comparisons=5):.2f}", "+1.32",
     ]  # fmt: skip
     assert "distilled-unlabelled is worse than pseudo-labels" in text.replace("\\-", "-")
     assert "no difference shown between smoothing and alone" in text
