@@ -25,6 +25,13 @@ def spatial(call: Call) -> Axes:
     return only(call, axes, [channel_axis(call.operation, len(axes))], "it")
 
 
+def resized(call: Call) -> Axes:
+    """Each channel is resized or cropped on its own; what fills up the sides may be no zero."""
+    if getattr(call.operation, "fill_value", 0):
+        call.vanishes = lambda: False
+    return spatial(call)
+
+
 def each(*names: str) -> list[type]:
     """The layers of these names in one, two and three dimensions."""
     return [getattr(layers, f"{name}{size}D") for name, size in itertools.product(names, (1, 2, 3))]

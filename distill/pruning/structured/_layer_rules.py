@@ -7,7 +7,7 @@ from keras import layers
 
 from distill._keras import CustomScaleLayer, LayerScale, StochasticDepth
 from distill.pruning.structured._call import Call, Rule
-from distill.pruning.structured._kernel_rules import channel_axis, each, spatial
+from distill.pruning.structured._kernel_rules import channel_axis, each, resized, spatial
 from distill.pruning.structured._labels import Axes
 from distill.pruning.structured._tying import (
     POSITIONWISE_LAYERS,
@@ -165,6 +165,7 @@ LAYER_RULES: dict[type, Rule] = {
     **dict.fromkeys(each("GlobalAveragePooling", "GlobalMaxPooling"), _global_pool),
     **dict.fromkeys(_MERGING, _merge),
     **dict.fromkeys([layers.LayerNormalization, layers.RMSNormalization], _normalization),
+    **dict.fromkeys([layers.CenterCrop, layers.Resizing], resized),
     layers.Activation: _activation,
     layers.AlphaDropout: _dropout,
     layers.BatchNormalization: _batch_normalization,

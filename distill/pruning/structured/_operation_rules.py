@@ -7,6 +7,7 @@ from keras import layers
 
 from distill._keras import core, image, linalg, math_ops, nn, numpy_ops, operations
 from distill.pruning.structured._call import Call, Rule
+from distill.pruning.structured._kernel_rules import resized, spatial
 from distill.pruning.structured._labels import Axes
 from distill.pruning.structured._tying import (
     elementwise,
@@ -139,12 +140,6 @@ def _sum(call: Call) -> Axes:
     return _reduced(call)
 
 
-def _channels_apart(call: Call) -> Axes:
-    axes = call.inputs[0]
-    channel = 1 if call.operation.data_format == "channels_first" else len(axes) - 1
-    return only(call, axes, [channel], "it")
-
-
 def _clip(call: Call) -> Axes:
     if getattr(call.operation.x_min, "shape", ()) or getattr(call.operation.x_max, "shape", ()):
         return call.lock_all("its bounds are arrays")[0]
@@ -167,8 +162,8 @@ OPERATION_RULES: dict[type, Rule] = {
     **dict.fromkeys(operations(numpy_ops, *_ALONG.split()), _along),
     **dict.fromkeys(operations(nn, "Normalize"), _normalize),
     **dict.fromkeys([nn.Softmax, nn.LogSoftmax], softmax),
-    **dict.fromkeys([nn.MaxPool, nn.AveragePool], _channels_apart),
-    image.Resize: _channels_apart,
+    **dict.fromkeys([nn.MaxPool, nn.AveragePool], spatial),
+    image.Resize: resized,
     linalg.Norm: _norm,
     math_ops.TopK: _top_k,
     nn.Glu: _glu,

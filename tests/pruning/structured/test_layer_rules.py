@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 from keras.layers import Dense
 from small_nets import across_positions, half, net, widths
 
@@ -13,6 +13,36 @@ from distill import pruning
 @pytest.mark.parametrize("layer", [layers.Cropping1D(1), layers.UpSampling1D(), layers.ZeroPadding1D()])
 def test_layers_that_know_channels_last_only(layer):
     half(net(lambda x: Dense(3)(layer(Dense(8)(x))), (6, 4)))
+
+
+@pytest.mark.parametrize(
+    "resize",
+    [
+        layers.Resizing(5, 9),
+        layers.Resizing(12, 12, interpolation="bicubic"),
+        layers.Resizing(6, 3, crop_to_aspect_ratio=True),
+        layers.CenterCrop(5, 6),
+        layers.CenterCrop(12, 9),
+        lambda x: ops.image.resize(x, (4, 12), pad_to_aspect_ratio=True, fill_value=3.0),
+    ],
+)
+def test_images_are_resized_channel_by_channel(resize):
+    model = net(lambda x: layers.Conv2D(3, 3)(resize(layers.Conv2D(8, 1, name="made")(x))), (8, 8, 2))
+    assert half(model).get_layer("made").filters == 4
+
+
+@pytest.mark.parametrize("fill_value", [0.0, 3.0])
+def test_channels_stay_if_what_fills_up_their_sides_is_summed(fill_value):
+    def build(x):
+        x = layers.Conv2D(8, 1, use_bias=False)(x)
+        resize = layers.Resizing(4, 12, pad_to_aspect_ratio=True, fill_value=fill_value)
+        return Dense(3)(ops.sum(resize(x), axis=-1))
+
+    model = net(build, (8, 8, 2))
+    if fill_value:
+        assert "not zero when their weights are" in pruning.explain(model).groups[0].locked
+    else:
+        half(model)
 
 
 def test_dropout_follows_the_channels_that_it_names():
