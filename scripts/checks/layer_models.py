@@ -386,13 +386,11 @@ _OPERATIONS: dict[str, Build] = {
     "cos": ops.cos,
     "cumsum": lambda x: ops.cumsum(x, axis=1),
     "cumprod": lambda x: ops.cumprod(x + 0.5, axis=1),
-    "depth_to_space": lambda x: ops.depth_to_space(x, 2),
     "diff": lambda x: ops.diff(x, axis=1),
     "dot": lambda x: ops.dot(x, np.ones((4, 5), "float32")),
     "einsum": lambda x: ops.einsum("bhwc,bhwd->bcd", x, x),
     "equal": lambda x: ops.cast(ops.equal(x, ops.flip(x, axis=1)), "float32"),
     "erf": ops.erf,
-    "erfc": ops.erfc,
     "exp": ops.exp,
     "expand_dims": lambda x: ops.expand_dims(x, 1),
     "expm1": ops.expm1,
@@ -445,7 +443,6 @@ _OPERATIONS: dict[str, Build] = {
     "sin": ops.sin,
     "slice": lambda x: ops.slice(x, (0, 1, 1, 0), (1, 4, 4, 4)),
     "sort": lambda x: ops.sort(x, axis=-1),
-    "space_to_depth": lambda x: ops.space_to_depth(x, 2),
     "split": lambda x: ops.split(x, 2, axis=-1)[1],
     "sqrt": lambda x: ops.sqrt(x + 0.1),
     "square": ops.square,
@@ -470,6 +467,13 @@ _OPERATIONS: dict[str, Build] = {
         lambda i, v: i < 3, lambda i, v: (i + 1, v * 0.5), (ops.zeros((), "int32"), x)
     )[1],
 }
+# Since Keras 3.14 or 3.15.
+_LATER: dict[str, Build] = {
+    "depth_to_space": lambda x: ops.depth_to_space(x, 2),
+    "erfc": lambda x: ops.erfc(x),
+    "space_to_depth": lambda x: ops.space_to_depth(x, 2),
+}
+_OPERATIONS |= {name: body for name, body in _LATER.items() if hasattr(ops, name)}
 
 
 def _inputs(*shapes: Any, names: str = "abc") -> list[Any]:
