@@ -12,7 +12,7 @@ from distill.exports._runtimes import Exported
 from distill.exports._tracing import answers, signature_of
 
 # How far an output may be from the model's, as a share of the span of that output over the examples. Files in float32
-# round in another order; what the others lose was measured on scripts/checks/layers, where wrong ones are far beyond.
+# round in another order; what the others lose was measured on scripts/checks/formats, where wrong ones are far beyond.
 BOUNDS = {"float32": 1e-3, "float16": 1e-2, "dynamic_range": 0.2, "int8": 0.2, "int16x8": 0.1}
 _INTEGER_ADVICE = (
     "Use precision='dynamic_range' or 'float16', train the model for int8 with quantization.quantize_aware, or replace "

@@ -92,7 +92,11 @@ def cell(name: str, column: str) -> Cell:
         path = Path(folder, file)
         if path.suffix == ".keras":
             model.save(path)
-            got = answers(keras.models.load_model(path), x)
+            try:
+                loaded = keras.models.load_model(path)
+            except Exception as error:  # Keras' own: some layers refuse their own settings
+                return Cell(f"– Keras cannot load it: {short(str(error))}")
+            got = answers(loaded, x)
         else:
             try:
                 # Not `export`, which goes on to look for the layer: here it is known.
