@@ -51,9 +51,15 @@ def _is_foreign(value: Any) -> bool:
     return not type(value).__module__.startswith(("keras.", "builtins", "numpy", "tensorflow"))
 
 
-def runs_code_of_users(operation: Any) -> bool:
-    """Whether an operation runs code that is not of Keras or keras_hub: it, a layer in it, or a function of theirs."""
+def may_need_own_dtype(operation: Any) -> bool:
+    """Whether only running an operation tells if it computes in another floating-point type.
+
+    It, a layer in it, or a function of theirs is not of Keras or keras_hub, or it is the one layer of Keras that brings
+    constants in float32.
+    """
     parts = [operation, *layers_in(operation)]
+    if any(isinstance(part, keras.layers.MelSpectrogram) for part in parts):
+        return True
     functions = [value for part in parts for value in vars(part).values() if inspect.isfunction(value)]
     modules = [type(part).__module__ for part in parts] + [one.__module__ for one in functions]
     return any(not module.startswith(("keras.", "keras_hub.")) for module in modules)
@@ -127,5 +133,5 @@ def in_dtype(config: Any, dtype: str) -> Any:
 
 def _is_floating(dtype: Any) -> bool:
     if isinstance(dtype, dict):
-        return dtype["class_name"] == "DTypePolicy"
+        return dtype["class_name"] == "DTypePolicy" and "float" in dtype["config"]["name"]
     return "float" in str(dtype) and "_from_" not in str(dtype)

@@ -14,7 +14,7 @@ from distill._keras import (
 )
 from distill.pruning.structured._configs import (
     layers_in,
-    runs_code_of_users,
+    may_need_own_dtype,
 )
 from distill.pruning.structured._copying import copy_weights
 from distill.pruning.structured._cutting import Cut
@@ -96,7 +96,7 @@ class _Builder:
         needed = [node for node in needed_nodes(graph, self._skipped) if id(node) not in self._skipped]
         stack = [node.operation for node in needed if isinstance(node.operation, keras.Layer)]
         by_hand = _Builder(self._structure, self._cut, self._skipped, self._dtype, self._own_dtype)
-        if self._dtype is not None and any(map(runs_code_of_users, stack)):
+        if self._dtype is not None and any(map(may_need_own_dtype, stack)):
             by_hand._functional(old, graph, entries)  # which tells what computes in its own type
         try:
             new = keras.Sequential(
@@ -162,7 +162,7 @@ class _Builder:
         new = self.new.called(old)
         try:
             outputs = new(*args, **kwargs)
-            if self._dtype is not None and id(old) not in self._own_dtype and runs_code_of_users(old):
+            if self._dtype is not None and id(old) not in self._own_dtype and may_need_own_dtype(old):
                 # Its code, from which the output need not have been inferred.
                 compute_output_spec(new.call, *_in_dtype_of(new, args), **_in_dtype_of(new, kwargs))
         except _OwnDtype:

@@ -163,6 +163,16 @@ def test_arrays_in_operations_are_verified_in_float64():
     )
 
 
+def test_layers_that_compute_in_integers_or_in_float32_alone_are_verified():
+    """Hashing takes only integer types; the mel filters of Keras are float32."""
+    ids = net(lambda x: Dense(3)(Dense(8)(layers.Embedding(7, 4)(layers.Hashing(7)(x)))), (5,), dtype="int32")
+    signal = net(lambda x: Dense(3)(Dense(8)(layers.MelSpectrogram(32, 16, num_mel_bins=8)(x))), (64,))
+    for model in (ids, signal):
+        proof = pruning.Proof()
+        assert half(model, verify=proof).get_layer(index=-2).units == 4
+        assert proof.largest_error < 1e-6
+
+
 def test_a_proof_keeps_the_largest_error():
     model = net(lambda x: Dense(3)(layers.MultiHeadAttention(2, 4)(x, x)), (5, 6))
     proof = pruning.Proof()
