@@ -147,6 +147,15 @@ def makes_states() -> tuple[type, str]:
     return keras.layers.RNN, "_create_state_variables"
 
 
+def adds_operations() -> list[tuple[type, str]]:
+    """Those by which operations come into a graph where Keras tries out a layer, on a backend that has such graphs."""
+    if keras.backend.backend() != "tensorflow":
+        return []
+    import tensorflow as tf
+
+    return [(tf.__internal__.FuncGraph, "_create_op_internal")]
+
+
 def kernel_variable(layer: Any) -> keras.Variable:
     """The variable of a kernel: `layer.kernel` is what the layer computes with, rounded or with LoRA."""
     return layer._kernel

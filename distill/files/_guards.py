@@ -1,22 +1,24 @@
 """Watch Keras while it builds a model from a file, and stop it before it takes more memory than the file can ask for.
 
 Most classes only make variables, which wait for their values. What is watched here takes memory as soon as a config is
-built: values that a layer computes from its sizes, tensors that an operation returns by the million, and layers, of
-which a small file can list a great many.
+built: values that a layer computes from its sizes, tensors that an operation returns by the million, loops of layers
+whose call Keras tries out, and layers, of which a small file can list a great many.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from distill._keras import compute_output_spec, looking, makes_states, makes_values
+from distill._keras import adds_operations, compute_output_spec, looking, makes_states, makes_values
 
-# A layer takes about 16 kB, a tensor up to 2 kB. The largest of Keras' applications has about a thousand layers.
+# A layer takes about 16 kB, a tensor up to 2 kB, an operation in a graph 4 kB. The largest of Keras' applications has
+# about a thousand layers; only preprocessing in a Pipeline, and classes of other packages, are tried out in a graph.
 MOST_LAYERS = 2**13
 MOST_TENSORS = 2**16
+MOST_TRIED = 2**15
 # Bytes of values, and how many times the bytes of the weights they may be besides.
 MOST_VALUES, MOST_TIMES = 2**25, 4
 
@@ -26,7 +28,7 @@ class _Guard:
 
     def __init__(self, source: str, held: int) -> None:
         self._source, self._held = source, 4 * held
-        self._bytes = self._tensors = self._layers = 0
+        self._bytes = self._tensors = self._layers = self._tried = 0
         self.refusal: ValueError | None = None
 
     def layer(self, *args: Any, **kwargs: Any) -> None:
@@ -46,6 +48,15 @@ class _Guard:
             self._refuse(
                 f"The layers and operations of a model may return at most {MOST_TENSORS:,} tensors. Received: "
                 f"{self._source} with more."
+            )
+
+    def tried(self, *args: Any, attrs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """A layer whose call says what it returns adds an operation to a graph, which may have many results."""
+        self._tried += max([1, *(attrs[key].i for key in ("num", "num_split") if attrs and key in attrs)])
+        if self._tried > MOST_TRIED:
+            self._refuse(
+                f"Layers whose call Keras tries out, such as those of a Pipeline, may run at most {MOST_TRIED:,} "
+                f"operations. Received: {self._source} with more, as of a loop."
             )
 
     def normalization(self, layer: keras.layers.Normalization, input_shape: Sequence[int | None]) -> None:
@@ -70,6 +81,10 @@ class _Guard:
         """A variable takes memory at once, in a model that must be built with values."""
         self._values(math.prod(variable.shape), variable)
 
+    def _refuse(self, reason: str) -> None:
+        self.refusal = ValueError(f"{reason} The model was not built.")
+        raise self.refusal
+
     def _values(self, count: int, of: Any) -> None:
         self._bytes += 4 * count
         if self._bytes > MOST_TIMES * self._held + MOST_VALUES:
@@ -78,10 +93,6 @@ class _Guard:
                 f"and {MOST_VALUES:,} more. Received: {self._source} with {self._held:,} bytes of weights, where "
                 f"{of.name!r} ({type(of).__name__}) would take it to {self._bytes:,}."
             )
-
-    def _refuse(self, reason: str) -> None:
-        self.refusal = ValueError(f"{reason} The model was not built.")
-        raise self.refusal
 
 
 @contextlib.contextmanager
@@ -101,14 +112,18 @@ def guarded(source: str, held: int) -> Iterator[None]:
         makes_values(): guard.variable,
         **{(kind, "quantized_build"): guard.quantized for kind in _that_have("quantized_build")},
         **{(kind, "enable_lora"): guard.adapted for kind in _that_have("enable_lora")},
+        **dict.fromkeys(adds_operations(), guard.tried),
     }
     try:
         with looking(looks):
             yield
-    except Exception as error:
+    except Exception:
         if guard.refusal is None:
             raise
-        raise guard.refusal from error  # Keras reports it as its own, with much around it
+    if (
+        guard.refusal is not None
+    ):  # Keras reports it with much around it, or takes it for a failed attempt of its own
+        raise guard.refusal
 
 
 def _that_have(method: str) -> set[type]:

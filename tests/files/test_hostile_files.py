@@ -548,6 +548,18 @@ def test_layers_are_counted(good, monkeypatch):
     distill.load_model(good)
 
 
+@only_on("tensorflow", reason="other backends have no graphs")
+def test_loops_of_layers_that_are_tried_out_are_counted(good, monkeypatch):
+    loop = on([None, 300, 1], layer("Pipeline", layers=[layer("LSTM", units=1, unroll=True)]))
+    bad = changed(good, lambda config: (config.clear(), config.update(loop)))
+    monkeypatch.setattr(_guards, "MOST_TRIED", 2_000)
+    with pytest.raises(ValueError, match=r"at most 2,000 operations.*bad\.keras with more"):
+        distill.load_model(bad)
+    monkeypatch.setattr(_guards, "MOST_TRIED", 299)  # a number of results counts before they are made
+    with pytest.raises(ValueError, match=r"at most 299 operations.*bad\.keras with more"):
+        distill.load_model(bad)
+
+
 @keras.saving.register_keras_serializable("hostile")
 class NeedsValues(keras.Model):
     """A class that cannot be planned, because it makes a variable of a value."""
