@@ -20,11 +20,11 @@ from distill.pruning.structured._tying import (
 )
 
 _ELEMENTWISE = (
-    "Abs Absolute Add Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh Cbrt Ceil Copy Cos Cosh Divide "
-    "DivideNoNan Equal Exp Exp2 Expm1 Floor FloorDivide Greater GreaterEqual Hypot Isfinite Isinf Isnan Less LessEqual "
-    "Log Log10 Log1p Log2 Logaddexp LogicalAnd LogicalNot LogicalOr LogicalXor Maximum Minimum Mod Multiply NanToNum "
-    "Negative NotEqual OnesLike Power Reciprocal Round Sign Sin Sinh Sqrt Square Subtract Tan Tanh TrueDivide Trunc "
-    "Where ZerosLike"
+    "Abs Absolute Add Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh Cbrt Ceil Copy Cos Cosh Deg2rad Divide "
+    "DivideNoNan Equal Exp Exp2 Expm1 Fabs Floor FloorDivide Fmax Fmin Fmod FullLike Greater GreaterEqual "
+    "Hypot Isclose Isfinite Isinf Isnan Isneginf Isposinf Less LessEqual Log Log10 Log1p Log2 Logaddexp Logaddexp2 "
+    "LogicalAnd LogicalNot LogicalOr LogicalXor Maximum Minimum Mod Multiply NanToNum Negative NotEqual OnesLike Power "
+    "Rad2deg Reciprocal Round Sign Signbit Sin Sinc Sinh Sqrt Square Subtract Tan Tanh TrueDivide Trunc Where ZerosLike"
 )
 _ACTIVATIONS = (
     "Celu Elu Gelu HardShrink HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid Relu Relu6 Selu Sigmoid Silu "
@@ -156,7 +156,8 @@ ACTIVATIONS = tuple(operations(nn, *_ACTIVATIONS.split()))
 OPERATION_RULES: dict[type, Rule] = {
     **dict.fromkeys(operations(numpy_ops, *_ELEMENTWISE.split()), elementwise),
     **dict.fromkeys(ACTIVATIONS, elementwise),
-    **dict.fromkeys([math_ops.Rsqrt, math_ops.Erf, core.Cast, core.StopGradient], elementwise),
+    **dict.fromkeys(operations(math_ops, "Erf", "Erfc", "Erfinv", "Rsqrt"), elementwise),
+    **dict.fromkeys([core.Cast, core.SaturateCast, core.StopGradient], elementwise),
     **dict.fromkeys(operations(numpy_ops, *_REDUCING.split()), _reduce),
     **dict.fromkeys([*operations(numpy_ops, *_PICKING.split()), math_ops.Logsumexp], _pick),
     **dict.fromkeys(operations(numpy_ops, *_ALONG.split()), _along),

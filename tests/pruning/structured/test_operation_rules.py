@@ -67,6 +67,23 @@ def test_what_is_not_followed_is_locked(build, shape):
     half(net(lambda x: [build(x), Dense(3)(Dense(8)(x))], shape))
 
 
+# Operations number by number, some of which older versions lack, and what they take besides channels.
+NUMBER_BY_NUMBER = {
+    **dict.fromkeys(("deg2rad", "erfc", "fabs", "isneginf", "isposinf", "rad2deg", "signbit", "sinc"), ()),
+    **dict.fromkeys(("fmax", "fmin", "fmod", "full_like", "isclose", "logaddexp2"), (0.5,)),
+    "saturate_cast": ("float16",),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBER_BY_NUMBER if hasattr(ops, name)])
+def test_channels_pass_what_computes_number_by_number(name):
+    def build(x):
+        y = getattr(ops, name)(Dense(8, name="made")(x), *NUMBER_BY_NUMBER[name])
+        return Dense(3)(ops.cast(y, "float32"))
+
+    assert half(net(build, (6,))).get_layer("made").units == 4
+
+
 def test_what_is_wrongly_summed_is_found():
     model = net(lambda x: Dense(3)(Dense(8)(x) / by_sum(ops.exp(Dense(8)(x)))), (5, 6))
     rules = {numpy_ops.Sum: lambda call: (*call.inputs[0][:-1], None)}
