@@ -44,16 +44,46 @@ from distill.studies._command import command, require, require_datasets, require
 from distill.studies._conclusion import choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._judging import Judged, judge
-from distill.studies._measures import ACCURACY, AGREEMENT, ECE, NLL, Measure
+from distill.studies._measures import (
+    ACCURACY,
+    AGREEMENT,
+    AVERAGE_PRECISION,
+    CLASSIFICATION,
+    ECE,
+    LABEL_NLL,
+    MAE,
+    MULTI_LABEL,
+    NLL,
+    R2,
+    REGRESSION,
+    RMSE,
+    TOKEN_ACCURACY,
+    TOKEN_NLL,
+    TOKENS,
+    Measure,
+)
 from distill.studies._results import ArmResult, BrokenStudyError, CellResult, StudyResult, Tuning, read
+from distill.studies._run import Run
 from distill.studies._runner import STAGES, CellError, Runner, workers
+from distill.studies._study import Study
 
 __all__ = [
     "ACCURACY",
     "AGREEMENT",
+    "AVERAGE_PRECISION",
+    "CLASSIFICATION",
     "ECE",
+    "LABEL_NLL",
+    "MAE",
+    "MULTI_LABEL",
     "NLL",
+    "R2",
+    "REGRESSION",
+    "RMSE",
     "STAGES",
+    "TOKENS",
+    "TOKEN_ACCURACY",
+    "TOKEN_NLL",
     "Arm",
     "ArmResult",
     "BrokenStudyError",
@@ -63,7 +93,9 @@ __all__ = [
     "Examples",
     "Judged",
     "Measure",
+    "Run",
     "Runner",
+    "Study",
     "StudyResult",
     "Surroundings",
     "Tuning",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.studies._declarations import Arm, Cell
-from distill.studies._measures import ACCURACY
+from distill.studies._measures import CLASSIFICATION, Measure
 from distill.studies._records import environment, write_json
 from distill.studies._results import read_cell
 
@@ -13,25 +13,29 @@ from distill.studies._results import read_cell
 Trials = Sequence[tuple[Mapping[str, Any], Sequence[Cell]]]
 
 
-def choose(trials: Mapping[str, Trials], study_dir: Path) -> list[dict[str, Any]]:
-    """Chooses the settings of each arm with the best mean accuracy on dev after the last epoch.
+def choose(
+    trials: Mapping[str, Trials], study_dir: Path, *, measures: Sequence[Measure] = CLASSIFICATION
+) -> list[dict[str, Any]]:
+    """Chooses the settings of each arm with the best mean score on dev after the last epoch.
 
     Args:
         trials: by arm, the settings that were tried with their finished cells; the first of equals is chosen.
         study_dir: path to the study's directory.
+        measures: the study's measures; the first decides.
 
     Returns:
-        For each arm a dictionary, as study.json has it: "arm", "choices" (all settings with their "dev_accuracy") and
+        For each arm a dictionary, as study.json has it: "arm", "choices" (all settings with their score, "dev") and
         "chosen".
     """
-    tuning = []
+    tuning, decides = [], measures[0]
+    best = min if decides.lower_is_better else max
     for arm, tried in trials.items():
         choices: list[dict[str, Any]] = []
         for settings, cells in tried:
-            finished = [read_cell(study_dir / cell.folder) for cell in cells]
-            accuracy = sum(one.dev["last"][ACCURACY.key] or 0.0 for one in finished) / len(finished)
-            choices.append({"settings": dict(settings), "dev_accuracy": accuracy})
-        chosen = max(choices, key=lambda choice: choice["dev_accuracy"])["settings"]
+            finished = [read_cell(study_dir / cell.folder, measures) for cell in cells]
+            score = sum(one.dev["last"][decides.key] or 0.0 for one in finished) / len(finished)
+            choices.append({"settings": dict(settings), "dev": score})
+        chosen = best(choices, key=lambda choice: choice["dev"])["settings"]
         tuning.append({"arm": arm, "choices": choices, "chosen": chosen})
     return tuning
 
@@ -46,6 +50,7 @@ def conclude(
     command: str,
     smoke: bool,
     notes: Sequence[str] = (),
+    measures: Sequence[Measure] = CLASSIFICATION,
     comparisons: Sequence[tuple[str, str]] = (),
     primary: Sequence[tuple[str, str]] | None = None,
     tuning: Sequence[Mapping[str, Any]] = (),
@@ -64,6 +69,7 @@ def conclude(
         command: command that ran it.
         smoke: whether the run only checked that everything works.
         notes: what a reader must know.
+        measures: ways in which the models were scored; arms are judged by the first.
         comparisons: pairs of baseline and arm, by name.
         primary: those of them that answer the question, best one to three, which are adjusted among themselves; the
             others are exploratory. `None`: all.
@@ -81,6 +87,9 @@ def conclude(
             "command": command,
             "smoke": smoke,
             "notes": list(notes),
+            "measures": [
+                {key: value for key, value in vars(measure).items() if key != "score"} for measure in measures
+            ],
             "comparisons": list(comparisons),
             "primary": list(comparisons if primary is None else primary),
             "tuning": list(tuning),

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from distill.studies._measures import ACCURACY, Measure
+from distill.studies._measures import Measure
 from distill.studies._results import StudyResult
 from distill.studies._statistics import Comparison, adjust, compare
 
@@ -21,6 +21,7 @@ class Judged:
         differences: arm − baseline, seed by seed.
         primary: whether the comparison answers the study's question; otherwise it is exploratory.
         together: number of comparisons that were adjusted together.
+        digits: number of decimals to print.
     """
 
     baseline: str
@@ -30,16 +31,17 @@ class Judged:
     differences: tuple[float, ...]
     primary: bool
     together: int
+    digits: int
 
 
-def judge(study: StudyResult, *, measure: Measure = ACCURACY, epoch: str = "last") -> list[Judged]:
+def judge(study: StudyResult, *, measure: Measure | None = None, epoch: str = "last") -> list[Judged]:
     """Compares a study's arms on test, and adjusts for the number of comparisons by Holm's method.
 
     Primary comparisons are adjusted among themselves, and exploratory ones among themselves.
 
     Args:
         study: a finished study.
-        measure: measure to compare. Comparisons with an arm that lacks it are left out.
+        measure: measure to compare; by default the study's first. Comparisons with an arm that lacks it are left out.
         epoch: "last", or "selected" for the epoch that was best on dev.
 
     Returns:
@@ -57,7 +59,9 @@ def judge(study: StudyResult, *, measure: Measure = ACCURACY, epoch: str = "last
     return [
         judged
         for family in (study.primary, others)
-        for judged in _family(study, family, measure, epoch, primary=family is study.primary)
+        for judged in _family(
+            study, family, measure or study.measures[0], epoch, primary=family is study.primary
+        )
     ]
 
 
@@ -83,6 +87,7 @@ def _family(
             differences=tuple(b - a for a, b in zip(before, after, strict=True)),
             primary=primary,
             together=len(pairs),
+            digits=measure.digits,
         )
         for (names, before, after), comparison, adjusted in zip(pairs, raw, adjust(raw), strict=True)
     ]

@@ -115,6 +115,146 @@ def agreement(teacher_logits: ArrayLike, logits: ArrayLike) -> float:
     return float(np.mean(teacher.argmax(axis=1) == student.argmax(axis=1)))
 
 
+def average_precision(y: ArrayLike, outputs: ArrayLike) -> float:
+    """Returns the mean over labels of their average precision, Σ_k (R_k − R_{k−1}) P_k over ranked outputs.
+
+    Args:
+        y: 0 or 1 (n, labels); labels that never occur do not count.
+        outputs: scores (n, labels), higher for more likely; logits and probabilities rank alike.
+
+    Returns:
+        A share in [0, 1].
+
+    Raises:
+        ValueError: the shapes differ, a number is not finite, or no label occurs.
+    """
+    from sklearn.metrics import average_precision_score  # slow to import
+
+    truth, scores = _checked_labels(y, outputs)
+    occurs = truth.any(axis=0)
+    if not occurs.any():
+        raise ValueError(
+            f"Average precision needs a label that occurs. Received: {len(truth)} examples without any."
+        )
+    return float(
+        np.mean([average_precision_score(truth[:, i], scores[:, i]) for i in np.flatnonzero(occurs)])
+    )
+
+
+def label_negative_log_likelihood(y: ArrayLike, outputs: ArrayLike) -> float:
+    """Returns the mean of −log p over examples and labels, where p is what the model gives to 0 or 1.
+
+    Args:
+        y: 0 or 1 (n, labels).
+        outputs: logits (n, labels), or probabilities; outputs that all lie in [0, 1] are taken for probabilities.
+
+    Returns:
+        Nats per label, >= 0.
+
+    Raises:
+        ValueError: the shapes differ, or a number is not finite.
+    """
+    truth, scores = _checked_labels(y, outputs)
+    if ((scores >= 0) & (scores <= 1)).all():
+        bounded = np.clip(scores, _SMALLEST, 1 - 2**-24)
+        scores = np.log(bounded) - np.log1p(-bounded)
+    # −log sigmoid(z) for 1, −log sigmoid(−z) for 0.
+    return float(np.mean(np.logaddexp(0, np.where(truth, -scores, scores))))
+
+
+def errors(y: ArrayLike, outputs: ArrayLike) -> NDArray[np.float64]:
+    """Returns outputs − y; a last axis of size 1 may be missing on either side.
+
+    Args:
+        y: numbers (n, …).
+        outputs: numbers of the same shape.
+
+    Raises:
+        ValueError: the shapes differ, there is no example, or a number is not finite.
+    """
+    truth, found = np.asarray(y, np.float64), np.asarray(outputs, np.float64)
+    if found.ndim == truth.ndim + 1 and found.shape[-1] == 1:
+        found = found[..., 0]
+    if truth.ndim == found.ndim + 1 and truth.shape[-1] == 1:
+        truth = truth[..., 0]
+    if truth.shape != found.shape or truth.size == 0 or not (np.isfinite(truth) & np.isfinite(found)).all():
+        raise ValueError(
+            "Errors need finite outputs of the targets' shape, with at least one example. Received: targets "
+            f"{truth.shape} and outputs {found.shape}, of which {np.count_nonzero(~np.isfinite(found))} are not finite."
+        )
+    return found - truth
+
+
+def as_logits(outputs: ArrayLike) -> NDArray[np.float64]:
+    """Returns logits (n, classes): as they are, or the logarithms of what is recognised as probabilities.
+
+    Rows of numbers in [0, 1] that add up to 1 within 0.1, as rounded files return them, are probabilities. A single
+    column is the second of two classes: its sigmoid if all numbers lie in [0, 1], else its logit.
+    """
+    rows = np.asarray(outputs, dtype=np.float64)
+    bounded = rows.size > 0 and bool(((rows >= 0) & (rows <= 1)).all())
+    if rows.ndim == 2 and rows.shape[1] == 1:
+        second = np.clip(rows, _SMALLEST, 1 - 2**-24) if bounded else rows
+        logit = np.log(second) - np.log1p(-second) if bounded else rows
+        return np.concatenate([np.zeros_like(logit), logit], axis=1)
+    if rows.ndim == 2 and bounded and (np.abs(rows.sum(axis=1) - 1) < 0.1).all():
+        return np.log(np.maximum(rows, _SMALLEST))
+    return rows
+
+
+def as_labels(y: ArrayLike) -> NDArray[np.integer]:
+    """Returns integer labels (n,) of integers (n,) or (n, 1), whole numbers, or one-hot rows."""
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
+            raise ValueError(
+                "Labels of two axes must be one-hot: a single 1 in each row. "
+                f"Received: labels of shape {labels.shape}. Score on labels that are not smoothed."
+            )
+        return labels.argmax(axis=1)
+    labels = labels.reshape(len(labels), -1)[:, 0] if labels.ndim == 2 else labels
+    if not np.issubdtype(labels.dtype, np.integer) and (labels == np.floor(labels)).all():
+        return labels.astype(np.int64)
+    return labels
+
+
+def known_tokens(y: ArrayLike, outputs: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.integer]]:
+    """Returns logits (tokens, words) and labels (tokens,) of all tokens whose label is not below 0.
+
+    Args:
+        y: integers (n, length).
+        outputs: logits or probabilities (n, length, words).
+
+    Raises:
+        ValueError: the shapes do not fit, or no token counts.
+    """
+    labels, rows = np.asarray(y), np.asarray(outputs)
+    if rows.ndim != 3 or labels.shape != rows.shape[:2] or not (labels >= 0).any():
+        raise ValueError(
+            "Scores of tokens need labels (n, length), of which some are not below 0, and outputs (n, length, words). "
+            f"Received: labels {labels.shape} and outputs {rows.shape}."
+        )
+    counts = labels >= 0
+    return as_logits(rows[counts]), labels[counts]
+
+
+_SMALLEST = 2.0**-126  # of float32
+
+
+def _checked_labels(y: ArrayLike, outputs: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    truth, scores = np.asarray(y), np.asarray(outputs, np.float64)
+    if truth.shape != scores.shape or truth.ndim != 2 or truth.size == 0 or not np.isin(truth, (0, 1)).all():
+        raise ValueError(
+            "Scores of several labels need 0 or 1 for each, and outputs of the same shape (n, labels). "
+            f"Received: labels {truth.shape} and outputs {scores.shape}."
+        )
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"Outputs must be finite. Received: {np.count_nonzero(~np.isfinite(scores))} that are not."
+        )
+    return truth.astype(bool), scores
+
+
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

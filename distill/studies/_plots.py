@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distill.studies._judging import Judged, judge
-from distill.studies._measures import ACCURACY
+from distill.studies._measures import Measure
 from distill.studies._results import ArmResult, StudyResult
 from distill.studies._statistics import spread
 from distill.studies._tables import count
@@ -46,7 +46,7 @@ STYLE: dict[Any, Any] = {
 
 
 def forest(study: StudyResult) -> str:
-    """Draws the difference in test accuracy of each comparison: mean, interval, and one dot per seed.
+    """Draws the difference by the study's first measure of each comparison: mean, interval, and one dot per seed.
 
     Each group of arms has its own axes, since differences may be much larger in one group than in another.
 
@@ -64,37 +64,52 @@ def forest(study: StudyResult) -> str:
         figure = Figure(figsize=(8.5, 0.5 * sum(heights) + 0.9), layout="constrained")
         panels = figure.subplots(len(groups), squeeze=False, height_ratios=heights)[:, 0]
         for axes, group, rows in zip(panels, groups, members, strict=True):
-            _forest_panel(axes, rows)
+            _forest_panel(axes, rows, study.measures[0].digits)
             axes.set_title(group)
-        panels[-1].set_xlabel(
-            "difference in test accuracy after the last epoch (points; right of 0 is better)"
+        measure = study.measures[0]
+        unit, better = (
+            f"{measure.unit}; " * bool(measure.unit),
+            "left" if measure.lower_is_better else "right",
         )
+        panels[-1].set_xlabel(f"difference in test {measure.name} ({unit}{better} of 0 is better)")
         spoken = "; ".join(f"{j.arm} minus {j.baseline} {j.adjusted}" for j in judged)
         return svg(figure, name="forest", description=f"Paired differences: {spoken}")
 
 
 def curves(study: StudyResult) -> str:
-    """Draws accuracy and loss on dev after each epoch: mean over seeds, and a band of one standard deviation.
+    """Draws score and loss on dev after each epoch: mean over seeds, and a band of one standard deviation.
 
     Args:
-        study: study whose history has "val_accuracy" and "val_loss"; arms without them are left out.
+        study: study whose history has "val_loss", and, to show the scores, "val_" with the key of the first measure;
+            arms without them are left out.
 
     Returns:
         An `<svg>` element.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.5, 6.4), layout="constrained")
+        first = study.measures[0]
+        score = f"val_{first.key}"
+        has_scores = any(_history(arm, score) is not None for arm in study.arms)
+        rows = [
+            *([(score, first.scale, f"dev {first.heading}")] if has_scores else []),
+            ("val_loss", 1.0, "dev loss"),
+        ]
         groups = {
             group: known
             for group, arms in _groups(study).items()
-            if (known := [arm for arm in arms if _history(arm, "val_accuracy") is not None])
+            if (known := [arm for arm in arms if _history(arm, rows[0][0]) is not None])
         }
-        panels = figure.subplots(2, max(len(groups), 1), squeeze=False, sharex="col")[:, : len(groups)]
-        for (top, bottom), (group, arms) in zip(panels.T, groups.items(), strict=True):
-            _curve_panel(top, arms, "val_accuracy", scale=100)
-            _curve_panel(bottom, arms, "val_loss", scale=1)
-            top.set(title=group, ylabel="dev accuracy %")
-            bottom.set(xlabel="epoch", ylabel="dev loss")
+        figure = Figure(figsize=(8.5, 3.2 * len(rows)), layout="constrained")
+        columns = figure.subplots(len(rows), max(len(groups), 1), squeeze=False, sharex="col")[
+            :, : len(groups)
+        ].T
+        for panels, (group, arms) in zip(columns, groups.items(), strict=True):
+            for axes, (key, scale, label) in zip(panels, rows, strict=True):
+                _curve_panel(axes, arms, key, scale=scale)
+                axes.set_ylabel(label)
+            top, bottom = panels[0], panels[-1]
+            top.set_title(group)
+            bottom.set_xlabel("epoch")
             # Below the axes, where it hides no curve.
             bottom.legend(
                 *top.get_legend_handles_labels(),
@@ -103,12 +118,12 @@ def curves(study: StudyResult) -> str:
                 ncols=2,
                 fontsize="small",
             )
-        description = "Dev accuracy and loss by epoch, mean and standard deviation over seeds"
+        description = "Scores and loss on dev by epoch, mean and standard deviation over seeds"
         return svg(figure, name="curves", description=description)
 
 
 def size(study: StudyResult) -> str:
-    """Draws test accuracy against the number of parameters: mean and standard deviation over seeds.
+    """Draws the first measure on test against the number of parameters: mean and standard deviation over seeds.
 
     Args:
         study: study whose cells know their parameters; arms without them are left out.
@@ -118,18 +133,25 @@ def size(study: StudyResult) -> str:
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.5, 3.6), layout="constrained")
-        groups = _groups(study)
+        groups, measure = _groups(study), study.measures[0]
         panels = figure.subplots(1, len(groups), squeeze=False, sharex=True)[0]
         spoken: list[str] = []
         for axes, (group, arms) in zip(panels, groups.items(), strict=True):
-            spoken += _size_panel(axes, arms)
-            axes.set(title=group, xscale="log", xlabel="parameters", ylabel="test accuracy %, last epoch")
+            spoken += _size_panel(axes, arms, measure)
+            axes.set(title=group, xscale="log", xlabel="parameters", ylabel=f"test {measure.heading}")
             axes.margins(x=0.15)
         sizes = {p for arm in study.arms if (p := arm.cells[0].cost["parameters"]) is not None}
         ticks = apart(sizes, ratio=1.5)
         panels[0].set_xticks(ticks, map(count, ticks))
         panels[0].minorticks_off()
-        return svg(figure, name="size", description="Accuracy against size: " + "; ".join(spoken))
+        return svg(
+            figure, name="size", description=f"{capitalized(measure.name)} against size: " + "; ".join(spoken)
+        )
+
+
+def capitalized(text: str) -> str:
+    """Text with a capital letter at its beginning, and whatever it has elsewhere."""
+    return text[:1].upper() + text[1:]
 
 
 def apart(values: Iterable[float], *, ratio: float) -> list[float]:
@@ -156,7 +178,7 @@ def _groups(study: StudyResult) -> dict[str, list[ArmResult]]:
     return groups
 
 
-def _forest_panel(axes: Axes, rows: Sequence[Judged]) -> None:
+def _forest_panel(axes: Axes, rows: Sequence[Judged], digits: int) -> None:
     for y, judged in enumerate(rows):
         result = judged.adjusted
         color = VERDICTS[result.verdict]
@@ -166,7 +188,7 @@ def _forest_panel(axes: Axes, rows: Sequence[Judged]) -> None:
         axes.text(
             1.01,
             y,
-            f"{result.difference:+.2f}  {result.verdict}",
+            f"{result.difference:+.{digits}f}  {result.verdict}",
             transform=axes.get_yaxis_transform(),
             va="center",
         )
@@ -197,14 +219,14 @@ def _curve_panel(axes: Axes, arms: Sequence[ArmResult], key: str, scale: float) 
         axes.set_ylim(min(late) - margin, max(late) + margin)
 
 
-def _size_panel(axes: Axes, arms: Sequence[ArmResult]) -> list[str]:
+def _size_panel(axes: Axes, arms: Sequence[ArmResult], measure: Measure) -> list[str]:
     spoken: list[str] = []
     seen: list[int] = []
     for index, arm in enumerate(arms):
         parameters = arm.cells[0].cost["parameters"]
         if parameters is None:
             continue
-        over = spread(arm.values(ACCURACY) or [])
+        over = spread(arm.values(measure) or [])
         # Arms of the same size stand side by side.
         axes.errorbar(
             parameters * 1.1 ** seen.count(parameters),
@@ -217,7 +239,8 @@ def _size_panel(axes: Axes, arms: Sequence[ArmResult]) -> list[str]:
             label=arm.name,
         )
         seen.append(parameters)
-        spoken.append(f"{arm.name} {over.mean:.2f}% with {parameters} parameters")
+        mean = f"{over.mean:.{measure.digits}f}{'%' * (measure.scale == 100)}"
+        spoken.append(f"{arm.name} {mean} with {parameters} parameters")
     if spoken:
         axes.legend(fontsize="small")
     return spoken

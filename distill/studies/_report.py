@@ -10,10 +10,10 @@ from pathlib import Path
 from distill.studies._judging import Judged, judge
 from distill.studies._page import closing, escaped, figure, grid, opening, small, terms, titled_grid
 from distill.studies._page import html as page
-from distill.studies._plots import VERDICTS, curves, forest, size
+from distill.studies._plots import VERDICTS, capitalized, curves, forest, size
 from distill.studies._records import write_text
 from distill.studies._results import StudyResult, read
-from distill.studies._summary import EXPLORATORY, PROTOCOL, TEST, remarks, verdict
+from distill.studies._summary import EXPLORATORY, TEST, protocol, remarks, verdict
 from distill.studies._tables import comparisons, costs, other_measures, scores, shipped, tuning
 
 
@@ -52,7 +52,7 @@ def html(study: StudyResult, *, first: Sequence[str] = ()) -> str:
         *first,
         _answer(judged),
         titled_grid(scores(study)),
-        small(PROTOCOL),
+        small(protocol(study)),
         titled_grid(costs(study)),
         *([titled_grid(files)] if files else []),
     ]
@@ -64,13 +64,11 @@ def html(study: StudyResult, *, first: Sequence[str] = ()) -> str:
             grid(comparisons(study)),
             small(TEST),
             titled_grid(other_measures(study)),
-            small(
-                "For both measures, negative differences are better. Holm's adjustment is made within each measure."
-            ),
+            small("Holm's adjustment is made within each measure."),
         ]
     parts += [
-        "<h2>Accuracy against size</h2>",
-        figure(size(study), "Test accuracy, mean and standard deviation over seeds."),
+        f"<h2>{escaped(capitalized(study.measures[0].name))} against size</h2>",
+        figure(size(study), "On test: mean and standard deviation over seeds."),
         "<h2>Learning curves</h2>",
         figure(
             curves(study),

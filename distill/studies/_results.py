@@ -9,13 +9,11 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.studies._measures import AGREEMENT, MEASURES, Measure
-
-EPOCHS = ("last", "selected")
+from distill.studies._measures import CLASSIFICATION, Measure
 
 
 class BrokenStudyError(ValueError):
@@ -40,10 +38,11 @@ class CellResult:
     Attributes:
         arm: name of the arm.
         seed: seed of initial weights and data order.
-        selected_epoch: the epoch that was chosen on dev, counted from 0.
+        selected_epoch: the epoch that was chosen on dev, counted from 0; `None` in a study that chooses none.
         epochs: number of epochs trained.
         seconds: training time.
-        test: scores on test after the "last" and the "selected" epoch, by `Measure.key`; agreement may be `None`.
+        test: scores on test after the "last" epoch, and after the "selected" one if one was, by `Measure.key`; `None`
+            for a measure that needs a teacher where there is none.
         dev: the same scores on dev.
         cost: "parameters", "macs", "file_bytes", "nonzero" and "gzip_bytes"; `None` for what is unknown, as the last
             two are in results from before they were measured.
@@ -59,7 +58,7 @@ class CellResult:
 
     arm: str
     seed: int
-    selected_epoch: int
+    selected_epoch: int | None
     epochs: int
     seconds: float
     test: dict[str, dict[str, float | None]]
@@ -94,13 +93,13 @@ class ArmResult:
     cells: tuple[CellResult, ...]
 
     def values(self, measure: Measure, *, epoch: str = "last") -> list[float] | None:
-        """Returns the test scores by seed, in printed units; `None` if a cell lacks the measure.
+        """Returns the test scores by seed, in printed units; `None` if a cell lacks the measure or the epoch.
 
         Args:
             measure: measure to return.
             epoch: "last" or "selected".
         """
-        scores = [cell.test[epoch][measure.key] for cell in self.cells]
+        scores = [cell.test.get(epoch, {}).get(measure.key) for cell in self.cells]
         known = [measure.scale * score for score in scores if score is not None]
         return known if len(known) == len(scores) else None
 
@@ -111,7 +110,7 @@ class Tuning:
 
     Attributes:
         arm: name of the arm.
-        choices: settings that were tried, each with its dev accuracy.
+        choices: settings that were tried, each with its mean score on dev, by the study's first measure.
         chosen: settings that were taken.
 
     Example:
@@ -140,6 +139,7 @@ class StudyResult:
         smoke: whether the run only checked that the code works.
         notes: what a reader must know.
         arms: arms, in the order of the tables.
+        measures: ways in which the models were scored; arms are judged by the first.
         comparisons: pairs of baseline and arm, by name.
         primary: those of them that answer the study's question; the others are exploratory.
         tuning: searches on dev, one per tuned arm.
@@ -158,6 +158,7 @@ class StudyResult:
     smoke: bool
     notes: tuple[str, ...]
     arms: tuple[ArmResult, ...]
+    measures: tuple[Measure, ...]
     comparisons: tuple[tuple[str, str], ...]
     primary: tuple[tuple[str, str], ...]
     tuning: tuple[Tuning, ...]
@@ -194,6 +195,7 @@ def read(study_dir: str | os.PathLike[str]) -> StudyResult:
     path = Path(study_dir) / "study.json"
     with _naming(path):
         raw = json.loads(path.read_text(encoding="utf-8"))
+        measures = tuple(Measure(**measure) for measure in raw["measures"])
         study = StudyResult(
             name=str(raw["study"]),
             title=str(raw["title"]),
@@ -204,7 +206,8 @@ def read(study_dir: str | os.PathLike[str]) -> StudyResult:
             git_commit=raw["git_commit"],
             smoke=bool(raw["smoke"]),
             notes=tuple(str(note) for note in raw["notes"]),
-            arms=tuple(_arm(path.parent, arm) for arm in raw["arms"]),
+            arms=tuple(_arm(path.parent, arm, measures) for arm in raw["arms"]),
+            measures=measures,
             comparisons=tuple((baseline, arm) for baseline, arm in raw["comparisons"]),
             primary=tuple((baseline, arm) for baseline, arm in raw["primary"]),
             tuning=tuple(_tuning(tuning) for tuning in raw["tuning"]),
@@ -224,8 +227,8 @@ def read(study_dir: str | os.PathLike[str]) -> StudyResult:
     return study
 
 
-def read_cell(folder: Path) -> CellResult:
-    """Reads the directory of a finished cell.
+def read_cell(folder: Path, measures: Sequence[Measure] = CLASSIFICATION) -> CellResult:
+    """Reads the directory of a finished cell, whose scores are those of the measures.
 
     Raises:
         BrokenStudyError: a file is missing, unreadable or incomplete.
@@ -236,14 +239,15 @@ def read_cell(folder: Path) -> CellResult:
     result = folder / "result.json"
     with _naming(result):
         raw = json.loads(result.read_text(encoding="utf-8"))
+        epochs = ("last",) if raw["selected_epoch"] is None else ("last", "selected")
         return CellResult(
             arm=raw["arm"],
             seed=int(raw["seed"]),
-            selected_epoch=int(raw["selected_epoch"]),
+            selected_epoch=None if raw["selected_epoch"] is None else int(raw["selected_epoch"]),
             epochs=int(raw["epochs"]),
             seconds=float(raw["seconds"]),
-            test={epoch: _scores(raw["test"][epoch]) for epoch in EPOCHS},
-            dev={epoch: _scores(raw["dev"][epoch]) for epoch in EPOCHS},
+            test={epoch: _scores(raw["test"][epoch], measures) for epoch in epochs},
+            dev={epoch: _scores(raw["dev"][epoch], measures) for epoch in epochs},
             cost={
                 **{key: raw["cost"][key] for key in ("parameters", "macs", "file_bytes")},
                 **{key: raw["cost"].get(key) for key in ("nonzero", "gzip_bytes")},
@@ -253,8 +257,8 @@ def read_cell(folder: Path) -> CellResult:
         )
 
 
-def _arm(folder: Path, raw: Mapping[str, Any]) -> ArmResult:
-    cells = [read_cell(folder / cell) for cell in raw["cells"]]
+def _arm(folder: Path, raw: Mapping[str, Any], measures: Sequence[Measure]) -> ArmResult:
+    cells = [read_cell(folder / cell, measures) for cell in raw["cells"]]
     strangers = sorted({cell.arm for cell in cells} - {raw["name"]})
     if not cells:
         raise ValueError(f"arm {raw['name']} lists no cells")
@@ -269,19 +273,19 @@ def _arm(folder: Path, raw: Mapping[str, Any]) -> ArmResult:
     )
 
 
-def _scores(raw: Mapping[str, Any]) -> dict[str, float | None]:
-    scores = {measure.key: raw[measure.key] for measure in MEASURES}
-    for key, score in scores.items():
-        # Only agreement may be missing: a teacher has nobody to agree with.
-        if not (key == AGREEMENT.key and score is None) and not math.isfinite(score):
-            raise ValueError(f"{key} is {score}")
+def _scores(raw: Mapping[str, Any], measures: Sequence[Measure]) -> dict[str, float | None]:
+    scores = {measure.key: raw[measure.key] for measure in measures}
+    for measure in measures:
+        score = scores[measure.key]
+        if not (measure.of_teacher and score is None) and not math.isfinite(score):
+            raise ValueError(f"{measure.key} is {score}")
     return scores
 
 
 def _tuning(raw: Mapping[str, Any]) -> Tuning:
     return Tuning(
         arm=str(raw["arm"]),
-        choices=tuple((dict(c["settings"]), float(c["dev_accuracy"])) for c in raw["choices"]),
+        choices=tuple((dict(c["settings"]), float(c["dev"])) for c in raw["choices"]),
         chosen=dict(raw["chosen"]),
     )
 

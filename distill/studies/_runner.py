@@ -15,8 +15,9 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from distill.studies._declarations import Cell
@@ -36,7 +38,15 @@ Work = Callable[[Cell, Path], Mapping[str, Any]]
 
 
 class CellError(RuntimeError):
-    """A cell failed. The message names the cell and says what is kept."""
+    """Cells failed. The message names the first and says what is kept.
+
+    Attributes:
+        failed: the cells that failed.
+    """
+
+    def __init__(self, message: str, failed: Sequence[Cell] = ()) -> None:
+        super().__init__(message)
+        self.failed = tuple(failed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +85,7 @@ class Runner:
 
     study_dir: Path
     _: dataclasses.KW_ONLY
-    pool: ProcessPoolExecutor
+    pool: Executor
     console: Console
 
     def run(self, cells: Sequence[Cell], work: Work, *, label: str) -> None:
@@ -88,7 +98,8 @@ class Runner:
             label: name of this group of cells, shown with its progress.
 
         Raises:
-            CellError: a cell failed. Cells that were still running are stopped; finished cells are kept.
+            CellError: cells failed; the others were run. If a worker was killed, those that were still running are
+                stopped. Finished cells are kept.
         """
         waiting = [cell for cell in cells if not (self.study_dir / cell.folder / "result.json").exists()]
         if len(waiting) < len(cells):
@@ -99,14 +110,18 @@ class Runner:
 
     def _run_all(self, cells: Sequence[Cell], work: Work, label: str) -> None:
         futures = {self.pool.submit(_run_cell, cell, work, self.study_dir): cell for cell in cells}
+        failed: list[tuple[Cell, Exception]] = []
         started = time.monotonic()
         with _progress(self.console) as progress:
             task = progress.add_task(label, total=len(cells), left="")
             unfinished: set[Future[None]] = set(futures)
             while unfinished:
                 done, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._require_success(future, futures[future])
+                failed += [
+                    (futures[future], error)
+                    for future in done
+                    if (error := self._error_of(future, futures[future])) is not None
+                ]
                 finished = len(cells) - len(unfinished)
                 seconds = (time.monotonic() - started) / finished * len(unfinished)
                 left = f"about {_duration(seconds)} left" if unfinished else "done"
@@ -114,8 +129,17 @@ class Runner:
                 if not self.console.is_terminal:
                     names = ", ".join(f"{futures[one].arm} seed {futures[one].seed}" for one in done)
                     self.console.print(f"{label}: {finished} of {len(cells)} cells ({names}), {left}")
+        if failed:
+            (cell, error), others = failed[0], len(failed) - 1
+            raise CellError(
+                f"Cell {cell.name} failed: {error!r}{f', and so did {others} more' * bool(others)}. Its output is in "
+                f"{self.study_dir / 'workers.log'}. Finished cells are kept: fix the cause and run the same command "
+                "again.",
+                [one for one, _ in failed],
+            )
 
-    def _require_success(self, future: Future[None], cell: Cell) -> None:
+    def _error_of(self, future: Future[None], cell: Cell) -> Exception | None:
+        """What went wrong in a cell, which is shown; the other cells go on."""
         try:
             future.result()
         except BrokenProcessPool as error:
@@ -124,10 +148,10 @@ class Runner:
                 "Finished cells are kept: run the same command again, with a smaller --jobs if memory is short."
             ) from error
         except Exception as error:
-            raise CellError(
-                f"Cell {cell.name} failed: {error!r}. Its output is in {self.study_dir / 'workers.log'}. "
-                "Finished cells are kept: fix the cause and run the same command again."
-            ) from error
+            text = "".join(traceback.format_exception(error.__cause__ or error))
+            self.console.print(f"[bold red]Cell {cell.name} failed:[/]\n{escape(text)}", soft_wrap=True)
+            return error
+        return None
 
 
 @contextlib.contextmanager

@@ -20,19 +20,26 @@ from distill.studies._tables import (
 
 EXPLORATORY = "exploratory: "
 SMOKE = "Smoke run: it only checks that the code runs. Its numbers mean nothing."
-PROTOCOL = (
-    "Scores are on the test split, which was read once, at the end. "
-    "Last epoch: the model as training left it. Dev-selected: the model after the epoch with the best dev accuracy. "
-    "NLL (nats), ECE (15 bins, percent) and agreement with the teacher's predicted class are those of the last epoch."
-)
 TEST = (
-    "Differences in test accuracy are in percentage points, by a t test that is paired by seed, for the last epoch. "
+    "Differences are of test scores, by a t test that is paired by seed. "
     "Primary comparisons answer the study's question; they are adjusted among themselves by Holm's method, and so are "
     "the exploratory ones. An interval excludes 0 exactly when the verdict at the 5% level, after this adjustment, "
     "says that there is a difference. p by sign flips is an exact check that assumes no normal distribution. Shown "
-    "from: the true difference that as many seeds show with 95% probability. Selected: the difference at the "
-    "dev-selected epochs."
+    "from: the true difference that as many seeds show with 95% probability."
 )
+
+
+def protocol(study: StudyResult) -> str:
+    """How the models were scored."""
+    chosen = (
+        "Last epoch: the model as training left it. Dev-selected: the model after the epoch with the best score on "
+        "dev; all other columns are of the last epoch. "
+    )
+    selected = any(cell.selected_epoch is not None for arm in study.arms for cell in arm.cells)
+    about = "; ".join(f"{one.name}: {one.about}" for one in study.measures if one.about)
+    return (
+        f"Scores are on the test split, which was read once, at the end. {chosen * selected}{about}{'.' * bool(about)}"
+    ).rstrip()
 
 
 def verdict(judged: Judged) -> tuple[str, str]:
@@ -43,10 +50,10 @@ def verdict(judged: Judged) -> tuple[str, str]:
         "worse": f"{judged.arm} is worse than {judged.baseline}",
         "not shown": f"no difference shown between {judged.arm} and {judged.baseline}",
     }[result.verdict]
-    return (
-        words,
-        f"{result.difference:+.2f} {result.unit}, {100 * (1 - result.level):.3g}% interval {interval(result)}",
-    )
+    unit = f" {result.unit}" * bool(result.unit)
+    difference = f"{result.difference:+.{judged.digits}f}{unit}"
+    level = f"{100 * (1 - result.level):.3g}% interval"
+    return words, f"{difference}, {level} {interval(result, digits=judged.digits)}"
 
 
 def remarks(study: StudyResult) -> list[str]:
@@ -62,7 +69,9 @@ def terminal(study: StudyResult) -> rich.console.Group:
     lines = [study.title, study.question, "", *remarks(study), *answers]
     grids = map(for_terminal, _grids(study))
     # Text, not str: a bracket that comes from a file is not markup.
-    return rich.console.Group(*map(rich.text.Text, lines), *grids, *map(rich.text.Text, ("", PROTOCOL, TEST)))
+    return rich.console.Group(
+        *map(rich.text.Text, lines), *grids, *map(rich.text.Text, ("", protocol(study), TEST))
+    )
 
 
 def markdown(study: StudyResult) -> str:
@@ -77,7 +86,7 @@ def markdown(study: StudyResult) -> str:
         *(f"**{markdown_text(remark)}**" for remark in remarks(study)),
         "\n".join(answers),
         *map(for_markdown, _grids(study)),
-        f"{PROTOCOL} {TEST}",
+        f"{protocol(study)} {TEST}",
         # An indented block needs no escaping.
         "\n".join(f"    {line}" for line in study.command.splitlines()),
     ]
@@ -98,7 +107,8 @@ def _power(study: StudyResult) -> list[str]:
     """What the seeds of the primary comparisons could show, where they show nothing."""
     return [
         f"{judged.raw.n} seeds are too few to tell {judged.arm} from {judged.baseline} unless they differ by "
-        f"{found:.2g} {judged.raw.unit} or more, which is shown with {100 * CHANCE:.0f}% probability."
+        f"{found:.2g}{f' {judged.raw.unit}' * bool(judged.raw.unit)} or more, which is shown with "
+        f"{100 * CHANCE:.0f}% probability."
         for judged in judge(study)
         if judged.primary and judged.adjusted.verdict == "not shown" and judged.raw.deviation > 0
         for found in [detectable(judged.raw.deviation, judged.raw.n, comparisons=judged.together)]

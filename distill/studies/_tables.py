@@ -3,14 +3,14 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import rich.box
 import rich.table
 import rich.text
 
 from distill.studies._judging import Judged, judge
-from distill.studies._measures import ACCURACY, AGREEMENT, ECE, NLL, Measure
+from distill.studies._measures import Measure
 from distill.studies._results import ArmResult, StudyResult
 from distill.studies._statistics import Comparison, detectable, spread
 
@@ -36,7 +36,12 @@ def scores(study: StudyResult) -> Grid:
     """The test scores of each arm."""
     counts = sorted({len(arm.cells) for arm in study.arms})
     seeds = number_of_seeds(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-    return _grid(study, f"Test scores, mean ± standard deviation over {seeds}", _SCORES)
+    first, *others = study.measures
+    columns = [(first.heading, _score(first)), *((one.heading, _score(one)) for one in others)]
+    if any("selected" in cell.test for arm in study.arms for cell in arm.cells):
+        last, selected = f"{first.heading},\nlast epoch", f"{first.heading},\ndev-selected"
+        columns[:1] = [(last, _score(first)), (selected, _score(first, "selected"))]
+    return _grid(study, f"Test scores, mean ± standard deviation over {seeds}", columns)
 
 
 def costs(study: StudyResult) -> Grid:
@@ -53,7 +58,7 @@ def shipped(study: StudyResult) -> Grid | None:
     rows = [
         (
             name,
-            _score(ACCURACY)(study, study.arm(name)),
+            _score(study.measures[0])(study, study.arm(name)),
             _kilobytes(study.litert_bytes[name]),
             f"{size / study.litert_bytes[name]:.1f}",
             _latency(study, study.arm(name)),
@@ -61,65 +66,82 @@ def shipped(study: StudyResult) -> Grid | None:
         )
         for name in names
     ]
-    headings = ("arm", "accuracy %", "file", "times\nsmaller", "one example (quartiles)", "times\nfaster")
+    headings = (
+        "arm",
+        study.measures[0].heading,
+        "file",
+        "times\nsmaller",
+        "one example (quartiles)",
+        "times\nfaster",
+    )
     return Grid("LiteRT files, timed on one thread", headings, tuple(rows))
 
 
 def comparisons(study: StudyResult) -> Grid:
-    """The paired comparisons of test accuracy, with the differences at the dev-selected epochs in the last column."""
+    """The paired comparisons on test, with the differences at the dev-selected epochs, if there are any, at the end."""
+    first = study.measures[0]
+    selected = [f"{one.raw.difference:+.{first.digits}f}" for one in judge(study, epoch="selected")]
     rows = [
         (
             f"{last.arm} − {last.baseline}",
-            f"{last.raw.difference:+.2f}",
-            interval(last.adjusted),
+            f"{last.raw.difference:+.{first.digits}f}",
+            interval(last.adjusted, digits=first.digits),
             f"{last.adjusted.p:.3f}",
             f"{last.raw.sign_flip_p:.3f}",
             last.adjusted.verdict,
-            _shown_from(last),
-            f"{selected.raw.difference:+.2f}",
+            _shown_from(last, first),
+            *selected[i : i + 1],
         )
-        for last, selected in zip(judge(study), judge(study, epoch="selected"), strict=True)
+        for i, last in enumerate(judge(study))
     ]
     headings = (
-        *("comparison", "points", "interval", "p,\nHolm", "p, sign\nflips", "verdict", "shown\nfrom"),
-        "selected",
+        *("comparison", first.unit or "difference", "interval", "p,\nHolm", "p, sign\nflips", "verdict"),
+        *("shown\nfrom", *(["selected"] if selected else [])),
     )
-    return Grid("Differences in test accuracy", headings, tuple(rows))
+    return Grid(f"Differences in test {first.name}", headings, tuple(rows))
 
 
-def _shown_from(judged: Judged) -> str:
+def _shown_from(judged: Judged, measure: Measure) -> str:
     """The true difference that as many seeds show with 95% probability."""
     if not judged.raw.deviation > 0:
         return NOTHING
-    return f"{detectable(judged.raw.deviation, judged.raw.n, comparisons=judged.together):.2f}"
+    found = detectable(judged.raw.deviation, judged.raw.n, comparisons=judged.together)
+    return f"{found:.{measure.digits}f}"
 
 
 def other_measures(study: StudyResult) -> Grid:
-    """The same comparisons of likelihood and calibration; Holm's adjustment is made within each measure."""
+    """The same comparisons by the study's other measures; Holm's adjustment is made within each measure."""
     rows = [
         (
             f"{judged.arm} − {judged.baseline}",
-            f"{measure.name} ({measure.unit})",
+            f"{measure.name} ({measure.unit})" if measure.unit else measure.name,
             f"{judged.raw.difference:+.{measure.digits}f}",
             interval(judged.adjusted, digits=measure.digits),
             f"{judged.adjusted.p:.3f}",
             judged.adjusted.verdict,
         )
-        for measure in (NLL, ECE)
+        for measure in study.measures[1:]
+        if not measure.of_teacher
         for judged in judge(study, measure=measure)
     ]
     headings = ("comparison", "measure", "difference", "interval", "p, Holm", "verdict")
-    return Grid("Differences in likelihood and calibration", headings, tuple(rows))
+    return Grid("Differences by other measures", headings, tuple(rows))
 
 
 def tuning(study: StudyResult) -> Grid:
     """The settings that were tried on dev; those that were chosen are marked."""
+    first = study.measures[0]
     rows = [
-        (one.arm, _settings(settings), f"{100 * accuracy:.2f}", "chosen" if settings == one.chosen else "")
+        (
+            one.arm,
+            _settings(settings),
+            f"{first.scale * score:.{first.digits}f}",
+            "chosen" if settings == one.chosen else "",
+        )
         for one in study.tuning
-        for settings, accuracy in one.choices
+        for settings, score in one.choices
     ]
-    return Grid("Settings tried on dev", ("arm", "settings", "dev accuracy %", ""), tuple(rows))
+    return Grid("Settings tried on dev", ("arm", "settings", f"dev {first.heading}", ""), tuple(rows))
 
 
 def interval(comparison: Comparison, *, digits: int = 2) -> str:
@@ -219,14 +241,7 @@ def _three(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
 
 
-_Columns = tuple[tuple[str, Callable[[StudyResult, ArmResult], str]], ...]
-_SCORES: _Columns = (
-    ("accuracy %,\nlast epoch", _score(ACCURACY)),
-    ("accuracy %,\ndev-selected", _score(ACCURACY, "selected")),
-    ("NLL", _score(NLL)),
-    ("ECE %", _score(ECE)),
-    ("agreement %", _score(AGREEMENT)),
-)
+_Columns = Sequence[tuple[str, Callable[[StudyResult, ArmResult], str]]]
 _COSTS: _Columns = (
     ("parameters", _cost("parameters", count)),
     ("nonzero", _cost("nonzero", count)),

@@ -81,7 +81,7 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         page.small(PROTOCOL),
         "<h2>All scores</h2>",
         page.titled_grid(tables.scores(study)),
-        page.small(summary.PROTOCOL),
+        page.small(summary.protocol(study)),
         page.titled_grid(tables.costs(study)),
         *(["<h2>Chosen on dev</h2>", page.grid(tables.tuning(study))] if study.tuning[0].choices else []),
         *page.closing(study),

@@ -71,7 +71,7 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         ),
         "<h2>All scores</h2>",
         page.titled_grid(tables.scores(study)),
-        page.small(summary.PROTOCOL),
+        page.small(summary.protocol(study)),
         *page.closing(study),
     ]
     path = page.write(Path(study_dir) / "report.html", study.title, parts)

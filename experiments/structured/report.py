@@ -67,7 +67,7 @@ def write(study_dir: str | Path) -> list[RenderableType]:
         page.listed(sorted({f"{_method(arm)}: {arm.description}" for arm in study.arms})),
         "<h2>All scores</h2>",
         page.titled_grid(tables.scores(study)),
-        page.small(summary.PROTOCOL),
+        page.small(summary.protocol(study)),
         *page.closing(study),
     ]
     path = page.write(Path(study_dir) / "report.html", study.title, parts)

@@ -10,7 +10,15 @@ import pytest
 from scipy import stats
 
 from distill import SoftTargets, data
-from distill.studies import ArmResult, CellResult, StudyResult, Surroundings, Tuning, _results, read
+from distill.studies import (
+    CLASSIFICATION,
+    ArmResult,
+    CellResult,
+    StudyResult,
+    Surroundings,
+    Tuning,
+    read,
+)
 from experiments._networks import normalized_cnn
 from experiments.methods import losses, report, schemes, study
 from experiments.methods.__main__ import main
@@ -128,7 +136,7 @@ def spread(seed, mean):
 def found_cell(arm, seed, accuracy):
     scores = {
         epoch: {"accuracy": accuracy / 100, "nll": 1.0, "ece": 0.1, "agreement": None}
-        for epoch in _results.EPOCHS
+        for epoch in ("last", "selected")
     }
     costs = {"parameters": 10, "macs": 10, "file_bytes": 10}
     return CellResult(arm, seed, 0, 1, 1.0, scores, scores, costs, ())
@@ -161,6 +169,7 @@ def finished():
         notes=("n",),
         arms=arms,
         comparisons=(),
+        measures=CLASSIFICATION,
         primary=(),
         tuning=tuning,
         latency_ms={},

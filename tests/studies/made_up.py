@@ -7,9 +7,10 @@ import re
 import numpy as np
 import rich.console
 
-from distill.studies import summary
+from distill.studies import CLASSIFICATION, summary
 
 SEEDS = 8
+MEASURES = [{key: value for key, value in vars(one).items() if key != "score"} for one in CLASSIFICATION]
 # Test accuracies in percent of the last epoch, seed by seed.
 NOISE = np.array([0.3, -0.1, 0.2, -0.4, 0.0, 0.1, -0.2, 0.1])
 LAST = {
@@ -95,8 +96,8 @@ def write_study(folder, *, seeds=SEEDS, epochs=4, **changes):
             {
                 "arm": "distilled",
                 "choices": [
-                    {"settings": {"temperature": 2.0}, "dev_accuracy": 0.951},
-                    {"settings": {"temperature": 4.0}, "dev_accuracy": 0.962},
+                    {"settings": {"temperature": 2.0}, "dev": 0.951},
+                    {"settings": {"temperature": 4.0}, "dev": 0.962},
                 ],
                 "chosen": {"temperature": 4.0},
             }
@@ -107,7 +108,9 @@ def write_study(folder, *, seeds=SEEDS, epochs=4, **changes):
         },
     }
     study |= changes
-    (folder / "study.json").write_text(json.dumps({"primary": study["comparisons"], **study}))
+    (folder / "study.json").write_text(
+        json.dumps({"primary": study["comparisons"], "measures": MEASURES, **study})
+    )
     return folder
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 
-from distill.studies import metrics
+from distill.studies import TOKEN_ACCURACY, TOKEN_NLL, metrics
 
 
 def reference(logits, labels, teacher, bins=15):
@@ -99,3 +100,87 @@ def test_bad_input_is_refused(logits, labels, message):
 def test_agreement_needs_one_shape():
     with pytest.raises(ValueError, match=r"Received: teacher \(2, 3\) and student \(2, 4\)\. Predict"):
         metrics.agreement(np.zeros((2, 3)), np.zeros((2, 4)))
+
+
+def test_probabilities_are_told_from_logits():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(30, 4)) * 3
+    y = rng.integers(4, size=30)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = -np.mean(np.log(p[np.arange(30), y]))
+    rounded = np.round(p * 255) / 255  # as an int8 file returns them
+    for outputs, tolerance in ((logits, 1e-9), (p, 1e-9), (p.astype("float32"), 1e-5)):
+        assert metrics.negative_log_likelihood(metrics.as_logits(outputs), y) == pytest.approx(
+            expected, rel=tolerance
+        )
+    assert (metrics.as_logits(rounded) < 0).any()
+    np.testing.assert_array_equal(metrics.as_logits(logits), logits)
+    # A row that is not a distribution makes all of them logits.
+    other = p.copy()
+    other[0] /= 2
+    np.testing.assert_array_equal(metrics.as_logits(other), other)
+
+
+def test_one_column_is_the_second_of_two_classes():
+    z = np.array([[-2.0], [0.5], [3.0]])
+    y = np.array([0, 1, 0])
+    p = 1 / (1 + np.exp(-z[:, 0]))
+    expected = -np.mean(np.log(np.where(y, p, 1 - p)))
+    assert metrics.negative_log_likelihood(metrics.as_logits(z), y) == pytest.approx(expected)
+    assert metrics.negative_log_likelihood(metrics.as_logits(p[:, None]), y) == pytest.approx(expected)
+    assert np.isfinite(metrics.as_logits(np.array([[0.0], [1.0]]))).all()
+
+
+def test_labels_are_integers_or_one_hot():
+    for y in ([2, 0], [[2], [0]], [2.0, 0.0], [[0, 0, 1], [1, 0, 0]], np.eye(3, dtype="float32")[[2, 0]]):
+        assert metrics.as_labels(np.asarray(y)).tolist() == [2, 0]
+    with pytest.raises(
+        ValueError, match="one-hot: a single 1 in each row. Received: labels of shape \\(1, 2\\)"
+    ):
+        metrics.as_labels(np.array([[0.9, 0.1]]))
+
+
+def test_several_labels_by_hand_and_by_scikit_learn():
+    rng = np.random.default_rng(0)
+    y, z = rng.integers(2, size=(40, 3)), rng.normal(size=(40, 3))
+    y[:, 2] = 0  # never occurs
+    expected = average_precision_score(y[:, :2], z[:, :2], average="macro")
+    assert metrics.average_precision(y, z) == pytest.approx(expected)
+    # The two right ones come first and third: (1/1 + 2/3) / 2.
+    assert metrics.average_precision([[1], [0], [1], [0]], [[0.9], [0.8], [0.7], [0.1]]) == pytest.approx(
+        5 / 6
+    )
+    p = 1 / (1 + np.exp(-z))
+    nll = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    for outputs in (z, p):
+        assert metrics.label_negative_log_likelihood(y, outputs) == pytest.approx(nll)
+    with pytest.raises(
+        ValueError, match="0 or 1 for each.* Received: labels \\(2,\\) and outputs \\(2, 1\\)"
+    ):
+        metrics.average_precision([0, 1], [[0.1], [0.2]])
+    with pytest.raises(ValueError, match="a label that occurs. Received: 2 examples"):
+        metrics.average_precision([[0], [0]], [[0.1], [0.2]])
+
+
+def test_tokens_that_are_padding_do_not_count():
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=(2, 3, 5)), np.array([[1, 4, -1], [0, -1, -1]])
+    rows, labels = metrics.known_tokens(y, z)
+    np.testing.assert_array_equal(rows, [z[0, 0], z[0, 1], z[1, 0]])
+    assert labels.tolist() == [1, 4, 0]
+    log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    nll = -(log_p[0, 0, 1] + log_p[0, 1, 4] + log_p[1, 0, 0]) / 3
+    assert TOKEN_NLL.score(y, z) == pytest.approx(nll)
+    right = [z[0, 0].argmax() == 1, z[0, 1].argmax() == 4, z[1, 0].argmax() == 0]
+    assert TOKEN_ACCURACY.score(y, z) == pytest.approx(np.mean(right))
+    with pytest.raises(ValueError, match="some are not below 0"):
+        metrics.known_tokens(-np.ones((2, 3)), z)
+
+
+def test_errors_know_a_column_and_refuse_to_broadcast():
+    np.testing.assert_array_equal(metrics.errors([1, 2], [[2], [4]]), [1, 2])
+    np.testing.assert_array_equal(metrics.errors([[1], [2]], [2, 4]), [1, 2])
+    with pytest.raises(ValueError, match="targets \\(2, 2\\) and outputs \\(2,\\)"):
+        metrics.errors([[1, 2], [3, 4]], [1, 2])
+    with pytest.raises(ValueError, match="1 are not finite"):
+        metrics.errors([1, 2], [1, np.nan])

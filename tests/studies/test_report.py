@@ -104,7 +104,7 @@ def test_the_page_answers_first_and_tells_the_rest(page):
     order = [
         "Does it help?", "Is a distilled student better?", "distilled is better than alone",
         "distilled-unlabelled is worse than pseudo-labels", "read once", "Paired comparisons",
-        "negative differences are better",
+        "adjustment is made within each measure",
         "Accuracy against size", "Learning curves", "About distilled.", "temperature = 4.0", "4,000 labels.",
         "scripts/compare --seeds 8", "commit none", "keras 3.15.1",
     ]  # fmt: skip

@@ -1,0 +1,115 @@
+"""A study as it was declared: its arms and comparisons, and what tells one arm's code from another's."""
+
+import ast
+import dataclasses
+import hashlib
+import inspect
+import itertools
+import json
+import textwrap
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from distill.studies._measures import Measure
+from distill.studies._run import Made, Split
+
+Function = TypeVar("Function", bound=Callable[..., Made])
+# seed -> train, dev and test.
+Data = Callable[[int], tuple[Split, Split, Split]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Declared:
+    """An arm.
+
+    Attributes:
+        function: function that trains it.
+        needs: arms whose models it uses.
+        settings: settings and their defaults.
+        tune: settings to try, and the values.
+        group: heading in tables.
+        depth: 0 for an arm that needs none; else one more than the deepest that it needs.
+    """
+
+    function: Callable[..., Made]
+    needs: tuple[str, ...]
+    settings: dict[str, Any]
+    tune: dict[str, tuple[Any, ...]]
+    group: str
+    depth: int
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """All combinations of the settings to try."""
+        return [
+            dict(zip(self.tune, values, strict=True)) for values in itertools.product(*self.tune.values())
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Design:
+    """What a study declares.
+
+    Attributes:
+        name: name of the study.
+        title: title of the report.
+        question: question that it answers.
+        data: function of a seed that returns the splits.
+        seeds: number of seeds.
+        metrics: ways to score.
+        arms: arms by name, in the order of their declaration.
+        comparisons: pairs of baseline and arm.
+        primary: those that answer the question.
+    """
+
+    name: str
+    title: str
+    question: str
+    data: Data
+    seeds: int
+    metrics: tuple[Measure, ...]
+    arms: dict[str, Declared] = dataclasses.field(default_factory=dict)
+    comparisons: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    primary: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def splits(self, seed: int) -> tuple[Split, Split, Split]:
+        """Returns what the data function returns for a seed: train, dev and test.
+
+        Raises:
+            ValueError: it does not return three splits.
+        """
+        found = self.data(seed)
+        if not isinstance(found, (tuple, list)) or len(found) != 3:
+            count = f" of {len(found)}" if isinstance(found, (tuple, list)) else ""
+            raise ValueError(
+                "The data function of a study returns three splits: train, dev and test. "
+                f"Received: {type(found).__name__}{count}."
+            )
+        return found[0], found[1], found[2]
+
+
+def is_plain(values: Any) -> bool:
+    """Whether JSON can hold all values."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def code_of(*functions: Callable[..., Any]) -> str:
+    """A digest of what functions do: of their code without comments, docstrings and layout."""
+    return hashlib.sha256("\n".join(map(_code, functions)).encode()).hexdigest()[:12]
+
+
+def _code(function: Callable[..., Any]) -> str:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):  # typed at a prompt, a partial, or within an expression
+        return repr(getattr(getattr(function, "__code__", None), "co_code", type(function).__qualname__))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.decorator_list = []  # settings to try do not change what was tried
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)

@@ -1,0 +1,298 @@
+"""Runs a study: settings first, then seed by seed and arm by arm, to study.json and the report."""
+
+import contextlib
+import dataclasses
+import functools
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import keras
+from rich.console import Console
+
+from distill import tracking
+from distill.studies import _report as report
+from distill.studies._conclusion import Trials, choose, conclude
+from distill.studies._declarations import Arm, Cell, Surroundings
+from distill.studies._declared import Design, code_of
+from distill.studies._results import StudyResult, read
+from distill.studies._run import Run, settle
+from distill.studies._runner import CellError, Runner, Work, locked, workers
+from distill.studies._shipping import ship
+
+TUNING_SEEDS = (1000, 1001, 1002)  # never those of a comparison
+# Arm -> the settings that were chosen for it.
+Chosen = Mapping[str, Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a study is run; `Study.run` has the same arguments."""
+
+    study_dir: Path
+    seeds: int
+    jobs: int
+    tune: bool
+    smoke: bool
+    budget: float | None
+    surroundings: Surroundings
+    command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a cell depends on besides its seed.
+
+    Attributes:
+        settings: settings of the arm.
+        needs: arm -> name of its cell.
+        code: digest of the functions.
+        smoke: whether it only checks that everything works.
+    """
+
+    settings: dict[str, Any]
+    needs: dict[str, str]
+    code: str
+    smoke: bool
+
+
+def execute(design: Design, plan: Plan) -> StudyResult:
+    """Runs what is not finished, writes the report, and reads the study."""
+    began = time.monotonic()
+    with locked(plan.study_dir), _pool(design, plan) as pool:
+        runner = Runner(plan.study_dir, pool=pool, console=Console())
+        work = functools.partial(train, design=design, surroundings=plan.surroundings)
+        chosen: dict[str, dict[str, Any]] = {}
+        tuning = _tune(design, plan, runner, work, chosen) if plan.tune else []
+        finished, notes = _all_seeds(design, plan, runner, work, chosen, began)
+        arms = [name for name in design.arms if finished[name]]
+        seeds = [seed for seed in range(plan.seeds) if all(seed in finished[name] for name in arms)]
+        if not arms or not seeds:
+            raise CellError(
+                f"No seed was finished by all arms, so there is nothing to compare. What went wrong is in "
+                f"{plan.study_dir / 'workers.log'}. Finished cells are kept: fix the cause and run the study again."
+            )
+        notes += [
+            f"The arm {name} was never finished, and is left out."
+            for name in design.arms
+            if not finished[name]
+        ]
+        cells = {name: [finished[name][seed] for seed in seeds] for name in arms}
+        folders = {name: plan.study_dir / own[0].folder for name, own in cells.items()}
+        latency_ms, litert_bytes, unshipped = pool.submit(
+            ship, design, folders, plan.study_dir / "litert"
+        ).result()
+        conclude(
+            plan.study_dir,
+            [(_shown(design, name, chosen), own) for name, own in cells.items()],
+            study=design.name,
+            title=design.title,
+            question=design.question,
+            command=plan.command,
+            smoke=plan.smoke,
+            notes=[*notes, *unshipped],
+            measures=design.metrics,
+            comparisons=[pair for pair in design.comparisons if set(pair) <= set(arms)],
+            primary=[pair for pair in design.primary if set(pair) <= set(arms)],
+            tuning=tuning,
+            latency_ms=latency_ms,
+            litert_bytes=litert_bytes,
+        )
+        report.write(plan.study_dir)
+        return read(plan.study_dir)
+
+
+def train(cell: Cell, directory: Path, *, design: Design, surroundings: Surroundings) -> dict[str, Any]:
+    """Does the work of one cell: calls the arm's function, and scores what it returns."""
+    arm, config = design.arms[cell.arm], cell.config
+    train_split, dev, test = design.splits(cell.seed)
+    files = {name: _file(directory.parent / folder) for name, folder in config.needs.items()}
+    with tracking.Tracker(
+        directory,
+        study=cell.study,
+        arm=cell.arm,
+        config={"seed": cell.seed, **dataclasses.asdict(config)},
+        tags=[f"seed {cell.seed}"],
+        wandb=surroundings.wandb,
+        tensorboard=surroundings.tensorboard,
+    ) as tracker:
+        run = Run(
+            seed=cell.seed,
+            train=train_split,
+            dev=dev,
+            callbacks=[tracking.EpochLogger(tracker)],
+            directory=directory,
+            smoke=config.smoke,
+            _files=files,
+        )
+        # Again: how much the data drew is none of the arm's business.
+        keras.utils.set_random_seed(cell.seed)
+        made = arm.function(run, **config.settings)
+        return settle(
+            made,
+            cell=cell,
+            directory=directory,
+            dev=dev,
+            test=test,
+            teacher=files[arm.needs[0]] if arm.needs else None,
+            measures=design.metrics,
+            tracker=tracker,
+        )
+
+
+def _cell(design: Design, plan: Plan, name: str, seed: int, chosen: Chosen) -> Cell:
+    arm = design.arms[name]
+    config = Config(
+        settings={**arm.settings, **chosen.get(name, {})},
+        needs={one: _cell(design, plan, one, seed, chosen).name for one in arm.needs},
+        code=code_of(arm.function, design.data),
+        smoke=plan.smoke,
+    )
+    return Cell(study=design.name, arm=name, seed=seed, config=config)
+
+
+def _run_depths(
+    design: Design, runner: Runner, work: Work, cells: Sequence[Cell], label: str
+) -> tuple[list[Cell], list[Cell]]:
+    """Runs cells after those that they need; returns the finished ones and those that failed or lack what they need."""
+    finished: list[Cell] = []
+    lost: list[Cell] = []
+    for depth in range(1 + max(design.arms[cell.arm].depth for cell in cells)):
+        gone = {cell.name for cell in lost}
+        mine = [cell for cell in cells if design.arms[cell.arm].depth == depth]
+        ready = [cell for cell in mine if not gone & set(cell.config.needs.values())]
+        lost += [cell for cell in mine if cell not in ready]
+        if not ready:
+            continue
+        failed: tuple[Cell, ...] = ()
+        try:
+            runner.run(ready, work, label=f"{label}, {', '.join(dict.fromkeys(cell.arm for cell in ready))}")
+        except CellError as error:
+            if not error.failed:
+                raise
+            failed = error.failed
+        lost += failed
+        finished += [cell for cell in ready if cell not in failed]
+    return finished, lost
+
+
+def _tune(
+    design: Design, plan: Plan, runner: Runner, work: Work, chosen: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Chooses settings arm by arm, in the order in which they are declared, so that teachers are settled first."""
+    tuning = []
+    for name, arm in design.arms.items():
+        if not arm.tune:
+            continue
+        tried: list[tuple[dict[str, Any], list[Cell]]] = []
+        for settings in arm.trials:
+            trial = {**chosen, name: settings}
+            tried.append((settings, [_cell(design, plan, name, seed, trial) for seed in TUNING_SEEDS]))
+        wanted: dict[str, Cell] = {}
+        for seed in TUNING_SEEDS:
+            for one in _needed(design, name):
+                cell = _cell(design, plan, one, seed, chosen)
+                wanted[cell.name] = cell
+        wanted |= {cell.name: cell for _, cells in tried for cell in cells}
+        _, lost = _run_depths(design, runner, work, list(wanted.values()), f"choosing settings of {name}")
+        if lost:
+            raise CellError(
+                f"The settings of {name} cannot be chosen: {len(lost)} trials failed, the first as {lost[0].name}.",
+                lost,
+            )
+        trials: Trials = tried
+        tuning += choose({name: trials}, plan.study_dir, measures=design.metrics)
+        chosen[name] = tuning[-1]["chosen"]
+    return tuning
+
+
+def _needed(design: Design, name: str) -> set[str]:
+    """All arms that an arm needs, and that these need."""
+    return {one for need in design.arms[name].needs for one in ({need} | _needed(design, need))}
+
+
+def _all_seeds(
+    design: Design, plan: Plan, runner: Runner, work: Work, chosen: Chosen, began: float
+) -> tuple[dict[str, dict[int, Cell]], list[str]]:
+    """Runs all arms; returns the finished cells by arm and seed, and what a reader must know."""
+    finished: dict[str, dict[int, Cell]] = {name: {} for name in design.arms}
+    notes = (
+        []
+        if plan.tune or not any(arm.tune for arm in design.arms.values())
+        else ["Settings are the defaults of the arms' functions; they were not tuned in this run."]
+    )
+    blocks = (
+        [range(plan.seeds)] if plan.budget is None else [range(one, one + 1) for one in range(plan.seeds)]
+    )
+    for block in blocks:
+        minutes = (time.monotonic() - began) / 60
+        if (
+            plan.budget is not None
+            and block.start >= 2
+            and minutes * (block.start + 1) / block.start > plan.budget
+        ):
+            notes.append(
+                f"The budget of {plan.budget:g} minutes allowed {block.start} of {plan.seeds} seeds; intervals are "
+                "wider than they would be with all."
+            )
+            break
+        cells = [_cell(design, plan, name, seed, chosen) for seed in block for name in design.arms]
+        done, lost = _run_depths(
+            design, runner, work, cells, "cells" if plan.budget is None else f"seed {block.start}"
+        )
+        for cell in done:
+            finished[cell.arm][cell.seed] = cell
+        if lost:
+            notes.append(f"Failed, or without what they need: {', '.join(cell.name for cell in lost)}.")
+    return finished, notes
+
+
+def _shown(design: Design, name: str, chosen: Chosen) -> Arm:
+    """An arm for readers."""
+    arm = design.arms[name]
+    settings = {**arm.settings, **chosen.get(name, {})}
+    label = ", ".join([name, *(f"{key} = {value}" for key, value in settings.items())])
+    described = (arm.function.__doc__ or "").strip().partition("\n")[0]
+    return Arm(name, group=arm.group, label=label, description=described or f"The arm {name}.")
+
+
+def _file(folder: Path) -> Path:
+    """The file in which a finished cell left its model."""
+    (file,) = folder.glob("model.*")
+    return file
+
+
+@contextlib.contextmanager
+def _pool(design: Design, plan: Plan) -> Iterator[Executor]:
+    """Processes; or this one, where functions were typed at a prompt or in a notebook, which no process can import."""
+    functions: list[Callable[..., Any]] = [design.data, *(arm.function for arm in design.arms.values())]
+    typed = not hasattr(sys.modules["__main__"], "__file__")
+    if typed and any(getattr(one, "__module__", None) == "__main__" for one in functions):
+        yield _Here()
+        return
+    try:
+        pickle.dumps(design)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            "Other processes run the arms of a study, so the functions of its data, arms and metrics must be defined "
+            f"at the top of a file, under their own names. Received: study {design.name!r}: {error}."
+        ) from error
+    with workers(plan.study_dir, jobs=plan.jobs) as pool:
+        yield pool
+
+
+class _Here(Executor):
+    """Does everything in this process, at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Calls a function."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future

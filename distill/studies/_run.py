@@ -1,0 +1,236 @@
+"""What an arm's function is given, and what is made of the model that it returns."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from distill import cost, data, tracking
+from distill._types import Arrays
+from distill._untouched import same_randomness
+from distill.exports import Exported
+from distill.studies._cells import costs, save
+from distill.studies._declarations import Cell
+from distill.studies._measures import Measure
+
+# Of a split: inputs and labels, as arrays or as a data set of single examples.
+Split: TypeAlias = tuple[Any, Any] | tf.data.Dataset
+# What an arm's function may return: a model, or the path of a .tflite or .onnx file.
+Made: TypeAlias = keras.Model | str | os.PathLike[str]
+_SUFFIXES = (".keras", ".tflite", ".onnx")
+_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of an arm: what its function is given.
+
+    Everything random is seeded before the function is called. There is no test split: the study scores the returned
+    model on it.
+
+    Attributes:
+        seed: seed of this run. Arms with the same seed are compared with each other.
+        train: training split, as the study's data function returned it.
+        dev: development split, for validation and for choosing settings.
+        callbacks: callbacks for `fit`, which record each epoch for learning curves and W&B.
+        directory: directory of this run, for files of your own.
+        smoke: whether the study only checks that everything works: train for an epoch or two then.
+
+    Example:
+        ```python
+        from distill import studies
+
+        def alone(run: studies.Run, smoothing=0.1):
+            network = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
+            loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+            network.compile("adam", loss)
+            network.fit(*run.train, validation_data=run.dev, epochs=20, callbacks=run.callbacks, verbose=0)
+            return network
+        ```
+    """
+
+    seed: int
+    train: Split
+    dev: Split
+    callbacks: list[keras.callbacks.Callback]
+    directory: Path
+    smoke: bool
+    _files: Mapping[str, Path]
+
+    def file(self, arm: str) -> Path:
+        """Returns the file in which an arm that this one needs left its model, with the same seed.
+
+        Args:
+            arm: name of an arm that is named in `needs`.
+
+        Raises:
+            ValueError: this arm does not need that one.
+        """
+        if arm not in self._files:
+            raise ValueError(
+                "An arm may use the models of the arms that it names in needs. "
+                f"Received: {arm!r}, but it needs {sorted(self._files) or 'none'}."
+            )
+        return self._files[arm]
+
+    def model(self, arm: str) -> keras.Model:
+        """Returns the finished model of an arm that this one needs, with the same seed; a new copy on each call.
+
+        Args:
+            arm: name of an arm that is named in `needs`.
+
+        Raises:
+            ValueError: this arm does not need that one, or that one returned a file that Keras cannot load.
+        """
+        file = self.file(arm)
+        if file.suffix != ".keras":
+            raise ValueError(
+                f"The arm {arm!r} returned a {file.suffix} file, which is no Keras model. Take run.file({arm!r})."
+            )
+        # What loading draws must not show: new networks start alike in arms with a teacher and without.
+        with same_randomness():
+            return keras.models.load_model(file)
+
+
+def settle(
+    made: Made,
+    *,
+    cell: Cell,
+    directory: Path,
+    dev: Split,
+    test: Split,
+    teacher: Path | None,
+    measures: Sequence[Measure],
+    tracker: tracking.Tracker,
+) -> dict[str, Any]:
+    """Saves, scores and counts the model that an arm returned.
+
+    Args:
+        made: what the arm's function returned.
+        cell: cell that was run.
+        directory: directory for the file.
+        dev: split on which settings are chosen.
+        test: split that is read here and nowhere else.
+        teacher: file of the model that measures of agreement compare with.
+        measures: ways in which to score.
+        tracker: tracker of this run, which is finished here.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        TypeError: what was returned is neither a model nor such a file.
+        ValueError: the file does not exist, or a score is not finite.
+    """
+    file = _file(made, cell, directory)
+    answer = answers_of(made if isinstance(made, keras.Model) else file)
+    compared = None if teacher is None else answers_of(teacher)
+    scores = {
+        split: _scores(answer, compared, examples, measures, f"{cell.name} on {split}")
+        for split, examples in (("dev", dev), ("test", test))
+    }
+    epochs = len((directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    result = {
+        "epochs": epochs,
+        "selected_epoch": None,
+        "file": file.name,
+        **{split: {"last": found} for split, found in scores.items()},
+        "cost": _costs(made, file),
+    }
+    columns = ["split", *(measure.key for measure in measures)]
+    table = (columns, [[split, *found.values()] for split, found in scores.items()])
+    tracker.finish(result, table=table, model_file=file)
+    return result
+
+
+def answers_of(model: keras.Model | Path) -> Callable[[Any], NDArray[Any]]:
+    """The function from a batch of inputs to a model's outputs: of a model, or of a file of one."""
+    if isinstance(model, Path) and model.suffix != ".keras":
+        exported: Callable[[Any], Any] = Exported(model).predict
+        return exported
+    network = keras.models.load_model(model) if isinstance(model, Path) else model
+    return lambda x: keras.ops.convert_to_numpy(network(x, training=False))
+
+
+def examples_of(split: Split) -> tuple[Any, NDArray[Any]]:
+    """A split's inputs and labels as arrays."""
+    return data.arrays(split) if isinstance(split, tf.data.Dataset) else split
+
+
+def outputs(answer: Callable[[Any], NDArray[Any]], x: Arrays) -> NDArray[Any]:
+    """A model's outputs for all inputs, computed in batches."""
+    count = len(keras.tree.flatten(x)[0])
+
+    def part(start: int) -> Any:
+        return keras.tree.map_structure(lambda array: array[start : start + _BATCH], x)
+
+    return np.concatenate([answer(part(start)) for start in range(0, count, _BATCH)])
+
+
+def _file(made: Made, cell: Cell, directory: Path) -> Path:
+    if isinstance(made, keras.Model):
+        if hasattr(made, "student"):
+            raise TypeError(
+                f"The function of arm {cell.arm!r} returned a {type(made).__name__}. Return the network that is to be "
+                "scored: its .student."
+            )
+        file = directory / "model.keras"
+        save(made, file)
+        return file
+    if not isinstance(made, (str, os.PathLike)):
+        raise TypeError(
+            f"The function of an arm returns a keras.Model, or the path of a {', '.join(_SUFFIXES)} file. "
+            f"Received: {type(made).__name__} from arm {cell.arm!r}."
+        )
+    given = Path(made)
+    if given.suffix not in _SUFFIXES or not given.is_file():
+        raise ValueError(
+            f"The function of an arm returns a keras.Model, or the path of a {', '.join(_SUFFIXES)} file. "
+            f"Received: {given} from arm {cell.arm!r}, which is {'none' if given.is_file() else 'no file'}."
+        )
+    file = directory / f"model{given.suffix}"
+    if given.resolve() != file.resolve():
+        shutil.copyfile(given, file)
+    return file
+
+
+def _scores(
+    answer: Callable[[Any], NDArray[Any]],
+    compared: Callable[[Any], NDArray[Any]] | None,
+    split: Split,
+    measures: Sequence[Measure],
+    where: str,
+) -> dict[str, float | None]:
+    x, y = examples_of(split)
+    found = outputs(answer, x)
+    of_teacher = None
+    if compared is not None and any(measure.of_teacher for measure in measures):
+        of_teacher = outputs(compared, x)
+    scores: dict[str, float | None] = {}
+    for measure in measures:
+        known = of_teacher if measure.of_teacher else y
+        scores[measure.key] = None if known is None else float(measure.score(known, found))  # type: ignore[misc]
+        if known is not None and not np.isfinite(scores[measure.key] or 0.0):
+            raise ValueError(
+                f"A score must be finite. Received: {measure.name} = {scores[measure.key]} of {where}."
+            )
+    return scores
+
+
+def _costs(made: Made, file: Path) -> dict[str, int | None]:
+    """Costs; those that the library cannot count of a model, or of a file, are `None`."""
+    if not isinstance(made, keras.Model):
+        if file.suffix != ".keras":
+            return {"parameters": None, "macs": None, "file_bytes": file.stat().st_size}
+        made = keras.models.load_model(file)
+    try:
+        return dict(costs(made, file))
+    except ValueError:
+        return {"parameters": cost.parameters(made), "macs": None, "file_bytes": file.stat().st_size}

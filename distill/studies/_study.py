@@ -1,0 +1,338 @@
+"""A study of your own: arms, a function each, over seeds, to a report."""
+
+import dataclasses
+import functools
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from distill.studies import _summary as summary
+from distill.studies._command import require
+from distill.studies._declarations import Surroundings
+from distill.studies._declared import Data, Declared, Design, Function, is_plain
+from distill.studies._execution import Plan, execute
+from distill.studies._measures import CLASSIFICATION, Measure
+from distill.studies._results import StudyResult
+
+SMOKE_SEEDS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `Study.main`.
+
+    Attributes:
+        out: folder for the study's directory.
+        seeds: number of seeds, counted from 0; by default the study's.
+        jobs: number of cells to run at a time; by default one for each core.
+        tune: choose the settings of arms that have some to try, on dev.
+        smoke: check that everything runs; scores mean nothing then.
+        budget: time after which no further seed is begun, such as 90s, 20m or 2h.
+        wandb: mode of Weights & Biases; by default that of WANDB_MODE, or offline if it is not set.
+        tensorboard: write TensorBoard files as well.
+    """
+
+    out: Path = Path("runs")
+    seeds: int | None = None
+    jobs: int | None = None
+    tune: bool = False
+    smoke: bool = False
+    budget: str | None = None
+    wandb: Literal["offline", "online", "disabled"] | None = None
+    tensorboard: bool = False
+
+
+def minutes(text: str) -> float:
+    """Turns "90s", "20m" or "2h" into minutes.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    number, unit = text[:-1], text[-1:]
+    try:
+        return float(number) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[unit]
+    except (KeyError, ValueError):
+        raise ValueError(f"A budget is a number with s, m or h. Received: --budget {text}.") from None
+
+
+class Study:
+    """A comparison of ways to train, its arms, over the same seeds.
+
+    An arm is a function that builds, compiles and fits a model, and returns it. Each arm with each seed is a cell,
+    which has a directory and is never run again once it is finished, unless the code of its function or of the data's
+    changes (not of functions that these call). What an arm returns is scored on dev and on test; no arm gets to see
+    test.
+
+    Args:
+        name: name of the study, and of its directory.
+        data: function of a seed that returns the train, dev and test splits: (x, y) arrays, or `tf.data` data sets of
+            single examples. Return the same test split for all seeds, unless the splits themselves are to vary.
+        seeds: number of seeds, counted from 0.
+        metrics: ways to score a model; arms are compared and tuned by the first. `CLASSIFICATION`, `REGRESSION`,
+            `MULTI_LABEL`, `TOKENS`, or a list with `Measure`s of your own.
+        title: title of the report; by default the name.
+        question: the question that the study answers, for the report.
+
+    Raises:
+        ValueError: `seeds` is less than 1, or there is no metric.
+
+    Example:
+        ```python
+        import keras
+
+        import distill
+        from distill import studies
+
+
+        def digits(seed):
+            splits = distill.data.load("digits")
+            return splits.train, splits.dev, splits.test
+
+
+        study = studies.Study("digits", data=digits, seeds=5)
+
+
+        def fit(network, run):
+            network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+            train = distill.data.batches(run.train, 64, seed=run.seed)
+            dev = distill.data.batches(run.dev, 500)
+            epochs = 1 if run.smoke else 20
+            network.fit(train, epochs=epochs, validation_data=dev, callbacks=run.callbacks, verbose=0, shuffle=False)
+
+
+        def net(width):
+            layers = keras.layers
+            hidden = [layers.Flatten(), layers.Dense(width, "relu")]
+            return keras.Sequential([keras.Input((8, 8, 1)), *hidden, layers.Dense(10)])
+
+
+        @study.arm
+        def teacher(run):
+            network = net(128)
+            fit(network, run)
+            return network
+
+
+        @study.arm
+        def alone(run):
+            network = net(8)
+            fit(network, run)
+            return network
+
+
+        @study.arm(needs="teacher", tune={"temperature": (2.0, 4.0)})
+        def distilled(run, temperature=4.0):
+            distiller = distill.Distiller(run.model("teacher"), net(8), distill.SoftTargets(temperature))
+            fit(distiller, run)
+            return distiller.student
+
+
+        study.compare("distilled", "alone")
+
+        if __name__ == "__main__":
+            study.main()
+        ```
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        data: Data,
+        seeds: int = 8,
+        metrics: Sequence[Measure] = CLASSIFICATION,
+        title: str | None = None,
+        question: str = "",
+    ) -> None:
+        if not name or set(name) & set("/\\"):
+            raise ValueError(f"A study needs a name that can be that of a folder. Received: {name!r}.")
+        if seeds < 1 or not metrics:
+            raise ValueError(
+                f"A study needs at least one seed and one metric. Received: seeds={seeds}, metrics={metrics}."
+            )
+        self.design = Design(
+            name=name, title=title or name, question=question, data=data, seeds=seeds, metrics=tuple(metrics)
+        )
+
+    def arm(
+        self,
+        function: Function | None = None,
+        *,
+        needs: str | Sequence[str] = (),
+        tune: Mapping[str, Sequence[Any]] | None = None,
+        group: str = "arms",
+    ) -> Any:
+        """Declares an arm: decorates the function that trains it.
+
+        The function is called as `function(run, **settings)` with a `Run`, and returns a model, or the path of a
+        `.tflite` or `.onnx` file. Its parameters after the first are the arm's settings, and need defaults. Its name is
+        the arm's, and the first line of its docstring the arm's description.
+
+        Args:
+            function: the function.
+            needs: arms whose finished models it uses; the first is the teacher that agreement is measured with. They
+                must be declared before.
+            tune: setting -> values to try on dev, in all combinations, where the study is run with `tune`. Otherwise,
+                the defaults hold.
+            group: heading under which tables and plots show the arm.
+
+        Returns:
+            The function, unchanged.
+
+        Raises:
+            ValueError: the name is taken, an arm in `needs` is not declared, or a setting has no plain default.
+        """
+        if function is None:
+            return functools.partial(self.arm, needs=needs, tune=tune, group=group)
+        name = function.__name__
+        needed = (needs,) if isinstance(needs, str) else tuple(needs)
+        _, *parameters = inspect.signature(function).parameters.values()
+        settings = {one.name: one.default for one in parameters}
+        tried = {key: tuple(values) for key, values in (tune or {}).items()}
+        if missing := [one for one in needed if one not in self.design.arms]:
+            raise ValueError(
+                f"needs must name arms that are declared before. Received: arm {name!r}, which needs {missing}; "
+                f"declared are {sorted(self.design.arms) or 'none'}."
+            )
+        if name in self.design.arms:
+            raise ValueError(f"Each arm needs a name of its own. Received: a second arm {name!r}.")
+        if inspect.Parameter.empty in settings.values() or not is_plain([settings, tried]):
+            raise ValueError(
+                "Parameters of an arm after the first are settings: each needs a default, and defaults and values to "
+                "try must be numbers, strings, booleans, None, or lists of these. Received: arm "
+                f"{name!r} with {settings}, tune={tried}."
+            )
+        if strangers := [one for one in tried if one not in settings or not tried[one]]:
+            raise ValueError(
+                f"tune must name settings of the function, with at least one value. Received: {strangers}; arm "
+                f"{name!r} has {sorted(settings) or 'none'}."
+            )
+        depth = 1 + max((self.design.arms[one].depth for one in needed), default=-1)
+        self.design.arms[name] = Declared(
+            function=function, needs=needed, tune=tried, group=group, depth=depth, settings=settings
+        )
+        return function
+
+    def compare(self, arm: str, baseline: str, *, primary: bool = True) -> None:
+        """Declares a comparison, which is paired by seed.
+
+        Args:
+            arm: name of an arm.
+            baseline: name of the arm that it is compared with.
+            primary: whether the comparison answers the study's question. Have one to three of these: the more there
+                are, the more seeds they take. Others are shown as exploratory.
+
+        Raises:
+            ValueError: an arm is not declared, or the comparison is declared already.
+        """
+        if unknown := [one for one in (arm, baseline) if one not in self.design.arms]:
+            raise ValueError(f"Declared arms are {sorted(self.design.arms)}. Received: {unknown}.")
+        if (baseline, arm) in self.design.comparisons or arm == baseline:
+            raise ValueError(f"Compare two arms, and once. Received: {arm!r} with {baseline!r}.")
+        self.design.comparisons.append((baseline, arm))
+        if primary:
+            self.design.primary.append((baseline, arm))
+
+    def run(
+        self,
+        *,
+        out: str | os.PathLike[str] = "runs",
+        seeds: int | None = None,
+        jobs: int | None = None,
+        tune: bool = False,
+        smoke: bool = False,
+        budget: float | None = None,
+        surroundings: Surroundings | None = None,
+        command: str | None = None,
+    ) -> StudyResult:
+        """Runs what is not finished yet, and writes the report.
+
+        Cells run in processes that import the file in which the study is defined. Where there is none, as in a
+        notebook, they run here, one after the other.
+
+        Args:
+            out: folder for the study's directory, OUT/NAME, or OUT/NAME-smoke.
+            seeds: number of seeds; by default the study's, or 2 in a smoke run.
+            jobs: number of cells to run at a time; by default one for each core.
+            tune: choose the settings of arms with `tune` on dev first, each by three seeds of their own.
+            smoke: only check that everything works.
+            budget: minutes after which no further seed is begun, once two are finished.
+            surroundings: where metrics go besides the directory.
+            command: the command to show in the report.
+
+        Returns:
+            The finished study; its report is report.html in its directory.
+
+        Raises:
+            ValueError: a number is out of range, or the functions cannot be sent to other processes.
+            CellError: no seed was finished by all arms that could be.
+            RuntimeError: another process uses the directory.
+        """
+        count = seeds or (SMOKE_SEEDS if smoke else self.design.seeds)
+        require(
+            (bool(self.design.arms), "A study needs an arm", "none: decorate a function with @study.arm"),
+            (count >= 1, "seeds must be at least 1", f"seeds={seeds}"),
+            (jobs is None or jobs >= 1, "jobs must be at least 1", f"jobs={jobs}"),
+            (budget is None or budget > 0, "budget must be above 0 minutes", f"budget={budget}"),
+        )
+        return execute(
+            self.design,
+            Plan(
+                study_dir=Path(out) / (f"{self.design.name}-smoke" if smoke else self.design.name),
+                seeds=count,
+                jobs=jobs or os.cpu_count() or 1,
+                tune=tune,
+                smoke=smoke,
+                budget=budget,
+                surroundings=surroundings or Surroundings(),
+                command=command
+                or f"study.run() in {inspect.getsourcefile(self.design.data) or 'a notebook'}",
+            ),
+        )
+
+    def main(self, arguments: Sequence[str] | None = None) -> None:
+        """Runs the study from the command line, prints its tables, and ends the process.
+
+        Args:
+            arguments: what was typed after the command; by default what was.
+
+        Raises:
+            SystemExit: always; the status is 0, 1 after an error, 130 after Ctrl-C.
+        """
+        typed = sys.argv[1:] if arguments is None else list(arguments)
+        options = tyro.cli(
+            Options,
+            args=typed,
+            description=f"{self.design.title}. {self.design.question}".strip(),
+            prog=Path(sys.argv[0]).name,
+        )
+        console = Console()
+        try:
+            found = self.run(
+                out=options.out,
+                seeds=options.seeds,
+                jobs=options.jobs,
+                tune=options.tune,
+                smoke=options.smoke,
+                budget=None if options.budget is None else minutes(options.budget),
+                surroundings=Surroundings(wandb=options.wandb, tensorboard=options.tensorboard),
+                command=shlex.join(["python", *sys.argv[:1], *typed]),
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            console.print("Stopped. Finished cells are kept: run the same command again to continue.")
+            raise SystemExit(130) from None
+        console.print(summary.terminal(found))
+        folder = Path(options.out) / (f"{self.design.name}-smoke" if options.smoke else self.design.name)
+        console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+        raise SystemExit(0)

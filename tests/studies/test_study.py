@@ -1,0 +1,421 @@
+"""A study of one's own: what its arms are given, what becomes of what they return, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import distill
+from distill import studies
+from distill.studies import _execution as execution
+from distill.studies import _study
+from distill.studies._declared import code_of
+from tests.studies.made_up import terminal
+
+QUIET = studies.Surroundings(wandb="disabled")
+
+
+def splits(seed):
+    """Two features; the class is the sign of the first. The train split varies with the seed."""
+    rng, fixed = np.random.default_rng(seed), np.random.default_rng(99)
+
+    def drawn(generator, count):
+        x = generator.normal(size=(count, 2)).astype("float32")
+        return x, (x[:, 0] > 0).astype("int64")
+
+    return drawn(rng, 40), drawn(fixed, 50), drawn(fixed, 60)
+
+
+def classifier(slope, *, activation=None):
+    """Logits (0, slope · first + the second feature / 2)."""
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, layers.Dense(2, activation=activation)(inputs))
+    model.set_weights([np.array([[0, slope], [0, 0.5]], "float32"), np.zeros(2, "float32")])
+    return model
+
+
+def teacher(run):
+    """Knows the answer.
+
+    And has more to say.
+    """
+    return classifier(9.0)
+
+
+def taught(run, slope=1.0, sure=True):
+    assert run.model("teacher").count_params() == 6
+    (run.directory / "notes.txt").write_text("mine")
+    return classifier(slope + 0.1 * (run.seed % 10), activation="softmax" if sure else None)
+
+
+def trained(run):
+    network = classifier(-0.5)
+    network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    network.fit(*run.train, validation_data=run.dev, epochs=2, callbacks=run.callbacks, verbose=0)
+    return network
+
+
+def study_of(*arms, name="tiny", metrics=studies.CLASSIFICATION, seeds=2, data=splits):
+    study = studies.Study(name, data=data, seeds=seeds, metrics=metrics, question="Which one?")
+    for arm, options in arms:
+        study.arm(arm, **options)
+    return study
+
+
+TAUGHT = (teacher, {}), (taught, {"needs": "teacher", "tune": {"slope": (-3.0, 1.0, 5.0, 0.1)}})
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Cells run in this process, as in a notebook: a process of their own takes seconds to start."""
+    import contextlib
+
+    monkeypatch.setattr(execution, "_pool", lambda *_: contextlib.nullcontext(execution._Here()))
+
+
+def run(study, folder, **options):
+    return study.run(out=folder, surroundings=QUIET, **options)
+
+
+def rate(logits, y):
+    return np.mean(logits.argmax(1) == y)
+
+
+def test_a_study_in_processes_scores_what_its_arms_return(tmp_path):
+    study = study_of(*TAUGHT, (trained, {"group": "others"}))
+    study.compare("taught", "trained")
+    study.compare("trained", "teacher", primary=False)
+    found = run(study, tmp_path, jobs=1)
+    assert [arm.name for arm in found.arms] == ["teacher", "taught", "trained"]
+    assert [arm.group for arm in found.arms] == ["arms", "arms", "others"]
+    assert found.arm("teacher").description == "Knows the answer."
+    assert found.arm("taught").label == "taught, slope = 1.0, sure = True"
+    assert (found.comparisons, found.primary) == (
+        (("trained", "taught"), ("teacher", "trained")),
+        (("trained", "taught"),),
+    )
+    x, y = splits(0)[2]
+    for seed, cell in enumerate(found.arm("taught").cells):
+        logits = x @ np.array([[0, 1 + 0.1 * seed], [0, 0.5]])
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        assert cell.test["last"]["accuracy"] == rate(logits, y)
+        assert cell.test["last"]["nll"] == pytest.approx(-np.mean(log_p[np.arange(60), y]), rel=1e-5)
+        assert cell.test["last"]["agreement"] == rate(logits, (x @ np.array([[0, 9], [0, 0.5]])).argmax(1))
+        assert (cell.cost["parameters"], cell.cost["macs"]) == (6, 4)
+        assert cell.selected_epoch is None
+    assert found.arm("teacher").values(studies.AGREEMENT) is None
+    assert [len(cell.history) for cell in found.arm("trained").cells] == [2, 2]
+    assert set(found.latency_ms) == set(found.litert_bytes) == {"teacher", "taught", "trained"}
+    assert any("not tuned" in note for note in found.notes)
+    page = (tmp_path / "tiny" / "report.html").read_text()
+    for text in ("Which one?", "exploratory:", "Accuracy against size"):
+        assert text in page
+    assert "dev-selected" not in terminal(found, 200)
+    # What is finished is not done again.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("tiny/cells/*/result.json")}
+    assert len(before) == 6
+    again = run(study, tmp_path, jobs=1)
+    assert again.arms == found.arms
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("tiny/cells/*/result.json")} == before
+
+
+def drawing(run):
+    inputs = keras.Input((2,))
+    return keras.Model(inputs, layers.Dense(2)(layers.Dropout(0.5)(inputs)))
+
+
+def drawing_after_its_teacher(run):
+    run.model("teacher_that_draws"), run.model("teacher_that_draws")
+    return drawing(run)
+
+
+def teacher_that_draws(run):
+    return drawing(run)
+
+
+def test_networks_start_alike_with_a_teacher_and_without(here, tmp_path):
+    def drawn(seed):
+        np.random.rand(3 + seed)  # data may draw as much as it likes
+        return splits(seed)
+
+    study = study_of(
+        (teacher_that_draws, {}),
+        (drawing, {}),
+        (drawing_after_its_teacher, {"needs": ["teacher_that_draws"]}),
+        data=drawn,
+    )
+    run(study, tmp_path)
+    kernels = {
+        path.parent.name.rpartition("-")[0]: keras.models.load_model(path).get_weights()[0]
+        for path in tmp_path.glob("tiny/cells/*/model.keras")
+    }
+    assert len(kernels) == 6
+    for seed in range(2):
+        np.testing.assert_array_equal(
+            kernels[f"drawing-seed{seed}"], kernels[f"drawing_after_its_teacher-seed{seed}"]
+        )
+    assert not np.array_equal(kernels["drawing-seed0"], kernels["drawing-seed1"])
+
+
+def test_settings_are_chosen_on_dev_with_seeds_of_their_own(here, tmp_path):
+    """The dev split likes a slope of 5, whatever test says."""
+
+    def turned(seed):
+        train, (x, y), test = splits(seed)
+        return train, (x, y), (test[0], 1 - test[1])
+
+    study = study_of(*TAUGHT, data=turned)
+    found = run(study, tmp_path, tune=True)
+    (tuning,) = found.tuning
+    assert (tuning.arm, tuning.chosen) == ("taught", {"slope": 5.0})
+    x, y = turned(0)[1]
+    for settings, score in tuning.choices:
+        expected = [
+            rate(x @ np.array([[0, settings["slope"] + step], [0, 0.5]]), y) for step in (0, 0.1, 0.2)
+        ]
+        assert score == pytest.approx(np.mean(expected))
+    assert found.arm("taught").label == "taught, slope = 5.0, sure = True"
+    assert [cell.seed for cell in found.arm("taught").cells] == [0, 1]
+    assert not any("not tuned" in note for note in found.notes)
+
+
+def test_a_metric_that_is_better_when_lower_chooses_the_lowest(here, tmp_path):
+    study = study_of(*TAUGHT, metrics=[studies.NLL, studies.ACCURACY])
+    (tuning,) = run(study, tmp_path, tune=True, seeds=1).tuning
+    best = min(tuning.choices, key=lambda choice: choice[1])
+    assert tuning.chosen == best[0]
+
+
+def failing(run):
+    if run.seed == 1:
+        raise ZeroDivisionError("as told")
+    return classifier(1.0)
+
+
+def never(run):
+    raise ZeroDivisionError("always")
+
+
+def needing(run):
+    return run.model("failing")
+
+
+def test_an_arm_that_fails_is_shown_and_the_rest_goes_on(here, tmp_path, capsys):
+    study = study_of((teacher, {}), (failing, {}), (needing, {"needs": "failing"}), (never, {}), seeds=3)
+    study.compare("failing", "teacher")
+    study.compare("never", "teacher")
+    found = run(study, tmp_path)
+    assert {arm.name: [cell.seed for cell in arm.cells] for arm in found.arms} == {
+        "teacher": [0, 2],
+        "failing": [0, 2],
+        "needing": [0, 2],
+    }
+    assert found.comparisons == (("teacher", "failing"),)
+    assert "The arm never was never finished, and is left out." in found.notes
+    shown = capsys.readouterr().out
+    assert "ZeroDivisionError: as told" in shown
+    assert "in failing" in shown
+    with pytest.raises(studies.CellError, match="No seed was finished by all arms"):
+        run(study_of((never, {}), name="none"), tmp_path)
+
+
+def test_a_budget_ends_after_whole_seeds_and_says_so(here, tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 60))
+    monkeypatch.setattr(execution.time, "monotonic", lambda: next(clock))
+    found = run(study_of((teacher, {}), seeds=8), tmp_path, budget=5)
+    seeds = [cell.seed for cell in found.arm("teacher").cells]
+    assert 2 <= len(seeds) < 8
+    assert seeds == list(range(len(seeds)))
+    assert any(f"allowed {len(seeds)} of 8 seeds" in note for note in found.notes)
+
+
+def exported(run):
+    x = splits(run.seed)[0][0]
+    return distill.export(classifier(2.0), run.directory / "mine.tflite", precision="int8", examples=x)
+
+
+def datasets(seed):
+    return tuple(tf.data.Dataset.from_tensor_slices(split) for split in splits(seed))
+
+
+def test_files_and_data_sets(here, tmp_path):
+    found = run(study_of((teacher, {}), (exported, {"needs": "teacher"}), data=datasets, seeds=1), tmp_path)
+    assert found.arm("exported").values(studies.ACCURACY)[0] > 80
+    assert found.arm("exported").cells[0].cost["parameters"] is None
+    assert found.litert_bytes["exported"] == found.arm("exported").cells[0].cost["file_bytes"]
+
+
+def line(run, slope=2.0):
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, layers.Dense(1)(inputs))
+    model.set_weights([np.array([[slope], [0]], "float32"), np.zeros(1, "float32")])
+    return model
+
+
+def numbers(seed):
+    return tuple((x, 2.5 * x[:, 0]) for x, _ in splits(seed))
+
+
+def worst(y, outputs):
+    return np.abs(outputs[:, 0] - y).max()
+
+
+WORST = studies.Measure("worst", worst, name="worst", lower_is_better=True, digits=3)
+
+
+def test_a_regression_and_a_metric_of_ones_own(here, tmp_path):
+    study = study_of((line, {}), (teacher_line, {}), data=numbers, metrics=[*studies.REGRESSION, WORST])
+    study.compare("line", "teacher_line")
+    found = run(study, tmp_path)
+    x, y = numbers(0)[2]
+    error = 0.5 * np.abs(x[:, 0].astype("float64"))
+    scores = found.arm("line").cells[0].test["last"]
+    assert scores["rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-6)
+    assert scores["mae"] == pytest.approx(error.mean(), rel=1e-6)
+    assert scores["r2"] == pytest.approx(1 - np.sum(error**2) / np.sum((y - y.mean()) ** 2), rel=1e-6)
+    assert scores["worst"] == pytest.approx(error.max(), rel=1e-6)
+    text = terminal(found, 200)
+    assert "Differences in test RMSE" in text
+    assert "worst" in text
+    assert found.measures[3].lower_is_better
+
+
+def teacher_line(run):
+    return line(run, 2.4)
+
+
+def test_what_an_arm_may_not_return(here, tmp_path):
+    cases = {
+        "Distiller": lambda run: distill.Distiller(
+            classifier(1.0), classifier(2.0), distill.SoftTargets(2.0)
+        ),
+        "NoneType": lambda run: None,
+        "no file": lambda run: "missing.tflite",
+    }
+    for name, function in cases.items():
+        function.__name__ = "arm"
+        study = studies.Study("refused", data=splits, seeds=1)
+        study.arm(function)
+        with pytest.raises(studies.CellError, match="No seed was finished"):
+            run(study, tmp_path / name)
+
+
+def test_what_it_returns_is_named(tmp_path):
+    from distill.studies._run import _file
+
+    cell = studies.Cell(study="s", arm="mine", seed=0, config=execution.Config({}, {}, "", False))
+    model = distill.Distiller(classifier(1.0), classifier(2.0), distill.SoftTargets(2.0))
+    with pytest.raises(
+        TypeError, match=r"arm 'mine' returned a Distiller\. Return the network .*: its \.student"
+    ):
+        _file(model, cell, tmp_path)
+    with pytest.raises(
+        TypeError, match="path of a .keras, .tflite, .onnx file. Received: NoneType from arm 'mine'"
+    ):
+        _file(None, cell, tmp_path)
+    with pytest.raises(ValueError, match=r"Received: a\.tflite from arm 'mine', which is no file"):
+        _file("a.tflite", cell, tmp_path)
+
+
+def test_models_of_arms_that_are_not_needed_are_not_given(tmp_path):
+    given = studies.Run(
+        seed=0,
+        train=None,
+        dev=None,
+        callbacks=[],
+        directory=tmp_path,
+        smoke=False,
+        _files={"one": Path("m.tflite")},
+    )
+    with pytest.raises(ValueError, match=r"names in needs\. Received: 'two', but it needs \['one'\]"):
+        given.model("two")
+    with pytest.raises(ValueError, match=r"'one' returned a .tflite file, .* run.file\('one'\)"):
+        given.model("one")
+
+
+def test_declarations_that_do_not_fit():
+    study = study_of((teacher, {}))
+
+    def bare(run, rate):
+        pass
+
+    def odd(run, layer=layers.Dense):
+        pass
+
+    for function, options, message in (
+        (teacher, {}, "a second arm 'teacher'"),
+        (taught, {"needs": "nobody"}, r"which needs \['nobody'\]; declared are \['teacher'\]"),
+        (taught, {"tune": {"width": (1,)}}, r"Received: \['width'\]; arm 'taught' has \['slope', 'sure'\]"),
+        (taught, {"tune": {"slope": ()}}, r"Received: \['slope'\]"),
+        (bare, {}, "each needs a default"),
+        (odd, {}, "numbers, strings, booleans"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            study.arm(function, **options)
+    assert list(study.design.arms) == ["teacher"]
+    with pytest.raises(ValueError, match=r"Declared arms are \['teacher'\]. Received: \['taught'\]"):
+        study.compare("taught", "teacher")
+    with pytest.raises(ValueError, match="Compare two arms, and once"):
+        study.compare("teacher", "teacher")
+    with pytest.raises(ValueError, match="name that can be that of a folder. Received: 'a/b'"):
+        studies.Study("a/b", data=splits)
+    with pytest.raises(ValueError, match="at least one seed and one metric. Received: seeds=0"):
+        studies.Study("a", data=splits, seeds=0)
+    with pytest.raises(ValueError, match="A study needs an arm. Received: none"):
+        studies.Study("a", data=splits).run()
+    with pytest.raises(ValueError, match="budget must be above 0 minutes. Received: budget=0"):
+        study.run(budget=0)
+    with pytest.raises(ValueError, match=r"three splits: train, dev and test. Received: tuple of 2"):
+        studies.Study("a", data=lambda seed: (1, 2)).design.splits(0)
+
+
+def test_functions_that_no_process_can_import_are_refused(tmp_path):
+    study = study_of((teacher, {}))
+    study.arm(lambda run: classifier(1.0))
+    with pytest.raises(ValueError, match=r"defined at the top of a file.* Received: study 'tiny': .*lambda"):
+        run(study, tmp_path)
+
+
+def test_code_is_told_by_what_it_does():
+    def one(run, width=3):
+        """Says something."""
+        return width + 1  # adds
+
+    before = code_of(one)
+
+    def one(run, width=3):
+        return width + 1
+
+    assert code_of(one) == before
+
+    def one(run, width=3):
+        return width + 2
+
+    assert code_of(one) != before
+    assert code_of(one, splits) != code_of(one, numbers)
+
+
+def test_the_command(here, tmp_path, capsys, monkeypatch):
+    study = study_of((teacher, {}), (trained, {}))
+    study.compare("trained", "teacher")
+    monkeypatch.setattr(_study.sys, "argv", ["tiny.py"])
+    with pytest.raises(SystemExit) as ended:
+        study.main(["--out", str(tmp_path), "--smoke", "--wandb", "disabled", "--jobs", "1"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Smoke run" in shown
+    assert "Report: " in shown
+    assert json.loads((tmp_path / "tiny-smoke" / "study.json").read_text())["command"].startswith(
+        "python tiny.py --out"
+    )
+    with pytest.raises(SystemExit) as ended:
+        study.main(["--out", str(tmp_path), "--budget", "soon"])
+    assert ended.value.code == 1
+    assert "A budget is a number with s, m or h. Received: --budget soon." in capsys.readouterr().out
+    assert [_study.minutes(text) for text in ("90s", "20m", "2h")] == [1.5, 20.0, 120.0]
+    shutil.rmtree(tmp_path / "tiny-smoke")
