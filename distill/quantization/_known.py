@@ -25,6 +25,8 @@ SELECTIONS = (
     layers.Reshape,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
+    layers.UpSampling1D,
+    layers.UpSampling2D,
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
 )
