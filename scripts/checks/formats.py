@@ -11,6 +11,7 @@ Expected: no file is wrong, and none ends its process. Exit status 1 otherwise.
 """
 
 import dataclasses
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -45,9 +46,11 @@ format with `distill.exports.export` (`.keras`: `model.save`), and the file was 
 
 - A **number** is the largest difference between the file's outputs and the model's, as a share of the outputs' span.
   The model is written, and the file was right.
-- A **dash** means that `export` refuses, and writes no file; the words say why.
+- A **dash** means that `export` refuses, and writes no file; the words say why. In capitals are LiteRT's names of
+  operations. "float32 only": it has no integer kernel for them. "no kernel": it has none of that precision. "wrong":
+  the file was run, and it answered otherwise.
 
-In integers, a single operation often stands in the way: `precision="dynamic_range"` computes such layers in float32.
+Where an operation has no integers, `precision="dynamic_range"` computes it in float32 and the rest in integers.
 
 {{counts}}
 
@@ -81,6 +84,29 @@ def difference(want: np.ndarray, got: np.ndarray) -> np.ndarray:
     return np.abs(want - got).reshape(len(want), -1).max(-1) / span
 
 
+# What a fault says -> what the table says.
+REASONS = {
+    r"for which it computes (?:DEQUANTIZE|QUANTIZE) in float32": "float32 in part",
+    r"for which it computes (.*) in float32": r"float32 only: \1",
+    r"which needs (.*)": r"no kernel: \1",
+    r"whose file does not: .*": "its file does not run",
+    r"whose output .* is wrong in the file: (.*)": r"wrong: \1",
+    r"where the scale of .*": "a scale is not finite",
+    r"which the converter refuses: (.*)": r"LiteRT's converter refuses: \1",
+    r"which tf2onnx cannot convert: (.*)": r"tf2onnx cannot convert it: \1",
+    r"(?:which|where|whose) (.*)": r"\1",
+}
+
+
+def reason(received: str) -> str:
+    """Why there is no file, in a few words."""
+    text = re.sub("DEQUANTIZE, |, DEQUANTIZE", "", " ".join(received.split()))
+    for pattern, words in REASONS.items():
+        if (match := re.fullmatch(pattern, text)) is not None:
+            return short(match.expand(words))
+    return short(text)
+
+
 def cell(name: str, column: str) -> Cell:
     """Writes one model in one format."""
     keras.utils.clear_session()  # names of layers begin at 0, whatever was built before
@@ -102,7 +128,7 @@ def cell(name: str, column: str) -> Cell:
                 # Not `export`, which goes on to look for the layer: here it is known.
                 write_checked(model, path, LiteRTFormat(**options), named(model, x))
             except Fault as fault:
-                return Cell(f"– {short(fault.received)}")
+                return Cell(f"– {reason(fault.received)}")
             found = Exported(path).predict(inputs_by_name(model, x))
             got = _in_order(model, found) if isinstance(found, dict) else [found]
     if [one.shape for one in got] != [one.shape for one in want]:

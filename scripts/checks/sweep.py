@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import importlib.metadata
 import multiprocessing
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def part_of(x: Any, start: int, size: int) -> Any:
 
 def short(text: str, width: int = 160) -> str:
     """A text that fits a cell of a Markdown table: one line, cut at a word."""
-    text = " ".join(text.split()).replace("|", "/")
+    text = " ".join(re.sub(r"\x1b\[\d+m", "", text).split()).replace("|", "/")  # without colours
     return text if len(text) <= width else f"{text[:width].rpartition(' ')[0]} …"
 
 
