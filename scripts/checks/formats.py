@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tyro
 from layer_models import MODELS
-from sweep import COUNT, DOCS, Cell, Page, answers, examples_of, run, short
+from sweep import COUNT, DOCS, Cell, Page, answers, examples_of, number, run, short
 
 from distill.exports import Exported, inputs_by_name
 from distill.exports._checking import Fault
@@ -135,7 +135,7 @@ def cell(name: str, column: str) -> Cell:
         return Cell("WRONG: other outputs", wrong=True)
     distances = np.max([difference(*pair) for pair in zip(want, got, strict=True)], axis=0)
     wrong = not np.mean(distances <= tolerance) >= 0.95
-    return Cell(f"{'WRONG: ' * wrong}{np.max(distances):.0e}", done=True, wrong=wrong)
+    return Cell(f"{'WRONG: ' * wrong}{number(np.max(distances))}", done=True, wrong=wrong)
 
 
 def _in_order(model: keras.Model, found: dict[str, np.ndarray]) -> list[np.ndarray]:

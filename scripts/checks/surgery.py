@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tyro
 from layer_models import MODELS
-from sweep import DOCS, Cell, Page, answers, examples_of, part_of, run, short
+from sweep import DOCS, Cell, Page, answers, examples_of, number, part_of, run, short
 
 import distill
 from distill import pruning
@@ -104,7 +104,7 @@ def channels(name: str) -> Cell:
     if not all(map(np.array_equal, answers(small, x), answers(again, x))):
         raise AssertionError("the smaller model answers otherwise after it is loaded")
     share = small.count_params() / model.count_params()
-    return Cell(f"{share:.0%}, {proof.largest_error:.0e}", done=True)
+    return Cell(f"{share:.0%}, {number(proof.largest_error)}", done=True)
 
 
 def channels_not_exact(name: str) -> Cell:

@@ -95,6 +95,11 @@ def part_of(x: Any, start: int, size: int) -> Any:
     return keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[start : start + size]), x)
 
 
+def number(value: float) -> str:
+    """A difference as the tables show it."""
+    return f"{value:.0e}" if value else "0"
+
+
 def short(text: str, width: int = 160) -> str:
     """A text that fits a cell of a Markdown table: one line, cut at a word."""
     text = " ".join(re.sub(r"\x1b\[\d+m", "", text).split()).replace("|", "/")  # without colours
