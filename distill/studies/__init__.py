@@ -1,8 +1,8 @@
 """Honest comparisons: the same seeds for every arm, runs that resume, paired statistics, and a report.
 
-A study compares arms, which are ways to train. Each arm is run with several seeds, the same for all arms, and each of
+A `Study` compares arms, which are ways to train. Each arm is run with several seeds, the same for all arms, and each of
 these runs is a cell with a directory of its own, so that a study that was stopped continues where it was. Settings are
-chosen on dev; test is read once.
+chosen on dev; test is read once. `compare_models` compares models that exist already.
 
 ```python
 import rich
@@ -16,9 +16,9 @@ rich.print(studies.summary.terminal(study))  # its tables
 studies.report.write("runs/compare")         # its page
 ```
 
-To run a study, `command` reads options, a `Runner` runs cells, `fit_and_measure` trains and measures one, and
-`conclude` writes what `read` reads; `help(studies.command)` shows a whole study. A report of its own is made of `page`,
-`tables`, `plots` and `levels`; `statistics` and `metrics` are plain functions of numbers.
+A study with a design of its own is made of parts: `command` reads options, a `Runner` runs cells, `fit_and_measure`
+trains and measures one, and `conclude` writes what `read` reads. A report of its own is made of `page`, `tables`,
+`plots` and `levels`; `statistics` and `metrics` are plain functions of numbers.
 
 This room needs the `experiments` extra.
 """
@@ -62,6 +62,7 @@ from distill.studies._measures import (
     TOKENS,
     Measure,
 )
+from distill.studies._models import ComparedModels, Interval, compare_models
 from distill.studies._results import ArmResult, BrokenStudyError, CellResult, StudyResult, Tuning, read
 from distill.studies._run import Run
 from distill.studies._runner import STAGES, CellError, Runner, workers
@@ -90,7 +91,9 @@ __all__ = [
     "Cell",
     "CellError",
     "CellResult",
+    "ComparedModels",
     "Examples",
+    "Interval",
     "Judged",
     "Measure",
     "Run",
@@ -101,6 +104,7 @@ __all__ = [
     "Tuning",
     "choose",
     "command",
+    "compare_models",
     "conclude",
     "costs",
     "fit_and_measure",

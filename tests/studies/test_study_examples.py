@@ -56,21 +56,26 @@ def test_an_interactive_example_prints_what_it_says(name, names):
     assert not failed, "".join(printed)
 
 
-def test_the_whole_study_runs(tmp_path):
-    """The example of `command`, in a file of its own as it says."""
-    (code,) = fenced(TEXTS["command"])
+@pytest.mark.parametrize("name", ["Study", pytest.param("command", marks=pytest.mark.slow)])
+def test_the_whole_study_runs(name, tmp_path):
+    """An example that is a whole file."""
+    (code,) = fenced(TEXTS[name])
     (tmp_path / "mine.py").write_text(code)
     done = subprocess.run(
         [sys.executable, "mine.py", "--smoke"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"},
         text=True,
         capture_output=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Smoke run" in done.stdout
+    if name == "Study":
+        found = studies.read(tmp_path / "runs" / "digits-smoke")
+        assert [arm.name for arm in found.arms] == ["teacher", "alone", "distilled"]
+        return
     study = studies.read(tmp_path / "runs" / "mine-smoke")
     assert [arm.name for arm in study.arms] == ["plain", "smoothed"]
     assert [settings for settings, _ in study.tuning[0].choices] == [{"smoothing": 0.1}, {"smoothing": 0.2}]

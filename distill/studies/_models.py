@@ -1,0 +1,224 @@
+"""Finished models compared on the same examples: scores, differences, and how sure both are."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import rich.console
+import rich.text
+from numpy.typing import NDArray
+
+from distill import cost
+from distill.studies import _page as page
+from distill.studies._measures import CLASSIFICATION, Measure
+from distill.studies._run import Split, answers_of, examples_of, outputs
+from distill.studies._statistics import LEVEL
+from distill.studies._tables import NOTHING, Grid, count, for_markdown, for_terminal
+
+MEANING = (
+    "Intervals (95%) are over examples: how far the scores of these very models would move on other examples of the "
+    "same kind. They say nothing about training again: whether one way to train is better than another takes several "
+    "seeds of each, as in a Study."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A number with the ends of its bootstrap interval, in the unit of the measure's scores.
+
+    Attributes:
+        value: the number on all examples.
+        low: 2.5 % quantile over resamples.
+        high: 97.5 % quantile.
+
+    Example:
+        >>> from distill import studies
+        >>> studies.Interval(0.95, 0.93, 0.97).low
+        0.93
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparedModels:
+    """Models compared on the same examples; `print` shows tables, and so does a notebook.
+
+    Attributes:
+        measures: ways in which they were scored.
+        scores: model -> `Measure.key` -> its score; a measure of agreement is missing for the first model.
+        differences: model -> `Measure.key` -> its score less the first model's, resampled together; all but the first.
+        costs: model -> "parameters", "macs" and "file_bytes"; `None` where unknown.
+        examples: number of examples.
+
+    Example:
+        ```python
+        from distill import studies
+
+        found = studies.compare_models({"teacher": teacher, "student": student}, (x, y))
+        print(found)
+        print(found.differences["student"]["accuracy"].low)
+        ```
+    """
+
+    measures: tuple[Measure, ...]
+    scores: Mapping[str, Mapping[str, Interval]]
+    differences: Mapping[str, Mapping[str, Interval]]
+    costs: Mapping[str, Mapping[str, int | None]]
+    examples: int
+
+    @property
+    def _grids(self) -> list[Grid]:
+        baseline, *others = self.scores
+        scored = [
+            (
+                name,
+                *(_shown(own.get(measure.key), measure) for measure in self.measures),
+                *self._costs_of(name),
+            )
+            for name, own in self.scores.items()
+        ]
+        headings = ("model", *(measure.heading for measure in self.measures), "parameters", "MACs", "file")
+        compared = [one for one in self.measures if not one.of_teacher]
+        rows = [
+            (
+                f"{name} − {baseline}",
+                *(_shown(self.differences[name][one.key], one, signed=True) for one in compared),
+            )
+            for name in others
+        ]
+        titles = f"Scores on {self.examples:,} examples", f"Differences from {baseline}, on the same examples"
+        return [
+            Grid(titles[0], headings, tuple(scored)),
+            *([Grid(titles[1], ("models", *(one.heading for one in compared)), tuple(rows))] if rows else []),
+        ]
+
+    def _costs_of(self, name: str) -> list[str]:
+        own = self.costs[name]
+        return [
+            NOTHING if own[key] is None else count(own[key] or 0)
+            for key in ("parameters", "macs", "file_bytes")
+        ]
+
+    def __rich__(self) -> rich.console.Group:
+        return rich.console.Group(*map(for_terminal, self._grids), rich.text.Text(f"\n{MEANING}"))
+
+    def __str__(self) -> str:
+        return "\n\n".join([*map(for_markdown, self._grids), MEANING])
+
+    def _repr_html_(self) -> str:
+        return "".join([*map(page.titled_grid, self._grids), page.small(MEANING)])
+
+
+def compare_models(
+    models: Mapping[str, keras.Model | str | os.PathLike[str]],
+    test: Split,
+    *,
+    metrics: Sequence[Measure] = CLASSIFICATION,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> ComparedModels:
+    """Compares finished models on the same examples, with bootstrap intervals over the examples.
+
+    Each resample draws as many examples as there are, with replacement, and scores all models on them; an interval has
+    the middle 95 % of the resampled scores or differences [1]. A difference whose interval excludes 0 is more than the
+    luck of these examples. It is of these models, not of the ways in which they were trained.
+
+    Args:
+        models: name -> a model, or a `.keras`, `.tflite` or `.onnx` file; the others are compared with the first, with
+            which measures of agreement compare too.
+        test: (x, y) arrays, or a `tf.data` data set of single examples. Best examples that no choice was made by.
+        metrics: ways to score, such as `CLASSIFICATION` or `REGRESSION`.
+        resamples: number of resamples, >= 100.
+        seed: seed of the resamples.
+
+    Returns:
+        Scores, differences and costs.
+
+    Raises:
+        ValueError: there is no model or metric, or too few resamples; or the outputs do not fit the labels.
+
+    References:
+        [1] Efron, Tibshirani 1993, An Introduction to the Bootstrap, section 13.3 (percentile intervals).
+
+    Example:
+        ```python
+        from distill import studies
+
+        print(studies.compare_models({"teacher": teacher, "student": student}, (x, y)))
+        ```
+    """
+    if not models or not metrics or resamples < 100:
+        raise ValueError(
+            "A comparison needs a model, a metric and at least 100 resamples. "
+            f"Received: {len(models)} models, {len(metrics)} metrics and resamples={resamples}."
+        )
+    x, y = examples_of(test)
+    y = np.asarray(y)
+    answered = {name: outputs(answers_of(_model(one)), x) for name, one in models.items()}
+    first = next(iter(answered.values()))
+    rng = np.random.default_rng(seed)
+    # All examples first, then each resample.
+    drawn: list[Any] = [slice(None), *(rng.integers(len(y), size=len(y)) for _ in range(resamples))]
+    values: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for name, found in answered.items():
+        values[name] = {
+            measure.key: np.array(
+                [
+                    measure.score((first if measure.of_teacher else y)[rows], found[rows])  # type: ignore[misc]
+                    for rows in drawn
+                ]
+            )
+            for measure in metrics
+            if not (measure.of_teacher and found is first)
+        }
+    base = next(iter(values.values()))
+    return ComparedModels(
+        measures=tuple(metrics),
+        scores={name: {key: _interval(one) for key, one in own.items()} for name, own in values.items()},
+        differences={
+            name: {key: _interval(one - base[key]) for key, one in own.items() if key in base}
+            for name, own in list(values.items())[1:]
+        },
+        costs={name: _costs(one) for name, one in models.items()},
+        examples=len(y),
+    )
+
+
+def _interval(values: NDArray[np.float64]) -> Interval:
+    low, high = np.quantile(values[1:], (LEVEL / 2, 1 - LEVEL / 2))
+    return Interval(float(values[0]), float(low), float(high))
+
+
+def _model(given: keras.Model | str | os.PathLike[str]) -> keras.Model | Path:
+    return given if isinstance(given, keras.Model) else Path(given)
+
+
+def _costs(given: keras.Model | str | os.PathLike[str]) -> dict[str, int | None]:
+    path = None if isinstance(given, keras.Model) else Path(given)
+    costs: dict[str, int | None] = {"parameters": None, "macs": None, "file_bytes": None}
+    if path is not None:
+        costs["file_bytes"] = path.stat().st_size
+        if path.suffix != ".keras":
+            return costs
+    model = given if path is None else keras.models.load_model(path)
+    costs["parameters"] = cost.parameters(model)
+    try:
+        costs["macs"] = cost.macs(model)
+    except ValueError:  # a model whose multiply-adds the library cannot count
+        costs["macs"] = None
+    return costs
+
+
+def _shown(found: Interval | None, measure: Measure, *, signed: bool = False) -> str:
+    if found is None:
+        return NOTHING
+    form = f"{'+' * signed}.{measure.digits}f"
+    value, low, high = (f"{measure.scale * one:{form}}" for one in (found.value, found.low, found.high))
+    return f"{value} ({low} to {high})"

@@ -1,0 +1,98 @@
+"""Finished models compared on the same examples."""
+
+import keras
+import numpy as np
+import pytest
+import rich
+from keras import layers
+from rich.console import Console
+
+import distill
+from distill import studies
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(200, 2)).astype("float32")
+Y = (X[:, 0] + 0.3 * RNG.normal(size=200) > 0).astype("int64")
+
+
+def classifier(slope, other):
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, layers.Dense(2)(inputs))
+    model.set_weights([np.array([[0, slope], [0, other]], "float32"), np.zeros(2, "float32")])
+    return model
+
+
+@pytest.fixture(scope="module")
+def found():
+    return studies.compare_models({"good": classifier(3, 0), "bad": classifier(1, 1)}, (X, Y), resamples=400)
+
+
+def right(slope, other):
+    return (X @ [slope, other] > 0) == Y
+
+
+def test_scores_and_differences_are_those_of_all_examples(found):
+    good, bad = right(3, 0), right(1, 1)
+    assert found.scores["good"]["accuracy"].value == good.mean()
+    assert found.differences["bad"]["accuracy"].value == pytest.approx(bad.mean() - good.mean())
+    assert list(found.differences) == ["bad"]
+    assert "agreement" not in found.scores["good"]
+    assert found.scores["bad"]["agreement"].value == np.mean((X @ [3, 0] > 0) == (X @ [1, 1] > 0))
+    assert found.costs["good"] == {"parameters": 6, "macs": 4, "file_bytes": None}
+
+
+def test_intervals_are_those_of_a_mean_and_pairs_are_resampled_together(found):
+    """For means of many examples, a percentile interval is that of the normal distribution."""
+    good, bad = right(3, 0).astype(float), right(1, 1).astype(float)
+    one = found.scores["good"]["accuracy"]
+    half = 1.96 * good.std() / np.sqrt(200)
+    assert (one.low, one.high) == pytest.approx((good.mean() - half, good.mean() + half), abs=0.012)
+    paired = found.differences["bad"]["accuracy"]
+    half = 1.96 * (bad - good).std() / np.sqrt(200)
+    assert (paired.high - paired.low) / 2 == pytest.approx(half, rel=0.15)
+    apart = 1.96 * np.sqrt((bad.var() + good.var()) / 200)
+    assert abs(half - apart) / half > 0.05  # a mutant that draws anew for each model would have this
+    again = studies.compare_models({"good": classifier(3, 0), "bad": classifier(1, 1)}, (X, Y), resamples=400)
+    assert again.scores == found.scores
+
+
+def test_it_says_what_it_cannot_show(found):
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(found)
+    for text in (console.export_text(), str(found), found._repr_html_()):
+        assert "nothing about training again" in " ".join(text.split())
+        assert "Scores on 200 examples" in text
+        assert "bad − good" in text
+    console.file.close()
+    assert rich.get_console() is not console
+
+
+def test_files_and_other_metrics(tmp_path):
+    model = classifier(3, 0)
+    model.save(tmp_path / "m.keras")
+    distill.export(model, tmp_path / "m.tflite")
+    found = studies.compare_models(
+        {"keras": tmp_path / "m.keras", "phone": str(tmp_path / "m.tflite")}, (X, Y), resamples=100
+    )
+    assert found.differences["phone"]["accuracy"] == studies.Interval(0.0, 0.0, 0.0)
+    assert found.costs["phone"]["file_bytes"] == (tmp_path / "m.tflite").stat().st_size
+    assert found.costs["phone"]["parameters"] is None
+    assert found.costs["keras"]["parameters"] == 6
+    inputs = keras.Input((2,))
+    line = keras.Model(inputs, layers.Dense(1, kernel_initializer="ones")(inputs))
+    (rmse, *_) = (
+        studies.compare_models({"line": line}, (X, X[:, 0]), metrics=studies.REGRESSION, resamples=100)
+        .scores["line"]
+        .values()
+    )
+    assert rmse.value == pytest.approx(np.sqrt(np.mean(X[:, 1].astype(float) ** 2)), rel=1e-5)
+    assert rmse.low < rmse.value < rmse.high
+
+
+def test_too_little_to_compare_is_refused():
+    with pytest.raises(
+        ValueError, match="at least 100 resamples. Received: 0 models, 4 metrics and resamples=1000"
+    ):
+        studies.compare_models({}, (X, Y))
+    with pytest.raises(ValueError, match="Received: 1 models, 4 metrics and resamples=5"):
+        studies.compare_models({"one": classifier(1, 1)}, (X, Y), resamples=5)
