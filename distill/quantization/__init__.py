@@ -21,7 +21,6 @@ from distill.quantization._layers import (
     FakeQuantize,
     QuantizedConv1D,
     QuantizedConv2D,
-    QuantizedConv2DTranspose,
     QuantizedDense,
     QuantizedDepthwiseConv2D,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "FakeQuantize",
     "QuantizedConv1D",
     "QuantizedConv2D",
-    "QuantizedConv2DTranspose",
     "QuantizedDense",
     "QuantizedDepthwiseConv2D",
     "is_quantized",

@@ -25,8 +25,6 @@ SELECTIONS = (
     layers.Reshape,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
-    layers.UpSampling1D,
-    layers.UpSampling2D,
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
 )

@@ -21,21 +21,19 @@ from distill._types import Tensor
 _SMALLEST = 1e-8  # lower bound of a channel's largest weight, so that a channel of zeros has a scale too
 
 
-def round_kernel(kernel: Tensor, axis: int = -1) -> Tensor:
+def round_kernel(kernel: Tensor) -> Tensor:
     """Rounds a kernel as an int8 file stores it: 254 steps per channel, symmetric about zero; zeros stay zero.
 
     Args:
         kernel: kernel (…, channels), float.
-        axis: axis of the output channels.
 
     Returns:
         The rounded kernel, same shape.
     """
-    kernel = ops.moveaxis(ops.convert_to_tensor(kernel), axis, -1)
+    kernel = ops.convert_to_tensor(kernel)
     largest = ops.max(ops.abs(kernel), axis=tuple(range(len(kernel.shape) - 1)))
     largest = ops.maximum(largest, _SMALLEST)
-    rounded = fake_quant_with_min_max_vars(kernel, -largest, largest, narrow_range=True, axis=-1)
-    return ops.moveaxis(rounded, -1, axis)
+    return fake_quant_with_min_max_vars(kernel, -largest, largest, narrow_range=True, axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="distill")
@@ -170,38 +168,9 @@ class QuantizedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         return outputs if self.activation is None else self.activation(outputs)
 
 
-@keras.saving.register_keras_serializable(package="distill")
-class QuantizedConv2DTranspose(keras.layers.Conv2DTranspose):
-    """`keras.layers.Conv2DTranspose` with a rounded kernel.
-
-    Example:
-    ```python
-    from distill import quantization
-
-    layer = quantization.QuantizedConv2DTranspose(8, 3, strides=2)
-    ```
-    """
-
-    def call(self, inputs: Tensor) -> Tensor:
-        """Convolves as Keras does, with the kernel as an int8 file stores it."""
-        outputs = ops.conv_transpose(
-            inputs,
-            round_kernel(self.kernel, axis=-2),
-            strides=self.strides,
-            padding=self.padding,
-            output_padding=self.output_padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-        )
-        if self.use_bias:
-            outputs = outputs + self.bias
-        return outputs if self.activation is None else self.activation(outputs)
-
-
 QUANTIZED: dict[Any, Any] = {
     keras.layers.Conv1D: QuantizedConv1D,
     keras.layers.Conv2D: QuantizedConv2D,
-    keras.layers.Conv2DTranspose: QuantizedConv2DTranspose,
     keras.layers.Dense: QuantizedDense,
     keras.layers.DepthwiseConv2D: QuantizedDepthwiseConv2D,
 }

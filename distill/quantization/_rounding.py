@@ -176,9 +176,6 @@ def _fold(layer: Any, normalization: Any) -> list[np.ndarray]:
     scale = values.get("gamma", 1.0) / np.sqrt(values["moving_variance"] + normalization.epsilon)
     kernel, *bias = (np.asarray(weight, "float64") for weight in layer.get_weights())
     shift = ((bias[0] if bias else 0.0) - values["moving_mean"]) * scale + values.get("beta", 0.0)
-    filters: tuple[int, ...] = (-1,)
-    if isinstance(layer, layers.DepthwiseConv2D):
-        filters = kernel.shape[-2:]
-    elif isinstance(layer, layers.Conv2DTranspose):
-        filters = (-1, 1)  # its kernel is (height, width, filters, channels)
+    # The filters of a depthwise kernel are its last two axes.
+    filters = kernel.shape[-2:] if isinstance(layer, layers.DepthwiseConv2D) else (-1,)
     return [kernel * scale.reshape(filters), shift]
