@@ -14,8 +14,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+LONG = {"test_multiworker", "test_compare", "test_replicas", "test_study", "test_study_examples", "test_examples"}
 CLASSES = 3
 FEATURES = 6
+
+
+def pytest_collection_modifyitems(items):
+    """Files with long tests come first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def pytest_collection_finish():

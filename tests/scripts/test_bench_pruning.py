@@ -57,6 +57,7 @@ def test_the_lines_of_updates():
         assert one.missed == (one.high < one.goal)
 
 
+@pytest.mark.slow
 def test_the_lines_of_steps(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts" / "bench")  # for tfmot's process
     before = dict(os.environ)

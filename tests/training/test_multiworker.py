@@ -216,6 +216,7 @@ def test_other_keras_is_fine_for_one_process(monkeypatch):
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow
 @only_tensorflow("its strategies")
 def test_killed_workers_end_where_others_end(tmp_path):
     workers, done = results_of("killed", tmp_path, restarts=2)
