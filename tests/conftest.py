@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-LONG = {"test_multiworker", "test_compare", "test_replicas", "test_study", "test_study_examples", "test_examples"}
+LONG = {
+    "test_multiworker",
+    "test_compare",
+    "test_replicas",
+    "test_study",
+    "test_study_examples",
+    "test_examples",
+}
 CLASSES = 3
 FEATURES = 6
 
