@@ -8,6 +8,7 @@ import itertools
 import json
 import textwrap
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, TypeVar
 
 from distill.studies._measures import Measure
@@ -106,10 +107,17 @@ def _code(function: Callable[..., Any]) -> str:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):  # typed at a prompt, a partial, or within an expression
-        return repr(getattr(getattr(function, "__code__", None), "co_code", type(function).__qualname__))
+        code = getattr(function, "__code__", None)
+        return type(function).__qualname__ if code is None else repr(_compiled(code))
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             node.decorator_list = []  # settings to try do not change what was tried
             if ast.get_docstring(node) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)
+
+
+def _compiled(code: CodeType) -> tuple[Any, ...]:
+    """What compiled code does: its instructions, names and constants, and those of the functions in it."""
+    constants = [_compiled(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    return code.co_code, code.co_names, constants

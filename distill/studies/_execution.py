@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import pickle
 import sys
 import time
@@ -82,9 +83,9 @@ def execute(design: Design, plan: Plan) -> StudyResult:
             if not finished[name]
         ]
         cells = {name: [finished[name][seed] for seed in seeds] for name in arms}
-        folders = {name: plan.study_dir / own[0].folder for name, own in cells.items()}
+        files = {name: model_file(plan.study_dir / own[0].folder) for name, own in cells.items()}
         latency_ms, litert_bytes, unshipped = pool.submit(
-            ship, design, folders, plan.study_dir / "litert"
+            ship, design, files, plan.study_dir / "litert"
         ).result()
         conclude(
             plan.study_dir,
@@ -110,7 +111,7 @@ def train(cell: Cell, directory: Path, *, design: Design, surroundings: Surround
     """Does the work of one cell: calls the arm's function, and scores what it returns."""
     arm, config = design.arms[cell.arm], cell.config
     train_split, dev, test = design.splits(cell.seed)
-    files = {name: _file(directory.parent / folder) for name, folder in config.needs.items()}
+    files = {name: model_file(directory.parent / folder) for name, folder in config.needs.items()}
     with tracking.Tracker(
         directory,
         study=cell.study,
@@ -260,10 +261,9 @@ def _shown(design: Design, name: str, chosen: Chosen) -> Arm:
     return Arm(name, group=arm.group, label=label, description=described or f"The arm {name}.")
 
 
-def _file(folder: Path) -> Path:
+def model_file(folder: Path) -> Path:
     """The file in which a finished cell left its model."""
-    (file,) = folder.glob("model.*")
-    return file
+    return folder / str(json.loads((folder / "result.json").read_text(encoding="utf-8"))["file"])
 
 
 @contextlib.contextmanager

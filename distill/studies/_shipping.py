@@ -14,26 +14,25 @@ from distill.studies._run import examples_of
 
 
 def ship(
-    design: Design, folders: Mapping[str, Path], files: Path
+    design: Design, models: Mapping[str, Path], folder: Path
 ) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
     """Writes a float32 LiteRT file for each model, and times all files in turns, on one thread.
 
     Args:
         design: the study; an example of its dev split is timed.
-        folders: arm -> directory of a finished cell. A `.tflite` or `.onnx` file is timed as it is.
-        files: folder for the LiteRT files; each is named after its arm.
+        models: arm -> file of its model. A `.tflite` or `.onnx` file is timed as it is.
+        folder: folder for the LiteRT files; each is named after its arm.
 
     Returns:
         Latency and size in bytes by arm, as study.json has them, and a note on each arm that has none.
     """
-    files.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     found: dict[str, Exported] = {}
     notes = []
-    for arm, folder in folders.items():
-        (source,) = folder.glob("model.*")
+    for arm, source in models.items():
         try:
             if source.suffix == ".keras":
-                source = export(keras.models.load_model(source), files / f"{arm}.tflite")
+                source = export(keras.models.load_model(source), folder / f"{arm}.tflite")
             found[arm] = Exported(source)
         except ValueError as error:
             notes.append(f"{arm} has no LiteRT file, size and latency: {' '.join(str(error).split())[:300]}")

@@ -158,6 +158,14 @@ class Study:
             raise ValueError(
                 f"A study needs at least one seed and one metric. Received: seeds={seeds}, metrics={metrics}."
             )
+        keys = [measure.key for measure in metrics]
+        if unscored := [
+            measure.key for measure in metrics if measure.score is None or keys.count(measure.key) > 1
+        ]:
+            raise ValueError(
+                "Each metric needs a function that scores, and a key of its own. "
+                f"Received: {unscored}. Give Measure(key, score, name=...)."
+            )
         self.design = Design(
             name=name, title=title or name, question=question, data=data, seeds=seeds, metrics=tuple(metrics)
         )
@@ -276,7 +284,8 @@ class Study:
             CellError: no seed was finished by all arms that could be.
             RuntimeError: another process uses the directory.
         """
-        count = seeds or (SMOKE_SEEDS if smoke else self.design.seeds)
+        default = SMOKE_SEEDS if smoke else self.design.seeds
+        count = default if seeds is None else seeds
         require(
             (bool(self.design.arms), "A study needs an arm", "none: decorate a function with @study.arm"),
             (count >= 1, "seeds must be at least 1", f"seeds={seeds}"),
@@ -334,5 +343,7 @@ class Study:
             raise SystemExit(130) from None
         console.print(summary.terminal(found))
         folder = Path(options.out) / (f"{self.design.name}-smoke" if options.smoke else self.design.name)
+        for note in found.notes:
+            console.print(f"Note: {escape(note)}", soft_wrap=True)
         console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
         raise SystemExit(0)

@@ -236,6 +236,7 @@ def test_a_budget_ends_after_whole_seeds_and_says_so(here, tmp_path, monkeypatch
 
 def exported(run):
     x = splits(run.seed)[0][0]
+    classifier(1.0).save(run.directory / "model.keras")  # a file of its own that is not what it returns
     return distill.export(classifier(2.0), run.directory / "mine.tflite", precision="int8", examples=x)
 
 
@@ -368,6 +369,11 @@ def test_declarations_that_do_not_fit():
         studies.Study("a", data=splits, seeds=0)
     with pytest.raises(ValueError, match="A study needs an arm. Received: none"):
         studies.Study("a", data=splits).run()
+    with pytest.raises(ValueError, match="seeds must be at least 1. Received: seeds=0"):
+        study.run(seeds=0)
+    for metrics in ([studies.Measure("f1", name="F1")], [studies.RMSE, studies.RMSE]):
+        with pytest.raises(ValueError, match="a function that scores, and a key of its own"):
+            studies.Study("a", data=splits, metrics=metrics)
     with pytest.raises(ValueError, match="budget must be above 0 minutes. Received: budget=0"):
         study.run(budget=0)
     with pytest.raises(ValueError, match=r"three splits: train, dev and test. Received: tuple of 2"):
@@ -398,6 +404,24 @@ def test_code_is_told_by_what_it_does():
 
     assert code_of(one) != before
     assert code_of(one, splits) != code_of(one, numbers)
+
+
+def test_code_without_a_source_is_told_by_its_constants_and_names():
+    def typed(text):
+        scope = {}
+        exec(text, scope)
+        return scope["arm"]
+
+    first = typed("def arm(run):\n    return [run.fit(epochs=20) for _ in range(2)]")
+    assert code_of(first) == code_of(
+        typed("def arm(run):\n    return [run.fit(epochs=20) for _ in range(2)]")
+    )
+    assert code_of(first) != code_of(
+        typed("def arm(run):\n    return [run.fit(epochs=30) for _ in range(2)]")
+    )
+    assert code_of(first) != code_of(
+        typed("def arm(run):\n    return [run.fits(epochs=20) for _ in range(2)]")
+    )
 
 
 def test_the_command(here, tmp_path, capsys, monkeypatch):
