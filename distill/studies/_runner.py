@@ -144,8 +144,10 @@ class Runner:
             future.result()
         except BrokenProcessPool as error:
             raise CellError(
-                f"A worker process was killed, perhaps because memory ran out, and {cell.name} is unfinished. "
-                "Finished cells are kept: run the same command again, with a smaller --jobs if memory is short."
+                f"A worker process was killed, perhaps because memory ran out, and {cell.name} is unfinished. What it "
+                f"printed is in {self.study_dir / 'workers.log'}. Finished cells are kept: run the same command again, "
+                "with a smaller --jobs if memory is short. A file that calls run() needs it below "
+                'if __name__ == "__main__":, since workers import the file.'
             ) from error
         except Exception as error:
             text = "".join(traceback.format_exception(error.__cause__ or error))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import multiprocessing
 import os
 import shlex
 import sys
@@ -310,12 +311,16 @@ class Study:
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Runs the study from the command line, prints its tables, and ends the process.
 
+        The processes that run cells import the file that calls this; in them it does nothing.
+
         Args:
             arguments: what was typed after the command; by default what was.
 
         Raises:
-            SystemExit: always; the status is 0, 1 after an error, 130 after Ctrl-C.
+            SystemExit: always, but in such a process; the status is 0, 1 after an error, 130 after Ctrl-C.
         """
+        if multiprocessing.parent_process() is not None:
+            return
         typed = sys.argv[1:] if arguments is None else list(arguments)
         options = tyro.cli(
             Options,

@@ -406,6 +406,11 @@ def test_code_is_told_by_what_it_does():
     assert code_of(one, splits) != code_of(one, numbers)
 
 
+def test_a_process_that_imports_the_file_does_not_begin_the_study_again(monkeypatch):
+    monkeypatch.setattr(_study.multiprocessing, "parent_process", lambda: object())
+    assert study_of((teacher, {})).main(["--seeds", "1"]) is None
+
+
 def test_code_without_a_source_is_told_by_its_constants_and_names():
     def typed(text):
         scope = {}
