@@ -319,7 +319,8 @@ class Study:
         Raises:
             SystemExit: always, but in such a process; the status is 0, 1 after an error, 130 after Ctrl-C.
         """
-        if multiprocessing.parent_process() is not None:
+        # By its name: while a worker imports the file, it does not know its parent yet.
+        if multiprocessing.current_process().name != "MainProcess":
             return
         typed = sys.argv[1:] if arguments is None else list(arguments)
         options = tyro.cli(

@@ -407,7 +407,7 @@ def test_code_is_told_by_what_it_does():
 
 
 def test_a_process_that_imports_the_file_does_not_begin_the_study_again(monkeypatch):
-    monkeypatch.setattr(_study.multiprocessing, "parent_process", lambda: object())
+    monkeypatch.setattr(_study.multiprocessing.current_process(), "_name", "SpawnProcess-1")
     assert study_of((teacher, {})).main(["--seeds", "1"]) is None
 
 
