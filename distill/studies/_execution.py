@@ -258,7 +258,12 @@ def _shown(design: Design, name: str, chosen: Chosen) -> Arm:
     settings = {**arm.settings, **chosen.get(name, {})}
     label = ", ".join([name, *(f"{key} = {value}" for key, value in settings.items())])
     described = (arm.function.__doc__ or "").strip().partition("\n")[0]
-    return Arm(name, group=arm.group, label=label, description=described or f"The arm {name}.")
+    return Arm(
+        name,
+        group=arm.group,
+        label=label,
+        description=described or "No description: the function has no docstring.",
+    )
 
 
 def model_file(folder: Path) -> Path:

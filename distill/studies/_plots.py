@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from distill.studies._judging import Judged, judge
 from distill.studies._measures import Measure
@@ -65,7 +66,7 @@ def forest(study: StudyResult) -> str:
         panels = figure.subplots(len(groups), squeeze=False, height_ratios=heights)[:, 0]
         for axes, group, rows in zip(panels, groups, members, strict=True):
             _forest_panel(axes, rows, study.measures[0].digits)
-            axes.set_title(group)
+            axes.set_title(group * (len(groups) > 1))
         measure = study.measures[0]
         unit, better = (
             f"{measure.unit}; " * bool(measure.unit),
@@ -108,8 +109,9 @@ def curves(study: StudyResult) -> str:
                 _curve_panel(axes, arms, key, scale=scale)
                 axes.set_ylabel(label)
             top, bottom = panels[0], panels[-1]
-            top.set_title(group)
+            top.set_title(group * (len(_groups(study)) > 1))
             bottom.set_xlabel("epoch")
+            bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
             # Below the axes, where it hides no curve.
             bottom.legend(
                 *top.get_legend_handles_labels(),
@@ -138,7 +140,12 @@ def size(study: StudyResult) -> str:
         spoken: list[str] = []
         for axes, (group, arms) in zip(panels, groups.items(), strict=True):
             spoken += _size_panel(axes, arms, measure)
-            axes.set(title=group, xscale="log", xlabel="parameters", ylabel=f"test {measure.heading}")
+            axes.set(
+                title=group * (len(groups) > 1),
+                xscale="log",
+                xlabel="parameters",
+                ylabel=f"test {measure.heading}",
+            )
             axes.margins(x=0.15)
         sizes = {p for arm in study.arms if (p := arm.cells[0].cost["parameters"]) is not None}
         ticks = apart(sizes, ratio=1.5)

@@ -12,7 +12,7 @@ from distill.studies._page import closing, escaped, figure, grid, opening, small
 from distill.studies._page import html as page
 from distill.studies._plots import VERDICTS, capitalized, curves, forest, size
 from distill.studies._records import write_text
-from distill.studies._results import StudyResult, read
+from distill.studies._results import ArmResult, StudyResult, read
 from distill.studies._summary import EXPLORATORY, TEST, protocol, remarks, verdict
 from distill.studies._tables import comparisons, costs, other_measures, scores, shipped, tuning
 
@@ -76,11 +76,16 @@ def html(study: StudyResult, *, first: Sequence[str] = ()) -> str:
             "three quarters of training.",
         ),
         "<h2>Arms</h2>",
-        terms([(f"{arm.name}: {arm.label}", arm.description) for arm in study.arms]),
+        terms([(_named(arm), arm.description) for arm in study.arms]),
     ]
     if study.tuning:
         parts += ["<h2>Chosen on dev</h2>", grid(tuning(study))]
     return page(study.title, [*parts, *closing(study)])
+
+
+def _named(arm: ArmResult) -> str:
+    """An arm's name, and its label if that says more."""
+    return arm.name if arm.label == arm.name else f"{arm.name}: {arm.label}"
 
 
 def _answer(judged: Sequence[Judged]) -> str:

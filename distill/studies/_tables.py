@@ -86,8 +86,8 @@ def comparisons(study: StudyResult) -> Grid:
             f"{last.arm} − {last.baseline}",
             f"{last.raw.difference:+.{first.digits}f}",
             interval(last.adjusted, digits=first.digits),
-            f"{last.adjusted.p:.3f}",
-            f"{last.raw.sign_flip_p:.3f}",
+            _p(last.adjusted.p),
+            _p(last.raw.sign_flip_p),
             last.adjusted.verdict,
             _shown_from(last, first),
             *selected[i : i + 1],
@@ -99,6 +99,11 @@ def comparisons(study: StudyResult) -> Grid:
         *("shown\nfrom", *(["selected"] if selected else [])),
     )
     return Grid(f"Differences in test {first.name}", headings, tuple(rows))
+
+
+def _p(p: float) -> str:
+    """A p value with three decimals, or that it is too small for them."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _shown_from(judged: Judged, measure: Measure) -> str:
@@ -117,7 +122,7 @@ def other_measures(study: StudyResult) -> Grid:
             f"{measure.name} ({measure.unit})" if measure.unit else measure.name,
             f"{judged.raw.difference:+.{measure.digits}f}",
             interval(judged.adjusted, digits=measure.digits),
-            f"{judged.adjusted.p:.3f}",
+            _p(judged.adjusted.p),
             judged.adjusted.verdict,
         )
         for measure in study.measures[1:]
