@@ -120,9 +120,8 @@ def guarded(source: str, held: int) -> Iterator[None]:
     except Exception:
         if guard.refusal is None:
             raise
-    if (
-        guard.refusal is not None
-    ):  # Keras reports it with much around it, or takes it for a failed attempt of its own
+    # Keras reports it with much around it, or takes it for a failed attempt of its own.
+    if guard.refusal is not None:
         raise guard.refusal
 
 

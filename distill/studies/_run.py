@@ -13,6 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from distill import cost, data, tracking
+from distill._graphs import functional_of
 from distill._types import Arrays
 from distill._untouched import same_randomness
 from distill.exports import Exported
@@ -182,7 +183,10 @@ def _file(made: Made, cell: Cell, directory: Path) -> Path:
                 "scored: its .student."
             )
         file = directory / "model.keras"
-        save(made, file)
+        if functional_of(made) is None:
+            made.save(file)  # with its optimizer: what a class of the user's own is made of is not known
+        else:
+            save(made, file)
         return file
     if not isinstance(made, (str, os.PathLike)):
         raise TypeError(

@@ -1,12 +1,14 @@
 """What an application would ship of each arm: a LiteRT file, its size, and the time of one example through it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from distill import cost
+from distill._graphs import functional_of
+from distill._types import Arrays
 from distill.exports import Exported, export
 from distill.studies._cells import milliseconds
 from distill.studies._declared import Design
@@ -27,16 +29,29 @@ def ship(
         Latency and size in bytes by arm, as study.json has them, and a note on each arm that has none.
     """
     folder.mkdir(exist_ok=True)
-    found: dict[str, Exported] = {}
+    calls: dict[str, Callable[[], object]] = {}
+    sizes: dict[str, int] = {}
     notes = []
+    x, _ = examples_of(design.splits(0)[1])
     for arm, source in models.items():
         try:
             if source.suffix == ".keras":
-                source = export(keras.models.load_model(source), folder / f"{arm}.tflite")
-            found[arm] = Exported(source)
-        except ValueError as error:
-            notes.append(f"{arm} has no LiteRT file, size and latency: {' '.join(str(error).split())[:300]}")
-    x, _ = examples_of(design.splits(0)[1])
-    example = keras.tree.map_structure(lambda array: np.asarray(array[:1]), x)
-    timed = cost.in_turns({arm: file.prepare(example) for arm, file in found.items()})
-    return milliseconds(timed), {arm: file.bytes for arm, file in found.items()}, notes
+                model = keras.models.load_model(source)
+                if functional_of(model) is None:
+                    model(_rows(x, 1))  # a model without a graph cannot be exported before it was called
+                source = export(model, folder / f"{arm}.tflite")
+            calls[arm], sizes[arm] = _prepared(Exported(source), x), Exported(source).bytes
+        except Exception as error:  # whatever it is, it must not cost the study its report
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            notes.append(f"{arm} has no LiteRT file, size and latency ({reason}).")
+    return milliseconds(cost.in_turns(calls)) if calls else {}, sizes, notes
+
+
+def _prepared(file: Exported, x: Arrays) -> Callable[[], object]:
+    """A call that runs one example, or as many as the file takes at a time."""
+    return file.prepare(_rows(x, file.batch or 1))
+
+
+def _rows(x: Arrays, count: int) -> Arrays:
+    """The first example, repeated."""
+    return keras.tree.map_structure(lambda array: np.take(array, [0] * count, axis=0), x)

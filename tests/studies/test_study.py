@@ -251,6 +251,57 @@ def test_files_and_data_sets(here, tmp_path):
     assert found.litert_bytes["exported"] == found.arm("exported").cells[0].cost["file_bytes"]
 
 
+@keras.saving.register_keras_serializable("tests")
+class Mine(keras.Model):
+    """A model without a graph, whose class Keras cannot make from a config of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.head = layers.Dense(2)
+
+    def call(self, x):
+        return self.head(x)
+
+
+def subclassed(run):
+    network = Mine()
+    network(np.ones((1, 2), "float32"))
+    network.head.set_weights(classifier(2.0).get_weights())
+    return network
+
+
+def four_at_a_time(run):
+    inputs = keras.Input((2,), batch_size=4)
+    network = keras.Model(inputs, layers.Dense(2)(inputs))
+    network.set_weights(classifier(2.0).get_weights())
+    return network
+
+
+def test_models_of_a_class_or_a_batch_size_of_their_own(here, tmp_path):
+    def even(seed):
+        return tuple((x[:40], y[:40]) for x, y in splits(seed))
+
+    found = run(study_of((subclassed, {}), (four_at_a_time, {}), data=even, seeds=1), tmp_path)
+    x, y = even(0)[2]
+    for name in ("subclassed", "four_at_a_time"):
+        assert found.arm(name).cells[0].test["last"]["accuracy"] == rate(x @ [[0, 2], [0, 0.5]], y)
+        assert found.litert_bytes[name] > 0
+        assert found.latency_ms[name]["median"] > 0
+
+
+def test_what_cannot_be_shipped_is_said_and_costs_no_report(here, tmp_path, monkeypatch):
+    from distill.studies import _shipping as shipping
+
+    def fails(*_):
+        raise RuntimeError("no converter today")
+
+    monkeypatch.setattr(shipping, "export", fails)
+    found = run(study_of((teacher, {}), seeds=1), tmp_path)
+    (note,) = found.notes
+    assert note == "teacher has no LiteRT file, size and latency (RuntimeError: no converter today)."
+    assert (found.latency_ms, found.litert_bytes) == ({}, {})
+
+
 def line(run, slope=2.0):
     inputs = keras.Input((2,))
     model = keras.Model(inputs, layers.Dense(1)(inputs))
