@@ -1,6 +1,7 @@
 """A study of one's own: what its arms are given, what becomes of what they return, and what is refused."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -139,8 +140,12 @@ def teacher_that_draws(run):
 
 
 def test_networks_start_alike_with_a_teacher_and_without(here, tmp_path):
+    asked = []
+
     def drawn(seed):
-        np.random.rand(3 + seed)  # data may draw as much as it likes
+        for _ in asked:  # data may draw as much as it likes, and more each time, as a cache draws less
+            random.random(), np.random.rand(), keras.random.uniform(())
+        asked.append(seed)
         return splits(seed)
 
     study = study_of(
@@ -220,8 +225,24 @@ def test_an_arm_that_fails_is_shown_and_the_rest_goes_on(here, tmp_path, capsys)
     shown = capsys.readouterr().out
     assert "ZeroDivisionError: as told" in shown
     assert "in failing" in shown
+    assert "FileNotFoundError" not in shown  # what needs a failed cell is not tried
     with pytest.raises(studies.CellError, match="No seed was finished by all arms"):
         run(study_of((never, {}), name="none"), tmp_path)
+
+
+def test_a_changed_arm_is_run_again(here, tmp_path):
+    def arm(run):
+        return classifier(3.0)
+
+    first = run(study_of((teacher, {}), (arm, {}), seeds=1), tmp_path)
+
+    def arm(run):
+        return classifier(-3.0)
+
+    again = run(study_of((teacher, {}), (arm, {}), seeds=1), tmp_path)
+    scores = [found.arm("arm").values(studies.ACCURACY)[0] for found in (first, again)]
+    assert scores[0] > 90 > 10 > scores[1]
+    assert len(list(tmp_path.glob("tiny/cells/*"))) == 3
 
 
 def test_a_budget_ends_after_whole_seeds_and_says_so(here, tmp_path, monkeypatch):
