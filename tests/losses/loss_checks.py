@@ -102,7 +102,7 @@ def logits_of(count=5, classes=4, scale=3.0, seed=0):
 def values_over_random_shapes(case):
     """Compares values on sides that hypothesis draws."""
     examples = (
-        4 if BACKEND == "jax" or case.random is random_features else 12
+        4 if BACKEND == "jax" or case.random is random_features else 8
     )  # each example is compiled or built anew
 
     @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True)

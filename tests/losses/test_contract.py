@@ -63,7 +63,7 @@ def test_value_over_random_shapes(case):
 
 @every_loss
 def test_gradient_over_random_shapes(case):
-    @hypothesis.settings(max_examples=2 if BACKEND == "jax" else 4, deadline=None, derandomize=True)
+    @hypothesis.settings(max_examples=2, deadline=None, derandomize=True)
     @hypothesis.given(data=st.data())
     def holds(data):
         batch, seed = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 9))

@@ -111,7 +111,8 @@ CASES = {
 }
 
 
-SLOW = {"ed_rec", "siglip", "t5, gated", "whisper"}  # like others here, and take as long as all these
+# One of each kind: layers of their own for attention, masks, gates or positions. The others are like these.
+ALWAYS = {"bert", "deberta", "esm", "f_net", "gemma_3", "llama", "qwen", "roformer", "vit_det"}
 
 
 def examples(model):
@@ -131,7 +132,7 @@ def examples(model):
 
 @pytest.mark.filterwarnings("ignore:Layer '.*' (looks like it|.* was passed an input with a mask)")
 @pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=pytest.mark.slow if one in SLOW else []) for one in CASES]
+    "name", [pytest.param(one, marks=[] if one in ALWAYS else pytest.mark.slow) for one in CASES]
 )
 def test_transformers_lose_width_between_their_dense_layers(name):
     model = CASES[name](keras_hub.models)

@@ -93,7 +93,7 @@ def grown(choices):
     ),
     strategies.integers(0, 3),
 )
-@hypothesis.settings(max_examples=15, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
 def test_random_networks(choices, seed):
     model = grown(choices)
     structure = read(model, RULES)
@@ -129,7 +129,7 @@ def test_random_networks(choices, seed):
     ),
     strategies.integers(0, 3),
 )
-@hypothesis.settings(max_examples=10, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
 def test_random_sequences(choices, seed):
     structure = read(grown_sequence(choices), RULES)
     keep = some_of(structure, seed)

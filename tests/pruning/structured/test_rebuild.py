@@ -55,7 +55,17 @@ def test_what_is_left_is_the_original_with_zeros(build):
         assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
 
 
-@cases
+# Each trains, which is compiled: one of convolutions, of sequences, of attention, of what is nested or shared.
+TRAINED = [residual, embedded, attending, nested]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(build, marks=[] if build in TRAINED else pytest.mark.slow, id=build.__name__)
+        for build in CASES
+    ],
+)
 def test_what_comes_out_is_a_plain_model(build, tmp_path):
     model = model_of(build)
     before = [variable.numpy().copy() for variable in model.variables]

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 from backend import as_tensor
 from channel_cases import (
+    CASES,
     RULES,
-    cases,
     concatenated,
     depthwise,
     einsums,
     flattened,
     model_of,
+    recurrent_modes,
     residual,
+    sequence,
     some_of,
     squeezed,
 )
@@ -27,7 +29,15 @@ from distill.pruning.structured._tracing import read
 from distill.pruning.structured._verification import _difference, _tensors, largest_error
 
 
-@cases
+@pytest.mark.parametrize(
+    "build",
+    [  # these have more slices than all others together
+        pytest.param(
+            build, marks=pytest.mark.slow if build in (sequence, recurrent_modes) else [], id=build.__name__
+        )
+        for build in CASES
+    ],
+)
 def test_every_slice_matters(build):
     """What is off by one in any weight changes a tensor, all of which the proof compares."""
     model = model_of(build)
