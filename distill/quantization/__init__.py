@@ -21,6 +21,7 @@ from distill.quantization._layers import (
     FakeQuantize,
     QuantizedConv1D,
     QuantizedConv2D,
+    QuantizedConv2DTranspose,
     QuantizedDense,
     QuantizedDepthwiseConv2D,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "FakeQuantize",
     "QuantizedConv1D",
     "QuantizedConv2D",
+    "QuantizedConv2DTranspose",
     "QuantizedDense",
     "QuantizedDepthwiseConv2D",
     "is_quantized",

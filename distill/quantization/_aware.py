@@ -8,7 +8,7 @@ import numpy as np
 from distill._graphs import Step, functional_of, run
 from distill._keras import flatten_layers, standardize_inputs
 from distill._types import Arrays, Tensor
-from distill.quantization._layers import PLAIN, FakeQuantize
+from distill.quantization._layers import CONVERTIBLE, PLAIN, FakeQuantize
 from distill.quantization._rewriting import copy_of, rewrite
 from distill.quantization._rounding import rounded
 
@@ -66,7 +66,11 @@ def strip(model: keras.Model) -> keras.Model:
         >>> quantization.is_quantized(plain)
         False
     """
-    return rewrite(model, lambda layer, name: None if type(layer) is FakeQuantize else _plain(layer, name))
+
+    def plain(layer: keras.Layer, name: str) -> keras.Layer | None:
+        return None if type(layer) is FakeQuantize else copy_of(layer, name, PLAIN.get(type(layer)))
+
+    return rewrite(model, plain)
 
 
 def is_quantized(model: keras.Model) -> bool:
@@ -110,11 +114,7 @@ def require_examples(examples: Arrays) -> None:
 
 def without_rounded_kernels(model: keras.Model) -> keras.Model:
     """A copy of a model from `quantize_aware` that rounds only activations, for converters that round kernels."""
-    return rewrite(model, _plain)
-
-
-def _plain(layer: keras.Layer, name: str) -> keras.Layer:
-    return copy_of(layer, name, PLAIN.get(type(layer)))
+    return rewrite(model, lambda layer, name: copy_of(layer, name, CONVERTIBLE.get(type(layer))))
 
 
 def _find_ranges(model: keras.Model, examples: Arrays, batch_size: int) -> None:

@@ -9,12 +9,16 @@ from distill.quantization._layers import QUANTIZED
 
 CLAMPS = (activations.linear, activations.relu, activations.relu6)  # part of LiteRT's kernels
 HEADS = (activations.sigmoid, activations.softmax)
-# Each output is one of the inputs, or zero.
-SELECTIONS = (
+# In inference, each output is one of the inputs, or zero.
+_SELECTIONS = (
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
     layers.Cropping1D,
     layers.Cropping2D,
     layers.Dropout,
     layers.Flatten,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
     layers.GlobalMaxPooling1D,
     layers.GlobalMaxPooling2D,
     layers.Identity,
@@ -25,13 +29,25 @@ SELECTIONS = (
     layers.Reshape,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
+    layers.UpSampling1D,
+    layers.UpSampling2D,
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
 )
-AVERAGES = (layers.AveragePooling1D, layers.AveragePooling2D)  # LiteRT gives them the range of their inputs
+_AVERAGES = (layers.AveragePooling1D, layers.AveragePooling2D)
 PAIRS = (layers.Add, layers.Multiply, layers.Subtract)
 _OTHERS = (layers.Concatenate, layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D)
-_KNOWN = (*QUANTIZED, *SELECTIONS, *AVERAGES, *PAIRS, *_OTHERS, layers.BatchNormalization)
+_KNOWN = (*QUANTIZED, *_SELECTIONS, *_AVERAGES, *PAIRS, *_OTHERS, layers.BatchNormalization)
+
+
+def is_selection(layer: Any) -> bool:
+    """Whether each output of a layer is one of its inputs, or zero."""
+    return type(layer) in _SELECTIONS and not is_average(layer)
+
+
+def is_average(layer: Any) -> bool:
+    """Whether a layer takes averages, which LiteRT gives the range of their inputs."""
+    return type(layer) in _AVERAGES or getattr(layer, "interpolation", None) == "bilinear"
 
 
 def require_known(layer: Any, name: str) -> None:
@@ -62,6 +78,11 @@ def require_known(layer: Any, name: str) -> None:
         raise ValueError(
             "LiteRT's kernels need the channels last. "
             f"Received: {name!r}, with data_format='channels_first'. Build it with data_format='channels_last'."
+        )
+    if getattr(layer, "interpolation", "nearest") not in ("nearest", "bilinear"):
+        raise ValueError(
+            "LiteRT resizes with interpolation='nearest' or 'bilinear', and has no kernel for another. "
+            f"Received: {name!r}, with interpolation={layer.interpolation!r}. Build it with one of these."
         )
     if any(rate != 1 for rate in np.ravel(getattr(layer, "dilation_rate", 1))):
         raise ValueError(

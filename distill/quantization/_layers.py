@@ -19,21 +19,24 @@ from keras.quantizers import fake_quant_with_min_max_vars
 from distill._types import Tensor
 
 _SMALLEST = 1e-8  # lower bound of a channel's largest weight, so that a channel of zeros has a scale too
+_NEARLY_ZERO = 1e-30  # vanishes in a sum with any other bias
 
 
-def round_kernel(kernel: Tensor) -> Tensor:
+def round_kernel(kernel: Tensor, axis: int = -1) -> Tensor:
     """Rounds a kernel as an int8 file stores it: 254 steps per channel, symmetric about zero; zeros stay zero.
 
     Args:
         kernel: kernel (…, channels), float.
+        axis: axis of the output channels.
 
     Returns:
         The rounded kernel, same shape.
     """
-    kernel = ops.convert_to_tensor(kernel)
+    kernel = ops.moveaxis(ops.convert_to_tensor(kernel), axis, -1)
     largest = ops.max(ops.abs(kernel), axis=tuple(range(len(kernel.shape) - 1)))
     largest = ops.maximum(largest, _SMALLEST)
-    return fake_quant_with_min_max_vars(kernel, -largest, largest, narrow_range=True, axis=-1)
+    rounded = fake_quant_with_min_max_vars(kernel, -largest, largest, narrow_range=True, axis=-1)
+    return ops.moveaxis(rounded, -1, axis)
 
 
 @keras.saving.register_keras_serializable(package="distill")
@@ -168,10 +171,58 @@ class QuantizedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         return outputs if self.activation is None else self.activation(outputs)
 
 
+@keras.saving.register_keras_serializable(package="distill")
+class QuantizedConv2DTranspose(keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` with a rounded kernel.
+
+    Example:
+    ```python
+    from distill import quantization
+
+    layer = quantization.QuantizedConv2DTranspose(8, 3, strides=2)
+    ```
+    """
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Convolves as Keras does, with the kernel as an int8 file stores it."""
+        outputs = _transposed(self, inputs, round_kernel(self.kernel, axis=-2))
+        if self.use_bias:
+            outputs = outputs + self.bias
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+class ConvertibleConv2DTranspose(keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` with a bias that no converter leaves out.
+
+    Without a bias, or with one of zeros, the converter keeps a ReLU after the layer apart from it, in float32.
+    """
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Convolves as Keras does; zeros of the bias become numbers that int32 rounds to zero."""
+        bias = (self.bias if self.use_bias else ops.zeros(self.filters)) + _NEARLY_ZERO
+        outputs = _transposed(self, inputs, self.kernel) + bias
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+def _transposed(layer: keras.layers.Conv2DTranspose, inputs: Tensor, kernel: Tensor) -> Tensor:
+    return ops.conv_transpose(
+        inputs,
+        kernel,
+        strides=layer.strides,
+        padding=layer.padding,
+        output_padding=layer.output_padding,
+        dilation_rate=layer.dilation_rate,
+        data_format=layer.data_format,
+    )
+
+
 QUANTIZED: dict[Any, Any] = {
     keras.layers.Conv1D: QuantizedConv1D,
     keras.layers.Conv2D: QuantizedConv2D,
+    keras.layers.Conv2DTranspose: QuantizedConv2DTranspose,
     keras.layers.Dense: QuantizedDense,
     keras.layers.DepthwiseConv2D: QuantizedDepthwiseConv2D,
 }
 PLAIN = {quantized: plain for plain, quantized in QUANTIZED.items()}
+# What a converter that rounds kernels takes in their place.
+CONVERTIBLE = {**PLAIN, QuantizedConv2DTranspose: ConvertibleConv2DTranspose}

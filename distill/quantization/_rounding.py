@@ -10,11 +10,11 @@ from keras import activations, layers
 from distill._graphs import Step, functional_of, input_like, model_like, node_of, nodes_of, run
 from distill._keras import Functional, inbound_nodes
 from distill.quantization._known import (
-    AVERAGES,
     CLAMPS,
     HEADS,
     PAIRS,
-    SELECTIONS,
+    is_average,
+    is_selection,
     require_known,
     unknown_activation,
 )
@@ -79,13 +79,12 @@ class _Rounding:
         if activation not in (None, *CLAMPS):
             return self._call_head(result, layer, activation, args[0])
         output = self._layer(layer)(*args, **kwargs)
-        if kind in SELECTIONS:
-            self._ranges[id(output)] = self._ranges[id(args[0])]
+        if is_selection(layer) or is_average(layer):
+            same = self._ranges[id(args[0])]
+            if is_average(layer) or self._is_joined(result):
+                output = same(output, follow=False)
+            self._ranges[id(output)] = same
             return output
-        if kind in AVERAGES:
-            rounded = self._ranges[id(args[0])](output, follow=False)
-            self._ranges[id(rounded)] = self._ranges[id(args[0])]
-            return rounded
         return self._stored(result, output, layer)
 
     def _layer(self, layer: Any) -> Any:
@@ -129,6 +128,21 @@ class _Rounding:
             raise unknown_activation(layer, activation)
         # LiteRT gives the probabilities a fixed scale, 1/256. Training needs finer ones, so they are not rounded here.
         return layers.Activation(activation, name=layer.name)(logits)
+
+    def _is_joined(self, tensor: keras.KerasTensor) -> bool:
+        """Whether a concatenation takes values of a tensor as they are.
+
+        The converter would store the tensor in the concatenation's range, for its other readers too, unless it is
+        rounded to its own.
+        """
+        return any(
+            type(reader) is layers.Concatenate
+            or (
+                is_selection(reader)
+                and any(self._is_joined(node.outputs[0]) for node in inbound_nodes(reader))
+            )
+            for reader in self._readers[id(tensor)]
+        )
 
     def _only_reader(self, tensor: keras.KerasTensor) -> Any:
         readers = self._readers[id(tensor)]
@@ -176,6 +190,9 @@ def _fold(layer: Any, normalization: Any) -> list[np.ndarray]:
     scale = values.get("gamma", 1.0) / np.sqrt(values["moving_variance"] + normalization.epsilon)
     kernel, *bias = (np.asarray(weight, "float64") for weight in layer.get_weights())
     shift = ((bias[0] if bias else 0.0) - values["moving_mean"]) * scale + values.get("beta", 0.0)
-    # The filters of a depthwise kernel are its last two axes.
-    filters = kernel.shape[-2:] if isinstance(layer, layers.DepthwiseConv2D) else (-1,)
+    filters: tuple[int, ...] = (-1,)
+    if isinstance(layer, layers.DepthwiseConv2D):
+        filters = kernel.shape[-2:]
+    elif isinstance(layer, layers.Conv2DTranspose):
+        filters = (-1, 1)  # its kernel is (height, width, filters, channels)
     return [kernel * scale.reshape(filters), shift]
