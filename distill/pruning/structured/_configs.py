@@ -29,10 +29,15 @@ def naming(old: Any) -> Iterator[None]:
             warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
             yield
     except Exception as error:  # a layer's code may raise anything
+        advice = (
+            "Implement its get_config and from_config."
+            if _is_foreign(old)
+            else "This is a fault of Keras, which cannot load a saved model with this layer either. Leave the layer "
+            "out of the model; if it augments images, call it in the data's pipeline."
+        )
         raise ValueError(
             "Every layer must be made from its config to build a smaller model. Received: "
-            f"{old.name!r}, a {type(old).__name__}, which cannot be. Implement its get_config and from_config. "
-            f"Keras says: {error}"
+            f"{old.name!r}, a {type(old).__name__}, which cannot be. {advice} Keras says: {error}"
         ) from error
 
 

@@ -54,6 +54,18 @@ def _reduce(call: Call) -> Axes:
     return _reduced(call)
 
 
+def _quantile(call: Call) -> Axes:
+    """Several quantiles are a new first axis."""
+    left = _reduce(call)
+    return (None,) * (len(call.output_shapes[0]) - len(left)) + left
+
+
+def _triangle(call: Call) -> Axes:
+    """Which numbers become zero depends on their places along the last two axes."""
+    axes = call.inputs[0]
+    return only(call, axes, range(len(axes) - 2), type(call.operation).__name__)
+
+
 def _pick(call: Call) -> Axes:
     axes = call.inputs[0]
     gone = numbered(call.operation.axis, len(axes))
@@ -162,6 +174,7 @@ OPERATION_RULES: dict[type, Rule] = {
     **dict.fromkeys([*operations(numpy_ops, *_PICKING.split()), math_ops.Logsumexp], _pick),
     **dict.fromkeys(operations(numpy_ops, *_ALONG.split()), _along),
     **dict.fromkeys(operations(nn, "Normalize"), _normalize),
+    **dict.fromkeys([numpy_ops.Tril, numpy_ops.Triu], _triangle),
     **dict.fromkeys([nn.Softmax, nn.LogSoftmax], softmax),
     **dict.fromkeys([nn.MaxPool, nn.AveragePool], spatial),
     image.Resize: resized,
@@ -173,5 +186,6 @@ OPERATION_RULES: dict[type, Rule] = {
     numpy_ops.Any: _sum,
     numpy_ops.CountNonzero: _sum,
     numpy_ops.Cumsum: _cumsum,
+    numpy_ops.Quantile: _quantile,
     numpy_ops.Sum: _sum,
 }

@@ -131,6 +131,16 @@ def _flip(call: Call) -> Axes:
     return tuple(axis[::-1] if i in turned and axis is not None else axis for i, axis in enumerate(axes))
 
 
+def _rot90(call: Call) -> Axes:
+    """Each quarter turn reverses the second axis and exchanges the two."""
+    axes = list(call.inputs[0])
+    one, other = call.operation.axes
+    for _ in range(call.operation.k % 4):
+        turned = axes[other]
+        axes[one], axes[other] = (None if turned is None else turned[::-1]), axes[one]
+    return tuple(axes)
+
+
 SHAPE_RULES: dict[type, Rule] = {
     numpy_ops.Concatenate: lambda call: concatenate(call, call.operation.axis),
     numpy_ops.ExpandDims: _expand_dims,
@@ -139,6 +149,7 @@ SHAPE_RULES: dict[type, Rule] = {
     numpy_ops.Moveaxis: _move_axis,
     numpy_ops.Pad: _pad,
     numpy_ops.Reshape: _reshape,
+    numpy_ops.Rot90: _rot90,
     numpy_ops.ArraySplit: _array_split,
     numpy_ops.Split: _split,
     numpy_ops.Squeeze: _squeeze,

@@ -84,6 +84,29 @@ def test_channels_pass_what_computes_number_by_number(name):
     assert half(net(build, (6,))).get_layer("made").units == 4
 
 
+def test_channels_pass_the_inverse_of_the_error_function():
+    model = net(lambda x: Dense(3)(ops.erfinv(Dense(8, "tanh", name="made")(x) / 2)), (6,))
+    assert half(model).get_layer("made").units == 4
+
+
+# After an even number of turns Keras expects the axes exchanged as well, which is wrong unless they are as long.
+@pytest.mark.parametrize(
+    ("k", "axes"),
+    [(0, (1, 2)), (2, (2, 1)), *((k, axes) for k in (-1, 1, 3) for axes in ((1, 2), (2, 3), (3, 1)))],
+)
+def test_channels_turn_with_the_axes(k, axes):
+    def build(x):
+        return Dense(3)(layers.Flatten()(ops.rot90(Dense(8, name="made")(x), k, axes)))
+
+    assert cut_at_random(net(build, (2, 4, 3))).get_layer("made").units < 8
+
+
+def test_what_a_triangle_keeps_depends_on_the_place_of_a_channel():
+    model = net(lambda x: Dense(3)(ops.triu(Dense(8, name="made")(x))), (4, 3))
+    (group,) = [one for one in pruning.explain(model).groups if "made" in str(one)]
+    assert group.locked == "triu: Triu reaches across this axis"
+
+
 def test_what_is_wrongly_summed_is_found():
     model = net(lambda x: Dense(3)(Dense(8)(x) / by_sum(ops.exp(Dense(8)(x)))), (5, 6))
     rules = {numpy_ops.Sum: lambda call: (*call.inputs[0][:-1], None)}
@@ -101,10 +124,26 @@ def test_what_is_wrongly_summed_is_found():
         lambda x: ops.cast(ops.argmax(x, axis=1), "float32") + ops.logsumexp(x, axis=1),
         lambda x: ops.add(*ops.moments(x, 1)),
         lambda x: ops.average(x, axis=1),
+        lambda x: ops.quantile(x, 0.3, axis=1),
+        lambda x: ops.add(*ops.unstack(ops.quantile(x, [0.3, 0.6], axis=1))),
+        lambda x: ops.tril(ops.transpose(ops.stack([x, 2 * x], -1), (0, 2, 1, 3)), 1),
         lambda x: ops.top_k(ops.swapaxes(x, 1, 2), 2)[0],
         lambda x: x * ops.cast(ops.any(x > 0, axis=-1, keepdims=True), "float32"),
     ],
-    ids=["normalize", "norm", "cumsum", "along", "picked", "moments", "average", "top_k", "any"],
+    ids=[
+        "normalize",
+        "norm",
+        "cumsum",
+        "along",
+        "picked",
+        "moments",
+        "average",
+        "quantile",
+        "quantiles",
+        "tril",
+        "top_k",
+        "any",
+    ],
 )
 def test_what_adds_up_or_goes_along_other_axes_lets_channels_go(reduce):
     model = net(lambda x: Dense(3)(layers.Flatten()(reduce(Dense(8, name="made")(x)))), (4, 3))

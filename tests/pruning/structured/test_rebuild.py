@@ -213,6 +213,21 @@ def test_a_layer_without_a_config_is_named():
         half(model)
 
 
+def test_a_layer_of_keras_without_a_config_is_named_too():
+    """The config of RandomShear has a range from below zero, which it does not take."""
+    image = [
+        keras.Input((4, 4, 3)),
+        layers.RandomShear(0.2, name="shear"),
+        layers.Flatten(),
+        Dense(8),
+        Dense(3),
+    ]
+    with pytest.raises(
+        ValueError, match=r"'shear', a RandomShear, which cannot be\. This is a fault of Keras.*-0\.2"
+    ):
+        half(keras.Sequential(image))
+
+
 def test_weights_that_start_as_an_array_are_cut():
     start = keras.initializers.Constant(np.ones((50, 16)))
     stack = [layers.Embedding(50, 16, embeddings_initializer=start), layers.LSTM(16), Dense(3)]
