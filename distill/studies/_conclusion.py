@@ -56,6 +56,7 @@ def conclude(
     tuning: Sequence[Mapping[str, Any]] = (),
     latency_ms: Mapping[str, Mapping[str, float]] | None = None,
     litert_bytes: Mapping[str, int] | None = None,
+    code: Path | None = None,
     **extra: Any,
 ) -> None:
     """Writes study.json, which `read` reads.
@@ -76,6 +77,7 @@ def conclude(
         tuning: what `choose` returned.
         latency_ms: what `latencies` returned.
         litert_bytes: size of the LiteRT file, by arm.
+        code: folder of the study's code, whose git commit is recorded; by default that of this package.
         **extra: further content, which `StudyResult.extra` will hold; values that JSON can hold.
     """
     write_json(
@@ -106,6 +108,6 @@ def conclude(
                 }
                 for arm, cells in arms
             ],
-            **environment(),
+            **environment(code),
         },
     )

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import json
+import inspect
 import pickle
 import sys
 import time
@@ -20,7 +20,7 @@ from distill.studies import _report as report
 from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, code_of
-from distill.studies._results import StudyResult, read
+from distill.studies._results import StudyResult, model_file, read
 from distill.studies._run import Run, settle
 from distill.studies._runner import CellError, Runner, Work, locked, workers
 from distill.studies._shipping import ship
@@ -102,9 +102,18 @@ def execute(design: Design, plan: Plan) -> StudyResult:
             tuning=tuning,
             latency_ms=latency_ms,
             litert_bytes=litert_bytes,
+            code=_folder_of(design),
         )
         report.write(plan.study_dir)
         return read(plan.study_dir)
+
+
+def _folder_of(design: Design) -> Path:
+    """The folder of the study's code; the working directory of what was typed."""
+    try:
+        return Path(inspect.getsourcefile(design.data) or "").parent
+    except TypeError:  # a partial
+        return Path()
 
 
 def train(cell: Cell, directory: Path, *, design: Design, surroundings: Surroundings) -> dict[str, Any]:
@@ -264,11 +273,6 @@ def _shown(design: Design, name: str, chosen: Chosen) -> Arm:
         label=label,
         description=described or "No description: the function has no docstring.",
     )
-
-
-def model_file(folder: Path) -> Path:
-    """The file in which a finished cell left its model."""
-    return folder / str(json.loads((folder / "result.json").read_text(encoding="utf-8"))["file"])
 
 
 @contextlib.contextmanager

@@ -16,23 +16,27 @@ from distill._atomic import replacing
 _PACKAGES = ("distill", "keras", "tensorflow", "numpy", "tensorflow-datasets", "wandb", "scipy")
 
 
-def environment() -> dict[str, Any]:
-    """Returns package versions, git commit, machine and time."""
+def environment(code: Path | None = None) -> dict[str, Any]:
+    """Returns package versions, git commit, machine and time.
+
+    Args:
+        code: folder of the code whose commit is recorded; by default that of this package.
+    """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return {
         "versions": versions,
-        "git_commit": _git_commit(),
+        "git_commit": _git_commit(code or Path(__file__).parent),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
-def _git_commit() -> str | None:
-    """The commit of the code that runs, with "-dirty" appended if files differ from it; `None` outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+def _git_commit(folder: Path) -> str | None:
+    """The commit of the code in a folder, with "-dirty" appended if files differ from it; `None` outside git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

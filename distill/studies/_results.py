@@ -257,6 +257,20 @@ def read_cell(folder: Path, measures: Sequence[Measure] = CLASSIFICATION) -> Cel
         )
 
 
+def model_file(folder: Path) -> Path:
+    """The file in which a finished cell left its model.
+
+    Raises:
+        BrokenStudyError: it is gone, or the cell's result.json is broken.
+    """
+    result = folder / "result.json"
+    with _naming(result):
+        file = folder / str(json.loads(result.read_text(encoding="utf-8"))["file"])
+        if not file.is_file():
+            raise ValueError(f"the model that it names, {file.name}, is gone")
+        return file
+
+
 def _arm(folder: Path, raw: Mapping[str, Any], measures: Sequence[Measure]) -> ArmResult:
     cells = [read_cell(folder / cell, measures) for cell in raw["cells"]]
     strangers = sorted({cell.arm for cell in cells} - {raw["name"]})
@@ -305,7 +319,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise BrokenStudyError(
-            "A report needs every file of a finished study. "
+            "Every file of a finished cell must be there and whole. "
             f"Received: {path}, which cannot be used ({type(error).__name__}: {error}). "
             "Run the study's command again; if a cell's file is broken, delete that cell's directory first."
         ) from error

@@ -214,6 +214,12 @@ def _scores(
 ) -> dict[str, float | None]:
     x, y = examples_of(split)
     found = outputs(answer, x)
+    if wrong := int(np.sum(~np.isfinite(found).reshape(len(found), -1).all(axis=1))):
+        raise ValueError(
+            f"A model must answer with finite numbers. Received: NaN or infinity for {wrong:,} of {len(found):,} "
+            f"examples, from {where}. If its training diverged, use a smaller learning rate, or clip the gradients "
+            "with the optimizer's clipnorm."
+        )
     of_teacher = None
     if compared is not None and any(measure.of_teacher for measure in measures):
         of_teacher = outputs(compared, x)

@@ -4,7 +4,7 @@ import rich.console
 import rich.text
 
 from distill.studies._judging import Judged, judge
-from distill.studies._results import StudyResult
+from distill.studies._results import StudyResult, Tuning
 from distill.studies._statistics import CHANCE, detectable
 from distill.studies._tables import (
     Grid,
@@ -61,12 +61,18 @@ def remarks(study: StudyResult) -> list[str]:
     return [*([SMOKE] if study.smoke else []), *_power(study)]
 
 
+def chosen(tuning: Tuning) -> str:
+    """The settings that were chosen for an arm."""
+    settings = ", ".join(f"{name} = {value}" for name, value in tuning.chosen.items())
+    return f"{tuning.arm}: {settings}, chosen on dev from {len(tuning.choices)} settings"
+
+
 def terminal(study: StudyResult) -> rich.console.Group:
     """The study for a terminal of at least 80 columns: `rich.print(terminal(study))`."""
     answers = [
         ("" if judged.primary else EXPLORATORY) + ": ".join(verdict(judged)) for judged in judge(study)
     ]
-    lines = [study.title, study.question, "", *remarks(study), *answers]
+    lines = [study.title, study.question, "", *remarks(study), *answers, *map(chosen, study.tuning)]
     grids = map(for_terminal, _grids(study))
     # Text, not str: a bracket that comes from a file is not markup.
     return rich.console.Group(

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 from pathlib import Path
 
 import keras
@@ -148,3 +149,18 @@ def test_json_files_are_whole_or_as_they_were(tmp_path):
 def test_the_commit_is_recorded():
     commit = _records.environment()["git_commit"]
     assert commit is None or len(commit.removesuffix("-dirty")) >= 12
+
+
+def test_the_commit_of_a_study_is_that_of_its_own_code(tmp_path):
+    def git(*arguments):
+        own = ["-c", "user.name=me", "-c", "user.email=me@here"]
+        command = ["git", "-C", str(tmp_path), *own, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    (tmp_path / "mine.py").write_text("")
+    git("add", ".")
+    git("commit", "-m", "mine")
+    assert _records.environment(tmp_path)["git_commit"] == git("rev-parse", "HEAD")[:12]
+    (tmp_path / "mine.py").write_text("changed")
+    assert _records.environment(tmp_path)["git_commit"] == git("rev-parse", "HEAD")[:12] + "-dirty"

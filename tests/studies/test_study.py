@@ -185,6 +185,7 @@ def test_settings_are_chosen_on_dev_with_seeds_of_their_own(here, tmp_path):
         ]
         assert score == pytest.approx(np.mean(expected))
     assert found.arm("taught").label == "taught, slope = 5.0, sure = True"
+    assert "taught: slope = 5.0, chosen on dev from 4 settings" in terminal(found, 200)
     assert [cell.seed for cell in found.arm("taught").cells] == [0, 1]
     assert not any("not tuned" in note for note in found.notes)
 
