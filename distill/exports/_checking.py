@@ -71,7 +71,7 @@ def check(model: keras.Model, path: Path, precision: str, inputs: Inputs) -> Non
         )
         found = [_plain(file.run(batch)) for batch in given]
     except (RuntimeError, ValueError) as error:
-        reason = f"whose file does not: {brief(error)}"
+        reason = f"whose file does not: {brief(error).rstrip('.')}"
         raise Fault("Every file is run on examples before it takes its place.", reason, advice) from error
     if len(expected[0]) == len(found[0]) == 1:  # a single output has many names
         found = [dict(zip(expected[0], one.values(), strict=True)) for one in found]

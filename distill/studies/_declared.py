@@ -7,9 +7,9 @@ import inspect
 import itertools
 import json
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from distill.studies._measures import Measure
 from distill.studies._run import Made, Split
@@ -30,6 +30,7 @@ class Declared:
         tune: settings to try, and the values.
         group: heading in tables.
         depth: 0 for an arm that needs none; else one more than the deepest that it needs.
+        on_request: whether it is only run if it is asked for, or needed.
     """
 
     function: Callable[..., Made]
@@ -38,6 +39,7 @@ class Declared:
     tune: dict[str, tuple[Any, ...]]
     group: str
     depth: int
+    on_request: bool
 
     @property
     def trials(self) -> list[dict[str, Any]]:
@@ -72,6 +74,33 @@ class Design:
     arms: dict[str, Declared] = dataclasses.field(default_factory=dict)
     comparisons: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     primary: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def only(self, names: Sequence[str] | Literal["all"] | None) -> "Design":
+        """The study with some of its arms, those that they need, and the comparisons of these.
+
+        Args:
+            names: names of arms; "all", or `None` for those that are not run on request only.
+
+        Raises:
+            ValueError: there is no arm of such a name.
+        """
+        if names is None:
+            names = [name for name, arm in self.arms.items() if not arm.on_request]
+        elif isinstance(names, str):
+            names = list(self.arms) if names == "all" else [names]
+        if unknown := [name for name in names if name not in self.arms]:
+            raise ValueError(
+                f"arms must be 'all' or names of arms. Received: {unknown}; there are {sorted(self.arms)}."
+            )
+        wanted = set(names)
+        for name, arm in reversed(self.arms.items()):  # what an arm needs is declared before it
+            wanted.update(arm.needs if name in wanted else ())
+        return dataclasses.replace(
+            self,
+            arms={name: arm for name, arm in self.arms.items() if name in wanted},
+            comparisons=[pair for pair in self.comparisons if set(pair) <= wanted],
+            primary=[pair for pair in self.primary if set(pair) <= wanted],
+        )
 
     def splits(self, seed: int) -> tuple[Split, Split, Split]:
         """Returns what the data function returns for a seed: train, dev and test.

@@ -20,6 +20,8 @@ def ship(
 ) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
     """Writes a float32 LiteRT file for each model, and times all files in turns, on one thread.
 
+    Files leave out zeros where more than half of the kernels' weights are zero.
+
     Args:
         design: the study; an example of its dev split is timed.
         models: arm -> file of its model. A `.tflite` or `.onnx` file is timed as it is.
@@ -31,7 +33,7 @@ def ship(
     folder.mkdir(exist_ok=True)
     calls: dict[str, Callable[[], object]] = {}
     sizes: dict[str, int] = {}
-    notes = []
+    notes: list[str] = []
     x, _ = examples_of(design.splits(0)[1])
     for arm, source in models.items():
         try:
@@ -39,12 +41,27 @@ def ship(
                 model = keras.models.load_model(source)
                 if functional_of(model) is None:
                     model(_rows(x, 1))  # a model without a graph cannot be exported before it was called
-                source = export(model, folder / f"{arm}.tflite")
+                source = _exported(model, folder / f"{arm}.tflite", arm, notes)
             calls[arm], sizes[arm] = _prepared(Exported(source), x), Exported(source).bytes
         except Exception as error:  # whatever it is, it must not cost the study its report
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             notes.append(f"{arm} has no LiteRT file, size and latency ({reason}).")
     return milliseconds(cost.in_turns(calls)) if calls else {}, sizes, notes
+
+
+def _exported(model: keras.Model, path: Path, arm: str, notes: list[str]) -> Path:
+    if _is_sparse(model):
+        try:
+            return export(model, path, sparse=True)
+        except ValueError:  # LiteRT computes some sparse kernels wrongly, which `export` refuses
+            notes.append(f"The LiteRT file of {arm} holds its zeros: LiteRT cannot run it without them.")
+    return export(model, path)
+
+
+def _is_sparse(model: keras.Model) -> bool:
+    kernels = [weight for weight in model.get_weights() if weight.ndim > 1]
+    size = sum(kernel.size for kernel in kernels)
+    return sum(int(np.count_nonzero(kernel)) for kernel in kernels) < size / 2
 
 
 def _prepared(file: Exported, x: Arrays) -> Callable[[], object]:

@@ -32,6 +32,8 @@ class Options:
 
     Attributes:
         out: folder for the study's directory.
+        arms: arms to run, with those that they need; "all" for all. By default those that the study does not keep for
+            requests.
         seeds: number of seeds, counted from 0; by default the study's.
         jobs: number of cells to run at a time; by default one for each core.
         tune: choose the settings of arms that have some to try, on dev.
@@ -42,6 +44,7 @@ class Options:
     """
 
     out: Path = Path("runs")
+    arms: tuple[str, ...] | None = None
     seeds: int | None = None
     jobs: int | None = None
     tune: bool = False
@@ -178,6 +181,7 @@ class Study:
         needs: str | Sequence[str] = (),
         tune: Mapping[str, Sequence[Any]] | None = None,
         group: str = "arms",
+        on_request: bool = False,
     ) -> Any:
         """Declares an arm: decorates the function that trains it.
 
@@ -192,6 +196,7 @@ class Study:
             tune: setting -> values to try on dev, in all combinations, where the study is run with `tune`. Otherwise,
                 the defaults hold.
             group: heading under which tables and plots show the arm.
+            on_request: whether the arm is only run if `arms` of `run` (or `--arms`) names it, or an arm that needs it.
 
         Returns:
             The function, unchanged.
@@ -200,7 +205,7 @@ class Study:
             ValueError: the name is taken, an arm in `needs` is not declared, or a setting has no plain default.
         """
         if function is None:
-            return functools.partial(self.arm, needs=needs, tune=tune, group=group)
+            return functools.partial(self.arm, needs=needs, tune=tune, group=group, on_request=on_request)
         name = function.__name__
         needed = (needs,) if isinstance(needs, str) else tuple(needs)
         _, *parameters = inspect.signature(function).parameters.values()
@@ -226,7 +231,13 @@ class Study:
             )
         depth = 1 + max((self.design.arms[one].depth for one in needed), default=-1)
         self.design.arms[name] = Declared(
-            function=function, needs=needed, tune=tried, group=group, depth=depth, settings=settings
+            function=function,
+            needs=needed,
+            tune=tried,
+            group=group,
+            depth=depth,
+            settings=settings,
+            on_request=on_request,
         )
         return function
 
@@ -254,6 +265,7 @@ class Study:
         self,
         *,
         out: str | os.PathLike[str] = "runs",
+        arms: Sequence[str] | Literal["all"] | None = None,
         seeds: int | None = None,
         jobs: int | None = None,
         tune: bool = False,
@@ -269,6 +281,7 @@ class Study:
 
         Args:
             out: folder for the study's directory, OUT/NAME, or OUT/NAME-smoke.
+            arms: names of the arms to run, with those that they need; by default all that are not `on_request`; "all".
             seeds: number of seeds; by default the study's, or 2 in a smoke run.
             jobs: number of cells to run at a time; by default one for each core.
             tune: choose the settings of arms with `tune` on dev first, each by three seeds of their own.
@@ -281,7 +294,8 @@ class Study:
             The finished study; its report is report.html in its directory.
 
         Raises:
-            ValueError: a number is out of range, or the functions cannot be sent to other processes.
+            ValueError: a number is out of range, there is no such arm, or the functions cannot be sent to other
+                processes.
             CellError: no seed was finished by all arms that could be.
             RuntimeError: another process uses the directory.
         """
@@ -293,8 +307,9 @@ class Study:
             (jobs is None or jobs >= 1, "jobs must be at least 1", f"jobs={jobs}"),
             (budget is None or budget > 0, "budget must be above 0 minutes", f"budget={budget}"),
         )
+        design = self.design.only(arms)
         return execute(
-            self.design,
+            design,
             Plan(
                 study_dir=Path(out) / (f"{self.design.name}-smoke" if smoke else self.design.name),
                 seeds=count,
@@ -333,6 +348,7 @@ class Study:
         try:
             found = self.run(
                 out=options.out,
+                arms="all" if options.arms == ("all",) else options.arms,
                 seeds=options.seeds,
                 jobs=options.jobs,
                 tune=options.tune,

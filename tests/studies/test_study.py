@@ -231,6 +231,54 @@ def test_an_arm_that_fails_is_shown_and_the_rest_goes_on(here, tmp_path, capsys)
         run(study_of((never, {}), name="none"), tmp_path)
 
 
+def test_arms_on_request_and_those_that_they_need(here, tmp_path):
+    on_request = {"on_request": True}
+    study = study_of((teacher, on_request), (trained, {}), (taught, {"needs": "teacher", **on_request}))
+    study.compare("taught", "trained")
+    study.compare("trained", "teacher", primary=False)
+
+    def arms(**options):
+        found = run(study, tmp_path, seeds=1, **options)
+        return [arm.name for arm in found.arms], found.comparisons, found.primary
+
+    assert arms() == (["trained"], (), ())
+    assert arms(arms=["taught"]) == (["teacher", "taught"], (), ())
+    pairs = (("trained", "taught"), ("teacher", "trained"))
+    assert arms(arms="all") == (["teacher", "trained", "taught"], pairs, pairs[:1])
+    with pytest.raises(
+        ValueError, match=r"Received: \['tought'\]; there are \['taught', 'teacher', 'trained'\]"
+    ):
+        arms(arms=["tought"])
+
+
+def with_zeros(first, step):
+    """A network with layers of many weights, of which every so many-th is not zero."""
+    stack = [layers.Dense(units, "relu") for units in (first, 304, 304)]
+    network = keras.Sequential([keras.Input((2,)), *stack, layers.Dense(2)])
+    weights = network.get_weights()
+    network.set_weights([np.where(np.arange(w.size).reshape(w.shape) % step, 0, w) for w in weights])
+    return network
+
+
+def mostly_zeros(run):
+    return with_zeros(8, 10)
+
+
+def whole(run):
+    return with_zeros(8, 1)
+
+
+def wrong_in_litert(run):
+    return with_zeros(300, 10)
+
+
+def test_files_to_ship_lack_the_zeros_of_pruned_models(here, tmp_path):
+    found = run(study_of((mostly_zeros, {}), (whole, {}), (wrong_in_litert, {}), seeds=1), tmp_path)
+    assert found.litert_bytes["mostly_zeros"] < 0.3 * found.litert_bytes["whole"]
+    notes = [note for note in found.notes if "LiteRT" in note]
+    assert notes == ["The LiteRT file of wrong_in_litert holds its zeros: LiteRT cannot run it without them."]
+
+
 def test_a_changed_arm_is_run_again(here, tmp_path):
     def arm(run):
         return classifier(3.0)
@@ -314,7 +362,7 @@ def test_models_of_a_class_or_a_batch_size_of_their_own(here, tmp_path):
 def test_what_cannot_be_shipped_is_said_and_costs_no_report(here, tmp_path, monkeypatch):
     from distill.studies import _shipping as shipping
 
-    def fails(*_):
+    def fails(*_, **__):
         raise RuntimeError("no converter today")
 
     monkeypatch.setattr(shipping, "export", fails)
@@ -515,6 +563,10 @@ def test_the_command(here, tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "tiny-smoke" / "study.json").read_text())["command"].startswith(
         "python tiny.py --out"
     )
+    with pytest.raises(SystemExit) as ended:
+        study.main(["--out", str(tmp_path), "--wandb", "disabled", "--seeds", "1", "--arms", "trained"])
+    assert ended.value.code == 0
+    assert "teacher seed 0" not in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         study.main(["--out", str(tmp_path), "--budget", "soon"])
     assert ended.value.code == 1
