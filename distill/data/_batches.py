@@ -45,6 +45,7 @@ def batches(
         )
     if seed is not None:
         require_seed(seed)
+    are_arrays = not isinstance(dataset, tf.data.Dataset)
     dataset = _as_dataset(dataset)
     count = int(dataset.cardinality())
     if count < 1:
@@ -56,7 +57,13 @@ def batches(
     if seed is not None:
         unshuffled, seed = dataset, int(seed)
         dataset = seeded(lambda: unshuffled.shuffle(count, seed=seed))
-    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    if are_arrays:
+        # Nothing is to be tuned here, and an iterator with a tuning thread takes up to 0.1 s to end, in each epoch.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        dataset = dataset.with_options(options)
+    return dataset
 
 
 def _as_dataset(given: object) -> tf.data.Dataset:

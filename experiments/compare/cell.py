@@ -77,7 +77,7 @@ def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[st
         surroundings=surroundings,
         tags=[config.dataset],
         epochs=config.epochs,
-        dev_batches=data.batches(_dataset(dev[0], _one_hot(dev[1], splits.num_classes)), 500),
+        dev_batches=data.batches((dev[0], _one_hot(dev[1], splits.num_classes)), 500),
         dev=dev,
         test=test,
         teacher=teacher,
@@ -131,7 +131,7 @@ def _training_batches(
     x, y = examples
     seen = np.arange(len(x)) if config.labels is None else _seen(y, config.labels, seed)
     if config.temperature is not None and config.student_loss_weight == 0:
-        labelled = data.batches(_dataset(x, _one_hot(y, classes)), config.batch_size, seed=seed)
+        labelled = data.batches((x, _one_hot(y, classes)), config.batch_size, seed=seed)
         return labelled.map(lambda images, _: images)
     if config.pseudo_labels:
         answers = logits(teacher, x).argmax(axis=1)
@@ -141,7 +141,7 @@ def _training_batches(
         again = np.resize(seen, len(x))
         x, targets = x[again], _one_hot(y[again], classes)
     smooth = (1 - config.label_smoothing) * targets + config.label_smoothing / classes
-    return data.batches(_dataset(x, smooth), config.batch_size, seed=seed)
+    return data.batches((x, smooth), config.batch_size, seed=seed)
 
 
 def _seen(y: NDArray[np.int64], labels: int, seed: int) -> NDArray[np.int64]:
@@ -154,7 +154,3 @@ def _seen(y: NDArray[np.int64], labels: int, seed: int) -> NDArray[np.int64]:
 
 def _one_hot(y: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
     return np.eye(classes, dtype="float32")[y]
-
-
-def _dataset(x: NDArray[np.float32], y: NDArray[np.float32]) -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensor_slices((x, y))

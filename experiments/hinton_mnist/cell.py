@@ -69,7 +69,7 @@ def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[st
         surroundings=surroundings,
         tags=[config.dataset],
         epochs=epochs,
-        dev_batches=data.batches(splits.dev, 500),
+        dev_batches=data.batches(data.arrays(splits.dev), 500),
         dev=dev,
         test=test,
         teacher=teacher,
@@ -98,7 +98,7 @@ def without(digit: int | None, examples: Examples) -> Examples:
 
 def batches(examples: Examples, learner: Learner, *, batch_size: int, seed: int) -> tf.data.Dataset:
     """The shuffled batches of an epoch; images are shifted anew in each epoch if the learner has jitter."""
-    plain = data.batches(tf.data.Dataset.from_tensor_slices(examples), batch_size, seed=seed)
+    plain = data.batches(examples, batch_size, seed=seed)
     if not learner.jitter:
         return plain
     keys = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)

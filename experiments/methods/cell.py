@@ -96,7 +96,7 @@ def _distilled(
 def _identified(task: Task) -> tf.data.Dataset:
     """The batches of an epoch; their inputs carry the number of each example."""
     x, y = data.arrays(task.splits.train)
-    examples = tf.data.Dataset.from_tensor_slices((training.Identified(x, np.arange(len(x))), y))
+    examples = (training.Identified(x, np.arange(len(x))), y)
     return data.batches(examples, task.config.batch_size, seed=task.cell.seed)
 
 

@@ -63,7 +63,7 @@ class Task:
 
     def batches(self) -> tf.data.Dataset:
         """The shuffled batches of an epoch."""
-        return data.batches(self.splits.train, self.config.batch_size, seed=self.cell.seed)
+        return data.batches(data.arrays(self.splits.train), self.config.batch_size, seed=self.cell.seed)
 
     def compile(self, model: keras.Model, loss: Any = None) -> None:
         """Compiles a model with AdamW and a falling learning rate, which are the same for all methods."""
@@ -96,7 +96,7 @@ class Task:
             surroundings=self.surroundings,
             tags=[self.config.dataset],
             epochs=self.config.epochs,
-            dev_batches=data.batches(self.splits.dev, 500),
+            dev_batches=data.batches(data.arrays(self.splits.dev), 500),
             dev=data.arrays(self.splits.dev),
             test=data.arrays(self.splits.test),
             teacher=self.teachers[0] if self.teachers else None,

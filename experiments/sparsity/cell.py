@@ -63,13 +63,13 @@ def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[st
         return fit_and_measure(
             model,
             network,
-            data.batches(splits.train, config.batch_size, seed=cell.seed),
+            data.batches(data.arrays(splits.train), config.batch_size, seed=cell.seed),
             cell=cell,
             directory=directory,
             surroundings=surroundings,
             tags=[config.dataset],
             epochs=epochs,
-            dev_batches=data.batches(splits.dev, 500),
+            dev_batches=data.batches(data.arrays(splits.dev), 500),
             dev=data.arrays(splits.dev),
             test=data.arrays(splits.test),
             teacher=dense,
@@ -119,7 +119,7 @@ def _lottery(
         if pruning.measure_sparsity(model).zeros:
             result.update(finish(model, epochs=config.epochs, callbacks=callbacks))
         else:
-            batches = data.batches(splits.train, config.batch_size, seed=seed)
+            batches = data.batches(data.arrays(splits.train), config.batch_size, seed=seed)
             model.fit(batches, epochs=config.epochs, callbacks=callbacks, verbose=0, shuffle=False)
 
     pruning.iterative(network, train, [config.sparsity], rewind="weights", to_step=steps, scope=config.scope)
