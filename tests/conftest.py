@@ -1,5 +1,6 @@
 """Tiny models and data for all tests; every test starts from the same seed."""
 
+import collections
 import gc
 import os
 
@@ -30,9 +31,20 @@ CLASSES = 3
 FEATURES = 6
 
 
+@pytest.hookimpl(tryfirst=True)  # before cases are chosen by their marks
 def pytest_collection_modifyitems(items):
-    """Files with long tests come first, so that no process is left with one at the end."""
+    """Files with long tests come first, so that no process is left with one at the end; sweeps are made short."""
     items.sort(key=lambda item: item.path.stem not in LONG)
+    cases = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sweep") is not None:
+            cases[item.path, item.originalname].append(item)
+    for found in cases.values():
+        (kept,) = found[0].get_closest_marker("sweep").args
+        always = {round(i * (len(found) - 1) / max(kept - 1, 1)) for i in range(kept)}
+        for i, item in enumerate(found):
+            if i not in always:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish():

@@ -130,6 +130,7 @@ HARD = {
     "ignore:Layer '(self|cross)_attention' .of type T5MultiHeadAttention"
 )  # keras_hub's own
 @pytest.mark.parametrize("name", HARD)
+@pytest.mark.sweep(4)
 def test_layers_whose_sizes_keras_cannot_infer(name):
     backbone = HARD[name](keras_hub.models)
     steps = 8

@@ -281,6 +281,7 @@ BATCH_DIGEST = """
 """
 
 
+@pytest.mark.slow
 def test_processes_that_prepare_at_once_get_the_same_batches(tmp_path):
     processes = [start(BATCH_DIGEST, tmp_path, str(n), PYTHONHASHSEED=str(n)) for n in (1, 2)]
     outputs = [process.communicate() for process in processes]

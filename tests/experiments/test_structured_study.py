@@ -53,6 +53,7 @@ def whole():
 
 
 @pytest.mark.parametrize("method", study.METHODS)
+@pytest.mark.sweep(3)
 def test_a_network_starts_small_from_the_weights_that_its_method_says(method, whole, tmp_path, monkeypatch):
     small = study.small_cell(STUDY, "digits", method, 0.6, 5)
     (tmp_path / small.config.whole).mkdir()

@@ -133,6 +133,7 @@ def test_finished_run_directories_stay_valid(made, names):
     assert [cell.name for cell in made()] == names
 
 
+@pytest.mark.slow
 def test_a_worker_sees_the_class_of_config_that_its_parent_sees(tmp_path):
     """Under `python -m`, a class that is defined in the main module would be another class in the worker."""
     studies = ("batch_size", "structured")  # the others are made in the same way

@@ -57,11 +57,13 @@ def test_gradient_follows_the_definition_and_none_goes_to_the_teacher(case):
 
 
 @every_loss
+@pytest.mark.sweep(14)
 def test_value_over_random_shapes(case):
     values_over_random_shapes(case)
 
 
 @every_loss
+@pytest.mark.sweep(14)
 def test_gradient_over_random_shapes(case):
     @hypothesis.settings(max_examples=2, deadline=None, derandomize=True)
     @hypothesis.given(data=st.data())
@@ -209,6 +211,7 @@ def both_as(teacher, student, *values):
 
 
 @every_loss
+@pytest.mark.sweep(14)
 def test_finite_and_right_for_constant_and_huge_sides(case):
     for shaped, pairs in extremes(case):
         loss = ready(shaped, *pairs[0])
@@ -286,6 +289,7 @@ def test_what_does_not_fit_is_refused(case):
 
 
 @each_loss
+@pytest.mark.sweep(7)
 def test_gives_the_same_in_compiled_code_for_any_batch(case):
     teacher, student = sides(case)
     loss = ready(case, teacher, student)

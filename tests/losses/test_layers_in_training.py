@@ -196,6 +196,7 @@ def read(model, loss):
     return outputs(X, training=model.get_layer("norm").gamma.shape[0] == 3)
 
 
+@pytest.mark.slow
 def test_training_that_was_killed_goes_on_with_the_projectors(tmp_path):
     def made():
         keras.utils.set_random_seed(1)

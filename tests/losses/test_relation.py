@@ -197,6 +197,7 @@ print(json.dumps([logs, teacher(x).numpy().tolist(), student(x).numpy().tolist()
 
 
 @only_on("tensorflow", reason="tf.distribute")
+@pytest.mark.slow
 def test_replicas_relate_the_examples_of_their_shard():
     """Shards of 4, 4, 4 and 3, then of 1 and 1 with two empty ones: the mean over them by their sizes."""
     done = subprocess.run(

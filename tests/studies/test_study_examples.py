@@ -56,7 +56,8 @@ def test_an_interactive_example_prints_what_it_says(name, names):
     assert not failed, "".join(printed)
 
 
-@pytest.mark.parametrize("name", ["Study", pytest.param("command", marks=pytest.mark.slow)])
+@pytest.mark.slow  # README has such a study, which is run
+@pytest.mark.parametrize("name", ["Study", "command"])
 def test_the_whole_study_runs(name, tmp_path):
     """An example that is a whole file."""
     (code,) = fenced(TEXTS[name])

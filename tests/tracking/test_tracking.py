@@ -439,6 +439,7 @@ def test_a_server_that_is_not_there_leaves_an_offline_run(tmp_path, monkeypatch,
     assert message.endswith(f"to upload it: wandb sync {offline.path.parent}")
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_half_way_costs_no_more_than_the_time_out(tmp_path, monkeypatch, caplog, key):
     timeout = 15
     with WandbServer() as server, track_online(tmp_path, server.url, monkeypatch, timeout) as tracker:

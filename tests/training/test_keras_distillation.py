@@ -305,6 +305,7 @@ print(float(one @ two / (one @ one)))
 
 
 @OWNERS
+@pytest.mark.slow
 def test_6_two_replicas_take_the_step_of_one_device(owner):
     """Terms that are reduced by hand are not divided by the number of replicas: the step is twice as long."""
     done = subprocess.run(

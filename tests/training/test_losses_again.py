@@ -72,6 +72,7 @@ def fold(teacher, loss, width=4):
 
 
 @pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.sweep(4)
 def test_a_second_fold_is_the_same_as_with_a_new_loss(name, teacher):
     keras.utils.set_random_seed(0)
     again = MAKERS[name]()
@@ -88,6 +89,7 @@ def test_a_second_fold_is_the_same_as_with_a_new_loss(name, teacher):
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name != "Hint, projector with weights"])
+@pytest.mark.sweep(4)
 def test_the_next_student_may_have_another_width(name, teacher):
     loss = MAKERS[name]()
     Distiller(teacher, dense_net(4), loss)

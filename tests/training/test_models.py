@@ -22,6 +22,7 @@ POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
 
 @pytest.mark.parametrize("teacher_policy", POLICIES)
 @pytest.mark.parametrize("student_policy", POLICIES)
+@pytest.mark.sweep(4)
 def test_any_precision_on_either_side(teacher_policy, student_policy):
     nets = []
     for width, policy in ((16, teacher_policy), (4, student_policy)):

@@ -189,6 +189,7 @@ def assert_close(actual, expected):
 
 
 @only_tensorflow("its strategies")
+@pytest.mark.slow
 def test_two_workers_equal_one_process(tmp_path):
     import tensorflow as tf
 

@@ -169,6 +169,7 @@ print(json.dumps([history, [np.asarray(w).tolist() for w in student.get_weights(
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_end(tmp_path):
     """A SIGKILL in the middle of the third of four epochs changes neither losses nor weights."""
 

@@ -57,6 +57,7 @@ KINDS = pytest.mark.parametrize("kind", ["numpy", "tf.data", "PyDataset", "gener
 
 @KINDS
 @pytest.mark.parametrize("parts", ["x", "x y", "x y weight"])
+@pytest.mark.sweep(5)
 def test_every_source_of_data(teacher, student, batch, kind, parts):
     x, y = batch
     arrays = (x, y, WEIGHTS)[: len(parts.split())]

@@ -18,6 +18,7 @@ from distill.pruning.structured._tracing import read
 
 
 @cases
+@pytest.mark.sweep(10)
 def test_costs_are_those_of_the_model_that_comes_out(build):
     model = model_of(build)
     structure = read(model, RULES)

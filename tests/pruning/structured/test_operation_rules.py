@@ -44,6 +44,7 @@ def by_einsum(h):
         (layers.BatchNormalization(), True),
     ],
 )
+@pytest.mark.sweep(6)
 def test_what_sums_channels_loses_those_that_are_zero(function, vanishes):
     def build(x, summing):
         h = function(Dense(8, bias_initializer="ones", name="made")(x))
@@ -76,6 +77,7 @@ NUMBER_BY_NUMBER = {
 
 
 @pytest.mark.parametrize("name", [name for name in NUMBER_BY_NUMBER if hasattr(ops, name)])
+@pytest.mark.sweep(6)
 def test_channels_pass_what_computes_number_by_number(name):
     def build(x):
         y = getattr(ops, name)(Dense(8, name="made")(x), *NUMBER_BY_NUMBER[name])

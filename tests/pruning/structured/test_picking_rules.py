@@ -101,6 +101,7 @@ WHOLE = {
     "name",
     [*CUT, *(pytest.param(name, marks=SHUFFLES) if "space" in name else name for name in IMAGES)],
 )
+@pytest.mark.sweep(12)
 def test_channels_are_cut_before_what_picks_from_them(name):
     model = reads(CUT[name]) if name in CUT else image(IMAGES[name])
     made = cut_at_random(model).get_layer("made")

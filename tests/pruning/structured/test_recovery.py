@@ -94,6 +94,7 @@ LOSSES_OF_HEADS = {
 
 
 @pytest.mark.parametrize("case", LOSSES_OF_HEADS)
+@pytest.mark.sweep(3)
 def test_the_original_is_followed_by_the_loss_of_its_kind(batch, case):
     x, labels = batch
     model, loss, expected = LOSSES_OF_HEADS[case]

@@ -67,6 +67,7 @@ def test_implicit_masks_are_no_states():
     ids=["lstm", "both", "pooled"],
 )
 @pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.sweep(3)
 def test_implicit_masks_of_sequential_models(body, nested):
     stack = [layers.Embedding(9, 8, mask_zero=True, name="table"), *body(), Dense(3, name="head")]
     model = keras.Sequential([keras.Input((7,), dtype="int32"), *stack])

@@ -24,6 +24,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.sweep(5)
 def test_zeros_stay_exactly_zero_and_the_others_move(name, jit, batch):
     if jit and keras.backend.backend() == "torch":
         pytest.skip("torch.compile warns, and does so for plain Keras models too")

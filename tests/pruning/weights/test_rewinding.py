@@ -104,6 +104,7 @@ def magnitudes_cut(trained, before, share):
 
 @pytest.mark.parametrize("rewind", ["weights", "learning rate", None])
 @pytest.mark.parametrize("to_step", [0, 3])
+@pytest.mark.sweep(3)
 def test_each_round_prunes_what_was_trained_and_starts_where_it_should(rewind, to_step, batch):
     model, train = net(keras.optimizers.Adam(SCHEDULE)), Training(batch)
     found = iterative(model, train, SHARES, rewind=rewind, to_step=to_step)

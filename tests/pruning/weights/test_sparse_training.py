@@ -24,6 +24,7 @@ pytestmark = only_on("tensorflow", reason="RigL takes its gradients with TensorF
 
 @pytest.mark.parametrize("kind", [SET, RigL])
 @pytest.mark.parametrize("make", [deep_net, random_net, distiller])
+@pytest.mark.sweep(3)
 def test_each_kernel_has_its_number_of_weights_at_every_step(kind, make, batch):
     model = make()
     model.compile("adam", LOSS, run_eagerly=make is not deep_net)
@@ -135,6 +136,7 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize("kind", [SET, RigL])
 @pytest.mark.parametrize(("optimizer", "number"), OPTIMIZERS, ids=["momentum", "adam", "scaled", "ema"])
+@pytest.mark.sweep(3)
 def test_the_optimizer_forgets_what_comes_and_nothing_else(kind, optimizer, number, batch):
     before, after = watched(deep_net(), callback_of(kind, batch, 0.6), batch, optimizer())
     forgot = 0

@@ -121,6 +121,7 @@ def trained(tmp_path_factory):
         ("adam 2:4", (384, 256, 32)),
     ],
 )
+@pytest.mark.slow
 def test_sixty_steps_end_in_the_same_bits(trained, run, zeros):
     for i in range(6):
         theirs, ours = trained[f"{run} {i}"]
@@ -129,6 +130,7 @@ def test_sixty_steps_end_in_the_same_bits(trained, run, zeros):
             assert theirs.size - np.count_nonzero(theirs) == zeros[i // 2]
 
 
+@pytest.mark.slow
 def test_the_runs_compared_differ_from_each_other(trained):
     ends = [trained[f"{run} 0"][0] for run in ("sgd dense", "sgd polynomial", "sgd 2:4", "adam 2:4")]
     assert not any(np.array_equal(a, b) for i, a in enumerate(ends) for b in ends[:i])
