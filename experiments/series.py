@@ -1,0 +1,201 @@
+"""Does a network of another family learn more from a teacher than from labels, if both train as well as they can?
+
+mnist1d has 4,000 series of 40 numbers, in which a digit's outline lies at a random place. A CNN reads them well. The
+student is an MLP of two layers, which is faster but has to learn every place by itself. It learns from labels, or from
+the CNN: for a short training and for a long one, and on series that are shifted anew in each epoch or not. Labels and
+teacher get the same shifts, the same number of steps and as many settings to choose from on dev.
+
+Command: scripts/study series. --tune chooses the settings on dev again; --arms all adds the arms on request.
+"""
+
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import distill
+from distill import data, studies
+from experiments._networks import Network, normalized_cnn
+
+SHORT, LONG = 40, 160  # epochs
+FEW = 400
+SHIFT = 3
+BATCH = 64
+
+
+def mnist1d(seed):
+    """The splits do not depend on the seed."""
+    splits = data.load("mnist1d")
+    return data.arrays(splits.train), data.arrays(splits.dev), data.arrays(splits.test)
+
+
+study = studies.Study(
+    "series",
+    data=mnist1d,
+    seeds=6,
+    title="An MLP learns series from labels and from a CNN",
+    question="Does a student of another family learn more from a teacher than from labels alone?",
+)
+
+
+def cnn():
+    """The teacher."""
+    return normalized_cnn(
+        Network(filters=(16, 32), units=64, dropout=0.2), input_shape=(40, 1), classes=10, name="cnn"
+    )
+
+
+def mlp(dropout):
+    """The student."""
+    layers = keras.layers
+    stack = [layer for _ in range(2) for layer in (layers.Dense(100, "relu"), layers.Dropout(dropout))]
+    return keras.Sequential([keras.Input((40, 1)), layers.Flatten(), *stack, layers.Dense(10)], name="mlp")
+
+
+def one_hot(y, smoothing=0.0):
+    """Smoothed labels."""
+    return (1 - smoothing) * np.eye(10, dtype="float32")[y] + smoothing / 10
+
+
+def shifted(x, key):
+    """Moves each series by up to SHIFT places; its ends are repeated."""
+    count, length = tf.shape(x)[0], x.shape[1]
+    first = tf.random.stateless_uniform((count, 1), key, -SHIFT, SHIFT + 1, tf.int32)
+    return tf.gather(x, tf.clip_by_value(first + tf.range(length), 0, length - 1), axis=1, batch_dims=1)
+
+
+def batches(examples, run, *, shift):
+    """The batches of an epoch, which are shifted anew in each."""
+    plain = data.batches(examples, BATCH, seed=run.seed)
+    if not shift:
+        return plain
+    keys = tf.data.Dataset.random(run.seed, rerandomize_each_iteration=True).batch(2)
+    return tf.data.Dataset.zip(plain, keys).map(lambda xy, key: (shifted(xy[0], key), xy[1]))
+
+
+def fit(model, examples, run, *, epochs, shift=False):
+    """Trains on examples whose labels are one-hot; the learning rate falls to 0."""
+    epochs = 2 if run.smoke else epochs
+    given = batches(examples, run, shift=shift)
+    steps = int(given.cardinality())
+    model.compile(
+        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps)),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=steps,
+    )
+    x, y = run.dev
+    dev = data.batches((x, one_hot(y)), 500)
+    model.fit(given, epochs=epochs, validation_data=dev, callbacks=run.callbacks, verbose=0, shuffle=False)
+
+
+def learn(run, smoothing, dropout, *, epochs, shift):
+    """A student that learns from labels."""
+    network = mlp(dropout)
+    x, y = run.train
+    fit(network, (x, one_hot(y, smoothing)), run, epochs=epochs, shift=shift)
+    return network
+
+
+def distil(run, temperature, label_weight, *, epochs, shift):
+    """A student that learns from the teacher."""
+    loss = distill.SoftTargets(temperature)
+    distiller = distill.Distiller(run.model("teacher"), mlp(0.0), loss, student_loss_weight=label_weight)
+    x, y = run.train
+    fit(distiller, (x, one_hot(y)), run, epochs=epochs, shift=shift)
+    return distiller.student
+
+
+LABELS = {"smoothing": (0.0, 0.1), "dropout": (0.0, 0.15, 0.3)}
+SOFT = {"temperature": (1.0, 2.0, 4.0), "label_weight": (0.0, 0.1)}
+on_request = functools.partial(study.arm, on_request=True)
+
+
+@study.arm
+def teacher(run):
+    """The CNN, trained on shifted series."""
+    network = cnn()
+    x, y = run.train
+    fit(network, (x, one_hot(y)), run, epochs=SHORT, shift=True)
+    return network
+
+
+@study.arm(tune=LABELS)
+def alone(run, smoothing=0.0, dropout=0.3):
+    """The MLP, trained on labels."""
+    return learn(run, smoothing, dropout, epochs=SHORT, shift=False)
+
+
+@study.arm(tune=LABELS)
+def alone_patient(run, smoothing=0.0, dropout=0.15):
+    """The MLP, trained four times as long on the labels of shifted series."""
+    return learn(run, smoothing, dropout, epochs=LONG, shift=True)
+
+
+@study.arm(needs="teacher", tune=SOFT)
+def distilled(run, temperature=2.0, label_weight=0.0):
+    """The MLP, trained on the teacher's soft targets."""
+    return distil(run, temperature, label_weight, epochs=SHORT, shift=False)
+
+
+@study.arm(needs="teacher", tune=SOFT)
+def distilled_patient(run, temperature=2.0, label_weight=0.0):
+    """The MLP, trained four times as long on the teacher's soft targets for shifted series, which both see."""
+    return distil(run, temperature, label_weight, epochs=LONG, shift=True)
+
+
+@on_request(tune=LABELS)
+def alone_long(run, smoothing=0.0, dropout=0.3):
+    """The MLP, trained four times as long on labels, without shifts."""
+    return learn(run, smoothing, dropout, epochs=LONG, shift=False)
+
+
+@on_request(needs="teacher", tune=SOFT)
+def distilled_long(run, temperature=2.0, label_weight=0.0):
+    """The MLP, trained four times as long on the teacher's soft targets, without shifts."""
+    return distil(run, temperature, label_weight, epochs=LONG, shift=False)
+
+
+def labelled(run):
+    """Which examples have a label in the arms with few: drawn by seed, equally many of each class."""
+    rng, (_, y) = np.random.default_rng(run.seed), run.train
+    return np.concatenate([rng.permutation(np.flatnonzero(y == digit))[: FEW // 10] for digit in range(10)])
+
+
+@on_request(group="400 labels", tune=LABELS)
+def few_alone(run, smoothing=0.0, dropout=0.3):
+    """The MLP, trained on the labels of 400 shifted series for as many steps as the others."""
+    network, (x, y) = mlp(dropout), run.train
+    seen = np.resize(labelled(run), len(x))
+    fit(network, (x[seen], one_hot(y[seen], smoothing)), run, epochs=SHORT, shift=True)
+    return network
+
+
+@on_request(group="400 labels", needs="teacher", tune={"temperature": SOFT["temperature"]})
+def few_distilled(run, temperature=2.0):
+    """The MLP, trained on the teacher's soft targets for all series, shifted, without any label."""
+    return distil(run, temperature, 0.0, epochs=SHORT, shift=True)
+
+
+@on_request(group="400 labels", needs="teacher", tune=LABELS)
+def few_pseudo(run, smoothing=0.0, dropout=0.0):
+    """The MLP, trained on 400 labels and, for all other series, on the class that the teacher predicts; shifted."""
+    (x, y), seen = run.train, labelled(run)
+    answers = studies.logits(run.model("teacher"), x).argmax(axis=1)
+    answers[seen] = y[seen]
+    network = mlp(dropout)
+    fit(network, (x, one_hot(answers, smoothing)), run, epochs=SHORT, shift=True)
+    return network
+
+
+study.compare("distilled_patient", "alone_patient")
+study.compare("distilled", "alone")
+study.compare("distilled_patient", "distilled", primary=False)
+study.compare("alone_patient", "alone", primary=False)
+study.compare("distilled_long", "alone_long", primary=False)
+study.compare("few_distilled", "few_alone", primary=False)
+study.compare("few_distilled", "few_pseudo", primary=False)
+
+if __name__ == "__main__":
+    study.main()
