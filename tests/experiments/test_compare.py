@@ -1,41 +1,32 @@
 """The main study: its cells, its command line, and a smoke run."""
 
+import contextlib
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from distill import cost
-from distill.studies import Cell, Surroundings, _cells
+from distill.studies import Cell, Surroundings, _cells, _command
+from distill.studies import _execution as execution
 from experiments._networks import Network, plain_cnn
 from experiments.compare import cell, study
 from experiments.compare.__main__ import main
 from experiments.compare.config import Compare, Training
 
-ROOT = Path(__file__).parents[2]
 SMOKE = ["--smoke", "--seeds", "1"]
 SAME_SIZE = ("alone", "smoothing", "distilled", "few-alone", "few-hard", "few-soft")
 
 
-def test_a_smoke_run_ends_in_tables_and_a_report(tmp_path):
-    """What becomes of a run that was killed is in tests/studies/test_faults.py."""
+def test_a_smoke_run_ends_in_tables_and_a_report(tmp_path, monkeypatch, capsys):
+    """Its cells run in this process; what becomes of a run that was killed is in tests/studies/test_faults.py."""
     study_dir = tmp_path / "compare-smoke"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.compare", *SMOKE, "--jobs", "1", "--out", str(tmp_path)],
-        env={**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    output = done.stdout
-    assert done.returncode == 0, output + done.stderr
+    monkeypatch.setattr(_command, "workers", lambda *_, **__: contextlib.nullcontext(execution._Here()))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert main([*SMOKE, "--jobs", "1", "--out", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
     results = [json.loads(path.read_text()) for path in study_dir.glob("cells/*/result.json")]
     assert sorted(result["arm"] for result in results) == sorted(
         [

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from backend import since_keras
 from channel_cases import cut_at_random
 from keras import layers, ops
 from keras.layers import Dense
@@ -127,7 +128,10 @@ def test_what_is_wrongly_summed_is_found():
         lambda x: ops.add(*ops.moments(x, 1)),
         lambda x: ops.average(x, axis=1),
         lambda x: ops.quantile(x, 0.3, axis=1),
-        lambda x: ops.add(*ops.unstack(ops.quantile(x, [0.3, 0.6], axis=1))),
+        pytest.param(
+            lambda x: ops.add(*ops.unstack(ops.quantile(x, [0.3, 0.6], axis=1))),
+            marks=since_keras("3.14", reason="Keras forgets that a list of quantiles makes a new axis"),
+        ),
         lambda x: ops.tril(ops.transpose(ops.stack([x, 2 * x], -1), (0, 2, 1, 3)), 1),
         lambda x: ops.top_k(ops.swapaxes(x, 1, 2), 2)[0],
         lambda x: x * ops.cast(ops.any(x > 0, axis=-1, keepdims=True), "float32"),

@@ -136,6 +136,7 @@ def test_the_runs_compared_differ_from_each_other(trained):
     assert not any(np.array_equal(a, b) for i, a in enumerate(ends) for b in ends[:i])
 
 
+@pytest.mark.slow
 def test_only_in_tfmot_a_pruned_weight_comes_back(trained):
     theirs, ours = trained["comes back"]
     np.testing.assert_array_equal(theirs, [[4, 0, 0, 5]])
