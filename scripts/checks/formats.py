@@ -117,7 +117,10 @@ def cell(name: str, column: str) -> Cell:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, file)
         if path.suffix == ".keras":
-            model.save(path)
+            try:
+                model.save(path)
+            except NotImplementedError as error:  # of operations that are made of functions
+                return Cell(f"– Keras cannot save it: {short(str(error))}")
             try:
                 loaded = keras.models.load_model(path)
             except Exception as error:  # Keras' own: some layers refuse their own settings
