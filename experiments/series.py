@@ -107,7 +107,9 @@ def distil(run, temperature, label_weight, *, epochs, shift):
     return distiller.student
 
 
+# As many for labels as for a teacher; without a label there is no weight to choose, and so no smoothing either.
 LABELS = {"smoothing": (0.0, 0.1), "dropout": (0.0, 0.15, 0.3)}
+FEW_LABELS = {"dropout": LABELS["dropout"]}
 SOFT = {"temperature": (1.0, 2.0, 4.0), "label_weight": (0.0, 0.1)}
 on_request = functools.partial(study.arm, on_request=True)
 
@@ -163,7 +165,7 @@ def labelled(run):
     return np.concatenate([rng.permutation(np.flatnonzero(y == digit))[: FEW // 10] for digit in range(10)])
 
 
-@on_request(group="400 labels", tune=LABELS)
+@on_request(group="400 labels", tune=FEW_LABELS)
 def few_alone(run, smoothing=0.0, dropout=0.3):
     """The MLP, trained on the labels of 400 shifted series for as many steps as the others."""
     network, (x, y) = mlp(dropout), run.train
@@ -178,7 +180,7 @@ def few_distilled(run, temperature=2.0):
     return distil(run, temperature, 0.0, epochs=SHORT, shift=True)
 
 
-@on_request(group="400 labels", needs="teacher", tune=LABELS)
+@on_request(group="400 labels", needs="teacher", tune=FEW_LABELS)
 def few_pseudo(run, smoothing=0.0, dropout=0.0):
     """The MLP, trained on 400 labels and, for all other series, on the class that the teacher predicts; shifted."""
     (x, y), seen = run.train, labelled(run)

@@ -41,10 +41,15 @@ def pytest_collection_modifyitems(items):
             cases[item.path, item.originalname].append(item)
     for found in cases.values():
         (kept,) = found[0].get_closest_marker("sweep").args
-        always = {round(i * (len(found) - 1) / max(kept - 1, 1)) for i in range(kept)}
+        always = evenly(len(found), kept)
         for i, item in enumerate(found):
             if i not in always:
                 item.add_marker(pytest.mark.slow)
+
+
+def evenly(count, kept):
+    """So many of the numbers below count, the first and the last among them."""
+    return {round(i * (count - 1) / max(kept - 1, 1)) for i in range(kept)}
 
 
 def pytest_collection_finish():

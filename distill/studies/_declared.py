@@ -88,9 +88,11 @@ class Design:
             names = [name for name, arm in self.arms.items() if not arm.on_request]
         elif isinstance(names, str):
             names = list(self.arms) if names == "all" else [names]
-        if unknown := [name for name in names if name not in self.arms]:
+        unknown = [name for name in names if name not in self.arms]
+        if unknown or not names:
             raise ValueError(
-                f"arms must be 'all' or names of arms. Received: {unknown}; there are {sorted(self.arms)}."
+                "arms must be 'all' or the names of arms. "
+                f"Received: {', '.join(map(repr, unknown)) or 'none'}; there are {', '.join(self.arms) or 'none'}."
             )
         wanted = set(names)
         for name, arm in reversed(self.arms.items()):  # what an arm needs is declared before it

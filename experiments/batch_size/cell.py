@@ -39,7 +39,7 @@ def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[st
     if config.teacher is None:
         return comparison.train(cell, directory, surroundings=surroundings)
     splits = _load(config, surroundings)
-    images, labels = data.arrays(splits.train)
+    (images, labels), dev = data.arrays(splits.train), data.arrays(splits.dev)
     if config.batch_size > len(images):
         raise ValueError(
             f"A batch must not be larger than the training split, which has {len(images)} examples. "
@@ -57,14 +57,14 @@ def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[st
     return fit_and_measure(
         model,
         network,
-        data.batches(data.arrays(splits.train), config.batch_size, seed=cell.seed),
+        data.batches((images, labels), config.batch_size, seed=cell.seed),
         cell=cell,
         directory=directory,
         surroundings=surroundings,
         tags=[config.dataset],
         epochs=config.epochs,
-        dev_batches=data.batches(data.arrays(splits.dev), 500),
-        dev=data.arrays(splits.dev),
+        dev_batches=data.batches(dev, 500),
+        dev=dev,
         test=data.arrays(splits.test),
         teacher=teacher,
         callbacks=[noise],

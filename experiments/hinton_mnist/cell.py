@@ -69,7 +69,7 @@ def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[st
         surroundings=surroundings,
         tags=[config.dataset],
         epochs=epochs,
-        dev_batches=data.batches(data.arrays(splits.dev), 500),
+        dev_batches=data.batches(dev, 500),
         dev=dev,
         test=test,
         teacher=teacher,

@@ -87,6 +87,7 @@ class Task:
             batches: batches of one epoch.
             **options: further options of `distill.studies.fit_and_measure`.
         """
+        dev = data.arrays(self.splits.dev)
         return fit_and_measure(
             model,
             network,
@@ -96,8 +97,8 @@ class Task:
             surroundings=self.surroundings,
             tags=[self.config.dataset],
             epochs=self.config.epochs,
-            dev_batches=data.batches(data.arrays(self.splits.dev), 500),
-            dev=data.arrays(self.splits.dev),
+            dev_batches=data.batches(dev, 500),
+            dev=dev,
             test=data.arrays(self.splits.test),
             teacher=self.teachers[0] if self.teachers else None,
             **options,

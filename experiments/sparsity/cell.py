@@ -60,6 +60,7 @@ def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[st
         callbacks: Sequence[keras.callbacks.Callback] = (),
         first_epoch: int = 0,
     ) -> dict[str, Any]:
+        dev = data.arrays(splits.dev)
         return fit_and_measure(
             model,
             network,
@@ -69,8 +70,8 @@ def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[st
             surroundings=surroundings,
             tags=[config.dataset],
             epochs=epochs,
-            dev_batches=data.batches(data.arrays(splits.dev), 500),
-            dev=data.arrays(splits.dev),
+            dev_batches=data.batches(dev, 500),
+            dev=dev,
             test=data.arrays(splits.test),
             teacher=dense,
             callbacks=callbacks,

@@ -68,7 +68,7 @@ def train(cell: Cell, directory: Path, *, surroundings: Surroundings) -> dict[st
         surroundings=surroundings,
         tags=[config.dataset],
         epochs=config.epochs,
-        dev_batches=data.batches(data.arrays(splits.dev), 500),
+        dev_batches=data.batches(dev, 500),
         dev=dev,
         test=data.arrays(splits.test),
         teacher=whole,

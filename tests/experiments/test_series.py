@@ -96,6 +96,7 @@ def test_pairs_differ_in_the_teacher_alone():
     pairs = [("distilled", "alone"), ("distilled_patient", "alone_patient"), ("distilled_long", "alone_long")]
     for arm, baseline in pairs:
         assert len(ARMS[arm].trials) == len(ARMS[baseline].trials) == 6
+    assert [len(ARMS[arm].trials) for arm in ("few_alone", "few_distilled", "few_pseudo")] == [3, 3, 3]
     assert all(setting in trial for one in ARMS.values() for trial in one.trials for setting in one.tune)
 
 

@@ -245,10 +245,13 @@ def test_arms_on_request_and_those_that_they_need(here, tmp_path):
     assert arms(arms=["taught"]) == (["teacher", "taught"], (), ())
     pairs = (("trained", "taught"), ("teacher", "trained"))
     assert arms(arms="all") == (["teacher", "trained", "taught"], pairs, pairs[:1])
-    with pytest.raises(
-        ValueError, match=r"Received: \['tought'\]; there are \['taught', 'teacher', 'trained'\]"
-    ):
-        arms(arms=["tought"])
+    with pytest.raises(ValueError, match=r"Received: 'tought'; there are teacher, trained, taught\."):
+        arms(arms=["trained", "tought"])
+    with pytest.raises(ValueError, match="Received: none; there are teacher"):
+        arms(arms=[])
+    with pytest.raises(ValueError, match="Received: none; there are teacher"):
+        run(study_of((teacher, on_request), name="idle"), tmp_path)
+    assert not (tmp_path / "idle").exists()
 
 
 def with_zeros(first, step):

@@ -29,16 +29,27 @@ def naming(old: Any) -> Iterator[None]:
             warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
             yield
     except Exception as error:  # a layer's code may raise anything
-        advice = (
-            "Implement its get_config and from_config."
-            if _is_foreign(old)
-            else "This is a fault of Keras, which cannot load a saved model with this layer either. Leave the layer "
-            "out of the model; if it augments images, call it in the data's pipeline."
-        )
         raise ValueError(
             "Every layer must be made from its config to build a smaller model. Received: "
-            f"{old.name!r}, a {type(old).__name__}, which cannot be. {advice} Keras says: {error}"
+            f"{old.name!r}, a {type(old).__name__}, which cannot be. {_advice(old)} Keras says: {error}"
         ) from error
+
+
+def _advice(old: Any) -> str:
+    if _is_foreign(old):
+        return "Implement its get_config and from_config."
+    own = {type(part).__name__ for part in layers_in(old) if _is_foreign(part)}
+    own |= {
+        one.__name__
+        for one in vars(old).values()
+        if inspect.isfunction(one) and not _is_known(one.__module__)
+    }
+    if own:
+        return f"Implement get_config and from_config of what is your own in it: {', '.join(sorted(own))}."
+    return (
+        "This is a fault of Keras, which cannot load a saved model with this layer either. Leave the layer out of the "
+        "model; if it augments images, call it in the data's pipeline."
+    )
 
 
 def own_of(one: Any) -> dict[str, Any]:
@@ -53,7 +64,11 @@ def own_of(one: Any) -> dict[str, Any]:
 
 def _is_foreign(value: Any) -> bool:
     """Whether the class of a value is the user's own."""
-    return not type(value).__module__.startswith(("keras.", "builtins", "numpy", "tensorflow"))
+    return not _is_known(type(value).__module__)
+
+
+def _is_known(module: str) -> bool:
+    return module.startswith(("keras.", "builtins", "numpy", "tensorflow"))
 
 
 def may_need_own_dtype(operation: Any) -> bool:

@@ -56,6 +56,8 @@ def _reduce(call: Call) -> Axes:
 
 def _quantile(call: Call) -> Axes:
     """Several quantiles are a new first axis."""
+    if len(call.inputs) > 1 or has_arrays(call):
+        return call.lock_all("its quantiles are an array or a tensor")[0]
     left = _reduce(call)
     return (None,) * (len(call.output_shapes[0]) - len(left)) + left
 

@@ -29,6 +29,7 @@ from small_nets import across_positions, backbone, half, net
 import distill
 from distill import cost, pruning
 from distill.exports import Exported
+from distill.pruning.structured._configs import naming
 from distill.pruning.structured._costs import parameters_of
 from distill.pruning.structured._groups import find_groups
 from distill.pruning.structured._rebuild import rebuild
@@ -227,6 +228,20 @@ def test_a_layer_of_keras_without_a_config_is_named_too():
         ValueError, match=r"'shear', a RandomShear, which cannot be\. This is a fault of Keras.*-0\.2"
     ):
         half(keras.Sequential(image))
+
+
+def test_what_is_the_users_own_in_a_layer_of_keras_is_no_fault_of_keras():
+    class Cell(layers.SimpleRNNCell):
+        pass
+
+    own = {
+        "Cell": layers.RNN(Cell(4), name="loop"),
+        "across_positions": Dense(3, across_positions, name="loop"),
+    }
+    for name, layer in own.items():
+        words = rf"'loop', a .* what is your own in it: {name}\. Keras says: no"
+        with pytest.raises(ValueError, match=words), naming(layer):
+            raise TypeError("no")
 
 
 def test_weights_that_start_as_an_array_are_cut():
