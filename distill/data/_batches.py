@@ -59,7 +59,7 @@ def batches(
         dataset = seeded(lambda: unshuffled.shuffle(count, seed=seed))
     dataset = dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
     if are_arrays:
-        # Nothing is to be tuned here, and an iterator with a tuning thread takes up to 0.1 s to end, in each epoch.
+        # Nothing is to be tuned here, and an iterator with a tuning thread waits for it to end, in each epoch.
         options = tf.data.Options()
         options.autotune.enabled = False
         dataset = dataset.with_options(options)

@@ -98,7 +98,7 @@ def test_arrays_are_batched_as_a_data_set_of_them(given, first):
 
 @pytest.mark.parametrize("seed", [None, 3])
 def test_only_what_may_have_transformations_is_tuned(seed):
-    """An iterator with a tuning thread takes up to 0.1 s to end."""
+    """An iterator with a tuning thread waits for it to end."""
     assert data.batches(np.zeros((6, 2)), 4, seed=seed).options().autotune.enabled is False
     assert data.batches(count_up(6), 4, seed=seed).options().autotune.enabled is None
 
