@@ -120,6 +120,12 @@ class Design:
         return found[0], found[1], found[2]
 
 
+def about(function: Callable[..., Any]) -> str:
+    """The first line of a function's docstring."""
+    described = (function.__doc__ or "").strip().partition("\n")[0]
+    return described or "No description: the function has no docstring."
+
+
 def is_plain(values: Any) -> bool:
     """Whether JSON can hold all values."""
     try:

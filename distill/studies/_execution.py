@@ -19,7 +19,7 @@ from distill import tracking
 from distill.studies import _report as report
 from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
-from distill.studies._declared import Design, code_of
+from distill.studies._declared import Design, about, code_of
 from distill.studies._results import StudyResult, model_file, read
 from distill.studies._run import Run, settle
 from distill.studies._runner import CellError, Runner, Work, locked, workers
@@ -266,12 +266,11 @@ def _shown(design: Design, name: str, chosen: Chosen) -> Arm:
     arm = design.arms[name]
     settings = {**arm.settings, **chosen.get(name, {})}
     label = ", ".join([name, *(f"{key} = {value}" for key, value in settings.items())])
-    described = (arm.function.__doc__ or "").strip().partition("\n")[0]
     return Arm(
         name,
         group=arm.group,
         label=label,
-        description=described or "No description: the function has no docstring.",
+        description=about(arm.function),
     )
 
 

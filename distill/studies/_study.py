@@ -1,70 +1,23 @@
 """A study of your own: arms, a function each, over seeds, to a report."""
 
-import dataclasses
 import functools
 import inspect
 import multiprocessing
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-from rich.console import Console
-from rich.markup import escape
-
-from distill.studies import _summary as summary
 from distill.studies._command import require
 from distill.studies._declarations import Surroundings
 from distill.studies._declared import Data, Declared, Design, Function, is_plain
 from distill.studies._execution import Plan, execute
+from distill.studies._main import main
 from distill.studies._measures import CLASSIFICATION, Measure
 from distill.studies._results import StudyResult
 
 SMOKE_SEEDS = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Options of `Study.main`.
-
-    Attributes:
-        out: folder for the study's directory.
-        arms: arms to run, with those that they need; "all" for all. By default those that the study does not keep for
-            requests.
-        seeds: number of seeds, counted from 0; by default the study's.
-        jobs: number of cells to run at a time; by default one for each core.
-        tune: choose the settings of arms that have some to try, on dev.
-        smoke: check that everything runs; scores mean nothing then.
-        budget: time after which no further seed is begun, such as 90s, 20m or 2h.
-        wandb: mode of Weights & Biases; by default that of WANDB_MODE, or offline if it is not set.
-        tensorboard: write TensorBoard files as well.
-    """
-
-    out: Path = Path("runs")
-    arms: tuple[str, ...] | None = None
-    seeds: int | None = None
-    jobs: int | None = None
-    tune: bool = False
-    smoke: bool = False
-    budget: str | None = None
-    wandb: Literal["offline", "online", "disabled"] | None = None
-    tensorboard: bool = False
-
-
-def minutes(text: str) -> float:
-    """Turns "90s", "20m" or "2h" into minutes.
-
-    Raises:
-        ValueError: the text is something else.
-    """
-    number, unit = text[:-1], text[-1:]
-    try:
-        return float(number) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[unit]
-    except (KeyError, ValueError):
-        raise ValueError(f"A budget is a number with s, m or h. Received: --budget {text}.") from None
 
 
 class Study:
@@ -337,35 +290,4 @@ class Study:
         # By its name: while a worker imports the file, it does not know its parent yet.
         if multiprocessing.current_process().name != "MainProcess":
             return
-        typed = sys.argv[1:] if arguments is None else list(arguments)
-        options = tyro.cli(
-            Options,
-            args=typed,
-            description=f"{self.design.title}. {self.design.question}".strip(),
-            prog=Path(sys.argv[0]).name,
-        )
-        console = Console()
-        try:
-            found = self.run(
-                out=options.out,
-                arms="all" if options.arms == ("all",) else options.arms,
-                seeds=options.seeds,
-                jobs=options.jobs,
-                tune=options.tune,
-                smoke=options.smoke,
-                budget=None if options.budget is None else minutes(options.budget),
-                surroundings=Surroundings(wandb=options.wandb, tensorboard=options.tensorboard),
-                command=shlex.join(["python", *sys.argv[:1], *typed]),
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-            raise SystemExit(1) from None
-        except KeyboardInterrupt:
-            console.print("Stopped. Finished cells are kept: run the same command again to continue.")
-            raise SystemExit(130) from None
-        console.print(summary.terminal(found))
-        folder = Path(options.out) / (f"{self.design.name}-smoke" if options.smoke else self.design.name)
-        for note in found.notes:
-            console.print(f"Note: {escape(note)}", soft_wrap=True)
-        console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
-        raise SystemExit(0)
+        raise SystemExit(main(self.design, self.run, sys.argv[1:] if arguments is None else arguments))

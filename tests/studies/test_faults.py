@@ -17,7 +17,6 @@ import pytest
 
 from distill import studies
 from distill.studies import _execution as execution
-from distill.studies import _study
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 QUIET = studies.Surroundings(wandb="disabled")
@@ -146,7 +145,7 @@ def test_a_finished_cell_that_was_damaged_is_named_with_what_to_do(tmp_path, dam
 
 def test_a_folder_that_cannot_be_made_is_an_error_in_a_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(_study.sys, "argv", ["tiny.py"])
+    monkeypatch.setattr("sys.argv", ["tiny.py"])
     with pytest.raises(SystemExit) as ended:
         study_of(plain).main(["--out", str(tmp_path / "file" / "runs"), "--wandb", "disabled"])
     assert ended.value.code == 1

@@ -1,8 +1,11 @@
 """A study of one's own: what its arms are given, what becomes of what they return, and what is refused."""
 
+import importlib.machinery
 import json
 import random
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import keras
@@ -14,7 +17,7 @@ from keras import layers
 import distill
 from distill import studies
 from distill.studies import _execution as execution
-from distill.studies import _study
+from distill.studies import _main, _study
 from distill.studies._declared import code_of
 from tests.studies.made_up import terminal
 
@@ -556,7 +559,8 @@ def test_code_without_a_source_is_told_by_its_constants_and_names():
 def test_the_command(here, tmp_path, capsys, monkeypatch):
     study = study_of((teacher, {}), (trained, {}))
     study.compare("trained", "teacher")
-    monkeypatch.setattr(_study.sys, "argv", ["tiny.py"])
+    monkeypatch.setattr(sys, "argv", ["tiny.py"])
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
     with pytest.raises(SystemExit) as ended:
         study.main(["--out", str(tmp_path), "--smoke", "--wandb", "disabled", "--jobs", "1"])
     assert ended.value.code == 0
@@ -574,5 +578,22 @@ def test_the_command(here, tmp_path, capsys, monkeypatch):
         study.main(["--out", str(tmp_path), "--budget", "soon"])
     assert ended.value.code == 1
     assert "A budget is a number with s, m or h. Received: --budget soon." in capsys.readouterr().out
-    assert [_study.minutes(text) for text in ("90s", "20m", "2h")] == [1.5, 20.0, 120.0]
+    assert [_main.minutes(text) for text in ("90s", "20m", "2h")] == [1.5, 20.0, 120.0]
     shutil.rmtree(tmp_path / "tiny-smoke")
+
+
+def test_help_names_the_arms_and_the_command_as_it_was_typed(capsys, monkeypatch):
+    study = study_of((teacher, {}), (trained, {"on_request": True}))
+    monkeypatch.setattr(sys, "argv", ["/somewhere/package/tiny.py"])
+    module = types.ModuleType("__main__")
+    module.__spec__ = importlib.machinery.ModuleSpec("package.tiny", None)
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    with pytest.raises(SystemExit) as ended:
+        study.main(["--help"])
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "usage: python -m package.tiny" in shown
+    assert "teacher: Knows the answer." in shown
+    assert "trained (on request): No description" in shown
+    module.__spec__ = importlib.machinery.ModuleSpec("package.__main__", None)
+    assert _main.program() == ["python", "-m", "package"]

@@ -1,0 +1,114 @@
+"""The command line of a study of one's own."""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from distill.studies import _summary as summary
+from distill.studies._declarations import Surroundings
+from distill.studies._declared import Design, about
+from distill.studies._results import StudyResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `Study.main`.
+
+    Attributes:
+        out: folder for the study's directory.
+        arms: arms to run, with those that they need; "all" for all. By default those that the study does not keep for
+            requests.
+        seeds: number of seeds, counted from 0; by default the study's.
+        jobs: number of cells to run at a time; by default one for each core.
+        tune: choose the settings of arms that have some to try, on dev.
+        smoke: check that everything runs; scores mean nothing then.
+        budget: time after which no further seed is begun, such as 90s, 20m or 2h.
+        wandb: mode of Weights & Biases; by default that of WANDB_MODE, or offline if it is not set.
+        tensorboard: write TensorBoard files as well.
+    """
+
+    out: Path = Path("runs")
+    arms: tuple[str, ...] | None = None
+    seeds: int | None = None
+    jobs: int | None = None
+    tune: bool = False
+    smoke: bool = False
+    budget: str | None = None
+    wandb: Literal["offline", "online", "disabled"] | None = None
+    tensorboard: bool = False
+
+
+def minutes(text: str) -> float:
+    """Turns "90s", "20m" or "2h" into minutes.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    number, unit = text[:-1], text[-1:]
+    try:
+        return float(number) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[unit]
+    except (KeyError, ValueError):
+        raise ValueError(f"A budget is a number with s, m or h. Received: --budget {text}.") from None
+
+
+def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[str]) -> int:
+    """Runs a study from the command line, and prints its tables.
+
+    Args:
+        design: the study.
+        run: its `Study.run`.
+        arguments: what was typed after the command.
+
+    Returns:
+        The exit status: 0, 1 after an error, 130 after Ctrl-C.
+    """
+    options = tyro.cli(Options, args=arguments, description=described(design), prog=shlex.join(program()))
+    console = Console()
+    try:
+        found = run(
+            out=options.out,
+            arms="all" if options.arms == ("all",) else options.arms,
+            seeds=options.seeds,
+            jobs=options.jobs,
+            tune=options.tune,
+            smoke=options.smoke,
+            budget=None if options.budget is None else minutes(options.budget),
+            surroundings=Surroundings(wandb=options.wandb, tensorboard=options.tensorboard),
+            command=shlex.join([*program(), *arguments]),
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped. Finished cells are kept: run the same command again to continue.")
+        return 130
+    console.print(summary.terminal(found))
+    for note in found.notes:
+        console.print(f"Note: {escape(note)}", soft_wrap=True)
+    folder = options.out / (f"{design.name}-smoke" if options.smoke else design.name)
+    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+    return 0
+
+
+def program() -> list[str]:
+    """The command of this process as it was typed, without its arguments: a file, or a module after -m."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["python", *(sys.argv[:1] if spec is None else ["-m", spec.name.removesuffix(".__main__")])]
+
+
+def described(design: Design) -> str:
+    """What a study asks, and its arms."""
+    arms = [
+        f"{name}{' (on request)' * arm.on_request}: {about(arm.function)}"
+        for name, arm in design.arms.items()
+    ]
+    return "\n\n".join(
+        part for part in (f"{design.title}. {design.question}".strip(), "Arms:", *arms) if part
+    )
