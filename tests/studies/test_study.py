@@ -257,6 +257,27 @@ def test_arms_on_request_and_those_that_they_need(here, tmp_path):
     assert not (tmp_path / "idle").exists()
 
 
+def grandchild(run):
+    return run.model("taught")
+
+
+def test_what_an_arm_needs_is_run_however_deep(tmp_path):
+    study = study_of(*TAUGHT, (grandchild, {"needs": "taught"}), (trained, {}))
+    assert list(study.design.only(["grandchild"]).arms) == ["teacher", "taught", "grandchild"]
+
+
+def test_the_commit_is_that_of_the_file_in_which_the_data_is_defined(here, tmp_path, monkeypatch):
+    concluded = {}
+
+    def conclude(*args, **kwargs):
+        concluded.update(kwargs)
+        return studies.conclude(*args, **kwargs)
+
+    monkeypatch.setattr(execution, "conclude", conclude)
+    run(study_of((teacher, {}), seeds=1), tmp_path)
+    assert concluded["code"] == Path(__file__).parent
+
+
 def with_zeros(first, step):
     """A network with layers of many weights, of which every so many-th is not zero."""
     stack = [layers.Dense(units, "relu") for units in (first, 304, 304)]
