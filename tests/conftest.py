@@ -1,6 +1,7 @@
 """Tiny models and data for all tests; every test starts from the same seed."""
 
 import collections
+import contextlib
 import gc
 import os
 
@@ -126,3 +127,11 @@ def products():
         return tuple(found)
 
     return count
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Cells of studies run in this process, as in a notebook: a process of their own takes seconds to start."""
+    from distill.studies import _execution
+
+    monkeypatch.setattr(_execution, "_pool", lambda *_: contextlib.nullcontext(_execution._Here()))

@@ -3,7 +3,6 @@
 scripts/bench/faults kills a study in every phase, fifty times.
 """
 
-import contextlib
 import importlib
 import itertools
 import resource
@@ -16,8 +15,8 @@ import numpy as np
 import pytest
 
 from distill import studies
-from distill.studies import _execution as execution
 
+pytestmark = pytest.mark.usefixtures("here")
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 QUIET = studies.Surroundings(wandb="disabled")
 
@@ -27,12 +26,6 @@ def faults():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCH)
         yield importlib.import_module("faults")
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch):
-    """Cells run in this process, as in a notebook: a process of their own takes seconds to start."""
-    monkeypatch.setattr(execution, "_pool", lambda *_: contextlib.nullcontext(execution._Here()))
 
 
 def splits(seed):

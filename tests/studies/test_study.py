@@ -1,11 +1,6 @@
-"""A study of one's own: what its arms are given, what becomes of what they return, and what is refused."""
+"""A study of one's own: what its arms are given, and what becomes of what they return."""
 
-import importlib.machinery
-import json
 import random
-import shutil
-import sys
-import types
 from pathlib import Path
 
 import keras
@@ -17,77 +12,8 @@ from keras import layers
 import distill
 from distill import studies
 from distill.studies import _execution as execution
-from distill.studies import _main, _study
-from distill.studies._declared import code_of
 from tests.studies.made_up import terminal
-
-QUIET = studies.Surroundings(wandb="disabled")
-
-
-def splits(seed):
-    """Two features; the class is the sign of the first. The train split varies with the seed."""
-    rng, fixed = np.random.default_rng(seed), np.random.default_rng(99)
-
-    def drawn(generator, count):
-        x = generator.normal(size=(count, 2)).astype("float32")
-        return x, (x[:, 0] > 0).astype("int64")
-
-    return drawn(rng, 40), drawn(fixed, 50), drawn(fixed, 60)
-
-
-def classifier(slope, *, activation=None):
-    """Logits (0, slope · first + the second feature / 2)."""
-    inputs = keras.Input((2,))
-    model = keras.Model(inputs, layers.Dense(2, activation=activation)(inputs))
-    model.set_weights([np.array([[0, slope], [0, 0.5]], "float32"), np.zeros(2, "float32")])
-    return model
-
-
-def teacher(run):
-    """Knows the answer.
-
-    And has more to say.
-    """
-    return classifier(9.0)
-
-
-def taught(run, slope=1.0, sure=True):
-    assert run.model("teacher").count_params() == 6
-    (run.directory / "notes.txt").write_text("mine")
-    return classifier(slope + 0.1 * (run.seed % 10), activation="softmax" if sure else None)
-
-
-def trained(run):
-    network = classifier(-0.5)
-    network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    network.fit(*run.train, validation_data=run.dev, epochs=2, callbacks=run.callbacks, verbose=0)
-    return network
-
-
-def study_of(*arms, name="tiny", metrics=studies.CLASSIFICATION, seeds=2, data=splits):
-    study = studies.Study(name, data=data, seeds=seeds, metrics=metrics, question="Which one?")
-    for arm, options in arms:
-        study.arm(arm, **options)
-    return study
-
-
-TAUGHT = (teacher, {}), (taught, {"needs": "teacher", "tune": {"slope": (-3.0, 1.0, 5.0, 0.1)}})
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Cells run in this process, as in a notebook: a process of their own takes seconds to start."""
-    import contextlib
-
-    monkeypatch.setattr(execution, "_pool", lambda *_: contextlib.nullcontext(execution._Here()))
-
-
-def run(study, folder, **options):
-    return study.run(out=folder, surroundings=QUIET, **options)
-
-
-def rate(logits, y):
-    return np.mean(logits.argmax(1) == y)
+from tests.studies.tiny import TAUGHT, classifier, rate, run, splits, study_of, taught, teacher, trained
 
 
 def test_a_study_in_processes_scores_what_its_arms_return(tmp_path):
@@ -255,15 +181,6 @@ def test_arms_on_request_and_those_that_they_need(here, tmp_path):
     with pytest.raises(ValueError, match="Received: none; there are teacher"):
         run(study_of((teacher, on_request), name="idle"), tmp_path)
     assert not (tmp_path / "idle").exists()
-
-
-def grandchild(run):
-    return run.model("taught")
-
-
-def test_what_an_arm_needs_is_run_however_deep(tmp_path):
-    study = study_of(*TAUGHT, (grandchild, {"needs": "taught"}), (trained, {}))
-    assert list(study.design.only(["grandchild"]).arms) == ["teacher", "taught", "grandchild"]
 
 
 def test_the_commit_is_that_of_the_file_in_which_the_data_is_defined(here, tmp_path, monkeypatch):
@@ -485,136 +402,3 @@ def test_models_of_arms_that_are_not_needed_are_not_given(tmp_path):
         given.model("two")
     with pytest.raises(ValueError, match=r"'one' returned a .tflite file, .* run.file\('one'\)"):
         given.model("one")
-
-
-def test_declarations_that_do_not_fit():
-    study = study_of((teacher, {}))
-
-    def bare(run, rate):
-        pass
-
-    def odd(run, layer=layers.Dense):
-        pass
-
-    for function, options, message in (
-        (teacher, {}, "a second arm 'teacher'"),
-        (taught, {"needs": "nobody"}, r"which needs \['nobody'\]; declared are \['teacher'\]"),
-        (taught, {"tune": {"width": (1,)}}, r"Received: \['width'\]; arm 'taught' has \['slope', 'sure'\]"),
-        (taught, {"tune": {"slope": ()}}, r"Received: \['slope'\]"),
-        (bare, {}, "each needs a default"),
-        (odd, {}, "numbers, strings, booleans"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            study.arm(function, **options)
-    assert list(study.design.arms) == ["teacher"]
-    with pytest.raises(ValueError, match=r"Declared arms are \['teacher'\]. Received: \['taught'\]"):
-        study.compare("taught", "teacher")
-    with pytest.raises(ValueError, match="Compare two arms, and once"):
-        study.compare("teacher", "teacher")
-    with pytest.raises(ValueError, match="name that can be that of a folder. Received: 'a/b'"):
-        studies.Study("a/b", data=splits)
-    with pytest.raises(ValueError, match="at least one seed and one metric. Received: seeds=0"):
-        studies.Study("a", data=splits, seeds=0)
-    with pytest.raises(ValueError, match="A study needs an arm. Received: none"):
-        studies.Study("a", data=splits).run()
-    with pytest.raises(ValueError, match="seeds must be at least 1. Received: seeds=0"):
-        study.run(seeds=0)
-    for metrics in ([studies.Measure("f1", name="F1")], [studies.RMSE, studies.RMSE]):
-        with pytest.raises(ValueError, match="a function that scores, and a key of its own"):
-            studies.Study("a", data=splits, metrics=metrics)
-    with pytest.raises(ValueError, match="budget must be above 0 minutes. Received: budget=0"):
-        study.run(budget=0)
-    with pytest.raises(ValueError, match=r"three splits: train, dev and test. Received: tuple of 2"):
-        studies.Study("a", data=lambda seed: (1, 2)).design.splits(0)
-
-
-def test_functions_that_no_process_can_import_are_refused(tmp_path):
-    study = study_of((teacher, {}))
-    study.arm(lambda run: classifier(1.0))
-    with pytest.raises(ValueError, match=r"defined at the top of a file.* Received: study 'tiny': .*lambda"):
-        run(study, tmp_path)
-
-
-def test_code_is_told_by_what_it_does():
-    def one(run, width=3):
-        """Says something."""
-        return width + 1  # adds
-
-    before = code_of(one)
-
-    def one(run, width=3):
-        return width + 1
-
-    assert code_of(one) == before
-
-    def one(run, width=3):
-        return width + 2
-
-    assert code_of(one) != before
-    assert code_of(one, splits) != code_of(one, numbers)
-
-
-def test_a_process_that_imports_the_file_does_not_begin_the_study_again(monkeypatch):
-    monkeypatch.setattr(_study.multiprocessing.current_process(), "_name", "SpawnProcess-1")
-    assert study_of((teacher, {})).main(["--seeds", "1"]) is None
-
-
-def test_code_without_a_source_is_told_by_its_constants_and_names():
-    def typed(text):
-        scope = {}
-        exec(text, scope)
-        return scope["arm"]
-
-    first = typed("def arm(run):\n    return [run.fit(epochs=20) for _ in range(2)]")
-    assert code_of(first) == code_of(
-        typed("def arm(run):\n    return [run.fit(epochs=20) for _ in range(2)]")
-    )
-    assert code_of(first) != code_of(
-        typed("def arm(run):\n    return [run.fit(epochs=30) for _ in range(2)]")
-    )
-    assert code_of(first) != code_of(
-        typed("def arm(run):\n    return [run.fits(epochs=20) for _ in range(2)]")
-    )
-
-
-def test_the_command(here, tmp_path, capsys, monkeypatch):
-    study = study_of((teacher, {}), (trained, {}))
-    study.compare("trained", "teacher")
-    monkeypatch.setattr(sys, "argv", ["tiny.py"])
-    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
-    with pytest.raises(SystemExit) as ended:
-        study.main(["--out", str(tmp_path), "--smoke", "--wandb", "disabled", "--jobs", "1"])
-    assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    assert "Smoke run" in shown
-    assert "Report: " in shown
-    assert json.loads((tmp_path / "tiny-smoke" / "study.json").read_text())["command"].startswith(
-        "python tiny.py --out"
-    )
-    with pytest.raises(SystemExit) as ended:
-        study.main(["--out", str(tmp_path), "--wandb", "disabled", "--seeds", "1", "--arms", "trained"])
-    assert ended.value.code == 0
-    assert "teacher seed 0" not in capsys.readouterr().out
-    with pytest.raises(SystemExit) as ended:
-        study.main(["--out", str(tmp_path), "--budget", "soon"])
-    assert ended.value.code == 1
-    assert "A budget is a number with s, m or h. Received: --budget soon." in capsys.readouterr().out
-    assert [_main.minutes(text) for text in ("90s", "20m", "2h")] == [1.5, 20.0, 120.0]
-    shutil.rmtree(tmp_path / "tiny-smoke")
-
-
-def test_help_names_the_arms_and_the_command_as_it_was_typed(capsys, monkeypatch):
-    study = study_of((teacher, {}), (trained, {"on_request": True}))
-    monkeypatch.setattr(sys, "argv", ["/somewhere/package/tiny.py"])
-    module = types.ModuleType("__main__")
-    module.__spec__ = importlib.machinery.ModuleSpec("package.tiny", None)
-    monkeypatch.setitem(sys.modules, "__main__", module)
-    with pytest.raises(SystemExit) as ended:
-        study.main(["--help"])
-    assert ended.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "usage: python -m package.tiny" in shown
-    assert "teacher: Knows the answer." in shown
-    assert "trained (on request): No description" in shown
-    module.__spec__ = importlib.machinery.ModuleSpec("package.__main__", None)
-    assert _main.program() == ["python", "-m", "package"]

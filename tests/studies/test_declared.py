@@ -1,0 +1,102 @@
+"""What a study declares, and what tells its code."""
+
+import pytest
+from keras import layers
+
+from distill import studies
+from distill.studies._declared import code_of
+from tests.studies.tiny import TAUGHT, classifier, run, splits, study_of, taught, teacher, trained
+
+
+def grandchild(run):
+    return run.model("taught")
+
+
+def test_what_an_arm_needs_is_run_however_deep(tmp_path):
+    study = study_of(*TAUGHT, (grandchild, {"needs": "taught"}), (trained, {}))
+    assert list(study.design.only(["grandchild"]).arms) == ["teacher", "taught", "grandchild"]
+
+
+def test_declarations_that_do_not_fit():
+    study = study_of((teacher, {}))
+
+    def bare(run, rate):
+        pass
+
+    def odd(run, layer=layers.Dense):
+        pass
+
+    for function, options, message in (
+        (teacher, {}, "a second arm 'teacher'"),
+        (taught, {"needs": "nobody"}, r"which needs \['nobody'\]; declared are \['teacher'\]"),
+        (taught, {"tune": {"width": (1,)}}, r"Received: \['width'\]; arm 'taught' has \['slope', 'sure'\]"),
+        (taught, {"tune": {"slope": ()}}, r"Received: \['slope'\]"),
+        (bare, {}, "each needs a default"),
+        (odd, {}, "numbers, strings, booleans"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            study.arm(function, **options)
+    assert list(study.design.arms) == ["teacher"]
+    with pytest.raises(ValueError, match=r"Declared arms are \['teacher'\]. Received: \['taught'\]"):
+        study.compare("taught", "teacher")
+    with pytest.raises(ValueError, match="Compare two arms, and once"):
+        study.compare("teacher", "teacher")
+    with pytest.raises(ValueError, match="name that can be that of a folder. Received: 'a/b'"):
+        studies.Study("a/b", data=splits)
+    with pytest.raises(ValueError, match="at least one seed and one metric. Received: seeds=0"):
+        studies.Study("a", data=splits, seeds=0)
+    with pytest.raises(ValueError, match="A study needs an arm. Received: none"):
+        studies.Study("a", data=splits).run()
+    with pytest.raises(ValueError, match="seeds must be at least 1. Received: seeds=0"):
+        study.run(seeds=0)
+    for metrics in ([studies.Measure("f1", name="F1")], [studies.RMSE, studies.RMSE]):
+        with pytest.raises(ValueError, match="a function that scores, and a key of its own"):
+            studies.Study("a", data=splits, metrics=metrics)
+    with pytest.raises(ValueError, match="budget must be above 0 minutes. Received: budget=0"):
+        study.run(budget=0)
+    with pytest.raises(ValueError, match=r"three splits: train, dev and test. Received: tuple of 2"):
+        studies.Study("a", data=lambda seed: (1, 2)).design.splits(0)
+
+
+def test_functions_that_no_process_can_import_are_refused(tmp_path):
+    study = study_of((teacher, {}))
+    study.arm(lambda run: classifier(1.0))
+    with pytest.raises(ValueError, match=r"defined at the top of a file.* Received: study 'tiny': .*lambda"):
+        run(study, tmp_path)
+
+
+def test_code_is_told_by_what_it_does():
+    def one(run, width=3):
+        """Says something."""
+        return width + 1  # adds
+
+    before = code_of(one)
+
+    def one(run, width=3):
+        return width + 1
+
+    assert code_of(one) == before
+
+    def one(run, width=3):
+        return width + 2
+
+    assert code_of(one) != before
+    assert code_of(one, splits) != code_of(one, study_of)
+
+
+def test_code_without_a_source_is_told_by_its_constants_and_names():
+    def typed(text):
+        scope = {}
+        exec(text, scope)
+        return scope["arm"]
+
+    first = typed("def arm(run):\n    return [run.fit(epochs=20) for _ in range(2)]")
+    assert code_of(first) == code_of(
+        typed("def arm(run):\n    return [run.fit(epochs=20) for _ in range(2)]")
+    )
+    assert code_of(first) != code_of(
+        typed("def arm(run):\n    return [run.fit(epochs=30) for _ in range(2)]")
+    )
+    assert code_of(first) != code_of(
+        typed("def arm(run):\n    return [run.fits(epochs=20) for _ in range(2)]")
+    )
