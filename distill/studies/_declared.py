@@ -6,8 +6,9 @@ import hashlib
 import inspect
 import itertools
 import json
+import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
 from typing import Any, Literal, TypeVar
 
@@ -15,8 +16,12 @@ from distill.studies._measures import Measure
 from distill.studies._run import Made, Split
 
 Function = TypeVar("Function", bound=Callable[..., Made])
-# seed -> train, dev and test.
-Data = Callable[[int], tuple[Split, Split, Split]]
+# seed and settings -> train, dev and test.
+Data = Callable[..., tuple[Split, Split, Split]]
+PLAIN = (
+    "Parameters after the first are settings: each needs a default, and defaults and values to try must be numbers, "
+    "strings, booleans, None, or lists of these."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,8 @@ class Design:
         title: title of the report.
         question: question that it answers.
         data: function of a seed that returns the splits.
+        data_settings: settings of the data.
+        changed: names of those that are not the study's own.
         seeds: number of seeds.
         metrics: ways to score.
         arms: arms by name, in the order of their declaration.
@@ -69,6 +76,8 @@ class Design:
     title: str
     question: str
     data: Data
+    data_settings: dict[str, Any]
+    changed: tuple[str, ...] = ()
     seeds: int
     metrics: tuple[Measure, ...]
     arms: dict[str, Declared] = dataclasses.field(default_factory=dict)
@@ -104,13 +113,34 @@ class Design:
             primary=[pair for pair in self.primary if set(pair) <= wanted],
         )
 
+    def on(self, settings: Mapping[str, Any]) -> "Design":
+        """The study with other settings of its data.
+
+        Raises:
+            ValueError: there is no such setting, or a value is not plain.
+        """
+        if strangers := [name for name in settings if name not in self.data_settings]:
+            raise ValueError(
+                "data must name settings of the study's data. "
+                f"Received: {', '.join(strangers)}; there are {', '.join(self.data_settings) or 'none'}."
+            )
+        if not is_plain(dict(settings)):
+            raise ValueError(f"{PLAIN} Received: data={dict(settings)}.")
+        changed = tuple(name for name, value in settings.items() if value != self.data_settings[name])
+        return dataclasses.replace(self, data_settings={**self.data_settings, **settings}, changed=changed)
+
+    def folder(self, *, smoke: bool) -> str:
+        """Name of the directory: other data and smoke runs have others, so that none writes over another's tables."""
+        values = [re.sub(r"[^\w.]+", "_", str(self.data_settings[name])) for name in self.changed]
+        return "-".join([self.name, *values, *["smoke"] * smoke])
+
     def splits(self, seed: int) -> tuple[Split, Split, Split]:
         """Returns what the data function returns for a seed: train, dev and test.
 
         Raises:
             ValueError: it does not return three splits.
         """
-        found = self.data(seed)
+        found = self.data(seed, **self.data_settings)
         if not isinstance(found, (tuple, list)) or len(found) != 3:
             count = f" of {len(found)}" if isinstance(found, (tuple, list)) else ""
             raise ValueError(
@@ -124,6 +154,24 @@ def about(function: Callable[..., Any]) -> str:
     """The first line of a function's docstring."""
     described = (function.__doc__ or "").strip().partition("\n")[0]
     return described or "No description: the function has no docstring."
+
+
+def settings_of(function: Callable[..., Any], whose: str) -> dict[str, Any]:
+    """The parameters of a function after the first, and their defaults.
+
+    Raises:
+        ValueError: one has no plain default, or there is no first parameter.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    settings = {one.name: one.default for one in parameters[1:]}
+    if not parameters:
+        raise ValueError(
+            "The function of an arm takes a run, and that of the data a seed. "
+            f"Received: {whose}, whose function takes nothing."
+        )
+    if not is_plain(settings):
+        raise ValueError(f"{PLAIN} Received: {whose} with {settings}.")
+    return settings
 
 
 def is_plain(values: Any) -> bool:

@@ -35,7 +35,7 @@ class Plan:
     """How a study is run; `Study.run` has the same arguments."""
 
     study_dir: Path
-    seeds: int
+    seeds: range
     jobs: int
     tune: bool
     smoke: bool
@@ -50,12 +50,14 @@ class Config:
 
     Attributes:
         settings: settings of the arm.
+        data: settings of the data.
         needs: arm -> name of its cell.
         code: digest of the functions.
         smoke: whether it only checks that everything works.
     """
 
     settings: dict[str, Any]
+    data: dict[str, Any]
     needs: dict[str, str]
     code: str
     smoke: bool
@@ -71,7 +73,7 @@ def execute(design: Design, plan: Plan) -> StudyResult:
         tuning = _tune(design, plan, runner, work, chosen) if plan.tune else []
         finished, notes = _all_seeds(design, plan, runner, work, chosen, began)
         arms = [name for name in design.arms if finished[name]]
-        seeds = [seed for seed in range(plan.seeds) if all(seed in finished[name] for name in arms)]
+        seeds = [seed for seed in plan.seeds if all(seed in finished[name] for name in arms)]
         if not arms or not seeds:
             raise CellError(
                 f"No seed was finished by all arms, so there is nothing to compare. What went wrong is in "
@@ -158,6 +160,7 @@ def _cell(design: Design, plan: Plan, name: str, seed: int, chosen: Chosen) -> C
     arm = design.arms[name]
     config = Config(
         settings={**arm.settings, **chosen.get(name, {})},
+        data=design.data_settings,
         needs={one: _cell(design, plan, one, seed, chosen).name for one in arm.needs},
         code=code_of(arm.function, design.data),
         smoke=plan.smoke,
@@ -230,31 +233,30 @@ def _all_seeds(
 ) -> tuple[dict[str, dict[int, Cell]], list[str]]:
     """Runs all arms; returns the finished cells by arm and seed, and what a reader must know."""
     finished: dict[str, dict[int, Cell]] = {name: {} for name in design.arms}
-    notes = (
+    notes = [f"The data's {key} is {design.data_settings[key]}." for key in design.changed]
+    notes += (
         []
         if plan.tune or not any(arm.tune for arm in design.arms.values())
         else ["Settings are the defaults of the arms' functions; they were not tuned in this run."]
     )
     blocks = (
-        [range(plan.seeds)] if plan.budget is None else [range(one, one + 1) for one in range(plan.seeds)]
+        [plan.seeds]
+        if plan.budget is None
+        else [plan.seeds[done : done + 1] for done in range(len(plan.seeds))]
     )
-    for block in blocks:
+    for done, block in enumerate(blocks):
         minutes = (time.monotonic() - began) / 60
-        if (
-            plan.budget is not None
-            and block.start >= 2
-            and minutes * (block.start + 1) / block.start > plan.budget
-        ):
+        if plan.budget is not None and done >= 2 and minutes * (done + 1) / done > plan.budget:
             notes.append(
-                f"The budget of {plan.budget:g} minutes allowed {block.start} of {plan.seeds} seeds; intervals are "
+                f"The budget of {plan.budget:g} minutes allowed {done} of {len(plan.seeds)} seeds; intervals are "
                 "wider than they would be with all."
             )
             break
         cells = [_cell(design, plan, name, seed, chosen) for seed in block for name in design.arms]
-        done, lost = _run_depths(
+        ran, lost = _run_depths(
             design, runner, work, cells, "cells" if plan.budget is None else f"seed {block.start}"
         )
-        for cell in done:
+        for cell in ran:
             finished[cell.arm][cell.seed] = cell
         if lost:
             notes.append(f"Failed, or without what they need: {', '.join(cell.name for cell in lost)}.")

@@ -1,11 +1,12 @@
 """The command line of a study of one's own."""
 
 import dataclasses
+import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -25,7 +26,9 @@ class Options:
         out: folder for the study's directory.
         arms: arms to run, with those that they need; "all" for all. By default those that the study does not keep for
             requests.
-        seeds: number of seeds, counted from 0; by default the study's.
+        seeds: number of seeds; by default the study's.
+        first_seed: the seed to count from, to repeat a study with other seeds.
+        data: settings of the data to change, each as NAME=VALUE.
         jobs: number of cells to run at a time; by default one for each core.
         tune: choose the settings of arms that have some to try, on dev.
         smoke: check that everything runs; scores mean nothing then.
@@ -37,6 +40,8 @@ class Options:
     out: Path = Path("runs")
     arms: tuple[str, ...] | None = None
     seeds: int | None = None
+    first_seed: int = 0
+    data: tuple[str, ...] = ()
     jobs: int | None = None
     tune: bool = False
     smoke: bool = False
@@ -58,6 +63,21 @@ def minutes(text: str) -> float:
         raise ValueError(f"A budget is a number with s, m or h. Received: --budget {text}.") from None
 
 
+def setting(text: str) -> tuple[str, Any]:
+    """Turns "NAME=VALUE" into a name and a value, which is a string if it is no JSON.
+
+    Raises:
+        ValueError: there is no "=".
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"A setting of the data is given as NAME=VALUE. Received: --data {text}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[str]) -> int:
     """Runs a study from the command line, and prints its tables.
 
@@ -76,6 +96,8 @@ def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[st
             out=options.out,
             arms="all" if options.arms == ("all",) else options.arms,
             seeds=options.seeds,
+            first_seed=options.first_seed,
+            data=dict(map(setting, options.data)),
             jobs=options.jobs,
             tune=options.tune,
             smoke=options.smoke,
@@ -92,8 +114,10 @@ def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[st
     console.print(summary.terminal(found))
     for note in found.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
-    folder = options.out / (f"{design.name}-smoke" if options.smoke else design.name)
-    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+    changed = design.on(dict(map(setting, options.data)))
+    console.print(
+        f"Report: {options.out / changed.folder(smoke=options.smoke) / 'report.html'}", soft_wrap=True
+    )
     return 0
 
 
@@ -109,6 +133,6 @@ def described(design: Design) -> str:
         f"{name}{' (on request)' * arm.on_request}: {about(arm.function)}"
         for name, arm in design.arms.items()
     ]
-    return "\n\n".join(
-        part for part in (f"{design.title}. {design.question}".strip(), "Arms:", *arms) if part
-    )
+    settings = ", ".join(f"{name}={json.dumps(value)}" for name, value in design.data_settings.items())
+    data = [f"Settings of the data: {settings}"] if settings else []
+    return "\n\n".join((f"{design.title}. {design.question}".strip(), *data, "Arms:", *arms))

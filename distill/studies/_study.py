@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from distill.studies._command import require
 from distill.studies._declarations import Surroundings
-from distill.studies._declared import Data, Declared, Design, Function, is_plain
-from distill.studies._execution import Plan, execute
+from distill.studies._declared import PLAIN, Data, Declared, Design, Function, is_plain, settings_of
+from distill.studies._execution import TUNING_SEEDS, Plan, execute
 from distill.studies._main import main
 from distill.studies._measures import CLASSIFICATION, Measure
 from distill.studies._results import StudyResult
@@ -31,15 +31,16 @@ class Study:
     Args:
         name: name of the study, and of its directory.
         data: function of a seed that returns the train, dev and test splits: (x, y) arrays, or `tf.data` data sets of
-            single examples. Return the same test split for all seeds, unless the splits themselves are to vary.
-        seeds: number of seeds, counted from 0.
+            single examples. Return the same test split for all seeds, unless the splits themselves are to vary. Further
+            parameters are settings of the data, and need defaults; `run` can change them.
+        seeds: number of seeds.
         metrics: ways to score a model; arms are compared and tuned by the first. `CLASSIFICATION`, `REGRESSION`,
             `MULTI_LABEL`, `TOKENS`, or a list with `Measure`s of your own.
         title: title of the report; by default the name.
         question: the question that the study answers, for the report.
 
     Raises:
-        ValueError: `seeds` is less than 1, or there is no metric.
+        ValueError: `seeds` is less than 1, there is no metric, or a setting of the data has no plain default.
 
     Example:
         ```python
@@ -124,13 +125,21 @@ class Study:
                 f"Received: {unscored}. Give Measure(key, score, name=...)."
             )
         self.design = Design(
-            name=name, title=title or name, question=question, data=data, seeds=seeds, metrics=tuple(metrics)
+            name=name,
+            title=title or name,
+            question=question,
+            data=data,
+            data_settings=settings_of(data, "the function of the data"),
+            seeds=seeds,
+            metrics=tuple(metrics),
         )
 
     def arm(
         self,
         function: Function | None = None,
         *,
+        name: str | None = None,
+        settings: Mapping[str, Any] | None = None,
         needs: str | Sequence[str] = (),
         tune: Mapping[str, Sequence[Any]] | None = None,
         group: str = "arms",
@@ -139,11 +148,17 @@ class Study:
         """Declares an arm: decorates the function that trains it.
 
         The function is called as `function(run, **settings)` with a `Run`, and returns a model, or the path of a
-        `.tflite` or `.onnx` file. Its parameters after the first are the arm's settings, and need defaults. Its name is
-        the arm's, and the first line of its docstring the arm's description.
+        `.tflite` or `.onnx` file. Its parameters after the first are the arm's settings, and need defaults. The first
+        line of its docstring is the arm's description. One function can be declared several times, as arms that differ
+        in settings:
+
+            for temperature in (1.0, 4.0):
+                study.arm(distilled, name=f"t{temperature:g}", settings={"temperature": temperature}, needs="teacher")
 
         Args:
             function: the function.
+            name: name of the arm, and of its cells' folders; by default the function's.
+            settings: setting -> value to take in place of its default.
             needs: arms whose finished models it uses; the first is the teacher that agreement is measured with. They
                 must be declared before.
             tune: setting -> values to try on dev, in all combinations, where the study is run with `tune`. Otherwise,
@@ -155,32 +170,42 @@ class Study:
             The function, unchanged.
 
         Raises:
-            ValueError: the name is taken, an arm in `needs` is not declared, or a setting has no plain default.
+            ValueError: the name is taken or cannot be that of a folder, an arm in `needs` is not declared, a setting
+                has no plain default, or there is no such setting.
         """
         if function is None:
-            return functools.partial(self.arm, needs=needs, tune=tune, group=group, on_request=on_request)
-        name = function.__name__
+            return functools.partial(
+                self.arm,
+                name=name,
+                settings=settings,
+                needs=needs,
+                tune=tune,
+                group=group,
+                on_request=on_request,
+            )
+        name = function.__name__ if name is None else name
         needed = (needs,) if isinstance(needs, str) else tuple(needs)
-        _, *parameters = inspect.signature(function).parameters.values()
-        settings = {one.name: one.default for one in parameters}
+        defaults = settings_of(function, f"arm {name!r}")
+        given = defaults | dict(settings or {})
         tried = {key: tuple(values) for key, values in (tune or {}).items()}
         if missing := [one for one in needed if one not in self.design.arms]:
             raise ValueError(
                 f"needs must name arms that are declared before. Received: arm {name!r}, which needs {missing}; "
                 f"declared are {sorted(self.design.arms) or 'none'}."
             )
-        if name in self.design.arms:
-            raise ValueError(f"Each arm needs a name of its own. Received: a second arm {name!r}.")
-        if inspect.Parameter.empty in settings.values() or not is_plain([settings, tried]):
+        if name in self.design.arms or set(name) & set("/\\<> \n"):
             raise ValueError(
-                "Parameters of an arm after the first are settings: each needs a default, and defaults and values to "
-                "try must be numbers, strings, booleans, None, or lists of these. Received: arm "
-                f"{name!r} with {settings}, tune={tried}."
+                "Each arm needs a name of its own, without spaces and slashes; give name=... "
+                f"Received: {name!r}; declared are {', '.join(self.design.arms) or 'none'}."
             )
-        if strangers := [one for one in tried if one not in settings or not tried[one]]:
+        if not is_plain([given, tried]):
+            raise ValueError(f"{PLAIN} Received: arm {name!r} with {given}, tune={tried}.")
+        if strangers := [
+            one for one in {**given, **tried} if one not in defaults or (one in tried and not tried[one])
+        ]:
             raise ValueError(
-                f"tune must name settings of the function, with at least one value. Received: {strangers}; arm "
-                f"{name!r} has {sorted(settings) or 'none'}."
+                "settings and tune must name parameters of the function, and tune at least one value of each. "
+                f"Received: {strangers}; arm {name!r} has {', '.join(defaults) or 'none'}."
             )
         depth = 1 + max((self.design.arms[one].depth for one in needed), default=-1)
         self.design.arms[name] = Declared(
@@ -189,7 +214,7 @@ class Study:
             tune=tried,
             group=group,
             depth=depth,
-            settings=settings,
+            settings=given,
             on_request=on_request,
         )
         return function
@@ -220,6 +245,8 @@ class Study:
         out: str | os.PathLike[str] = "runs",
         arms: Sequence[str] | Literal["all"] | None = None,
         seeds: int | None = None,
+        first_seed: int = 0,
+        data: Mapping[str, Any] | None = None,
         jobs: int | None = None,
         tune: bool = False,
         smoke: bool = False,
@@ -233,9 +260,11 @@ class Study:
         notebook, they run here, one after the other.
 
         Args:
-            out: folder for the study's directory, OUT/NAME, or OUT/NAME-smoke.
+            out: folder for the study's directory, which has the study's name, `data`'s values and "smoke" in its name.
             arms: names of the arms to run, with those that they need; by default all that are not `on_request`; "all".
             seeds: number of seeds; by default the study's, or 2 in a smoke run.
+            first_seed: the seed to count from, to repeat a study with other seeds.
+            data: setting of the data -> value to take in place of its default.
             jobs: number of cells to run at a time; by default one for each core.
             tune: choose the settings of arms with `tune` on dev first, each by three seeds of their own.
             smoke: only check that everything works.
@@ -258,14 +287,19 @@ class Study:
             (bool(self.design.arms), "A study needs an arm", "none: decorate a function with @study.arm"),
             (count >= 1, "seeds must be at least 1", f"seeds={seeds}"),
             (jobs is None or jobs >= 1, "jobs must be at least 1", f"jobs={jobs}"),
+            (
+                first_seed >= 0 and not set(range(first_seed, first_seed + count)) & set(TUNING_SEEDS),
+                f"first_seed must be at least 0, and keep clear of the seeds {TUNING_SEEDS} that choose settings",
+                f"first_seed={first_seed}, seeds={count}",
+            ),
             (budget is None or budget > 0, "budget must be above 0 minutes", f"budget={budget}"),
         )
-        design = self.design.only(arms)
+        design = self.design.only(arms).on(data or {})
         return execute(
             design,
             Plan(
-                study_dir=Path(out) / (f"{self.design.name}-smoke" if smoke else self.design.name),
-                seeds=count,
+                study_dir=Path(out) / design.folder(smoke=smoke),
+                seeds=range(first_seed, first_seed + count),
                 jobs=jobs or os.cpu_count() or 1,
                 tune=tune,
                 smoke=smoke,

@@ -1,5 +1,8 @@
 """What a study declares, and what tells its code."""
 
+import json
+
+import numpy as np
 import pytest
 from keras import layers
 
@@ -27,10 +30,14 @@ def test_declarations_that_do_not_fit():
         pass
 
     for function, options, message in (
-        (teacher, {}, "a second arm 'teacher'"),
+        (teacher, {}, "Received: 'teacher'; declared are teacher"),
         (taught, {"needs": "nobody"}, r"which needs \['nobody'\]; declared are \['teacher'\]"),
-        (taught, {"tune": {"width": (1,)}}, r"Received: \['width'\]; arm 'taught' has \['slope', 'sure'\]"),
+        (taught, {"tune": {"width": (1,)}}, r"Received: \['width'\]; arm 'taught' has slope, sure"),
         (taught, {"tune": {"slope": ()}}, r"Received: \['slope'\]"),
+        (taught, {"settings": {"width": 1}}, r"Received: \['width'\]; arm 'taught' has slope, sure"),
+        (taught, {"settings": {"slope": layers.Dense}}, "numbers, strings, booleans"),
+        (taught, {"name": "a/b"}, "without spaces and slashes; give name=... Received: 'a/b'"),
+        (lambda: None, {}, "whose function takes nothing"),
         (bare, {}, "each needs a default"),
         (odd, {}, "numbers, strings, booleans"),
     ):
@@ -56,11 +63,50 @@ def test_declarations_that_do_not_fit():
         study.run(budget=0)
     with pytest.raises(ValueError, match=r"three splits: train, dev and test. Received: tuple of 2"):
         studies.Study("a", data=lambda seed: (1, 2)).design.splits(0)
+    with pytest.raises(ValueError, match=r"Received: the function of the data with \{'noise': <class"):
+        studies.Study("a", data=lambda seed, noise: None)
+    with pytest.raises(
+        ValueError, match=r"must name settings of the study's data. Received: noise; there are none"
+    ):
+        study.run(data={"noise": 1})
+    for first_seed in (-1, 999, 1002):
+        with pytest.raises(ValueError, match="keep clear of the seeds"):
+            study.run(first_seed=first_seed)
+
+
+def noisy(seed, noise=0.0, source="a/b"):
+    train, dev, (x, y) = splits(seed)
+    return train, dev, (x, y) if noise == 0 else (x, 1 - y)
+
+
+def sloped(run, slope=1.0):
+    return classifier(slope)
+
+
+def test_one_function_as_several_arms_on_other_data_and_seeds(tmp_path):
+    study = studies.Study("tiny", data=noisy, seeds=2)
+    for slope in (5.0, -5.0):
+        study.arm(sloped, name=f"slope{slope:g}", settings={"slope": slope})
+    study.compare("slope5", "slope-5")
+    plain = run(study, tmp_path)
+    assert [arm.label for arm in plain.arms] == ["slope5, slope = 5.0", "slope-5, slope = -5.0"]
+    up, down = (np.array(arm.values(studies.ACCURACY)) for arm in plain.arms)
+    assert up.min() > 80
+    assert down.max() < 20
+    # On labels turned round, with other seeds and in a directory of its own.
+    turned = run(study, tmp_path, data={"noise": 1.5, "source": "a/b"}, first_seed=7)
+    np.testing.assert_allclose(turned.arm("slope5").values(studies.ACCURACY), 100 - up)
+    assert [cell.seed for cell in turned.arm("slope5").cells] == [7, 8]
+    assert turned.notes[0] == "The data's noise is 1.5."
+    assert {folder.name for folder in tmp_path.iterdir()} == {"tiny", "tiny-1.5"}
+    config = json.loads(next((tmp_path / "tiny-1.5" / "cells").glob("slope5-*/config.json")).read_text())
+    assert config["config"]["data"] == {"noise": 1.5, "source": "a/b"}
+    assert studies.read(tmp_path / "tiny").arm("slope5").values(studies.ACCURACY) == list(up)
 
 
 def test_functions_that_no_process_can_import_are_refused(tmp_path):
     study = study_of((teacher, {}))
-    study.arm(lambda run: classifier(1.0))
+    study.arm(lambda run: classifier(1.0), name="one")
     with pytest.raises(ValueError, match=r"defined at the top of a file.* Received: study 'tiny': .*lambda"):
         run(study, tmp_path)
 

@@ -39,6 +39,15 @@ def test_the_command(here, tmp_path, capsys, monkeypatch):
         study.main(["--out", str(tmp_path), "--budget", "soon"])
     assert ended.value.code == 1
     assert "A budget is a number with s, m or h. Received: --budget soon." in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        study.main(["--out", str(tmp_path), "--data", "dataset"])
+    assert ended.value.code == 1
+    assert "NAME=VALUE. Received: --data dataset." in capsys.readouterr().out
+    assert [_main.setting(text) for text in ("a=1.5", "b=x=y", "c=true")] == [
+        ("a", 1.5),
+        ("b", "x=y"),
+        ("c", True),
+    ]
     assert [_main.minutes(text) for text in ("90s", "20m", "2h")] == [1.5, 20.0, 120.0]
     shutil.rmtree(tmp_path / "tiny-smoke")
 

@@ -374,7 +374,7 @@ def test_what_an_arm_may_not_return(here, tmp_path):
 def test_what_it_returns_is_named(tmp_path):
     from distill.studies._run import _file
 
-    cell = studies.Cell(study="s", arm="mine", seed=0, config=execution.Config({}, {}, "", False))
+    cell = studies.Cell(study="s", arm="mine", seed=0, config=execution.Config({}, {}, {}, "", False))
     model = distill.Distiller(classifier(1.0), classifier(2.0), distill.SoftTargets(2.0))
     with pytest.raises(
         TypeError, match=r"arm 'mine' returned a Distiller\. Return the network .*: its \.student"
