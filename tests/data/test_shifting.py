@@ -1,0 +1,70 @@
+"""Shifted views."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from distill import data
+
+
+def ramps(count=300, shape=(9, 7, 2)):
+    """Images in which each pixel holds its own place: row in the first channel, column in the second."""
+    rows, columns = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
+    image = np.stack([rows, columns], axis=-1).astype("float32")
+    return np.repeat(image[None], count, axis=0), np.arange(count)
+
+
+def distances(views):
+    """How far each image was moved, by axis, read off its middle."""
+    x, y = data.arrays(views.unbatch())
+    np.testing.assert_array_equal(np.sort(y), np.arange(len(y)))
+    return x, x[:, 4, 3] - [4, 3]
+
+
+def test_each_example_moves_by_itself_and_its_edge_is_repeated():
+    x, moved = distances(data.shift(data.batches(ramps(), 64), 2, seed=3))
+    for axis in range(2):
+        assert set(moved[:, axis]) == {-2, -1, 0, 1, 2}
+        counts = np.unique(moved[:, axis], return_counts=True)[1]
+        assert np.sum((counts - 60) ** 2 / 60) < 18.5  # chi², 4 degrees of freedom: p = .001
+    assert abs(np.corrcoef(moved.T)[0, 1]) < 0.2
+    for image, (down, right) in zip(x, moved, strict=True):
+        np.testing.assert_array_equal(image[:, 0, 0], np.clip(np.arange(9) + down, 0, 8))
+        np.testing.assert_array_equal(image[0, :, 1], np.clip(np.arange(7) + right, 0, 6))
+
+
+def test_shifts_depend_on_seed_and_pass_alone():
+    def passes(seed):
+        tf.random.set_seed(seed * 7 + 1)
+        views = data.shift(data.batches(ramps(20), 8), 2, seed=seed)
+        return [distances(views)[1] for _ in range(2)]
+
+    first, second = passes(0)
+    assert (first != second).any()
+    tf.random.normal(())
+    np.testing.assert_array_equal(passes(0), [first, second])
+    assert (passes(1)[0] != first).any()
+
+
+def test_series_alone_keep_their_kind_and_shape():
+    series = np.arange(80, dtype="int16").reshape(2, 40, 1)
+    views = data.shift(tf.data.Dataset.from_tensor_slices(series).batch(2, drop_remainder=True), 3, seed=0)
+    assert views.element_spec == tf.TensorSpec((2, 40, 1), tf.int16)
+    (moved,) = views.as_numpy_iterator()
+    for before, after in zip(series, moved, strict=True):
+        places = after[20] - before[20]
+        np.testing.assert_array_equal(after[:, 0], before[0, 0] + np.clip(np.arange(40) + places, 0, 39))
+
+
+def test_what_cannot_be_shifted():
+    batches = data.batches(ramps(4), 2)
+    with pytest.raises(ValueError, match="needs a data set of batches. Received: tuple"):
+        data.shift(ramps(4), 1, seed=0)
+    for rows in ((np.zeros((4, 3)), np.zeros(4)), {"x": np.zeros((4, 3, 3, 1))}):
+        with pytest.raises(ValueError, match=r"images \(batch, height, width, channels\) or series"):
+            data.shift(data.batches(rows, 2), 1, seed=0)
+    for places in (0, 7, 1.5):
+        with pytest.raises(ValueError, match=r"Received: .*, for examples of shape \(9, 7, 2\)"):
+            data.shift(batches, places, seed=0)
+    with pytest.raises(ValueError, match="seed must be an integer"):
+        data.shift(batches, 1, seed=-1)
