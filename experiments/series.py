@@ -12,16 +12,16 @@ import functools
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import distill
 from distill import data, studies
 from experiments._networks import Network, normalized_cnn
+from experiments._training import fit, one_hot
 
 SHORT, LONG = 40, 160  # epochs
 FEW = 400
-SHIFT = 3
-BATCH = 64
+PLACES = 3
+RATE = 2e-3
 
 
 def mnist1d(seed):
@@ -53,57 +53,20 @@ def mlp(dropout):
     return keras.Sequential([keras.Input((40, 1)), layers.Flatten(), *stack, layers.Dense(10)], name="mlp")
 
 
-def one_hot(y, smoothing=0.0):
-    """Smoothed labels."""
-    return (1 - smoothing) * np.eye(10, dtype="float32")[y] + smoothing / 10
-
-
-def shifted(x, key):
-    """Moves each series by up to SHIFT places; its ends are repeated."""
-    count, length = tf.shape(x)[0], x.shape[1]
-    first = tf.random.stateless_uniform((count, 1), key, -SHIFT, SHIFT + 1, tf.int32)
-    return tf.gather(x, tf.clip_by_value(first + tf.range(length), 0, length - 1), axis=1, batch_dims=1)
-
-
-def batches(examples, run, *, shift):
-    """The batches of an epoch, which are shifted anew in each."""
-    plain = data.batches(examples, BATCH, seed=run.seed)
-    if not shift:
-        return plain
-    keys = tf.data.Dataset.random(run.seed, rerandomize_each_iteration=True).batch(2)
-    return tf.data.Dataset.zip(plain, keys).map(lambda xy, key: (shifted(xy[0], key), xy[1]))
-
-
-def fit(model, examples, run, *, epochs, shift=False):
-    """Trains on examples whose labels are one-hot; the learning rate falls to 0."""
-    epochs = 2 if run.smoke else epochs
-    given = batches(examples, run, shift=shift)
-    steps = int(given.cardinality())
-    model.compile(
-        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps)),
-        keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        steps_per_execution=steps,
-    )
-    x, y = run.dev
-    dev = data.batches((x, one_hot(y)), 500)
-    model.fit(given, epochs=epochs, validation_data=dev, callbacks=run.callbacks, verbose=0, shuffle=False)
-
-
-def learn(run, smoothing, dropout, *, epochs, shift):
+def learn(run, smoothing, dropout, *, epochs, places=0):
     """A student that learns from labels."""
     network = mlp(dropout)
     x, y = run.train
-    fit(network, (x, one_hot(y, smoothing)), run, epochs=epochs, shift=shift)
+    fit(network, (x, one_hot(y, smoothing)), run, epochs=epochs, rate=RATE, places=places)
     return network
 
 
-def distil(run, temperature, label_weight, *, epochs, shift):
+def distil(run, temperature, label_weight, *, epochs, places=0):
     """A student that learns from the teacher."""
     loss = distill.SoftTargets(temperature)
     distiller = distill.Distiller(run.model("teacher"), mlp(0.0), loss, student_loss_weight=label_weight)
     x, y = run.train
-    fit(distiller, (x, one_hot(y)), run, epochs=epochs, shift=shift)
+    fit(distiller, (x, one_hot(y)), run, epochs=epochs, rate=RATE, places=places)
     return distiller.student
 
 
@@ -119,44 +82,44 @@ def teacher(run):
     """The CNN, trained on shifted series."""
     network = cnn()
     x, y = run.train
-    fit(network, (x, one_hot(y)), run, epochs=SHORT, shift=True)
+    fit(network, (x, one_hot(y)), run, epochs=SHORT, rate=RATE, places=PLACES)
     return network
 
 
 @study.arm(tune=LABELS)
 def alone(run, smoothing=0.0, dropout=0.3):
     """The MLP, trained on labels."""
-    return learn(run, smoothing, dropout, epochs=SHORT, shift=False)
+    return learn(run, smoothing, dropout, epochs=SHORT)
 
 
 @study.arm(tune=LABELS)
 def alone_patient(run, smoothing=0.0, dropout=0.15):
     """The MLP, trained four times as long on the labels of shifted series."""
-    return learn(run, smoothing, dropout, epochs=LONG, shift=True)
+    return learn(run, smoothing, dropout, epochs=LONG, places=PLACES)
 
 
 @study.arm(needs="teacher", tune=SOFT)
 def distilled(run, temperature=2.0, label_weight=0.0):
     """The MLP, trained on the teacher's soft targets."""
-    return distil(run, temperature, label_weight, epochs=SHORT, shift=False)
+    return distil(run, temperature, label_weight, epochs=SHORT)
 
 
 @study.arm(needs="teacher", tune=SOFT)
 def distilled_patient(run, temperature=2.0, label_weight=0.0):
     """The MLP, trained four times as long on the teacher's soft targets for shifted series, which both see."""
-    return distil(run, temperature, label_weight, epochs=LONG, shift=True)
+    return distil(run, temperature, label_weight, epochs=LONG, places=PLACES)
 
 
 @on_request(tune=LABELS)
 def alone_long(run, smoothing=0.0, dropout=0.3):
     """The MLP, trained four times as long on labels, without shifts."""
-    return learn(run, smoothing, dropout, epochs=LONG, shift=False)
+    return learn(run, smoothing, dropout, epochs=LONG)
 
 
 @on_request(needs="teacher", tune=SOFT)
 def distilled_long(run, temperature=2.0, label_weight=0.0):
     """The MLP, trained four times as long on the teacher's soft targets, without shifts."""
-    return distil(run, temperature, label_weight, epochs=LONG, shift=False)
+    return distil(run, temperature, label_weight, epochs=LONG)
 
 
 def labelled(run):
@@ -170,14 +133,14 @@ def few_alone(run, smoothing=0.0, dropout=0.3):
     """The MLP, trained on the labels of 400 shifted series for as many steps as the others."""
     network, (x, y) = mlp(dropout), run.train
     seen = np.resize(labelled(run), len(x))
-    fit(network, (x[seen], one_hot(y[seen], smoothing)), run, epochs=SHORT, shift=True)
+    fit(network, (x[seen], one_hot(y[seen], smoothing)), run, epochs=SHORT, rate=RATE, places=PLACES)
     return network
 
 
 @on_request(group="400 labels", needs="teacher", tune={"temperature": SOFT["temperature"]})
 def few_distilled(run, temperature=2.0):
     """The MLP, trained on the teacher's soft targets for all series, shifted, without any label."""
-    return distil(run, temperature, 0.0, epochs=SHORT, shift=True)
+    return distil(run, temperature, 0.0, epochs=SHORT, places=PLACES)
 
 
 @on_request(group="400 labels", needs="teacher", tune=FEW_LABELS)
@@ -187,7 +150,7 @@ def few_pseudo(run, smoothing=0.0, dropout=0.0):
     answers = studies.logits(run.model("teacher"), x).argmax(axis=1)
     answers[seen] = y[seen]
     network = mlp(dropout)
-    fit(network, (x, one_hot(answers, smoothing)), run, epochs=SHORT, shift=True)
+    fit(network, (x, one_hot(answers, smoothing)), run, epochs=SHORT, rate=RATE, places=PLACES)
     return network
 
 

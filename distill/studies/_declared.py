@@ -194,11 +194,13 @@ def _code(function: Callable[..., Any]) -> str:
     except (OSError, TypeError, SyntaxError):  # typed at a prompt, a partial, or within an expression
         code = getattr(function, "__code__", None)
         return type(function).__qualname__ if code is None else repr(_compiled(code))
+    if isinstance(tree.body[0], ast.FunctionDef):
+        # Settings to try do not change what was tried; the settings of a cell are in its config.
+        tree.body[0].decorator_list = []
+        tree.body[0].args.defaults, tree.body[0].args.kw_defaults = [], []
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            node.decorator_list = []  # settings to try do not change what was tried
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)
 
 

@@ -1,266 +1,182 @@
-"""The main study: its cells, its command line, and a smoke run."""
+"""The main study: what its arms see and start from, and a smoke run of all of them."""
 
-import contextlib
+import concurrent.futures
 import dataclasses
 import json
+import multiprocessing
 
 import keras
 import numpy as np
 import pytest
 
-from distill import cost
-from distill.studies import Cell, Surroundings, _cells, _command
+from distill import cost, studies
+from distill._untouched import same_randomness
 from distill.studies import _execution as execution
-from experiments._networks import Network, plain_cnn
-from experiments.compare import cell, study
-from experiments.compare.__main__ import main
-from experiments.compare.config import Compare, Training
+from experiments import compare
 
-SMOKE = ["--smoke", "--seeds", "1"]
-SAME_SIZE = ("alone", "smoothing", "distilled", "few-alone", "few-hard", "few-soft")
+ARMS = compare.study.design.arms
+STUDENTS = [
+    "alone", "distilled", "few_alone", "few_distilled", "few_pseudo", "alone_plain", "distilled_plain",
+    "distilled_standardized",
+]  # fmt: skip
 
 
-def test_a_smoke_run_ends_in_tables_and_a_report(tmp_path, monkeypatch, capsys):
-    """Its cells run in this process; what becomes of a run that was killed is in tests/studies/test_faults.py."""
-    study_dir = tmp_path / "compare-smoke"
-    monkeypatch.setattr(_command, "workers", lambda *_, **__: contextlib.nullcontext(execution._Here()))
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert main([*SMOKE, "--jobs", "1", "--out", str(tmp_path)]) == 0
-    output = capsys.readouterr().out
-    results = [json.loads(path.read_text()) for path in study_dir.glob("cells/*/result.json")]
-    assert sorted(result["arm"] for result in results) == sorted(
-        [
-            *("teacher", "deep", "alone", "smoothing", "distilled", "pruned", "channels", "layers"),
-            *("few-alone", "few-hard", "few-soft", "teacher-int8", "distilled-int8", "channels-int8"),
-        ]
+@pytest.fixture
+def run(tmp_path):
+    x = np.random.default_rng(0).random((240, 8, 8, 1)).astype("float32")
+    split = x, np.arange(240) % 10
+    return studies.Run(
+        seed=3, train=split, dev=split, callbacks=[], directory=tmp_path, smoke=False, _files={}
     )
-    for result in results:
-        assert 0 <= result["test"]["last"]["accuracy"] <= 1
-        assert (result["test"]["last"]["agreement"] is None) == (result["arm"] in ("teacher", "deep"))
-    sizes = [result["cost"]["file_bytes"] for result in results if result["arm"] in SAME_SIZE]
+
+
+@pytest.fixture
+def trained(run, monkeypatch):
+    """What each arm gives to `fit`, in place of training: (model, (x, y), how), by arm."""
+    seen = {}
+    networks = {
+        name: compare.cnn(network, run)
+        for name, network in (("teacher", compare.TEACHER), ("deep", compare.DEEP))
+    }
+
+    def fit(model, examples, run, **how):
+        seen[arm] = model, examples, how
+
+    monkeypatch.setattr(compare, "fit", fit)
+
+    def model(self, name):
+        with same_randomness():  # as when a model is loaded
+            return keras.models.clone_model(networks[name])
+
+    monkeypatch.setattr(studies.Run, "model", model)
+    monkeypatch.setattr(compare.studies, "logits", lambda model, x: np.eye(10)[np.full(len(x), 7)])
+    for arm, declared in ARMS.items():
+        if "int8" not in arm:
+            keras.utils.set_random_seed(3)
+            made = declared.function(run)
+            seen[arm] = *seen[arm], made
+    return seen
+
+
+def test_pairs_differ_in_the_teacher_alone(trained):
+    """Same initial weights, images, steps and movements; as many settings to choose from."""
+    for baseline, arm in (
+        ("alone", "distilled"),
+        ("few_pseudo", "few_distilled"),
+        ("alone_plain", "distilled_plain"),
+        ("alone", "distilled_standardized"),
+    ):
+        (_, (x, _), how, one), (_, (same, _), as_well, other) = trained[baseline], trained[arm]
+        np.testing.assert_array_equal(x, same)
+        assert how == {key: value for key, value in as_well.items() if key != "callbacks"}
+        assert all(map(np.array_equal, one.get_weights(), other.get_weights()))
+        assert len(ARMS[arm].trials) == len(ARMS[baseline].trials) == 4
+    for arm in ("few_alone", "few_distilled"):
+        assert trained[arm][2]["epochs"] == compare.SHORT
+        assert len(trained[arm][1][0]) == 240
+    tuned = [arm for arm in ARMS.values() if arm.tune]
+    assert len(tuned) == len(STUDENTS)
+    assert all(arm.settings in [arm.settings | trial for trial in arm.trials] for arm in tuned)
+    assert set(compare.study.design.primary) == {
+        ("alone", "distilled"),
+        ("few_alone", "few_distilled"),
+    }
+
+
+def test_few_labels(trained, run):
+    seen = compare.labelled(run)
+    assert len(set(seen)) == compare.LABELS
+    assert np.bincount(run.train[1][seen]).tolist() == [compare.LABELS // 10] * 10
+    assert set(seen) != set(compare.labelled(dataclasses.replace(run, seed=4)))
+    _, (x, y), *_ = trained["few_alone"]
+    np.testing.assert_array_equal(x[: compare.LABELS], run.train[0][seen])
+    np.testing.assert_array_equal(y.argmax(axis=1), np.resize(run.train[1][seen], 240))
+    _, (_, y), *_ = trained["few_pseudo"]
+    expected = np.full(240, 7)
+    expected[seen] = run.train[1][seen]
+    np.testing.assert_array_equal(y.argmax(axis=1), expected)
+    distiller = trained["few_distilled"][0]
+    assert distiller.student_loss_weight == 0
+
+
+def test_rivals_start_as_what_is_left_of_their_teacher(trained, run):
+    teacher, student = (cost.macs(compare.cnn(one, run)) for one in (compare.TEACHER, compare.STUDENT))
+    sizes = {arm: cost.macs(made) for arm, (*_, made) in trained.items()}
+    assert {sizes[arm] for arm in STUDENTS} == {student}
+    assert sizes["zeros"] == sizes["teacher"] == teacher
+    assert len(trained["zeros"][2]["callbacks"]) == 1
+    assert sizes["channels"] == pytest.approx(compare.CHANNELS * teacher, rel=0.02)
+    convolution = 4 * 9 * 32 * 32
+    assert sizes["deep"] == teacher + 4 * convolution
+    assert (sizes["deep"] - sizes["layers"]) / convolution in (2, 3, 4)  # convolutions, or blocks of two
+
+
+def test_data_of_other_than_ten_classes_are_refused(monkeypatch):
+    loaded = dataclasses.replace(compare.data.load("digits"), num_classes=12)
+    monkeypatch.setattr(compare.data, "load", lambda name: loaded)
+    with pytest.raises(ValueError, match="takes images of ten classes. Received: birds, of 12"):
+        compare.images(0, "birds")
+
+
+def test_a_smoke_run_of_all_arms(tmp_path, monkeypatch):
+    """In this process; what becomes of a run that was killed is in tests/studies/test_faults.py."""
+    monkeypatch.setattr(execution, "workers", lambda *_, **__: execution._Here())
+    found = compare.study.run(
+        out=tmp_path,
+        smoke=True,
+        seeds=1,
+        arms="all",
+        data={"dataset": "digits"},
+        surroundings=studies.Surroundings(wandb="disabled"),
+    )
+    assert [arm.name for arm in found.arms] == list(ARMS)
+    folder = tmp_path / "compare-digits-smoke"
+    of = {arm.name: arm.cells[0] for arm in found.arms}
+    assert {name for name, cell in of.items() if cell.test["last"]["agreement"] is None} == {
+        name for name, arm in ARMS.items() if not arm.needs
+    }
+    sizes = [of[arm].cost["file_bytes"] for arm in STUDENTS]
     assert (
         max(sizes) - min(sizes) < 300
     )  # the same network: only names differ, and no file contains an optimizer
-    study = json.loads((study_dir / "study.json").read_text())
-    assert set(study["latency_ms"]) == set(study["litert_bytes"]) == {result["arm"] for result in results}
-    for arm in study["arms"]:
-        name = arm["name"]
-        if name.endswith("-int8"):
-            file = study_dir / arm["cells"][0] / "int8.tflite"
-            assert file.stat().st_size < study["litert_bytes"][name.removesuffix("-int8")]
-            agreement = json.loads((file.parent / "result.json").read_text())["test"]["last"]["agreement"]
-            assert agreement > 0.9 or name != "teacher-int8"
-        else:
-            file = study_dir / "litert" / f"{name}.tflite"
-        assert file.stat().st_size == study["litert_bytes"][name]
-    assert study["litert_bytes"]["pruned"] < 0.5 * study["litert_bytes"]["teacher"]  # its zeros are left out
-    (pruned,) = (result["cost"] for result in results if result["arm"] == "pruned")
-    (teacher,) = (result["cost"] for result in results if result["arm"] == "teacher")
-    assert pruned["parameters"] == teacher["parameters"]
-    kernels = 3 * 3 * 16, 3 * 3 * 16 * 32, 128 * 64, 64 * 10
-    biases = 16 + 32 + 64 + 10
-    assert pruned["nonzero"] == sum(kernels) - round(0.95 * sum(kernels)) + biases
-    assert pruned["gzip_bytes"] < 0.4 * teacher["gzip_bytes"]
-    (channels,) = (result["cost"] for result in results if result["arm"] == "channels")
-    assert abs(channels["macs"] / teacher["macs"] - 0.1) <= 0.02 * 0.1
-    deep, shorter = (r["cost"] for arm in ("deep", "layers") for r in results if r["arm"] == arm)
-    convolution = 4 * 9 * 32 * 32
-    assert deep["macs"] == teacher["macs"] + 4 * convolution
-    assert (deep["macs"] - shorter["macs"]) / convolution in (2, 3, 4)  # two convolutions or blocks of two
-    assert "Smoke run" in output
-    assert str(study_dir / "report.html") in output.replace("\n", "")
-    assert "<svg" in (study_dir / "report.html").read_text()
-    for arm in study["arms"]:
-        if arm["name"].endswith("-int8"):
-            continue
-        file = "teacher.keras" if arm["name"] in ("teacher", "deep") else "student.keras"
-        assert keras.models.load_model(study_dir / arm["cells"][0] / file).output_shape == (None, 10)
+    assert set(found.latency_ms) == set(found.litert_bytes) == set(ARMS)
+    for name in ("teacher", "distilled", "channels"):
+        assert found.litert_bytes[f"{name}_int8"] < found.litert_bytes[name]
+    assert of["teacher_int8"].test["last"]["agreement"] > 0.9
+    assert found.litert_bytes["zeros"] < 0.5 * found.litert_bytes["teacher"]  # its zeros are left out
+    kernels = sum([3 * 3 * 16, 3 * 3 * 16 * 32, 128 * 64, 64 * 10])
+    zeros = of["zeros"].cost
+    assert zeros["parameters"] == of["teacher"].cost["parameters"]
+    assert zeros["nonzero"] == kernels - round(0.95 * kernels) + 16 + 32 + 64 + 10
+    assert zeros["gzip_bytes"] < 0.4 * of["teacher"].cost["gzip_bytes"]
+    assert "<svg" in (folder / "report.html").read_text()
 
 
-def test_an_unknown_option_is_refused_with_the_nearest_name(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["--temprature", "3"])
-    assert stopped.value.code == 2
-    assert "--temperature" in capsys.readouterr().err
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_cell_is_the_same_in_a_process_of_its_own_and_after_others(tmp_path, monkeypatch):
+    def results(folder):
+        compare.study.run(
+            out=folder,
+            smoke=True,
+            seeds=1,
+            arms="all",
+            data={"dataset": "digits"},
+            surroundings=studies.Surroundings(wandb="disabled"),
+        )
+        cells = sorted((folder / "compare-digits-smoke" / "cells").iterdir())
+        assert len(cells) == len(ARMS)
+        for cell in cells:
+            result = json.loads((cell / "result.json").read_text())
+            del result["seconds"]
+            yield cell.name, result, (cell / "metrics.jsonl").read_text()
 
+    monkeypatch.setattr(execution, "workers", lambda *_, **__: execution._Here())
+    after_others = list(results(tmp_path / "here"))
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--seeds", "0"], "--seeds must be at least 1"),
-        (["--epochs", "1"], "--epochs must be at least 2"),
-        (["--sparsity", "1"], "as a share of zeros. Received: --sparsity 1"),
-        (["--channels", "0"], "that remain. Received: --channels 0"),
-        (
-            ["--layers", "3"],
-            "must lie between 1 and 2, the number of the deep network's residual blocks. Received: --layers 3",
-        ),
-        (["--labels", "9"], "--labels must be at least 10"),
-    ],
-)
-def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
-    assert main([*arguments, "--out", str(tmp_path)]) == 1
-    assert message in " ".join(capsys.readouterr().out.split())
-    assert not list(tmp_path.iterdir())
+    def fresh(*_, **__):
+        spawn = multiprocessing.get_context("spawn")
+        return concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1)
 
-
-def test_every_field_can_be_set_from_the_command_line(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
-    assert stopped.value.code == 0
-    shown = capsys.readouterr().out
-    for field in dataclasses.fields(Compare):
-        prefix = {
-            "teacher": "teacher.units",
-            "deep": "deep.units",
-            "student": "student.units",
-            "surroundings": "wandb",
-        }
-        assert f"--{prefix.get(field.name, field.name).replace('_', '-')}" in shown
-
-
-def test_arms_of_a_seed_share_all_but_what_is_compared():
-    options = Compare()
-    cells = {arm.name: study.student_cell(options, arm, 3) for arm in study.student_arms(options)}
-    alone = dataclasses.asdict(cells["alone"].config)
-    changed = {
-        name: {key: value for key, value in dataclasses.asdict(one.config).items() if value != alone[key]}
-        for name, one in cells.items()
-    }
-    assert changed["smoothing"] == {"label_smoothing": options.smoothing}
-    assert changed["distilled"] == {
-        "temperature": options.temperature, "student_loss_weight": options.student_loss_weight
-    }  # fmt: skip
-    pruned = changed["pruned"]
-    assert pruned.pop("network") == dataclasses.asdict(options.teacher)
-    assert pruned == {**changed["distilled"], "sparsity": options.sparsity}
-    teacher, deep = dataclasses.asdict(options.teacher), dataclasses.asdict(options.deep)
-    assert changed["channels"] == {**changed["distilled"], "network": teacher, "macs": options.channels}
-    own = {"network": deep, "layers": options.layers, "teacher": study.deep_cell(options, 3).name}
-    assert changed["layers"] == {**changed["distilled"], **own}
-    assert changed["few-alone"] == {"labels": 120}
-    assert set(changed["few-hard"]) <= {"labels", "pseudo_labels", "label_smoothing"}
-    assert changed["few-soft"] == {"labels": 120, "temperature": options.low_temperature}
-    assert cells.pop("layers").config.teacher == study.deep_cell(options, 3).name
-    assert {one.config.teacher for one in cells.values()} == {study.teacher_cell(options, 3).name}
-
-
-def test_every_tuned_arm_has_as_many_trials_and_its_default_among_them():
-    options = Compare()
-    assert {len(trials) for trials in study.TRIALS.values()} == {4}
-    for trials in study.TRIALS.values():
-        assert {name: getattr(options, name) for name in trials[0]} in trials
-    assert not set(study.TUNING_SEEDS) & set(range(options.seeds))
-
-
-def training_set(**changes):
-    """Returns the batches of an arm: 60 one-pixel images whose values are their indices, and their targets."""
-    x = np.arange(60, dtype="float32").reshape(60, 1, 1, 1)
-    y = np.arange(60) % 10
-    teacher = keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
-    teacher.set_weights([np.zeros((1, 10), "float32"), np.eye(10, dtype="float32")[7]])  # always answers 7
-    config = Training("digits", Network((4,), 4), 1, 16, 0.1, **changes)
-    batches = cell._training_batches(config, 5, (x, y), teacher, 10)
-    return [batch if isinstance(batch, tuple) else (batch, None) for batch in batches.as_numpy_iterator()]
-
-
-def flat(batches):
-    x = np.concatenate([x for x, _ in batches]).ravel().astype(int)
-    return x, np.concatenate([y for _, y in batches])
-
-
-def test_all_labels_once_an_epoch():
-    x, targets = flat(training_set())
-    assert sorted(x) == list(range(60))
-    np.testing.assert_array_equal(targets, np.eye(10)[x % 10])
-    assert not np.array_equal(x, np.sort(x))
-
-
-def test_label_smoothing_spreads_its_share_evenly():
-    x, targets = flat(training_set(label_smoothing=0.2))
-    np.testing.assert_allclose(targets, 0.8 * np.eye(10)[x % 10] + 0.02, rtol=1e-6)
-
-
-def test_few_labels_come_again_for_as_many_steps():
-    batches = training_set(labels=20)
-    x, targets = flat(batches)
-    assert [len(x) for x, _ in batches] == [16, 16, 16, 12]
-    assert len(set(x)) == 20
-    assert np.bincount(np.array(sorted(set(x))) % 10).tolist() == [2] * 10
-    np.testing.assert_array_equal(targets, np.eye(10)[x % 10])
-
-
-def test_pseudo_labels_are_the_teachers_where_labels_may_not_be_seen():
-    seen = set(flat(training_set(labels=20))[0])
-    x, targets = flat(training_set(labels=20, pseudo_labels=True))
-    assert sorted(x) == list(range(60))
-    expected = [index % 10 if index in seen else 7 for index in x]
-    np.testing.assert_array_equal(targets.argmax(axis=1), expected)
-
-
-def test_distilling_without_labels_sees_every_image_and_no_label():
-    batches = training_set(labels=20, temperature=4.0, student_loss_weight=0.0)
-    assert all(y is None for _, y in batches)
-    assert sorted(np.concatenate([x for x, _ in batches]).ravel()) == list(range(60))
-
-
-def test_the_best_epoch_on_dev_is_kept_and_the_earliest_of_equals():
-    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    best = _cells.BestOnDev(network)
-    for epoch, accuracy in enumerate([0.5, 0.75, 0.75, 0.25]):
-        network.set_weights([np.full((1, 1), epoch)])
-        best.on_epoch_end(epoch, {"val_accuracy": accuracy})
-    assert best.epoch == 1
-    np.testing.assert_array_equal(best.weights[0], [[1.0]])
-    late = _cells.BestOnDev(network, first=2)
-    for epoch, accuracy in enumerate([0.75, 0.9, 0.5, 0.25]):
-        late.on_epoch_end(epoch, {"val_accuracy": accuracy})
-    assert late.epoch == 2
-
-
-def prepared(config, directory, monkeypatch):
-    """Returns what a cell is about to train: how, with the network's weights, and the weights of its teacher."""
-    teacher = plain_cnn(config.network, input_shape=(8, 8, 1), classes=10)
-    (directory / "teacher-cell").mkdir(parents=True)
-    teacher.save(directory / "teacher-cell" / "teacher.keras")
-    seen = {}
-
-    def fit_and_measure(model, network, batches, **kwargs):
-        seen.update(kwargs, weights=network.get_weights(), macs=cost.macs(network))
-        return {}
-
-    monkeypatch.setattr(cell, "fit_and_measure", fit_and_measure)
-    made = Cell(study="compare", arm="arm", seed=5, config=config)
-    cell.train(made, directory / "own", surroundings=Surroundings())
-    return seen, teacher.get_weights()
-
-
-def test_the_pruned_network_starts_as_its_teacher_and_is_selected_once_it_is_pruned(tmp_path, monkeypatch):
-    config = Training(
-        "digits", Network((4,), 4), 5, 16, 0.1, teacher="teacher-cell", temperature=4.0, sparsity=0.5
-    )
-    seen, weights = prepared(config, tmp_path / "pruned", monkeypatch)
-    assert all(map(np.array_equal, seen["weights"], weights))
-    assert (len(seen["callbacks"]), seen["first_epoch"]) == (1, 2)
-    seen, weights = prepared(dataclasses.replace(config, sparsity=0.0), tmp_path / "plain", monkeypatch)
-    assert not np.array_equal(seen["weights"][0], weights[0])
-    assert (len(seen["callbacks"]), seen["first_epoch"]) == (0, 0)
-
-
-def test_networks_without_channels_and_layers_start_as_what_is_left_of_their_teacher(tmp_path, monkeypatch):
-    config = Training(
-        "digits", Network((8,), 8, blocks=1), 5, 16, 0.1, teacher="teacher-cell", temperature=4.0, layers=1
-    )
-    seen, weights = prepared(config, tmp_path / "layers", monkeypatch)
-    assert [np.shape(one) for one in seen["weights"]] == [
-        np.shape(one) for one in (*weights[:2], *weights[6:])
-    ]
-    assert all(map(np.array_equal, seen["weights"], [*weights[:2], *weights[6:]]))
-    config = dataclasses.replace(config, layers=0, macs=0.25)
-    seen, weights = prepared(config, tmp_path / "channels", monkeypatch)
-    columns = {column.tobytes() for column in weights[0].reshape(9, 8).T}
-    kept = {column.tobytes() for column in seen["weights"][0].reshape(9, -1).T}
-    assert kept < columns
-    whole = cost.macs(plain_cnn(config.network, input_shape=(8, 8, 1), classes=10))
-    assert abs(seen["macs"] / whole - 0.25) <= 0.02 * 0.25
-    assert (len(seen["callbacks"]), seen["first_epoch"]) == (0, 0)
+    monkeypatch.setattr(execution, "workers", fresh)
+    assert list(results(tmp_path / "fresh")) == after_others

@@ -9,7 +9,6 @@ import pytest
 from distill import studies
 from experiments import series
 
-X = np.arange(4 * 40, dtype="float32").reshape(4, 40, 1)
 ARMS = series.study.design.arms
 
 
@@ -22,38 +21,6 @@ def run(tmp_path):
     )
 
 
-def test_series_are_moved_and_their_ends_repeated():
-    moved = series.shifted(X, (1, 2)).numpy()
-    seen = set()
-    for one, other in zip(X[..., 0], moved[..., 0], strict=True):
-        (shift,) = (
-            shift
-            for shift in range(-series.SHIFT, series.SHIFT + 1)
-            if np.array_equal(other, one[np.clip(np.arange(40) + shift, 0, 39)])
-        )
-        seen.add(shift)
-    assert len(seen) > 1
-    many = series.shifted(np.repeat(X[:1], 500, 0), (1, 2)).numpy()[:, 20, 0]
-    assert set(many) == set(range(20 - series.SHIFT, 21 + series.SHIFT))
-
-
-def test_all_arms_see_the_same_series_in_the_same_order(run):
-    def seen(shift, seed=3):
-        batches = series.batches(run.train, dataclasses.replace(run, seed=seed), shift=shift)
-        return [[(x.numpy(), y.numpy()) for x, y in batches] for _ in range(2)]
-
-    one, again, plain, other = seen(True), seen(True), seen(False), seen(True, seed=4)
-    for epoch, (first, second) in enumerate(zip(one, again, strict=True)):
-        assert len(first) == 63
-        for (x, y), (same, labels), (raw, raw_labels) in zip(first, second, plain[epoch], strict=True):
-            np.testing.assert_array_equal(x, same)
-            np.testing.assert_array_equal(y, labels)
-            np.testing.assert_array_equal(y, raw_labels)  # shifts leave the order
-            assert not np.array_equal(x, raw)
-    assert not np.array_equal(one[0][0][0], one[1][0][0])
-    assert not np.array_equal(one[0][0][0], other[0][0][0])
-
-
 def test_few_labels_are_drawn_by_seed_equally_many_of_each_class(run):
     seen = series.labelled(run)
     assert len(set(seen)) == series.FEW
@@ -61,18 +28,12 @@ def test_few_labels_are_drawn_by_seed_equally_many_of_each_class(run):
     assert set(seen) != set(series.labelled(dataclasses.replace(run, seed=4)))
 
 
-def test_smoothed_labels():
-    np.testing.assert_allclose(
-        series.one_hot(np.array([3]), 0.1)[0], np.where(np.arange(10) == 3, 0.91, 0.01)
-    )
-
-
 def test_pairs_differ_in_the_teacher_alone():
     """Both of a pair have as many epochs and the same shifts; both choose from as many settings."""
     trained = {}
 
-    def fit(model, examples, run, *, epochs, shift=False):
-        trained[name] = epochs, shift, len(examples[0])
+    def fit(model, examples, run, *, epochs, rate, places=0):
+        trained[name] = epochs, rate, places, len(examples[0])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(series, "fit", fit)

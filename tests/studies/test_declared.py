@@ -123,11 +123,34 @@ def test_code_is_told_by_what_it_does():
 
     assert code_of(one) == before
 
+    def one(run, width=4):  # a cell's settings are in its config
+        return width + 1
+
+    assert code_of(one) == before
+
     def one(run, width=3):
         return width + 2
 
     assert code_of(one) != before
     assert code_of(one, splits) != code_of(one, study_of)
+
+
+def test_what_is_inside_a_function_counts_whole():
+    def one(run):
+        def rate(step, start=0.1):
+            return start * step
+
+        return rate(run)
+
+    before = code_of(one)
+
+    def one(run):
+        def rate(step, start=0.2):
+            return start * step
+
+        return rate(run)
+
+    assert code_of(one) != before
 
 
 def test_code_without_a_source_is_told_by_its_constants_and_names():

@@ -1,0 +1,58 @@
+"""What the arms of the studies share: one way to train, whatever teaches."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from distill import data, studies
+
+BATCH = 64
+
+
+def one_hot(y, smoothing=0.0):
+    """Labels of ten classes as shares; `smoothing` of each is spread over all classes."""
+    return (1 - smoothing) * np.eye(10, dtype="float32")[y] + smoothing / 10
+
+
+def batches(examples, run, *, places=0):
+    """The batches of an epoch; above 0 places, each example is moved by up to as many, anew in each epoch."""
+    plain = data.batches(examples, BATCH, seed=run.seed)
+    return data.shift(plain, places, seed=run.seed) if places else plain
+
+
+def fit(
+    model: keras.Model,
+    examples,
+    run: studies.Run,
+    *,
+    epochs: int,
+    rate: float,
+    places: int = 0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+):
+    """Trains on inputs and labels of ten classes, one-hot, with Adam, whose rate falls to 0 along a cosine.
+
+    An epoch is one call of the compiled function, since these networks are so small that calls would take most of the
+    time.
+    """
+    epochs = min(2, epochs) if run.smoke else epochs
+    given = batches(examples, run, places=places)
+    steps = int(given.cardinality())
+    schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
+    model.compile(
+        keras.optimizers.AdamW(schedule),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=steps,
+    )
+    x, y = run.dev
+    dev = data.batches((x, one_hot(y)), 500)
+    model.fit(
+        given,
+        epochs=epochs,
+        validation_data=dev,
+        callbacks=[*run.callbacks, *callbacks],
+        verbose=0,
+        shuffle=False,
+    )

@@ -1,0 +1,245 @@
+"""Does a small student learn more from a teacher than from labels, if both are trained as well as they can be?
+
+A CNN of 6,790 parameters learns to read 3,000 digits (mnist5k): from their labels, or from a CNN that is 16 times as
+large. First as one would do it in earnest: for 100 epochs, in each of which every image is moved anew by up to two
+pixels. Then with 120 of the labels. Arms with a teacher and without have the same initial weights, the same images in
+the same order, as many steps, and as many settings to choose from on dev. The test split is read once.
+
+On request, another loss; the same pair trained for 30 epochs on images as they are, while its teacher has seen moved
+ones; the teacher's answers as hard labels; and rivals in size: the teacher with 95 % zeros or without most of its
+channels, a deeper network without layers, and int8 files.
+
+Command: scripts/compare. --tune chooses the settings on dev again; --arms all adds the arms on request.
+"""
+
+import functools
+
+import numpy as np
+
+import distill
+from distill import data, pruning, studies
+from experiments._networks import Network, plain_cnn
+from experiments._training import BATCH, fit, one_hot
+
+SHORT, LONG = 30, 100  # epochs
+PLACES = 2  # pixels
+RATE = 6e-3
+LABELS = 120
+TEACHER = Network(filters=(16, 32), units=64, dropout=0.4)
+DEEP = Network(filters=(16, 32), units=64, dropout=0.4, blocks=2)
+STUDENT = Network(filters=(4, 8), units=16)
+SPARSITY = 0.95  # as many bytes, gzipped, as the student
+CHANNELS = 0.0816  # of the multiply-adds remain, as many as the student has
+BLOCKS = 2
+RANGES = 300  # images that measure the ranges of an int8 file
+
+
+def images(seed, dataset="mnist5k"):
+    """The splits do not depend on the seed."""
+    splits = data.load(dataset)
+    if splits.num_classes != 10:
+        raise ValueError(
+            f"compare takes images of ten classes. Received: {dataset}, of {splits.num_classes}."
+        )
+    return data.arrays(splits.train), data.arrays(splits.dev), data.arrays(splits.test)
+
+
+study = studies.Study(
+    "compare",
+    data=images,
+    seeds=8,
+    title="A student alone and a student distilled",
+    question="Does a small student learn more from a teacher than from labels alone?",
+)
+on_request = functools.partial(study.arm, on_request=True)
+
+
+def cnn(network, run):
+    """A new CNN for the run's images."""
+    return plain_cnn(network, input_shape=run.train[0].shape[1:], classes=10)
+
+
+def learn(network, run, smoothing=0.0, *, epochs=LONG, places=PLACES, labels=None):
+    """Trains on labels; `labels` are those to take in place of the true ones."""
+    x, y = run.train
+    fit(
+        network,
+        (x, one_hot(y if labels is None else labels, smoothing)),
+        run,
+        epochs=epochs,
+        rate=RATE,
+        places=places,
+    )
+    return network
+
+
+def distil(teacher, student, run, loss, label_weight=None, *, epochs=LONG, places=PLACES, callbacks=()):
+    """Trains on what the teacher says of the images that the student sees."""
+    distiller = distill.Distiller(teacher, student, loss, student_loss_weight=label_weight)
+    x, y = run.train
+    fit(distiller, (x, one_hot(y)), run, epochs=epochs, rate=RATE, places=places, callbacks=callbacks)
+    return student
+
+
+def labelled(run):
+    """Which images have a label in the arms with few: drawn by seed, equally many of each class."""
+    rng, (_, y) = np.random.default_rng(run.seed), run.train
+    return np.concatenate(
+        [rng.permutation(np.flatnonzero(y == digit))[: LABELS // 10] for digit in range(10)]
+    )
+
+
+# As many to choose from on dev with a teacher as without.
+SMOOTHINGS = {"smoothing": (0.0, 0.05, 0.1, 0.2)}
+SOFT = {"temperature": (1.0, 4.0), "label_weight": (0.0, 0.1)}
+SOFT_ALONE = {"temperature": (1.0, 2.0, 4.0, 8.0)}
+
+
+@study.arm
+def teacher(run):
+    """The large network, trained on labels."""
+    return learn(cnn(TEACHER, run), run, epochs=SHORT)
+
+
+@study.arm(tune=SMOOTHINGS)
+def alone(run, smoothing=0.1):
+    """The student, trained on labels."""
+    return learn(cnn(STUDENT, run), run, smoothing)
+
+
+@study.arm(needs="teacher", tune=SOFT)
+def distilled(run, temperature=4.0, label_weight=0.1):
+    """The student, trained on the teacher's soft targets."""
+    return distil(
+        run.model("teacher"), cnn(STUDENT, run), run, distill.SoftTargets(temperature), label_weight
+    )
+
+
+@on_request(needs="teacher", tune=SOFT)
+def distilled_standardized(run, temperature=4.0, label_weight=0.1):
+    """The student, trained on soft targets of logits that have mean 0 and deviation 1."""
+    loss = distill.losses.Standardized(distill.SoftTargets(temperature))
+    return distil(run.model("teacher"), cnn(STUDENT, run), run, loss, label_weight)
+
+
+FEW = f"{LABELS} labels"
+
+
+@study.arm(group=FEW, tune=SMOOTHINGS)
+def few_alone(run, smoothing=0.1):
+    """The student, trained on the few labelled images for as many steps."""
+    x, y = run.train
+    seen = np.resize(labelled(run), len(x))
+    network = cnn(STUDENT, run)
+    fit(network, (x[seen], one_hot(y[seen], smoothing)), run, epochs=SHORT, rate=RATE, places=PLACES)
+    return network
+
+
+@study.arm(group=FEW, needs="teacher", tune=SOFT_ALONE)
+def few_distilled(run, temperature=4.0):
+    """The student, trained on the teacher's soft targets for all images, without any label."""
+    loss = distill.SoftTargets(temperature)
+    return distil(run.model("teacher"), cnn(STUDENT, run), run, loss, 0.0, epochs=SHORT)
+
+
+@on_request(group=FEW, needs="teacher", tune=SMOOTHINGS)
+def few_pseudo(run, smoothing=0.1):
+    """The student, trained on the few labels and, for all other images, on the class that the teacher predicts."""
+    (x, y), seen = run.train, labelled(run)
+    answers = studies.logits(run.model("teacher"), x).argmax(axis=1)
+    answers[seen] = y[seen]
+    return learn(cnn(STUDENT, run), run, smoothing, labels=answers, epochs=SHORT)
+
+
+UNMOVED = "a third of the time, unmoved images"
+
+
+@on_request(group=UNMOVED, tune=SMOOTHINGS)
+def alone_plain(run, smoothing=0.2):
+    """The student, trained on labels."""
+    return learn(cnn(STUDENT, run), run, smoothing, epochs=SHORT, places=0)
+
+
+@on_request(group=UNMOVED, needs="teacher", tune=SOFT)
+def distilled_plain(run, temperature=4.0, label_weight=0.1):
+    """The student, trained on the teacher's soft targets."""
+    loss = distill.SoftTargets(temperature)
+    return distil(run.model("teacher"), cnn(STUDENT, run), run, loss, label_weight, epochs=SHORT, places=0)
+
+
+RIVALS = "rivals in size"
+
+
+@on_request(group=RIVALS, needs="teacher")
+def zeros(run, temperature=4.0):
+    """A copy of the teacher: 95 % of its weights are set to zero while it learns from the teacher."""
+    ramp, steps = SHORT // 2, -(-len(run.train[0]) // BATCH)
+    # Keras calls callbacks once per epoch here.
+    schedule = pruning.PolynomialDecay(0.0, SPARSITY, 0, (1 if run.smoke else ramp) * steps, frequency=steps)
+    gradual = pruning.GradualPruning(schedule, scope="global")
+    loss = distill.SoftTargets(temperature)
+    student = run.model("teacher")
+    return distil(run.model("teacher"), student, run, loss, 0.1, epochs=SHORT, callbacks=[gradual])
+
+
+@on_request(group=RIVALS, needs="teacher")
+def channels(run, temperature=4.0):
+    """The teacher without most of its channels; what remains learns from the teacher."""
+    student = pruning.prune_channels(run.model("teacher"), macs=CHANNELS)
+    return distil(run.model("teacher"), student, run, distill.SoftTargets(temperature), 0.1)
+
+
+@on_request(group=RIVALS)
+def deep(run):
+    """A network with two residual blocks more than the teacher, trained on labels."""
+    return learn(cnn(DEEP, run), run, epochs=SHORT)
+
+
+@on_request(group=RIVALS, needs="deep")
+def layers(run, temperature=4.0):
+    """The deep network without the blocks, or convolutions in them, that it needs least; it learns from the whole."""
+    whole = run.model("deep")
+    student = pruning.prune_layers(whole, BLOCKS, pruning.output_change(whole, run.train[0][:500]))
+    return distil(whole, student, run, distill.SoftTargets(temperature), 0.1, epochs=SHORT)
+
+
+INTEGERS = "int8 files, nothing trained"
+
+
+def int8(run, of):
+    """The file of a finished arm, with ranges measured on training images."""
+    examples = run.train[0][:RANGES]
+    return distill.export(run.model(of), run.directory / "int8.tflite", precision="int8", examples=examples)
+
+
+@on_request(group=INTEGERS, needs="teacher")
+def teacher_int8(run):
+    """The teacher."""
+    return int8(run, "teacher")
+
+
+@on_request(group=INTEGERS, needs=("teacher", "distilled"))
+def distilled_int8(run):
+    """The distilled student."""
+    return int8(run, "distilled")
+
+
+@on_request(group=INTEGERS, needs=("teacher", "channels"))
+def channels_int8(run):
+    """What remains of the teacher without most of its channels."""
+    return int8(run, "channels")
+
+
+study.compare("distilled", "alone")
+study.compare("few_distilled", "few_alone")
+study.compare("few_distilled", "few_pseudo", primary=False)
+study.compare("distilled_standardized", "distilled", primary=False)
+study.compare("distilled_plain", "alone_plain", primary=False)
+study.compare("alone", "alone_plain", primary=False)
+study.compare("distilled", "distilled_plain", primary=False)
+study.compare("zeros", "distilled", primary=False)
+study.compare("channels", "distilled", primary=False)
+study.compare("layers", "teacher", primary=False)
+
+if __name__ == "__main__":
+    study.main()
