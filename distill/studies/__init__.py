@@ -41,6 +41,7 @@ from distill.studies._cells import (
     milliseconds,
 )
 from distill.studies._command import command, require, require_datasets, require_training
+from distill.studies._condensed import condense
 from distill.studies._conclusion import choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._judging import Judged, judge
@@ -106,6 +107,7 @@ __all__ = [
     "command",
     "compare_models",
     "conclude",
+    "condense",
     "costs",
     "fit_and_measure",
     "judge",

@@ -175,7 +175,8 @@ def read(study_dir: str | os.PathLike[str]) -> StudyResult:
     """Reads a study's directory and checks that its parts fit together.
 
     Args:
-        study_dir: path to the directory that holds `study.json`.
+        study_dir: path to the directory that holds `study.json`, or to a `.json` file that `condense` wrote, whose
+            cells have no history.
 
     Returns:
         The study.
@@ -192,7 +193,8 @@ def read(study_dir: str | os.PathLike[str]) -> StudyResult:
         print(study.arm("distilled").values(studies.ACCURACY))
         ```
     """
-    path = Path(study_dir) / "study.json"
+    path = Path(study_dir)
+    path = path if path.suffix == ".json" else path / "study.json"
     with _naming(path):
         raw = json.loads(path.read_text(encoding="utf-8"))
         measures = tuple(Measure(**measure) for measure in raw["measures"])
@@ -238,23 +240,7 @@ def read_cell(folder: Path, measures: Sequence[Measure] = CLASSIFICATION) -> Cel
         history = tuple(dict(json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines())
     result = folder / "result.json"
     with _naming(result):
-        raw = json.loads(result.read_text(encoding="utf-8"))
-        epochs = ("last",) if raw["selected_epoch"] is None else ("last", "selected")
-        return CellResult(
-            arm=raw["arm"],
-            seed=int(raw["seed"]),
-            selected_epoch=None if raw["selected_epoch"] is None else int(raw["selected_epoch"]),
-            epochs=int(raw["epochs"]),
-            seconds=float(raw["seconds"]),
-            test={epoch: _scores(raw["test"][epoch], measures) for epoch in epochs},
-            dev={epoch: _scores(raw["dev"][epoch], measures) for epoch in epochs},
-            cost={
-                **{key: raw["cost"][key] for key in ("parameters", "macs", "file_bytes")},
-                **{key: raw["cost"].get(key) for key in ("nonzero", "gzip_bytes")},
-            },
-            history=history,
-            extra=_others(raw, CellResult),
-        )
+        return _cell(json.loads(result.read_text(encoding="utf-8")), measures, history)
 
 
 def model_file(folder: Path) -> Path:
@@ -272,7 +258,10 @@ def model_file(folder: Path) -> Path:
 
 
 def _arm(folder: Path, raw: Mapping[str, Any], measures: Sequence[Measure]) -> ArmResult:
-    cells = [read_cell(folder / cell, measures) for cell in raw["cells"]]
+    cells = [
+        read_cell(folder / cell, measures) if isinstance(cell, str) else _cell(cell, measures, history=())
+        for cell in raw["cells"]
+    ]
     strangers = sorted({cell.arm for cell in cells} - {raw["name"]})
     if not cells:
         raise ValueError(f"arm {raw['name']} lists no cells")
@@ -284,6 +273,27 @@ def _arm(folder: Path, raw: Mapping[str, Any], measures: Sequence[Measure]) -> A
         description=str(raw["description"]),
         group=str(raw["group"]),
         cells=tuple(sorted(cells, key=lambda cell: cell.seed)),
+    )
+
+
+def _cell(
+    raw: Mapping[str, Any], measures: Sequence[Measure], history: tuple[dict[str, float], ...]
+) -> CellResult:
+    epochs = ("last",) if raw["selected_epoch"] is None else ("last", "selected")
+    return CellResult(
+        arm=raw["arm"],
+        seed=int(raw["seed"]),
+        selected_epoch=None if raw["selected_epoch"] is None else int(raw["selected_epoch"]),
+        epochs=int(raw["epochs"]),
+        seconds=float(raw["seconds"]),
+        test={epoch: _scores(raw["test"][epoch], measures) for epoch in epochs},
+        dev={epoch: _scores(raw["dev"][epoch], measures) for epoch in epochs},
+        cost={
+            **{key: raw["cost"][key] for key in ("parameters", "macs", "file_bytes")},
+            **{key: raw["cost"].get(key) for key in ("nonzero", "gzip_bytes")},
+        },
+        history=history,
+        extra=_others(raw, CellResult),
     )
 
 

@@ -1,6 +1,7 @@
 """The tables of a study, and how a table looks in a terminal and in Markdown."""
 
 import dataclasses
+import html
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -201,7 +202,8 @@ def for_markdown(grid: Grid) -> str:
 
 def markdown_text(text: str) -> str:
     """Text that Markdown shows as it is, on one line: without markup, and without an end to a table's row."""
-    return re.sub(r"([\\`*_{}\[\]<>|#&])", r"\\\1", " ".join(text.split()))
+    plain = html.escape(" ".join(text.split()), quote=False)  # not every Markdown takes a backslash before "<"
+    return re.sub(r"([\\`*_{}\[\]|#])", r"\\\1", plain)
 
 
 def _settings(settings: Mapping[str, object]) -> str:

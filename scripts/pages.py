@@ -1,0 +1,167 @@
+"""Writes what README.md and the pages in docs/ take from data and from runs.
+
+scripts/pages fills in the tables and pictures of the studies, from the files that `studies.condense` wrote to
+docs/studies. A page says where they go:
+
+    <!-- compare.json: scores teacher alone distilled -->
+    ...
+    <!-- end -->
+
+stands around the table `scores` of docs/studies/compare.json, here of three arms only; PARTS lists what there is. It
+takes seconds.
+
+scripts/pages PAGE ... runs the Python snippets of these pages, one after another in an empty folder. What a snippet
+prints replaces the block of text that follows it, and pictures that it writes are copied to where the page shows them.
+The tutorials take one to two minutes each on two cores.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+import shutil
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.studies import StudyResult, judge, plots, read, summary, tables
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+STUDIES = DOCS / "studies"
+PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+
+_MARKED = re.compile(r"(<!-- (?P<file>\S+\.json): (?P<part>\w+)(?P<arms>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_SNIPPET = re.compile(r"```python\n(?P<code>.*?)```(?P<printed>\n\n```text\n.*?```)?", re.DOTALL)
+# An image has no text colour to take over; it knows only which of the two its page wants.
+_COLORS = "<style>svg{color:#1b1b1f}@media(prefers-color-scheme:dark){svg{color:#ececf1}}</style>"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Fills in every page, after running those that are named."""
+    for argument in arguments:
+        page = Path(argument).resolve()
+        print(page)
+        page.write_text(printed(page), encoding="utf-8")
+    for path in sorted(STUDIES.glob("*.json")):
+        for name, picture in pictures(read(path)).items():
+            (STUDIES / name).write_text(picture, encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def filled(text: str) -> str:
+    """A page with its tables as the data has them."""
+
+    def fill(match: re.Match[str]) -> str:
+        study = read(STUDIES / match["file"])
+        return f"{match[1]}\n{PARTS[match['part']](_only(study, match['arms'].split()))}\n\n{match[5]}"
+
+    return _MARKED.sub(fill, text)
+
+
+def pictures(study: StudyResult) -> dict[str, str]:
+    """The pictures of a study, by the name of their file."""
+    drawn = {"forest": plots.forest(study), "size": plots.size(study)} if study.comparisons else {}
+    return {f"{study.name}-{name}.svg": _alone(picture) for name, picture in drawn.items()}
+
+
+def snippets(text: str) -> list[str]:
+    """The Python of a page, in order."""
+    return [match["code"] for match in _SNIPPET.finditer(text)]
+
+
+def printed(page: Path) -> str:
+    """A page with what its snippets print, which are run in an empty folder; copies the pictures that they write."""
+    text = page.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder, as_main() as names:
+
+        def run(match: re.Match[str]) -> str:
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.chdir(folder):
+                exec(compile(match["code"], str(page), "exec"), names)
+            lines = "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
+            shown = f"\n\n```text\n{lines}\n```" if match["printed"] else ""
+            return f"```python\n{match['code']}```{shown}"
+
+        text = _SNIPPET.sub(run, text)
+        for shown in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+            if (made := Path(folder) / Path(shown).name).exists():
+                (page.parent / shown).parent.mkdir(exist_ok=True)
+                shutil.copy(made, page.parent / shown)
+    return text
+
+
+@contextlib.contextmanager
+def as_main() -> Iterator[dict[str, Any]]:
+    """The names of a `__main__` that has no file, as in a notebook."""
+    ours, main = sys.modules["__main__"], types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    try:
+        yield main.__dict__
+    finally:
+        sys.modules["__main__"] = ours
+
+
+def _only(study: StudyResult, names: Sequence[str]) -> StudyResult:
+    """The study with these arms, if there are any, and with the primary comparisons among them."""
+    if not names:
+        return study
+    pairs = tuple(pair for pair in study.primary if set(pair) <= set(names))
+    arms = tuple(dataclasses.replace(study.arm(name), group="") for name in names)
+    return dataclasses.replace(study, arms=arms, comparisons=pairs, primary=pairs)
+
+
+def _answers(study: StudyResult) -> str:
+    """What the comparisons show, in words."""
+    return "\n".join(
+        f"- {'' if judged.primary else summary.EXPLORATORY}**{tables.markdown_text(words)}**: {numbers}"
+        for judged in judge(study)
+        for words, numbers in [summary.verdict(judged)]
+    )
+
+
+def _facts(study: StudyResult) -> str:
+    """What it takes to repeat the study, and what it took."""
+    cells = [cell for arm in study.arms for cell in arm.cells]
+    hours = sum(cell.seconds for cell in cells) / 3600
+    versions = ", ".join(f"{name} {version}" for name, version in study.versions.items())
+    return (
+        f"    {study.command}\n\n{len(cells)} trained models, {hours:.1f} hours of training in all; finished "
+        f"{study.created[:10]}. {tables.markdown_text(versions)}; "
+        f"{tables.markdown_text(str(study.extra.get('machine', 'machine not recorded')))}; commit {study.git_commit}."
+    )
+
+
+def _table(make: Callable[[StudyResult], tables.Grid | None]) -> Callable[[StudyResult], str]:
+    def part(study: StudyResult) -> str:
+        grid = make(study)
+        if grid is None:
+            raise ValueError(f"Study {study.name} has no such table. Take its marker out of the page.")
+        return tables.for_markdown(grid)
+
+    return part
+
+
+PARTS: dict[str, Callable[[StudyResult], str]] = {
+    "answers": _answers,
+    "comparisons": _table(tables.comparisons),
+    "costs": _table(tables.costs),
+    "facts": _facts,
+    "other_measures": _table(tables.other_measures),
+    "scores": _table(tables.scores),
+    "shipped": _table(tables.shipped),
+    "tuning": _table(tables.tuning),
+}
+
+
+def _alone(picture: str) -> str:
+    """A picture as a file of its own."""
+    return re.sub(r"(<svg[^>]*>)", rf"\1{_COLORS}", picture, count=1) + "\n"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
