@@ -12,6 +12,7 @@ A trained teacher, a smaller student, and the loss between them:
 The names used daily are here. Everything else is in a subpackage, whose help has examples:
 
     distill.training      the Distiller, mutual learning, chains of students, several workers, batch sizes
+    distill.cache         a teacher's answers on disk, recorded once: a teacher themselves
     distill.losses        every distillation loss, and the base class for your own
     distill.pruning       weights set to zero; channels, heads and layers removed
     distill.quantization  quantization-aware training for int8
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from distill import _versions  # noqa: F401  # warns of a Keras that may lack what is imported next
 
 # isort: split
-from distill import cost, exports, files, losses, pruning, quantization, training
+from distill import cache, cost, exports, files, losses, pruning, quantization, training
 from distill.exports import export
 from distill.files import load_model, load_weights, save_model, save_weights
 from distill.losses import AttentionTransfer, BernoulliSoftTargets, Hint, SoftTargets
@@ -48,6 +49,7 @@ __all__ = [
     "Hint",
     "MutualLearning",
     "SoftTargets",
+    "cache",
     "cost",
     "data",
     "export",

@@ -11,9 +11,20 @@ import pytest
 from backend import BACKEND
 
 import distill
-from distill import cost, data, exports, files, losses, pruning, quantization, tracking, training
+from distill import cache, cost, data, exports, files, losses, pruning, quantization, tracking, training
 
-ROOMS = (cost, data, exports, files, losses, losses.projectors, pruning, pruning.structured, pruning.weights)
+ROOMS = (
+    cache,
+    cost,
+    data,
+    exports,
+    files,
+    losses,
+    losses.projectors,
+    pruning,
+    pruning.structured,
+    pruning.weights,
+)
 ROOMS += (pruning.structured.importance, pruning.weights.importance, quantization, tracking, training)
 
 

@@ -40,7 +40,7 @@ LEVELS = (
     {"_atomic", "_graphs", "_keras", "_quiet", "_replicas", "_tables", "_types", "_untouched", "_versions"},
     {"losses", "files", "data", "tracking", "quantization"},
     {"training", "exports"},
-    {"cost"},
+    {"cost", "cache"},
     {"pruning"},
     {"studies", "inspect"},
 )
@@ -52,8 +52,13 @@ SHARED = {
     "distill.files._stored",
     "distill.losses._base",
     "distill.losses._batch_loss",  # what the Distiller takes
+    "distill.losses._sparse",  # what a cache keeps of logits
     "distill.losses._settings",  # numbers and schedules that the Distiller reads
     "distill.quantization._aware",
+    "distill.training._answering",  # what a cache records of a teacher, and is to a Distiller
+    "distill.training._look_up",
+    "distill.training._preparing",
+    "distill.training._recorded",
     "distill.training._heads",  # what a model ends in, for `shrink`
 }
 

@@ -12,6 +12,7 @@ from distill._types import Tensor, Tensors
 from distill.losses._owned import Owned
 from distill.losses._settings import Setting
 from distill.losses._shapes import Shape, agree, require_shapes
+from distill.losses._sparse import SparseLogits
 
 Head = Literal["softmax", "sigmoid"]
 
@@ -55,6 +56,8 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
             returns probabilities (`from_logits=False`).
         needs_labels: whether `call` takes the labels as its third argument.
         needs_ids: whether `call` takes the examples' ids as its last argument; see `distill.training.Identified`.
+        sparse: kinds of `SparseLogits` that `call_sparse` computes the loss from, such as the largest logits of a row
+            that `distill.cache` keeps. Empty for a loss that needs all of them.
         recipe: weights that the loss was published with, as keyword arguments of the Distiller. A loss that is used
             alone, without weights, trains at these. Empty if there are none; the Distiller then weighs both sides
             equally.
@@ -99,6 +102,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
     shift_invariant: ClassVar[bool] = False
     needs_labels: bool = False
     needs_ids: bool = False
+    sparse: tuple[type[SparseLogits], ...] = ()
     recipe: Recipe = Recipe()
     teacher_layer_name: str | tuple[str, ...] | None = None
     student_layer_name: str | tuple[str, ...] | None = None
@@ -180,7 +184,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         """Returns the mean of `call` over the batch, each value times its weight: a float32 scalar.
 
         Args:
-            teacher: what the teacher computed; receives no gradient.
+            teacher: what the teacher computed; receives no gradient. Or `SparseLogits` in the place of its logits.
             student: what the student computed for the same examples.
             sample_weight: weights of the shape of `call`'s values, or with fewer trailing axes: one weight per
                 example, (batch,), counts for all positions of the example.
@@ -208,17 +212,19 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         masks = [get_keras_mask(tensor) for tensor in keras.tree.flatten(student)]
         student = keras.tree.map_structure(lambda x: ops.convert_to_tensor(x, dtype=self.dtype), student)
         students = keras.tree.flatten(student)
-        teachers = [
-            ops.stop_gradient(
-                self._aligned(
-                    ops.convert_to_tensor(x, dtype=self.dtype), students[i if self.same_shape else 0]
+        if isinstance(teacher, SparseLogits):
+            values = self.call_sparse(teacher, student)
+        else:
+            teachers = [
+                ops.stop_gradient(
+                    self._aligned(
+                        ops.convert_to_tensor(x, dtype=self.dtype), students[i if self.same_shape else 0]
+                    )
                 )
-            )
-            for i, x in enumerate(keras.tree.flatten(teacher))
-        ]
-        teacher = keras.tree.pack_sequence_as(teacher, teachers)
-        extra = [*([labels] if self.needs_labels else []), *([ids] if self.needs_ids else [])]
-        values = self.call(teacher, student, *extra)
+                for i, x in enumerate(keras.tree.flatten(teacher))
+            ]
+            extra = [*([labels] if self.needs_labels else []), *([ids] if self.needs_ids else [])]
+            values = self.call(keras.tree.pack_sequence_as(teacher, teachers), student, *extra)
         batch = students[0].shape[0]
         if len(values.shape) == 0 or (None not in (values.shape[0], batch) and values.shape[0] != batch):
             raise ValueError(
@@ -258,6 +264,17 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
             Tensor (batch,), or (batch, ...) with one value per position.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement call(teacher, student).")
+
+    def call_sparse(self, teacher: Any, student: Tensor) -> Tensor:
+        """Returns what `call` does, from what is known of the teacher's logits. For the kinds that `sparse` lists.
+
+        Args:
+            teacher: a `SparseLogits`.
+            student: float32 tensor of the student's side.
+        """
+        raise ValueError(
+            f"{type(self).__name__} needs the teacher's logits of all classes. Received: {type(teacher).__name__}."
+        )
 
     def validate_outputs(self, teacher_outputs: Tensors, student_outputs: Tensors) -> None:
         """Raises ValueError unless both sides have shapes that the class declares."""

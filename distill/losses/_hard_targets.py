@@ -6,6 +6,7 @@ from keras import ops
 from distill._types import Tensor
 from distill.losses._base import DistillationLoss, Recipe
 from distill.losses._shapes import LOGITS
+from distill.losses._sparse import TopLogits
 
 
 @keras.saving.register_keras_serializable(package="distill")
@@ -45,6 +46,7 @@ class HardTargets(DistillationLoss):
     same_shape = True
     head = "softmax"
     shift_invariant = True
+    sparse = (TopLogits,)
     recipe = Recipe(student_loss_weight=0.5, distillation_weight=0.5)
 
     def __init__(self, *, name: str = "hard_targets") -> None:
@@ -55,3 +57,7 @@ class HardTargets(DistillationLoss):
         # Integers, because on TensorFlow Keras' argmax of floats first searches for negative zeros, to match JAX.
         largest = ops.cast(teacher >= ops.max(teacher, axis=-1, keepdims=True), "int32")
         return ops.sparse_categorical_crossentropy(ops.argmax(largest, axis=-1), student, from_logits=True)
+
+    def call_sparse(self, teacher: TopLogits, student: Tensor) -> Tensor:
+        """Returns the same."""
+        return ops.sparse_categorical_crossentropy(teacher.ids[..., 0], student, from_logits=True)

@@ -11,6 +11,7 @@ from distill.losses._numbers import require_number
 from distill.losses._settings import Schedule
 from distill.losses._shapes import LOGITS
 from distill.losses._softened import Softened, kl_divergence
+from distill.losses._sparse import SampledLogits, SparseLogits, TopLogits
 
 
 @keras.saving.register_keras_serializable(package="distill")
@@ -65,9 +66,22 @@ class GeneralizedJSD(Softened):
 
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Returns the divergence of each row."""
-        log_p, log_q = (
-            ops.log_softmax(side / self._temperature.variable, axis=-1) for side in (teacher, student)
+        return self._between(
+            *(ops.log_softmax(side / self._temperature.variable, axis=-1) for side in (teacher, student))
         )
+
+    @property
+    def sparse(self) -> tuple[type[SparseLogits], ...]:  # type: ignore[override]
+        """Draws tell the mean of what is linear in the teacher's probabilities: of forward KL alone."""
+        return (TopLogits, SampledLogits) if self._beta == 0 else (TopLogits,)
+
+    def call_sparse(self, teacher: TopLogits | SampledLogits, student: Tensor) -> Tensor:
+        """Returns the divergence of each row; of `TopLogits`, with all classes that are not known as one."""
+        if isinstance(teacher, SampledLogits):
+            return self.divergence(teacher, student)
+        return self._between(*teacher.softened(student, self._temperature.variable))
+
+    def _between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         if self._beta == 0:
             return kl_divergence(log_p, log_q)
         if self._beta == 1:

@@ -10,6 +10,7 @@ from distill.losses._base import Recipe
 from distill.losses._settings import Schedule
 from distill.losses._shapes import LOGITS
 from distill.losses._softened import Softened, kl_divergence, log_mean
+from distill.losses._sparse import SampledLogits, TopLogits
 
 
 @keras.saving.register_keras_serializable(package="distill")
@@ -56,6 +57,7 @@ class SoftTargets(Softened):
     shapes = (LOGITS,)
     head = "softmax"
     shift_invariant = True
+    sparse = (TopLogits, SampledLogits)
     recipe = Recipe(student_loss_weight=0.1, distillation_weight=0.9)
 
     def __init__(self, temperature: float | Schedule = 4.0, *, name: str = "soft_targets") -> None:
@@ -66,6 +68,10 @@ class SoftTargets(Softened):
         log_p = ops.log_softmax(teacher / self._temperature.variable, axis=-1)
         log_q = ops.log_softmax(student / self._temperature.variable, axis=-1)
         return ops.square(self._temperature.variable) * kl_divergence(log_p, log_q)
+
+    def call_sparse(self, teacher: TopLogits | SampledLogits, student: Tensor) -> Tensor:
+        """Returns T² KL(p ‖ q) of each row; of `TopLogits`, with all classes that are not known as one."""
+        return ops.square(self._temperature.variable) * self.divergence(teacher, student)
 
     def average_predictions(self, teachers: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         """Returns logits z with softmax(z / T) = Σ_k w_k softmax(teacher_k / T)."""

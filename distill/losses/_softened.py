@@ -9,6 +9,7 @@ from keras import ops
 from distill._types import Tensor
 from distill.losses._base import DistillationLoss
 from distill.losses._settings import Schedule, Setting
+from distill.losses._sparse import SampledLogits, TopLogits
 
 
 class Softened(DistillationLoss):
@@ -36,6 +37,13 @@ class Softened(DistillationLoss):
         schedule = self._temperature.schedule
         temperature = self.temperature if schedule is None else keras.saving.serialize_keras_object(schedule)
         return {"temperature": temperature, "name": self.name}
+
+    def divergence(self, teacher: TopLogits | SampledLogits, student: Tensor) -> Tensor:
+        """Returns KL(p ‖ q) of each row, of what is known of the teacher's."""
+        temperature = self._temperature.variable
+        if isinstance(teacher, SampledLogits):
+            return teacher.divergence(student, temperature)
+        return kl_divergence(*teacher.softened(student, temperature))
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -7,6 +7,7 @@ from distill.losses._settings import Setting
 from distill.training._arguments import as_weights
 from distill.training._objective import Objective
 from distill.training._outputs import Output
+from distill.training._recorded import RecordedTeacher
 from distill.training._teacher import Peer, Teacher
 from distill.training._teacher_mix import TeacherMix
 from distill.training._traced_step import TracedStep
@@ -18,7 +19,7 @@ class AdjustableWeights:
 
     _objective: Objective
     _outputs: list[Output]
-    _teachers: tuple[Teacher | Peer, ...]
+    _teachers: tuple[Teacher | Peer | RecordedTeacher, ...]
     _traced_step: TracedStep
 
     @property

@@ -203,6 +203,15 @@ def require_fit(
         loss.validate_model_compatibility(teacher, student)
 
 
+def require_no_preprocessing(name: str, preprocessing: Preprocessing | None) -> None:
+    """Raises ValueError if there is something to do to the inputs of a teacher that has answered before."""
+    if preprocessing is not None:
+        raise ValueError(
+            "Recorded answers are not computed from the batch. Received: teacher_preprocessing with the answers of "
+            f"{name!r}. Leave it out; for another preprocessing, record once more with preprocessing=..."
+        )
+
+
 def _adapted(model: keras.Model) -> set[int]:
     """Ids of the variables that `adapt` has set, such as the mean of a Normalization: training leaves them alone."""
     adapted = [layer for layer in flatten_layers(model) if hasattr(layer, "adapt")]

@@ -14,6 +14,7 @@ from distill._tables import aligned
 from distill._types import Tensors
 from distill.losses import SoftTargets
 from distill.losses._base import DistillationLoss
+from distill.losses._sparse import SparseLogits
 from distill.training import _advice as advice
 from distill.training._advice import Advice
 from distill.training._advice_on_answers import advice_on_answers, advice_on_progress
@@ -238,8 +239,8 @@ def _steps(optimizer: keras.optimizers.Optimizer) -> int:
 
 
 def _joined(batches: Sequence[Tensors]) -> np.ndarray | None:
-    """Returns the only output of a model for all batches, or `None` if it has several or a free length."""
-    if keras.tree.is_nested(batches[0]):
+    """Returns the only output of a model for all batches; `None` if it has several, or not one array of numbers."""
+    if keras.tree.is_nested(batches[0]) or isinstance(batches[0], SparseLogits):
         return None
     arrays = [np.asarray(keras.ops.convert_to_numpy(batch), "float32") for batch in batches]
     if arrays[0].ndim < 2 or len({array.shape[1:] for array in arrays}) > 1:

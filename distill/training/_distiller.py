@@ -23,9 +23,10 @@ from distill.training._loss_layers import LossLayers
 from distill.training._objective import Objective, Part, sum_of_penalties
 from distill.training._preparing import Prepare
 from distill.training._preprocessing import Views, prepared, preprocessing_of
+from distill.training._recorded import Recorded, RecordedTeacher
 from distill.training._scoring import taken
 from distill.training._state import load_state, save_state
-from distill.training._taps import Tapped, Taps
+from distill.training._taps import Read, Tapped, Taps
 from distill.training._teacher import Peer, Teacher
 from distill.training._teacher_mix import TeacherMix
 from distill.training._terms import Batch, make_terms
@@ -92,7 +93,8 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
 
     Args:
         teacher: a trained, built `keras.Model`; or another Keras layer, a tf_keras model or any function of a batch,
-            see `distill.training.Teacher`; or a list of these. Its `trainable` flags are left alone.
+            see `distill.training.Teacher`; or its recorded answers, see `distill.cache`; or a list of these. Its
+            `trainable` flags are left alone.
         student: the `keras.Model` to train. It must not share variables with the teacher. Under `tf.distribute`, the
             Distiller belongs to the strategy under which the student was made.
         distillation_losses: a loss of `distill.losses` or `keras.distillation`, or a list of them. For a student of
@@ -178,7 +180,9 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         arguments.require_student(student)
         arguments.require_validation(validate_teacher, losses)
         for model, preprocessing in zip(teachers, preprocessings, strict=True):
-            if not isinstance(model, Peer):
+            if isinstance(model, Recorded):
+                arguments.require_no_preprocessing(model.name, preprocessing)
+            elif not isinstance(model, Peer):
                 arguments.require_fit(model, student, losses, same_inputs=preprocessing is None)
         with scope_of(student):
             arguments.require_one_memory(losses, len(teachers), replica_count())
@@ -196,7 +200,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
             )
         reads = [term.teacher_read for term in self._objective.terms]
         self._teachers = tuple(
-            model if isinstance(model, Peer) else Teacher(model, reads=reads, preprocessing=preprocessing)
+            self._teacher_of(model, preprocessing, reads)
             for model, preprocessing in zip(teachers, preprocessings, strict=True)
         )
         self._student = student
@@ -217,6 +221,17 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         if student.built:
             self._student_taps = self._read_student()
             self.built = not self._objective.waits_for_shapes
+
+    def _teacher_of(
+        self, model: Any, preprocessing: Callable[[Any], Any] | None, reads: Sequence[Read]
+    ) -> Teacher | Peer | RecordedTeacher:
+        if isinstance(model, Peer):
+            return model
+        if not isinstance(model, Recorded):
+            return Teacher(model, reads=reads, preprocessing=preprocessing)
+        teacher = RecordedTeacher(model, reads, [term.loss for term in self._objective.terms])
+        self._objective.mix.require_logits(teacher.name, teacher.has_all_logits)
+        return teacher
 
     def _read_student(self) -> Taps:
         """Returns the built student with its taps; checks the shapes that are known, and builds the losses."""
@@ -252,7 +267,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         return list(self.student.layers)
 
     @property
-    def teacher(self) -> Teacher | Peer | list[Teacher | Peer]:
+    def teacher(self) -> Teacher | Peer | RecordedTeacher | list[Teacher | Peer | RecordedTeacher]:
         """The frozen teacher, or a list of several."""
         return self._teachers[0] if len(self._teachers) == 1 else list(self._teachers)
 
@@ -335,6 +350,9 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
     def make_train_function(self, force: bool = False) -> Any:
         """Prepares the training step; Keras calls it at each `fit`."""
         self._objective.require_own_losses()
+        for teacher in self._teachers:
+            if isinstance(teacher, RecordedTeacher):
+                teacher.require_losses()  # a temperature may have been set
         self._traced_step.refresh()  # `load_weights` may have changed the weights
         self._traced_step.require_loss(compiled_loss(self))
         return super().make_train_function(self._traced_step.is_stale(self.student, self._teachers) or force)

@@ -16,6 +16,7 @@ import numpy as np
 
 from distill._types import Arrays, Tensors
 from distill.training._identified import Identified, split
+from distill.training._look_up import LookUp
 
 _HUB = ("keras_hub", "keras_nlp")
 # What the class of task models overrides to preprocess, and nothing else.
@@ -34,7 +35,8 @@ class Views(NamedTuple):
 
     Attributes:
         student: the student's inputs.
-        teachers: the inputs of each teacher, before its `teacher_preprocessing`.
+        teachers: the inputs of each teacher, before its `teacher_preprocessing`; or what it answered, if that was
+            recorded.
     """
 
     student: Tensors
@@ -127,7 +129,7 @@ def pipeline_part(preprocessing: Any, role: str) -> Preprocessing | None:
 
 def prepared(
     student: Preprocessing | None,
-    teachers: Sequence[Preprocessing | None] | None,
+    teachers: Sequence[Preprocessing | LookUp | None] | None,
     x: Tensors,
     y: Tensors = None,
     sample_weight: Tensors = None,
@@ -136,7 +138,8 @@ def prepared(
 
     Args:
         student: what the student's own `fit` does.
-        teachers: likewise for each teacher; `None` for a batch that no teacher answers: x is then the student's view.
+        teachers: likewise for each teacher, or how its recorded answers are found; `None` for a batch that no teacher
+            answers: x is then the student's view.
         x: inputs as they were given, or an `Identified` of them.
         y: labels.
         sample_weight: weights of the examples.
@@ -151,6 +154,8 @@ def prepared(
         for teacher in teachers:
             if teacher is None:
                 answered.append(inputs)
+            elif isinstance(teacher, LookUp):
+                answered.append(teacher(ids))
             elif student is not None and teacher.source is student.source:
                 answered.append(view)  # one view: a preprocessor may draw random numbers
             else:

@@ -69,7 +69,8 @@ class Taps:
     Attributes:
         spec: a `Tapped` of `keras.KerasTensor`s with the shapes to expect; `None` for shapes that are not known before
             the model runs.
-        axes: for each read of an output, the axis that the model has its channels on, if it is not the last.
+        moved: for each read, the axis that the model has its channels on, if it is not the last (of the first layer).
+        axes: the same, `None` for a read of a layer.
 
     Raises:
         ValueError: a head is not recognised or of another kind; there is no such output or layer; a layer is called
@@ -89,8 +90,9 @@ class Taps:
         self._name = name
         self._only_serves_all = only_serves_all
         reader, self.spec, axes = self._look()
+        self.moved = tuple(axes.get((i, 0)) for i, _ in enumerate(self._reads))
         self.axes = tuple(
-            axes.get((i, 0)) if read.layer is None else None for i, read in enumerate(self._reads)
+            axis if read.layer is None else None for axis, read in zip(self.moved, self._reads, strict=True)
         )
         if reader is None:
             for read in self._reads:

@@ -67,7 +67,7 @@ class Teacher:
                 "teacher_preprocessing must be a function of a batch of inputs. "
                 f"Received: {preprocessing!r}, a {type(preprocessing).__name__}."
             )
-        if preprocessing is None and (isinstance(model, keras.Model) or _is_tf_keras(model)):
+        if preprocessing is None and (isinstance(model, keras.Model) or is_tf_keras(model)):
             require_plain(
                 model,
                 ANSWERS,
@@ -87,6 +87,11 @@ class Teacher:
     def variables(self) -> list[keras.Variable]:
         """The variables of a Keras model or layer; empty for anything else."""
         return list(self.model.variables) if isinstance(self.model, keras.Layer) else []
+
+    @property
+    def channel_axes(self) -> tuple[int | None, ...]:
+        """For each read, the axis that the model has its channels on, if it is not the last."""
+        return self._taps.moved
 
     @property
     def supports_jit(self) -> bool:
@@ -177,7 +182,7 @@ def _require_teacher(model: Any) -> None:
 
 
 def _name_of(model: Any) -> str:
-    if isinstance(model, keras.Layer) or _is_tf_keras(model):
+    if isinstance(model, keras.Layer) or is_tf_keras(model):
         return model.name
     return getattr(model, "__name__", type(model).__name__)
 
@@ -205,11 +210,12 @@ def _no_gradient() -> AbstractContextManager[Any]:
 
 def _in_inference(model: Any) -> Callable[..., Any]:
     """Returns a function that is called as a Keras model is."""
-    if isinstance(model, keras.Layer) or _is_tf_keras(model):
+    if isinstance(model, keras.Layer) or is_tf_keras(model):
         return lambda inputs, training: model(inputs, training=False)
     return lambda inputs, training: model(inputs)
 
 
-def _is_tf_keras(model: Any) -> bool:
+def is_tf_keras(model: Any) -> bool:
+    """Whether a model is of Keras 2."""
     # Keras 2 lives on as the package tf_keras, which is not imported just to ask this.
     return any(base.__module__.partition(".")[0] == "tf_keras" for base in type(model).__mro__)

@@ -86,6 +86,15 @@ class TeacherMix(NamedTuple):
                     "Use teacher_mean='logits', or leave teacher_mean out."
                 )
 
+    def require_logits(self, teacher: str, has_all_logits: bool) -> None:
+        """Raises ValueError if the logits of a teacher, of which not all are known, cannot be averaged."""
+        if self.mean is not None and not has_all_logits:
+            raise ValueError(
+                f"teacher_mean averages the logits of all classes. Received: teacher_mean={self.mean!r} and recorded "
+                f"answers of {teacher!r} that hold some classes alone. Record them with cache.Dense(), or leave "
+                "teacher_mean out: the losses against each teacher are then added up."
+            )
+
     def loss(
         self, loss: DistillationLoss, taught: Sequence[Tensors], compare: Callable[[Tensors], Tensor]
     ) -> Tensor:

@@ -7,6 +7,7 @@ import keras
 from distill._keras import compiled_loss, compiled_metrics
 from distill._types import Tensor, Tensors
 from distill.training._objective import Objective
+from distill.training._recorded import RecordedTeacher
 from distill.training._teacher import Peer, Teacher
 
 
@@ -36,7 +37,7 @@ class TracedStep:
         """Looks again whether the student's own loss counts; to be called outside of the step."""
         self._needs_labels = self._objective.needs_labels
 
-    def is_stale(self, student: keras.Model, teachers: Sequence[Teacher | Peer]) -> bool:
+    def is_stale(self, student: keras.Model, teachers: Sequence[Teacher | Peer | RecordedTeacher]) -> bool:
         """Whether the step must be traced anew; remembers what it will then have been traced with."""
         # Traced without labels, the step would go on without the student's loss.
         stale = self._needs_labels and self._lacks_labels

@@ -1,0 +1,30 @@
+"""A teacher's answers on disk: recorded once, and then a teacher themselves.
+
+Every epoch, seed and student would run the teacher again. A cache is recorded once, and goes where a teacher goes. The
+teacher can be anything that answers a numpy batch: a Keras model on any backend, a LiteRT or ONNX file or a SavedModel
+(`distill.exports.Exported`), a function of PyTorch, a function that asks a server.
+
+```python
+from distill import cache
+
+targets = cache.TopK(2, temperatures=(1.0, 4.0))
+answers = cache.record(teacher, x, "cache", targets=targets, verbose=0)  # goes on if it was ended
+distiller = distill.Distiller(answers, student, distill.SoftTargets(4.0))
+distiller.compile("adam", loss="sparse_categorical_crossentropy")
+distiller.fit(answers.with_ids(x), y, epochs=2)
+print(cache.inspect("cache"))
+```
+
+    Dense       all numbers of an output or a layer, in float32, bfloat16 or float16
+    TopK        the largest logits, and the sum of all others at each temperature
+    Sampled     classes drawn from the softened probabilities
+    views       random views of a data set that come again in the same way
+"""
+
+from distill.cache._answers import Answers, open
+from distill.cache._inspection import Contents, inspect
+from distill.cache._recording import record
+from distill.cache._targets import Dense, Sampled, TopK
+from distill.cache._views import views
+
+__all__ = ["Answers", "Contents", "Dense", "Sampled", "TopK", "inspect", "open", "record", "views"]

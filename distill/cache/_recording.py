@@ -1,0 +1,303 @@
+"""Records the answers of a teacher: shard by shard, each written whole, so that a run that was ended can go on."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from distill._types import Data, PathLike
+from distill.cache._answers import Answers
+from distill.cache._examples import digests, examples_of
+from distill.cache._manifest import FILE, Manifest
+from distill.cache._shards import Shards, present, write
+from distill.cache._targets import Dense, Target
+from distill.exports import Exported
+from distill.training._answering import Answering
+from distill.training._recorded import Answer
+
+_SHARDS = 256  # as many files can be open at once on most systems
+_SMALLEST = 1024
+_COMPARED = 64
+
+
+def record(
+    teacher: Any,
+    data: Data,
+    folder: PathLike,
+    *,
+    targets: Target | Mapping[str | int, Target] = Dense(),
+    layers: Sequence[str] | Mapping[str, Dense] = (),
+    preprocessing: Callable[[Any], Any] | None = None,
+    batch_size: int = 32,
+    shard_size: int | None = None,
+    shards: Iterable[int] | None = None,
+    name: str | None = None,
+    verbose: int = 1,
+) -> Answers:
+    """Records what a teacher answers to each example, once for all epochs, seeds and students.
+
+    A call with the same arguments goes on where an earlier one ended, and returns at once if nothing is missing. What
+    was recorded before must be of the same teacher, data and targets: weights, shapes and targets are compared, the
+    first batch is asked for again, and so are the inputs of examples in finished shards: of each batch of a data set
+    that is passed over, the first; of arrays, 64 that lie evenly.
+
+    Several processes or machines can record into one folder, each its own `shards`.
+
+    Args:
+        teacher: what a Distiller takes as a teacher; a `distill.exports.Exported` file; or any function that takes a
+            numpy batch, as one that asks a server does, and returns an array, or a list or dictionary of arrays.
+        data: arrays (examples, …), or a `tf.data.Dataset` of batches that comes in the same order at each pass. Of a
+            tuple, as in (x, y), the first is asked for. Examples are numbered from 0 in this order: these are their
+            ids. Whether a data set is the same is seen from its first batch; to count it, it is read once more.
+        folder: folder of the cache, which is made if it is not there.
+        targets: how outputs are kept, `Dense`, `TopK` or `Sampled`; for several outputs, one for all, or one for each
+            by name or position.
+        layers: names of layers whose outputs are recorded too, as losses name them; as a dictionary, with the `Dense`
+            in which each is kept.
+        preprocessing: function that makes the teacher's inputs from a batch, as `teacher_preprocessing` of a Distiller.
+        batch_size: number of examples of arrays that the teacher gets at once. Its last bits can depend on it, as they
+            can in training.
+        shard_size: number of examples in a file. By default a 256th of all, and at least 1,024. What was done of a
+            shard is lost if recording is ended within it.
+        shards: numbers of the shards to record, from 0; all by default.
+        name: name of the teacher in errors and reports; its own by default.
+        verbose: 1 shows progress, 0 nothing.
+
+    Returns:
+        The answers, a teacher for a `Distiller`. With `shards`, others may be missing yet.
+
+    Raises:
+        ValueError: the teacher cannot be asked or answers otherwise than with one array of one shape for each output;
+            the data are neither arrays nor a data set, or differ from pass to pass; an answer cannot be kept as its
+            target does; what is in the folder is of another teacher, data or targets, or is damaged.
+
+    Example:
+        ```python
+        from distill import cache
+
+        answers = cache.record(teacher, x, "cache", layers=["hidden"], verbose=0)
+        distiller = distill.Distiller(answers, student, distill.SoftTargets(4.0))
+        distiller.compile("adam", loss="sparse_categorical_crossentropy")
+        distiller.fit(answers.with_ids(x), y, epochs=2)
+        ```
+    """
+    folder = Path(folder)
+    kept = layers if isinstance(layers, Mapping) else dict.fromkeys(layers, Dense())
+    answering = Answering(
+        teacher.predict if isinstance(teacher, Exported) else teacher,
+        layers=list(kept),
+        preprocessing=preprocessing,
+        name=teacher.path.name if name is None and isinstance(teacher, Exported) else name,
+    )
+    examples = examples_of(data, batch_size)
+    before = Manifest.read(folder) if (folder / FILE).is_file() else None
+    _, x = next(iter(examples))
+    first = answering(x)
+    answers = tuple(answer for answer, _ in first)
+    counted = before is None or before.batches != examples.batches or examples.batches is None
+    count = examples.count() if counted or before is None else before.examples
+    manifest = Manifest(
+        answering.name,
+        _fingerprint(teacher, answering),
+        count,
+        examples.batches,
+        max(_SMALLEST, -(-count // _SHARDS)) if shard_size is None else _checked("shard_size", shard_size),
+        answers,
+        tuple(_target_of(answer, targets, kept) for answer in answers),
+    )
+    for answer, target in zip(answers, manifest.targets, strict=True):
+        target.check(answer)
+    if before is not None:
+        before.require_same(manifest, folder)
+    wanted = _wanted(shards, manifest)
+    recorder = _Recorder(manifest, folder, answering, wanted)
+    recorder.compare(x, first)
+    if before is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest.write(folder)
+    recorder.run(examples, verbose=verbose)
+    return Answers(folder, manifest)
+
+
+class _Recorder:
+    """Asks for the examples of missing shards, and writes each shard when it is full.
+
+    Args:
+        manifest: what is recorded.
+        folder: folder of the cache.
+        answering: the teacher.
+        wanted: numbers of the shards to record.
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path, answering: Answering, wanted: set[int]) -> None:
+        self._manifest = manifest
+        self._folder = folder
+        self._answering = answering
+        self._done = set(present(folder)) if folder.is_dir() else set()
+        self._missing = wanted - self._done
+        self._shards = Shards(folder, manifest)
+        self._filled: dict[int, int] = {}
+        self._rows: dict[int, np.ndarray] = {}
+
+    def compare(self, x: Any, first: list[tuple[Answer, np.ndarray]]) -> None:
+        """Raises ValueError unless the first batch and its answers are those that were recorded, if they were."""
+        if not self._done:
+            return
+        rows = self._encoded(0, x, first)
+        known = [i for i in range(len(rows)) if i // self._manifest.shard_size in self._done]
+        if not known:
+            return
+        stored = self._shards.rows(np.array(known))
+        self._require_same_inputs(known, rows["inputs"][known], stored["inputs"])
+        for answer, target in zip(self._manifest.answers, self._manifest.targets, strict=True):
+            old, new = (target.decode(answer, each) for each in (stored, rows[known]))
+            for part in old:
+                # Another batch or machine rounds otherwise; sampled classes depend on the last bits.
+                scale = np.abs(old[part][np.isfinite(old[part])]).max(initial=1e-6)
+                near = np.isclose(old[part], new[part], rtol=0.0, atol=0.02 * scale)
+                if not part.endswith(".ids") and not near.all():
+                    raise ValueError(
+                        "A cache holds the answers of one teacher. Received: "
+                        f"{str(self._folder)!r}, whose {part!r} of the first examples differs from what "
+                        f"{self._manifest.teacher!r} answers now, by up to {_apart(old[part], new[part]):.3g}. If its "
+                        "weights or its preprocessing changed, record into another folder, or delete this one first."
+                    )
+
+    def run(self, examples: Any, *, verbose: int) -> None:
+        """Records the missing shards."""
+        total = sum(map(self._manifest.size_of, self._missing))
+        if not total:
+            return
+        progress = keras.utils.Progbar(total, unit_name="example", verbose=verbose)
+        apart = max(1, self._manifest.examples // _COMPARED)
+        compared, done = -1, 0
+        for start, x in examples:
+            ids = np.arange(start, start + len(keras.tree.flatten(x)[0]))
+            if ids[-1] >= self._manifest.examples:
+                raise ValueError(
+                    "Data must bring as many examples at each pass. Received: more than the "
+                    f"{self._manifest.examples} that were counted. See distill.cache.views for random views."
+                )
+            touched = set((ids // self._manifest.shard_size).tolist())
+            if touched & self._missing:
+                done += self._keep(ids, self._encoded(start, x, self._answering(x)))
+                progress.update(done)
+                if not self._missing:
+                    break
+            elif touched <= self._done and (examples.batches is not None or start // apart > compared):
+                compared = start // apart
+                stored = self._shards.rows(ids[:1])["inputs"]
+                self._require_same_inputs(
+                    ids[:1], digests(keras.tree.map_structure(lambda part: part[:1], x)), stored
+                )
+        if self._missing:
+            raise ValueError(
+                f"Data must bring as many examples at each pass. Received: fewer than the {self._manifest.examples} "
+                f"that were counted; shards {sorted(self._missing)} are not full."
+            )
+
+    def _keep(self, ids: np.ndarray, rows: np.ndarray) -> int:
+        """Puts rows into their shards, and writes those that are full; returns how many were wanted."""
+        numbers, places = np.divmod(ids, self._manifest.shard_size)
+        kept = 0
+        for number in sorted(set(numbers.tolist()) & self._missing):
+            size = self._manifest.size_of(number)
+            shard = self._rows.setdefault(number, np.zeros(size, self._manifest.row))
+            chosen = numbers == number
+            shard[places[chosen]] = rows[chosen]
+            kept += int(chosen.sum())
+            self._filled[number] = self._filled.get(number, 0) + int(chosen.sum())
+            if self._filled[number] == size:
+                write(self._folder, number, self._rows.pop(number))
+                self._missing.remove(number)
+        return kept
+
+    def _encoded(self, start: int, x: Any, answered: list[tuple[Answer, np.ndarray]]) -> np.ndarray:
+        """Returns the rows of a batch."""
+        rows = np.zeros(len(keras.tree.flatten(x)[0]), self._manifest.row)
+        rows["inputs"] = digests(x)
+        for (answer, values), known, target in zip(
+            answered, self._manifest.answers, self._manifest.targets, strict=True
+        ):
+            if answer != known:
+                raise ValueError(
+                    "All answers must have one shape. Received: "
+                    f"{known.label!r} of shape {known.shape}, and from example {start} on {answer.shape}. Pad the "
+                    "inputs to one length."
+                )
+            random = np.random.default_rng((getattr(target, "seed", 0), start))
+            for field, part in target.encode(answer, values, random).items():
+                rows[field] = part
+        return rows
+
+    def _require_same_inputs(
+        self, ids: Sequence[int] | np.ndarray, now: np.ndarray, before: np.ndarray
+    ) -> None:
+        if (differ := np.flatnonzero(now != before)).size:
+            raise ValueError(
+                "A cache holds answers to one set of examples. Received: "
+                f"{str(self._folder)!r}, where the inputs of example {ids[differ[0]]} are others than when it was "
+                "recorded. Use the same data in the same order, record into another folder, or delete this one "
+                "first."
+            )
+
+
+def _apart(old: np.ndarray, new: np.ndarray) -> float:
+    both = np.isfinite(old) & np.isfinite(new)
+    return float(np.abs(old - new, where=both, out=np.zeros_like(old)).max()) if both.all() else float("inf")
+
+
+def _wanted(shards: Iterable[int] | None, manifest: Manifest) -> set[int]:
+    every = set(range(manifest.shards))
+    wanted = every if shards is None else set(shards)
+    if wanted - every or not wanted:
+        raise ValueError(
+            f"shards must be numbers of shards, here from 0 to {manifest.shards - 1}. Received: {sorted(wanted)}."
+        )
+    return wanted
+
+
+def _target_of(answer: Answer, targets: Target | Mapping[Any, Target], kept: Mapping[str, Dense]) -> Target:
+    if answer.layer is not None:
+        target: Any = kept[answer.layer]
+    elif isinstance(targets, Mapping):
+        key = answer.output if answer.output in targets else answer.name
+        if key not in targets:
+            raise ValueError(
+                f"targets must say how each output is kept. Received: targets for {list(targets)}, and "
+                f"{answer.label!r}. Pass one target for all, or one for each by name or position."
+            )
+        target = targets[key]
+    else:
+        target = targets
+    if not isinstance(target, Target):
+        raise ValueError(
+            f"A target must be a cache.Dense, a cache.TopK or a cache.Sampled. Received: {target!r} for "
+            f"{answer.label!r}."
+        )
+    return target
+
+
+def _checked(name: str, number: Any) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError(f"{name} must be an integer of at least 1. Received: {name}={number!r}.")
+    return number
+
+
+def _fingerprint(teacher: Any, answering: Answering) -> str | None:
+    """Returns a hash of a teacher's weights, or of its file; `None` for a function."""
+    found, empty = hashlib.sha256(), True
+    if isinstance(teacher, Exported):
+        files = [teacher.path] if teacher.path.is_file() else sorted(teacher.path.rglob("*"))
+        for file in files:
+            if file.is_file():
+                found.update(file.read_bytes())
+                empty = False
+    for weight in answering.weights():
+        found.update(f"{weight.dtype} {weight.shape}".encode())
+        found.update(np.ascontiguousarray(weight).data if weight.dtype.kind in "fiub" else weight.tobytes())
+        empty = False
+    return None if empty else found.hexdigest()[:32]

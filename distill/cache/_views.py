@@ -1,0 +1,78 @@
+"""Views of examples that come again in the same way: random, and yet the same at each pass."""
+
+from collections.abc import Callable
+from typing import Any
+
+from distill._types import Data, Tensor, Tensors
+
+Augment = Callable[[Tensors, Tensor], Tensors]
+
+
+def views(data: Data, augment: Augment, *, count: int, seed: int) -> Any:
+    """Makes several random views of each batch, which depend on a seed, the view and the batch alone.
+
+    What a teacher answers holds for the view that it saw, and distillation is better for teacher and student that see
+    the same [1]. So record views, and train on the same ones: a pass over the result brings all batches in their first
+    view, then all in their second, and so on. For the cache, each view is an example.
+
+    Args:
+        data: a `tf.data.Dataset` of batches of x, or of (x, …), in the same order at each pass.
+        augment: function of x and a seed, integers (2,), that returns x anew; such as one that calls
+            `tf.image.stateless_random_crop(x, size, seed)`. It must draw from the seed alone: `record` refuses data
+            that differ from pass to pass.
+        count: number of views, >= 1.
+        seed: integer from 0 to 2³¹ − 1.
+
+    Returns:
+        A data set of `count` times as many batches.
+
+    Raises:
+        ValueError: `data` is no data set, or a number is out of range.
+
+    Example:
+        ```python
+        import tensorflow as tf
+        from distill import cache
+
+
+        def augment(x, seed):
+            return x + tf.random.stateless_normal(tf.shape(x), seed, stddev=0.1)
+
+
+        batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+        train = cache.views(batches, augment, count=3, seed=0)
+        answers = cache.record(teacher, train, "cache", verbose=0)
+        distiller = distill.Distiller(answers, student, distill.SoftTargets(1.0))
+        distiller.compile("adam", loss="sparse_categorical_crossentropy")
+        distiller.fit(answers.with_ids(train), epochs=2)
+        ```
+
+    References:
+        [1] Beyer et al. 2022, arXiv:2106.05237.
+    """
+    import tensorflow as tf
+
+    if not isinstance(data, tf.data.Dataset):
+        raise ValueError(
+            f"Views are made of a tf.data.Dataset of batches. Received: {type(data).__name__}. Make one with "
+            "tf.data.Dataset.from_tensor_slices((x, y)).batch(32)."
+        )
+    for name, number, low in (("count", count, 1), ("seed", seed, 0)):
+        if not isinstance(number, int) or isinstance(number, bool) or not low <= number < 2**31:
+            raise ValueError(f"{name} must be an integer from {low} to 2³¹ − 1. Received: {name}={number!r}.")
+
+    def view(number: Tensor) -> Any:
+        own = tf.random.fold_in(tf.constant([seed, 0]), number)
+
+        def augmented(batch: Tensor, element: Any) -> Any:
+            x, *rest = element if isinstance(element, tuple) else (element,)
+            return (augment(x, tf.random.fold_in(own, batch)), *rest)
+
+        return data.enumerate().map(augmented)
+
+    seen = tf.data.Dataset.range(count).flat_map(view)
+    return (
+        seen.apply(tf.data.experimental.assert_cardinality(count * data.cardinality()))
+        if data.cardinality() >= 0
+        else seen
+    )
