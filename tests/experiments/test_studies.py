@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from experiments.compare.config import Compare
 
 from experiments.batch_size import study as batch_size
 from experiments.batch_size.config import BatchSize
 from experiments.compare import study as compare
-from experiments.compare.config import Compare
 from experiments.hinton_mnist import study as hinton_mnist
 from experiments.hinton_mnist.config import Hinton
 from experiments.methods import study as methods
