@@ -64,6 +64,7 @@ from distill.studies._measures import (
     Measure,
 )
 from distill.studies._models import ComparedModels, Interval, compare_models
+from distill.studies._ray import Ray
 from distill.studies._results import ArmResult, BrokenStudyError, CellResult, StudyResult, Tuning, read
 from distill.studies._run import Run
 from distill.studies._runner import STAGES, CellError, Runner, workers
@@ -97,6 +98,7 @@ __all__ = [
     "Interval",
     "Judged",
     "Measure",
+    "Ray",
     "Run",
     "Runner",
     "Study",

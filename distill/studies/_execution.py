@@ -20,6 +20,7 @@ from distill.studies import _report as report
 from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, about, code_of
+from distill.studies._ray import Ray
 from distill.studies._results import StudyResult, model_file, read
 from distill.studies._run import Run, settle
 from distill.studies._runner import CellError, Runner, Work, locked, workers
@@ -37,6 +38,7 @@ class Plan:
     study_dir: Path
     seeds: range
     jobs: int
+    engine: Ray | None
     tune: bool
     smoke: bool
     budget: float | None
@@ -66,7 +68,8 @@ class Config:
 def execute(design: Design, plan: Plan) -> StudyResult:
     """Runs what is not finished, writes the report, and reads the study."""
     began = time.monotonic()
-    with locked(plan.study_dir), _pool(design, plan) as pool:
+    plan.study_dir.mkdir(parents=True, exist_ok=True)
+    with _pool(design, plan) as pool:
         runner = Runner(plan.study_dir, pool=pool, console=Console())
         work = functools.partial(train, design=design, surroundings=plan.surroundings)
         chosen: dict[str, dict[str, Any]] = {}
@@ -86,28 +89,29 @@ def execute(design: Design, plan: Plan) -> StudyResult:
         ]
         cells = {name: [finished[name][seed] for seed in seeds] for name in arms}
         files = {name: model_file(plan.study_dir / own[0].folder) for name, own in cells.items()}
-        latency_ms, litert_bytes, unshipped = pool.submit(
-            ship, design, files, plan.study_dir / "litert"
-        ).result()
-        conclude(
-            plan.study_dir,
-            [(_shown(design, name, chosen), own) for name, own in cells.items()],
-            study=design.name,
-            title=design.title,
-            question=design.question,
-            command=plan.command,
-            smoke=plan.smoke,
-            notes=[*notes, *unshipped],
-            measures=design.metrics,
-            comparisons=[pair for pair in design.comparisons if set(pair) <= set(arms)],
-            primary=[pair for pair in design.primary if set(pair) <= set(arms)],
-            tuning=tuning,
-            latency_ms=latency_ms,
-            litert_bytes=litert_bytes,
-            code=_folder_of(design),
-        )
-        report.write(plan.study_dir)
-        return read(plan.study_dir)
+        with locked(plan.study_dir):
+            latency_ms, litert_bytes, unshipped = pool.submit(
+                ship, design, files, plan.study_dir / "litert"
+            ).result()
+            conclude(
+                plan.study_dir,
+                [(_shown(design, name, chosen), own) for name, own in cells.items()],
+                study=design.name,
+                title=design.title,
+                question=design.question,
+                command=plan.command,
+                smoke=plan.smoke,
+                notes=[*notes, *unshipped],
+                measures=design.metrics,
+                comparisons=[pair for pair in design.comparisons if set(pair) <= set(arms)],
+                primary=[pair for pair in design.primary if set(pair) <= set(arms)],
+                tuning=tuning,
+                latency_ms=latency_ms,
+                litert_bytes=litert_bytes,
+                code=_folder_of(design),
+            )
+            report.write(plan.study_dir)
+            return read(plan.study_dir)
 
 
 def _folder_of(design: Design) -> Path:
@@ -279,6 +283,10 @@ def _shown(design: Design, name: str, chosen: Chosen) -> Arm:
 @contextlib.contextmanager
 def _pool(design: Design, plan: Plan) -> Iterator[Executor]:
     """Processes; or this one, where functions were typed at a prompt or in a notebook, which no process can import."""
+    if plan.engine is not None:
+        with plan.engine.workers(plan.study_dir) as cluster:
+            yield cluster
+        return
     functions: list[Callable[..., Any]] = [design.data, *(arm.function for arm in design.arms.values())]
     typed = not hasattr(sys.modules["__main__"], "__file__")
     if typed and any(getattr(one, "__module__", None) == "__main__" for one in functions):

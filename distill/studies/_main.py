@@ -15,6 +15,7 @@ from rich.markup import escape
 from distill.studies import _summary as summary
 from distill.studies._declarations import Surroundings
 from distill.studies._declared import Design, about
+from distill.studies._ray import Ray
 from distill.studies._results import StudyResult
 
 
@@ -30,6 +31,10 @@ class Options:
         first_seed: the seed to count from, to repeat a study with other seeds.
         data: settings of the data to change, each as NAME=VALUE.
         jobs: number of cells to run at a time; by default one for each core.
+        engine: "ray" runs cells on a Ray cluster, which has its own idea of how many at a time.
+        cpus: cores for each cell on a Ray cluster.
+        gpus: GPUs for each cell on a Ray cluster; below 1, cells share one.
+        memory: GiB of memory for each cell on a Ray cluster.
         tune: choose the settings of arms that have some to try, on dev.
         smoke: check that everything runs; scores mean nothing then.
         budget: time after which no further seed is begun, such as 90s, 20m or 2h.
@@ -43,6 +48,10 @@ class Options:
     first_seed: int = 0
     data: tuple[str, ...] = ()
     jobs: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    cpus: int = 1
+    gpus: float = 0.0
+    memory: float | None = None
     tune: bool = False
     smoke: bool = False
     budget: str | None = None
@@ -99,13 +108,14 @@ def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[st
             first_seed=options.first_seed,
             data=dict(map(setting, options.data)),
             jobs=options.jobs,
+            engine=Ray(options.cpus, options.gpus, options.memory) if options.engine == "ray" else None,
             tune=options.tune,
             smoke=options.smoke,
             budget=None if options.budget is None else minutes(options.budget),
             surroundings=Surroundings(wandb=options.wandb, tensorboard=options.tensorboard),
             command=shlex.join([*program(), *arguments]),
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:

@@ -4,6 +4,9 @@ A cell is finished when its directory holds `result.json`, which is written last
 never run again. An unfinished cell starts over in an empty directory. Only its folder `stages` is kept: a method that
 trains several networks stores each one there once it is complete. A directory's name contains a digest of the config,
 so a cell with another config is another cell.
+
+Whoever runs a cell holds a lock on its directory, which the system takes back when the process ends, however it ends.
+So several processes, and machines on one file system whose locks hold across them, can run one study.
 """
 
 import contextlib
@@ -32,6 +35,7 @@ from distill.studies._declarations import Cell
 from distill.studies._records import environment, write_json
 
 STAGES = "stages"
+_LOCK = ".lock"
 
 # Does the work of a cell, leaves its files in the directory, and returns what result.json is to hold.
 Work = Callable[[Cell, Path], Mapping[str, Any]]
@@ -114,9 +118,18 @@ class Runner:
         started = time.monotonic()
         with _progress(self.console) as progress:
             task = progress.add_task(label, total=len(cells), left="")
-            unfinished: set[Future[None]] = set(futures)
+            unfinished: set[Future[bool]] = set(futures)
             while unfinished:
                 done, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
+                for future in list(done):
+                    if future.exception() is None and not future.result():
+                        # Another process runs it: it comes again after the others, and then waits.
+                        done.remove(future)
+                        again = self.pool.submit(_run_cell, futures[future], work, self.study_dir, wait=True)
+                        futures[again] = futures[future]
+                        unfinished.add(again)
+                if not done:
+                    continue
                 failed += [
                     (futures[future], error)
                     for future in done
@@ -138,7 +151,7 @@ class Runner:
                 [one for one, _ in failed],
             )
 
-    def _error_of(self, future: Future[None], cell: Cell) -> Exception | None:
+    def _error_of(self, future: Future[bool], cell: Cell) -> Exception | None:
         """What went wrong in a cell, which is shown; the other cells go on."""
         try:
             future.result()
@@ -214,22 +227,23 @@ class _LoggingPool(ProcessPoolExecutor):
 
 @contextlib.contextmanager
 def locked(study_dir: Path) -> Iterator[None]:
-    """Reserves a study's directory, which it makes if necessary, for this process.
-
-    Raises:
-        RuntimeError: another process has reserved it.
-    """
+    """Reserves the tables and the report of a study, and waits for another process that writes them."""
     study_dir.mkdir(parents=True, exist_ok=True)
-    with (study_dir / ".lock").open("w") as file:
+    with _held(study_dir / _LOCK, wait=True):
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Holds a lock, and tells whether it does; without `wait`, another process may have it."""
+    with path.open("w") as file:
         try:
             # The system releases the lock when the process ends, however it ends.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(
-                f"Only one process at a time can use a study's directory. Received: {study_dir}, which is in use by "
-                "another process. Wait until it ends, or choose another directory with --out."
-            ) from None
-        yield
+            yield False
+        else:
+            yield True
 
 
 def _progress(console: Console) -> Progress:
@@ -264,11 +278,19 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_cell(cell: Cell, work: Work, study_dir: Path) -> None:
+def _run_cell(cell: Cell, work: Work, study_dir: Path, *, wait: bool = False) -> bool:
+    """Runs a cell, unless it is finished; returns whether it is, for another process may be running it."""
     directory = study_dir / cell.folder
     directory.mkdir(parents=True, exist_ok=True)
+    with _held(directory / _LOCK, wait=wait) as mine:
+        if mine and not (directory / "result.json").exists():
+            _run_here(cell, work, directory)
+        return mine
+
+
+def _run_here(cell: Cell, work: Work, directory: Path) -> None:
     for path in directory.iterdir():
-        if path.name == STAGES:
+        if path.name in (STAGES, _LOCK):
             continue
         if path.is_dir():
             shutil.rmtree(path)

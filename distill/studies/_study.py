@@ -15,6 +15,7 @@ from distill.studies._declared import PLAIN, Data, Declared, Design, Function, i
 from distill.studies._execution import TUNING_SEEDS, Plan, execute
 from distill.studies._main import main
 from distill.studies._measures import CLASSIFICATION, Measure
+from distill.studies._ray import Ray
 from distill.studies._results import StudyResult
 
 SMOKE_SEEDS = 2
@@ -248,6 +249,7 @@ class Study:
         first_seed: int = 0,
         data: Mapping[str, Any] | None = None,
         jobs: int | None = None,
+        engine: Ray | None = None,
         tune: bool = False,
         smoke: bool = False,
         budget: float | None = None,
@@ -257,7 +259,8 @@ class Study:
         """Runs what is not finished yet, and writes the report.
 
         Cells run in processes that import the file in which the study is defined. Where there is none, as in a
-        notebook, they run here, one after the other.
+        notebook, they run here, one after the other. The same study can be run several times at once, on several
+        machines with one file system too: they share its cells, and each waits for those that others run.
 
         Args:
             out: folder for the study's directory, which has the study's name, `data`'s values and "smoke" in its name.
@@ -266,6 +269,7 @@ class Study:
             first_seed: the seed to count from, to repeat a study with other seeds.
             data: setting of the data -> value to take in place of its default.
             jobs: number of cells to run at a time; by default one for each core.
+            engine: a Ray cluster, in place of processes on this machine.
             tune: choose the settings of arms with `tune` on dev first, each by three seeds of their own.
             smoke: only check that everything works.
             budget: minutes after which no further seed is begun, once two are finished.
@@ -279,7 +283,7 @@ class Study:
             ValueError: a number is out of range, there is no such arm, or the functions cannot be sent to other
                 processes.
             CellError: no seed was finished by all arms that could be.
-            RuntimeError: another process uses the directory.
+            ImportError: Ray is not installed, but asked for.
         """
         default = SMOKE_SEEDS if smoke else self.design.seeds
         count = default if seeds is None else seeds
@@ -301,6 +305,7 @@ class Study:
                 study_dir=Path(out) / design.folder(smoke=smoke),
                 seeds=range(first_seed, first_seed + count),
                 jobs=jobs or os.cpu_count() or 1,
+                engine=engine,
                 tune=tune,
                 smoke=smoke,
                 budget=budget,

@@ -8,6 +8,8 @@ import os
 import random
 import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import keras
@@ -129,13 +131,35 @@ def test_jobs_must_be_positive(tmp_path):
         run([cell()], tmp_path, jobs=0)
 
 
-def test_a_study_directory_is_held_by_one_process(tmp_path):
-    with (tmp_path / ".lock").open("w") as file:
+def test_a_cell_that_another_process_runs_is_waited_for_after_the_others(tmp_path):
+    held, free = cell(), cell(1)
+    folder = tmp_path / "cells" / held.name
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match="in use by another process"), runner.locked(tmp_path):
-            pass
-    with runner.locked(tmp_path):
-        pass
+
+        def finish():
+            while not (tmp_path / "cells" / free.name / "result.json").exists():
+                time.sleep(0.05)
+            (folder / "result.json").write_text('{"by": "another"}')
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+        other = threading.Thread(target=finish)
+        other.start()
+        run([held, free], tmp_path)
+        other.join()
+    assert json.loads((folder / "result.json").read_text()) == {"by": "another"}
+
+
+def test_a_cell_that_another_process_left_unfinished_is_run(tmp_path):
+    held = cell()
+    folder = tmp_path / "cells" / held.name
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        threading.Timer(0.5, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        run([held], tmp_path)
+    assert json.loads((folder / "result.json").read_text())["seed"] == held.seed
 
 
 def test_json_files_are_whole_or_as_they_were(tmp_path):

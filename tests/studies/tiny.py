@@ -1,5 +1,7 @@
 """A study of two features whose models need no training."""
 
+import time
+
 import keras
 import numpy as np
 from keras import layers
@@ -47,6 +49,13 @@ def trained(run):
     network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     network.fit(*run.train, validation_data=run.dev, epochs=2, callbacks=run.callbacks, verbose=0)
     return network
+
+
+def slow(run, slope=1.0):
+    """Takes three seconds, in which its process can be lost."""
+    (run.directory / "begun").touch()
+    time.sleep(3)
+    return classifier(slope + run.seed)
 
 
 def study_of(*arms, name="tiny", metrics=studies.CLASSIFICATION, seeds=2, data=splits):
