@@ -98,7 +98,10 @@ SOFT_ALONE = {"temperature": (1.0, 2.0, 4.0, 8.0)}
 @study.arm
 def teacher(run):
     """The large network, trained on labels."""
-    return learn(cnn(TEACHER, run), run, epochs=SHORT)
+    network = cnn(TEACHER, run)
+    x, y = run.train
+    fit(network, (x, one_hot(y)), run, epochs=60, rate=RATE / 2, places=PLACES)
+    return network
 
 
 @study.arm(tune=SMOOTHINGS)
