@@ -22,6 +22,9 @@ The names used daily are here. Everything else is in a subpackage, whose help ha
     distill.data          data sets that need no network (needs the `experiments` extra)
     distill.tracking      Weights & Biases, TensorBoard and JSON lines (needs the `experiments` extra)
     distill.studies       comparisons over seeds, with statistics and a report (needs the `experiments` extra)
+    distill.command       the `distill` command for model files: `distill inspect`, `distill compare`
+
+The runtime of LiteRT files is in the `litert` extra, ONNX in `onnx`, tfmot's schedules in `tfmot`.
 """
 
 import importlib

@@ -1,30 +1,47 @@
-# Sourced by the other scripts: makes .venv beside them, once, with what constraints.txt pins.
-# Needs Python 3.11, 3.12 or 3.13 with venv. An install that was cut off is finished by the next call.
+# Sourced by the other scripts: makes .venv beside them, once, with what constraints.txt pins, and sets $python. What goes
+# into it is named before, as extras of pyproject.toml: extras="experiments onnx" source environment.sh
+# All commands share .venv; one that needs more adds it. What was cut off is finished by the next call.
+# Needs Python 3.11, 3.12 or 3.13 with venv.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python
-wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)
+wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' -)
+installed=" $(cat "$root/.venv/installed" 2>/dev/null || true) " # the versions in .venv, as $wanted, and the extras
+[[ "$installed" == " $wanted "* ]] || installed=""
 
-if [ ! -x "$python" ]; then
-  for candidate in python3 python3.13 python3.12 python3.11; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
-      found=$candidate
-      break
+# MB that each extra adds, to download and on disk: those of pip's wheels and of .venv on Linux, Python 3.11.
+missing="" download=0 disk=0
+for extra in ${extras:=experiments dev}; do
+  [[ "$installed" == *" $extra "* ]] && continue
+  missing+=" $extra"
+  case $extra in
+    experiments) download=$((download + 850)) disk=$((disk + 2900)) ;; # with distill itself; TensorFlow is two thirds
+    onnx) download=$((download + 40)) disk=$((disk + 120)) ;;
+    dev) download=$((download + 220)) disk=$((disk + 900)) ;; # with onnx
+  esac
+done
+
+if [ -n "$missing" ]; then
+  echo "installing$missing into $root/.venv, once: $download MB to download, $disk MB on disk, some minutes" >&2
+  rm -f "$root/.venv/installed"
+  if ! "$python" -m pip --version >/dev/null 2>&1; then
+    for candidate in python3 python3.13 python3.12 python3.11; do
+      if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+        found=$candidate
+        break
+      fi
+    done
+    if [ -z "${found:-}" ]; then
+      echo "distill needs Python 3.11, 3.12 or 3.13. Found: $(python3 --version 2>&1). Install one and run this again." >&2
+      exit 1
     fi
-  done
-  if [ -z "${found:-}" ]; then
-    echo "distill needs Python 3.11, 3.12 or 3.13. Found: $(python3 --version 2>&1). Install one and run this again." >&2
-    exit 1
+    echo "making $root/.venv with $("$found" --version)" >&2
+    "$found" -m venv --clear "$root/.venv"
   fi
-  echo "making $root/.venv with $("$found" --version)" >&2
-  "$found" -m venv "$root/.venv"
-fi
-
-if [ "$(cat "$root/.venv/installed" 2>/dev/null)" != "$wanted" ]; then
-  echo "installing what distill needs into $root/.venv: about 3 GB and a few minutes, once" >&2
+  extras=$(printf '%s\n' $extras ${installed#* "$wanted"} | sort -u | paste -sd ' ' -) # and those that are there already
   "$python" -m pip install --disable-pip-version-check --progress-bar off \
-    --constraint "$root/constraints.txt" --editable "$root[experiments,dev]" >&2
-  echo "$wanted" >"$root/.venv/installed"
+    --constraint "$root/constraints.txt" --editable "$root[${extras// /,}]" >&2
+  echo "$wanted $extras" >"$root/.venv/installed"
 fi
 
 # TensorFlow's start-up notices are not about this program; set it to 0 to see them.

@@ -37,18 +37,31 @@ def test_import_brings_no_extras_and_leaves_the_environment_alone():
 
 # Arrows. A room may import what stands above it here, and no other room of its own line.
 LEVELS = (
-    {"_atomic", "_graphs", "_keras", "_quiet", "_replicas", "_tables", "_types", "_untouched", "_versions"},
+    {
+        "_atomic",
+        "_extras",
+        "_graphs",
+        "_keras",
+        "_quiet",
+        "_replicas",
+        "_tables",
+        "_types",
+        "_untouched",
+        "_versions",
+    },
     {"losses", "files", "data", "tracking", "quantization"},
     {"training", "exports"},
     {"cost", "cache"},
     {"pruning"},
-    {"studies", "inspect"},
+    {"studies"},
+    {"command"},
+    {"__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 # A room is entered by its face. These modules behind one are shared with other rooms all the same.
 SHARED = {
-    "distill.files._exported",  # what files hold, for `inspect`
+    "distill.files._exported",  # what files hold, for `distill inspect`
     "distill.files._stored",
     "distill.losses._base",
     "distill.losses._batch_loss",  # what the Distiller takes
@@ -64,7 +77,6 @@ SHARED = {
 
 # Modules that users import by name; every other module of a room begins with an underscore.
 PUBLIC = {
-    "distill.inspect",
     "distill.losses.projectors",
     "distill.pruning.structured.importance",
     "distill.training.launch",
@@ -129,6 +141,18 @@ def test_no_rooms_go_in_a_circle():
                 room_of(target) for target in targets - {"distill"} if room_of(target) != room_of(module)
             )
     assert circles(rooms) == set()
+
+
+def test_the_drawing_of_the_house_is_true():
+    """CONTRIBUTING.md draws every arrow between rooms, and no other."""
+    drawing = re.search(r"```mermaid\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)[1]
+    drawn = {
+        (source, target)
+        for source, targets in re.findall(r"(\w+) --> ([\w &]+)", drawing)
+        for target in targets.split(" & ")
+    }
+    found = {(room_of(module), room_of(target)) for module, target in crossings()}
+    assert drawn == {(source, target) for source, target in found if LEVEL[target] > 0}
 
 
 def test_circles_are_seen():

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distill._extras import needed
 from distill.cost._layers import LayerCost
 from distill.cost._units import Quantity
 
@@ -25,8 +26,9 @@ def plot_layers(layers: Sequence[LayerCost], *, title: str, zeros: int) -> "Figu
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    with needed("A plot", "experiments"):
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter
 
     places = np.arange(len(layers))
     figure = Figure(figsize=(10, 1.6 + 0.2 * len(layers)), layout="constrained")
@@ -64,7 +66,8 @@ def plot_shares(models: Mapping[str, Mapping[str, Quantity]]) -> "Figure":
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from matplotlib.figure import Figure
+    with needed("A plot", "experiments"):
+        from matplotlib.figure import Figure
 
     found = list(models.values())
     common = [name for name in found[0] if all(name in one and one[name].value for one in found)]

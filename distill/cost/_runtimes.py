@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from distill._extras import needed
 from distill._keras import get_input_signature
 from distill._quiet import quiet
 from distill._untouched import untouched
@@ -67,13 +68,8 @@ class LiteRT:
 
     def prepare(self, model: keras.Model) -> Callable[[], object]:
         """Writes the file and opens it on random inputs; see `Runtime`."""
-        try:
+        with needed("Timing in LiteRT, the runtime of phones and boards,", "litert"):
             from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise ImportError(
-                "Latency is measured in LiteRT, the runtime of phones and boards. "
-                "Received: no ai_edge_litert to import. Install it with `pip install ai-edge-litert`."
-            ) from error
         _signature(model)
         content = litert_file(model)
         with quiet():

@@ -19,6 +19,9 @@ loss, accuracy = student.evaluate(x, y, verbose=0)
 ```
 """
 
+from distill.data import _required  # noqa: F401  # says which extra is missing
+
+# isort: split
 from distill.data._batches import batches
 from distill.data._loading import Splits, arrays, load
 from distill.data._mixing import mixup

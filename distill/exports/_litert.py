@@ -11,6 +11,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from distill._extras import needed
 from distill._keras import flatten_layers
 from distill.exports._checking import ADVICE, Fault
 from distill.exports._inputs import Inputs, batches, brief
@@ -56,6 +57,8 @@ def write_litert(model: keras.Model, path: Path, form: LiteRTFormat, inputs: Inp
         ValueError: Keras does not run on TensorFlow, or LiteRT cannot hold the model's types.
         Fault: LiteRT cannot hold the model, or not in this precision.
     """
+    with needed("Writing a LiteRT file", "litert"):
+        import ai_edge_litert.interpreter  # noqa: F401  # runs the file, which is checked before it takes its place
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "LiteRT files can only be written on the TensorFlow backend. "

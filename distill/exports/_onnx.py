@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from distill._extras import needed
 from distill._keras import patch_tf2onnx
 from distill.exports._checking import Fault
 from distill.exports._inputs import brief
@@ -27,14 +28,10 @@ def write_onnx(model: keras.Model, path: Path) -> None:
         ValueError: Keras does not run on TensorFlow.
         Fault: ONNX cannot hold the model.
     """
-    try:
+    with needed("Writing an ONNX file", "onnx"):
         import onnx
+        import onnxruntime  # noqa: F401  # runs the file, which is checked before it takes its place
         import tf2onnx
-    except ImportError as error:
-        raise ImportError(
-            f"ONNX files are written with tf2onnx and onnx. Received: no {error.name} to import. "
-            "Install both with `pip install distill[onnx]`."
-        ) from error
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "ONNX files can only be written on the TensorFlow backend. "

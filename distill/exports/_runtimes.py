@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from distill._extras import needed
 from distill._quiet import quiet
 from distill._types import PathLike
 
@@ -152,13 +153,8 @@ class _LiteRT:
     """Runs LiteRT files on one thread, as benchmarks of phones do."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        with needed("Running a LiteRT file", "litert"):
             from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise ImportError(
-                "LiteRT files are run by ai-edge-litert. Received: no ai_edge_litert to import. "
-                "Install it with `pip install ai-edge-litert`."
-            ) from error
         self._open = lambda: Interpreter(model_path=str(path), num_threads=1)
         try:
             with quiet():
@@ -223,13 +219,8 @@ class _Onnx:
     """Runs ONNX files on one thread."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        with needed("Running an ONNX file", "onnx"):
             import onnxruntime
-        except ImportError as error:
-            raise ImportError(
-                "ONNX files are run by onnxruntime. Received: no onnxruntime to import. "
-                "Install it with `pip install distill[onnx]`."
-            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3  # errors

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distill._extras import needed
 from distill.files._bundle import prefix_of
 from distill.files._checkpoint import weights_in
 
@@ -70,22 +71,20 @@ def contents(path: Path) -> Contents | None:
         ValueError: the file is damaged.
     """
     if (path / "saved_model.pb").is_file():
-        read, needs = _saved_model, "tensorflow"
+        read = _saved_model
     elif not path.is_file():
         return None
     elif path.suffix == ".onnx":
-        read, needs = _onnx, "distill[onnx]"
+        read = _onnx
     elif _begins(path)[_LITERT_AT:] == _LITERT:
-        read, needs = _litert, "ai-edge-litert"
+        read = _litert
     elif path.suffix == ".tflite":
         raise ValueError(f"This is no LiteRT file. Received: {path}, which begins with {_begins(path)!r}.")
     else:
         return None
     try:
         return read(path)
-    except ImportError as error:
-        raise ImportError(f"{path} cannot be read: {error}. Run: pip install {needs}") from error
-    except OSError:
+    except (ImportError, OSError):
         raise
     except Exception as error:  # readers of flat buffers and of protocol buffers say damage in many ways
         raise ValueError(
@@ -99,7 +98,8 @@ def _begins(path: Path) -> bytes:
 
 
 def _litert(path: Path) -> Contents:
-    from ai_edge_litert import schema_py_generated as schema
+    with needed(f"Reading {path}, a LiteRT file,", "litert"):
+        from ai_edge_litert import schema_py_generated as schema
 
     raw = path.read_bytes()
     model = schema.Model.GetRootAs(raw)
@@ -181,7 +181,8 @@ def _litert_values(one: Any, tensor: Tensor, data: np.ndarray) -> Callable[[], n
 
 
 def _onnx(path: Path) -> Contents:
-    import onnx
+    with needed(f"Reading {path}, an ONNX file,", "onnx"):
+        import onnx
 
     graph = onnx.load_model_from_string(path.read_bytes()).graph
 

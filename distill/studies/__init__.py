@@ -23,6 +23,9 @@ trains and measures one, and `conclude` writes what `read` reads. A report of it
 This room needs the `experiments` extra.
 """
 
+from distill.studies import _required  # noqa: F401  # says which extra is missing
+
+# isort: split
 from distill.studies import _levels as levels
 from distill.studies import _metrics as metrics
 from distill.studies import _page as page

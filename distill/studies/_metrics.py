@@ -6,6 +6,8 @@ Everything is computed in float64 over whole arrays, so no number depends on a b
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distill._extras import needed
+
 
 def measure(
     logits: ArrayLike, labels: ArrayLike, *, teacher_logits: ArrayLike | None = None
@@ -128,7 +130,8 @@ def average_precision(y: ArrayLike, outputs: ArrayLike) -> float:
     Raises:
         ValueError: the shapes differ, a number is not finite, or no label occurs.
     """
-    from sklearn.metrics import average_precision_score  # slow to import
+    with needed("Average precision", "experiments"):
+        from sklearn.metrics import average_precision_score  # slow to import
 
     truth, scores = _checked_labels(y, outputs)
     occurs = truth.any(axis=0)

@@ -13,6 +13,7 @@ import rich.text
 from numpy.typing import NDArray
 
 from distill import cost
+from distill.files import load_model
 from distill.studies import _page as page
 from distill.studies._measures import CLASSIFICATION, Measure
 from distill.studies._run import Split, answers_of, examples_of, outputs
@@ -142,7 +143,8 @@ def compare_models(
         Scores, differences and costs.
 
     Raises:
-        ValueError: there is no model or metric, or too few resamples; or the outputs do not fit the labels.
+        ValueError: there is no model or metric, or too few resamples; the outputs do not fit the labels; or a file is
+            damaged, or holds code.
 
     References:
         [1] Efron, Tibshirani 1993, An Introduction to the Bootstrap, section 13.3 (percentile intervals).
@@ -161,7 +163,8 @@ def compare_models(
         )
     x, y = examples_of(test)
     y = np.asarray(y)
-    answered = {name: outputs(answers_of(_model(one)), x) for name, one in models.items()}
+    opened = {name: _model(one) for name, one in models.items()}
+    answered = {name: outputs(answers_of(one), x) for name, one in opened.items()}
     first = next(iter(answered.values()))
     rng = np.random.default_rng(seed)
     # All examples first, then each resample.
@@ -186,7 +189,7 @@ def compare_models(
             name: {key: _interval(one - base[key]) for key, one in own.items() if key in base}
             for name, own in list(values.items())[1:]
         },
-        costs={name: _costs(one) for name, one in models.items()},
+        costs={name: _costs(models[name], one) for name, one in opened.items()},
         examples=len(y),
     )
 
@@ -197,22 +200,22 @@ def _interval(values: NDArray[np.float64]) -> Interval:
 
 
 def _model(given: keras.Model | str | os.PathLike[str]) -> keras.Model | Path:
-    return given if isinstance(given, keras.Model) else Path(given)
+    """The model itself, also of a `.keras` file, of which no code runs; or the path of an exported file."""
+    if isinstance(given, keras.Model):
+        return given
+    path = Path(given)
+    return load_model(path) if path.suffix == ".keras" else path
 
 
-def _costs(given: keras.Model | str | os.PathLike[str]) -> dict[str, int | None]:
-    path = None if isinstance(given, keras.Model) else Path(given)
-    costs: dict[str, int | None] = {"parameters": None, "macs": None, "file_bytes": None}
-    if path is not None:
-        costs["file_bytes"] = path.stat().st_size
-        if path.suffix != ".keras":
-            return costs
-    model = given if path is None else keras.models.load_model(path)
-    costs["parameters"] = cost.parameters(model)
-    try:
-        costs["macs"] = cost.macs(model)
-    except ValueError:  # a model whose multiply-adds the library cannot count
-        costs["macs"] = None
+def _costs(given: keras.Model | str | os.PathLike[str], model: keras.Model | Path) -> dict[str, int | None]:
+    size = None if isinstance(given, keras.Model) else Path(given).stat().st_size
+    costs: dict[str, int | None] = {"parameters": None, "macs": None, "file_bytes": size}
+    if isinstance(model, keras.Model):
+        costs["parameters"] = cost.parameters(model)
+        try:
+            costs["macs"] = cost.macs(model)
+        except ValueError:  # a model whose multiply-adds the library cannot count
+            costs["macs"] = None
     return costs
 
 

@@ -139,7 +139,7 @@ def test_latency_refuses_what_it_cannot_time(monkeypatch):
         ):
             cost.latency(small(), cost.TFFunction())
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    with pytest.raises(ImportError, match="pip install ai-edge-litert"):
+    with pytest.raises(ImportError, match=r'pip install "distill\[litert\]"'):
         cost.latency(small())
 
 

@@ -275,12 +275,14 @@ def test_what_onnx_cannot_hold_is_refused(tmp_path):
     ("missing", "call", "message"),
     [
         ("tf2onnx", lambda files, path: export(dense(), path / "a.onnx"), r"no tf2onnx .*distill\[onnx\]"),
+        ("onnxruntime", lambda files, path: export(dense(), path / "a.onnx"), r"Writing.*distill\[onnx\]"),
         ("onnxruntime", lambda files, path: Exported(files["onnx"]), r"no onnxruntime.*distill\[onnx\]"),
         (
             "ai_edge_litert.interpreter",
-            lambda files, path: Exported(files["int8"]),
-            "no ai_edge_litert.*pip install ai-edge-litert",
+            lambda files, path: export(dense(), path / "a.tflite"),
+            "Writing.*litert",
         ),
+        ("ai_edge_litert.interpreter", lambda files, path: Exported(files["int8"]), r"distill\[litert\]"),
     ],
 )
 def test_missing_packages_are_named(missing, call, message, files, tmp_path, monkeypatch):

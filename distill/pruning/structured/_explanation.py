@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from distill._extras import needed
 from distill._tables import aligned
 from distill.pruning.structured._call import Rule
 from distill.pruning.structured._groups import Group, find_groups
@@ -49,7 +50,8 @@ class Channels:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from matplotlib.figure import Figure
+        with needed("A plot", "experiments"):
+            from matplotlib.figure import Figure
 
         widths = np.array([group.width for group in self.groups])
         free = np.array([group.atoms.size * group.multiple for group in self.groups])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distill._extras import needed
 from distill.pruning._numbers import require_sparsity
 
 # A step, counted from 1 -> (whether the masks move at it, the sparsity that they have then).
@@ -27,6 +28,7 @@ def tfmot_schedule(name: str) -> Any:
 
     Raises:
         AttributeError: any other name.
+        ImportError: tfmot is not installed.
     """
     if name not in TFMOT_SCHEDULES:
         raise AttributeError(
@@ -40,7 +42,8 @@ def tfmot_schedule(name: str) -> Any:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about its own imports
-                import tensorflow_model_optimization  # noqa: F401
+                with needed(f"{name}, a schedule of tfmot,", "tfmot"):
+                    import tensorflow_model_optimization  # noqa: F401
         finally:
             for key in os.environ.keys() - before.keys():
                 del os.environ[key]

@@ -1,4 +1,4 @@
-"""What `python -m distill.inspect` prints about a model file."""
+"""What `distill inspect` prints about a model file."""
 
 import h5py
 import keras
@@ -7,7 +7,7 @@ import pytest
 from backend import only_on
 from keras import layers
 
-from distill import exports, inspect
+from distill import command, exports
 
 
 @pytest.fixture
@@ -22,7 +22,12 @@ def file(tmp_path):
 
 
 def test_a_file_is_described(file, tmp_path, capsys):
-    assert inspect.main([str(file), "--latency", "--threads", "2", "--plot", str(tmp_path / "cost.png")]) == 0
+    assert (
+        command.main(
+            ["inspect", str(file), "--latency", "--threads", "2", "--plot", str(tmp_path / "cost.png")]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert any(line.endswith("tiny.keras, " + f"{file.stat().st_size:,} bytes, Sequential") for line in lines)
     assert any("hidden (Dense)" in line for line in lines)
@@ -44,7 +49,7 @@ def test_a_file_is_described(file, tmp_path, capsys):
 
 def test_an_h5_of_a_whole_model_is_no_file_of_weights(file, capsys):
     keras.models.load_model(file).save(file.with_suffix(".h5"))
-    assert inspect.main([str(file.with_suffix(".h5"))]) == 0
+    assert command.main(["inspect", str(file.with_suffix(".h5"))]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("bytes, Sequential")
     assert "Zeros" in lines
@@ -52,7 +57,7 @@ def test_an_h5_of_a_whole_model_is_no_file_of_weights(file, capsys):
 
 def test_a_model_without_kernels_is_described(tmp_path, capsys):
     keras.Sequential([keras.Input((4,)), layers.ReLU()], name="bare").save(tmp_path / "bare.keras")
-    assert inspect.main([str(tmp_path / "bare.keras")]) == 0
+    assert command.main(["inspect", str(tmp_path / "bare.keras")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "it has no kernels" in lines[lines.index("Zeros") + 1]
 
@@ -60,8 +65,8 @@ def test_a_model_without_kernels_is_described(tmp_path, capsys):
 def test_a_file_that_is_no_model_is_an_error(tmp_path, capsys):
     (tmp_path / "torn.keras").write_bytes(b"PK")
     for name, message in (("torn.keras", "error: "), ("absent.keras", "error: No such file: ")):
-        assert inspect.main([str(tmp_path / name)]) == 1
-        assert capsys.readouterr().out.startswith(message)
+        assert command.main(["inspect", str(tmp_path / name)]) == 1
+        assert capsys.readouterr().err.startswith(message)
 
 
 @pytest.fixture
@@ -81,7 +86,7 @@ def exported(tmp_path):
 
 
 def described(path, capsys, *options):
-    assert inspect.main([str(path), *options]) == 0
+    assert command.main(["inspect", str(path), *options]) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -133,11 +138,11 @@ def test_a_saved_model_has_functions_and_weights_and_is_not_run(exported, capsys
         ["float32", "3", "0", "3", "3", "0.0%"],
         ["float32", "0.5", "0.5", "0", "1", "50.0%"],
     ]
-    assert inspect.main([str(path), "--latency"]) == 1
-    assert "Pass --trust if you trust its writer" in " ".join(capsys.readouterr().out.split())
+    assert command.main(["inspect", str(path), "--latency"]) == 1
+    assert "Pass --trust if you trust its writer" in " ".join(capsys.readouterr().err.split())
     assert " ms an example" in described(path, capsys, "--latency", "--trust")[-1]
-    assert inspect.main([str(path), "--files"]) == 1
-    assert "whose layers are unknown" in " ".join(capsys.readouterr().out.split())
+    assert command.main(["inspect", str(path), "--files"]) == 1
+    assert "whose layers are unknown" in " ".join(capsys.readouterr().err.split())
 
 
 @only_on("tensorflow", reason="a checkpoint is TensorFlow's")
@@ -165,23 +170,23 @@ def test_damaged_exports_are_an_error(exported, tmp_path, capsys, name):
     whole = file.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:10], whole[:40] + bytes(40) + whole[80:]):
         file.write_bytes(content)
-        status = inspect.main([str(path)])
-        out = capsys.readouterr().out
-        assert status == 0 or out.startswith("error: ")
+        status = command.main(["inspect", str(path)])
+        err = capsys.readouterr().err
+        assert status == 0 or err.startswith("error: ")
         assert status == 1 or content != whole[:10]
     file.write_bytes(b"nothing of the kind")
-    assert inspect.main([str(path)]) == 1
-    assert capsys.readouterr().out.startswith("error: ")
+    assert command.main(["inspect", str(path)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_an_architecture_takes_its_weights_from_another_file(tmp_path, capsys):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="only")])
     (tmp_path / "model.json").write_text(model.to_json())
     model.save_weights(tmp_path / "w.weights.h5")
-    assert inspect.main([str(tmp_path / "model.json")]) == 1
-    assert "Pass their file as weights" in " ".join(capsys.readouterr().out.split())
+    assert command.main(["inspect", str(tmp_path / "model.json")]) == 1
+    assert "Pass their file as weights" in " ".join(capsys.readouterr().err.split())
     weights = ["--weights", str(tmp_path / "w.weights.h5")]
-    assert inspect.main([str(tmp_path / "model.json"), *weights]) == 0
+    assert command.main(["inspect", str(tmp_path / "model.json"), *weights]) == 0
     assert "only/kernel" in capsys.readouterr().out
 
 
@@ -199,7 +204,7 @@ def test_a_file_of_weights_has_weights(tmp_path, capsys, name):
                 group[key] = value
     else:
         model.save_weights(file)
-    assert inspect.main([str(file)]) == 0
+    assert command.main(["inspect", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(f"{file.stat().st_size:,} bytes, weights alone")
     at = lines.index("Weights")
@@ -209,8 +214,8 @@ def test_a_file_of_weights_has_weights(tmp_path, capsys, name):
         [labels[0], "4", "×", "2", "float32", "3", "0", "3", "3", "0.0%"],
         [labels[1], "2", "float32", "0", "0", "0", "0", "100.0%"],
     ]
-    assert inspect.main([str(file), "--latency"]) == 1
-    assert "a file of weights" in " ".join(capsys.readouterr().out.split())
+    assert command.main(["inspect", str(file), "--latency"]) == 1
+    assert "a file of weights" in " ".join(capsys.readouterr().err.split())
     file.write_bytes(file.read_bytes()[:-100])
-    assert inspect.main([str(file)]) == 1
-    assert "truncated" in " ".join(capsys.readouterr().out.split())
+    assert command.main(["inspect", str(file)]) == 1
+    assert "truncated" in " ".join(capsys.readouterr().err.split())

@@ -1,16 +1,14 @@
 """Describes a model file: its layers, its weights with their statistics, its zeros and its cost.
 
-    python -m distill.inspect model.keras --files --latency
-
 Of exported files (LiteRT, ONNX, SavedModels), which have no layers, it shows the functions with their inputs and
 outputs, the operators and the weights, and runs nothing in them but for `--latency`. Of files that hold weights alone,
 TensorFlow checkpoints among them, it shows the weights.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,25 +25,68 @@ from distill.files._stored import files_of, may_be_weights_alone, opened
 Values = tuple[str, str, np.ndarray | None]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints what is in the file that the command line names; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    console = Console()
+def add_to(commands: Any) -> None:
+    """Adds `inspect` to the commands of a parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "inspect", help="describe a model file", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="model, a file or a folder, exported or not, or a file of weights",
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="file with the weights of an architecture in JSON"
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="let code in the file run, such as lambdas",
+    )
+    parser.add_argument(
+        "--files",
+        action="store_true",
+        help="show its size as .keras and LiteRT files, plain and compressed (needs the extra 'litert')",
+    )
+    parser.add_argument(
+        "--latency",
+        action="store_true",
+        help="time one example in LiteRT, or in the runtime of an exported file (needs the extra 'litert' or 'onnx')",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="CPU threads for --latency (default: 1)"
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw the cost by layer into this image file (needs the extra 'experiments')",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints what is in the file that the options name.
+
+    Raises:
+        ImportError: an extra is missing.
+        OSError: there is no such file.
+        TypeError: the file holds no Keras model.
+        ValueError: the file is damaged or not trusted, or the options ask for more than can be known.
+    """
     model = None
-    try:
-        exported = contents(options.file)
-        if exported is not None:
-            kind, parts = exported.kind, describe_exported(exported, options)
-        elif (found := describe_weights_file(options)) is not None:
-            kind, parts = "weights alone", found
-        elif not options.file.exists():
-            raise FileNotFoundError(f"No such file: {options.file}")
-        else:
-            model = load_model(options.file, weights=options.weights, trust=options.trust)
-            kind, parts = type(model).__name__, describe_model(model, options)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return 1
+    exported = contents(options.file)
+    if exported is not None:
+        kind, parts = exported.kind, describe_exported(exported, options)
+    elif (found := describe_weights_file(options)) is not None:
+        kind, parts = "weights alone", found
+    elif not options.file.exists():
+        raise FileNotFoundError(f"No such file: {options.file}")
+    else:
+        model = load_model(options.file, weights=options.weights, trust=options.trust)
+        kind, parts = type(model).__name__, describe_model(model, options)
+    console = Console()
     size = sum(file.stat().st_size for file in files_of(options.file))
     console.print(f"[bold]{escape(str(options.file))}[/], {size:,} bytes, {kind}", soft_wrap=True)
     if isinstance(model, keras.Model):
@@ -53,7 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for title, text in parts.items():
         console.print(f"\n[bold]{title}[/]" if title else "")
         print(text)
-    return 0
 
 
 def describe_model(model: keras.Model, options: argparse.Namespace) -> dict[str, str]:
@@ -180,42 +220,6 @@ def zeros(model: keras.Model) -> str:
     return f"{found.zeros:,} of {found.weights:,} kernel weights are zero: {found.sparsity:.2%}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.inspect",
-        description="Describes a model file: its layers, its weights with their statistics, its zeros and its cost.",
-    )
-    parser.add_argument(
-        "file",
-        type=Path,
-        metavar="FILE",
-        help="model, a file or a folder, exported or not, or a file of weights",
-    )
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="file with the weights of an architecture in JSON"
-    )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="let code in the file run, such as lambdas",
-    )
-    parser.add_argument(
-        "--files", action="store_true", help="show its size as .keras and LiteRT files, plain and compressed"
-    )
-    parser.add_argument(
-        "--latency",
-        action="store_true",
-        help="time one example in LiteRT, or in the runtime of an exported file",
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="CPU threads for --latency (default: 1)"
-    )
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw the cost by layer into this image file"
-    )
-    return parser
-
-
 def _typed(named: Iterable[tuple[str, np.ndarray]]) -> Iterator[Values]:
     for name, value in named:
         yield name, str(value.dtype), value
@@ -227,7 +231,3 @@ def _described(one: Tensor) -> tuple[str, str, str]:
 
 def _sizes(shape: Sequence[int | None]) -> str:
     return " × ".join("any" if size is None else str(size) for size in shape) or "scalar"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

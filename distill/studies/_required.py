@@ -1,0 +1,11 @@
+"""Importing this module says which extra to install where what the room imports is missing."""
+
+from distill._extras import needed
+
+with needed("distill.studies", "experiments"):
+    import matplotlib
+    import rich
+    import scipy
+    import tyro
+
+__all__ = ["matplotlib", "rich", "scipy", "tyro"]
