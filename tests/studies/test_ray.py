@@ -19,7 +19,7 @@ def test_a_cell_needs_something():
 
 def test_ray_that_is_not_installed_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install 'distill\[ray\]'"):
+    with pytest.raises(ImportError, match=r'pip install "distill\[ray\]"'):
         run(study_of((teacher, {})), tmp_path, engine=studies.Ray())
 
 
