@@ -34,7 +34,9 @@ DOCS = ROOT / "docs"
 STUDIES = DOCS / "studies"
 PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 
-_MARKED = re.compile(r"(<!-- (?P<file>\S+\.json): (?P<part>\w+)(?P<arms>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARKED = re.compile(
+    r"(<!-- (?P<file>\S+\.json): (?P<part>\w+)(?P<arms>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 _SNIPPET = re.compile(r"```python\n(?P<code>.*?)```(?P<printed>\n\n```text\n.*?```)?", re.DOTALL)
 # An image has no text colour to take over; it knows only which of the two its page wants.
 _COLORS = "<style>svg{color:#1b1b1f}@media(prefers-color-scheme:dark){svg{color:#ececf1}}</style>"

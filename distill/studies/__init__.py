@@ -41,8 +41,8 @@ from distill.studies._cells import (
     milliseconds,
 )
 from distill.studies._command import command, require, require_datasets, require_training
-from distill.studies._condensed import condense
 from distill.studies._conclusion import choose, conclude
+from distill.studies._condensed import condense
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._judging import Judged, judge
 from distill.studies._measures import (
