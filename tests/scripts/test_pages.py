@@ -3,11 +3,14 @@
 import functools
 import importlib
 import importlib.util
+import json
 import pkgutil
 import re
 from pathlib import Path
 
 import keras
+import nbclient
+import nbformat
 import pytest
 
 import distill
@@ -81,6 +84,26 @@ def test_what_a_snippet_prints_and_draws_is_put_on_its_page(tmp_path):
     page.write_text(quiet + printing.format("old") + drawing)
     assert pages.printed(page) == quiet + printing.format(2) + drawing
     assert (tmp_path / "pictures" / "drawn.svg").read_text() == "<svg/>"
+
+
+@pytest.mark.parametrize("page", pages.NOTEBOOKS, ids=lambda page: page.stem)
+def test_a_notebook_is_its_page(page):
+    kept = page.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert kept == pages.notebook(page.read_text(encoding="utf-8")), "Run scripts/pages."
+    nbformat.validate(nbformat.reads(kept, 4))
+    cells = json.loads(kept)["cells"]
+    assert [one["source"] + "\n" for one in cells if one["cell_type"] == "code"] == pages.snippets(
+        page.read_text()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages.NOTEBOOKS, ids=lambda page: page.stem)
+def test_a_notebook_runs_in_a_kernel(page, tmp_path):
+    cells = nbformat.reads(page.with_suffix(".ipynb").read_text(encoding="utf-8"), 4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    done = nbclient.NotebookClient(cells, timeout=600, resources=resources).execute()
+    assert any(cell.get("outputs") for cell in done.cells)
 
 
 @pytest.mark.parametrize("name", TEXTS)
