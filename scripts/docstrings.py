@@ -1,17 +1,26 @@
-"""How the site reads docstrings: `Example:` is a section of code, as `Examples:` is."""
+"""How the site reads docstrings: `Example:` is a section of code, and a comment above a constant is its docstring."""
 
+import itertools
 import re
 from typing import Any
 
 import griffe
 
 
-class Example(griffe.Extension):
-    """Names the sections as the parser of docstrings knows them."""
+class Read(griffe.Extension):
+    """Makes of docstrings and comments what the parser of docstrings knows."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called for each object after its members."""
         if obj.docstring:
-            obj.docstring.value = re.sub(
-                r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE
-            )
+            text = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = text
+
+    def on_attribute(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        """Called for each attribute; what has no docstring is not shown."""
+        if attr.docstring or attr.lineno is None or not (attr.parent and attr.parent.is_module):
+            return
+        above = attr.filepath.read_text(encoding="utf-8").splitlines()[: attr.lineno - 1]  # type: ignore[union-attr]
+        comment = [*itertools.takewhile(lambda line: line.startswith("# "), reversed(above))]
+        text = " ".join(line[2:] for line in reversed(comment)) or "Defined as shown."
+        attr.docstring = griffe.Docstring(text, parent=attr)

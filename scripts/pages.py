@@ -1,7 +1,7 @@
 """Writes what README.md and the pages in docs/ take from data and from runs.
 
 scripts/pages fills in the tables and pictures of the studies, from the files that `studies.condense` wrote to
-docs/studies. A page says where they go:
+docs/studies. It also writes the notebooks: the tutorials of NOTEBOOKS, cell by cell. A page says where they go:
 
     <!-- compare.json: scores teacher alone distilled -->
     ...
@@ -18,6 +18,7 @@ The tutorials take one to two minutes each on two cores.
 import contextlib
 import dataclasses
 import io
+import json
 import re
 import shutil
 import sys
@@ -32,9 +33,12 @@ from distill.studies import StudyResult, judge, plots, read, summary, tables
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 STUDIES = DOCS / "studies"
+NOTEBOOKS = tuple(DOCS / "tutorials" / f"{name}.md" for name in ("first", "prune", "phone"))
 PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 
-_MARKED = re.compile(r"(<!-- (?P<file>\S+\.json): (?P<part>\w+)(?P<arms>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARKED = re.compile(
+    r"(<!-- (?P<file>\S+\.json): (?P<part>\w+)(?P<arms>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 _SNIPPET = re.compile(r"```python\n(?P<code>.*?)```(?P<printed>\n\n```text\n.*?```)?", re.DOTALL)
 # An image has no text colour to take over; it knows only which of the two its page wants.
 _COLORS = "<style>svg{color:#1b1b1f}@media(prefers-color-scheme:dark){svg{color:#ececf1}}</style>"
@@ -51,6 +55,8 @@ def main(arguments: Sequence[str]) -> None:
             (STUDIES / name).write_text(picture, encoding="utf-8")
     for page in PAGES:
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in NOTEBOOKS:
+        page.with_suffix(".ipynb").write_text(notebook(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def filled(text: str) -> str:
@@ -72,6 +78,27 @@ def pictures(study: StudyResult) -> dict[str, str]:
 def snippets(text: str) -> list[str]:
     """The Python of a page, in order."""
     return [match["code"] for match in _SNIPPET.finditer(text)]
+
+
+def notebook(text: str) -> str:
+    """A page as a notebook that has not been run: a cell for each snippet and for what stands between them."""
+    texts, codes = _SNIPPET.sub("\0", text).split("\0"), [*snippets(text), ""]
+    cells: list[dict[str, Any]] = []
+    for words, code in zip(texts, codes, strict=True):
+        cells.append({"cell_type": "markdown", "metadata": {}, "source": words.strip()})
+        cells.append(
+            {
+                "cell_type": "code",
+                "execution_count": None,
+                "metadata": {},
+                "outputs": [],
+                "source": code.strip(),
+            }
+        )
+    cells = [{"id": f"cell-{i}", **cell} for i, cell in enumerate(cells) if cell["source"]]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    content = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
 def printed(page: Path) -> str:

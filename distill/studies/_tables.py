@@ -202,9 +202,8 @@ def for_markdown(grid: Grid) -> str:
 
 def markdown_text(text: str) -> str:
     """Text that Markdown shows as it is, on one line: without markup, and without an end to a table's row."""
-    plain = html.escape(
-        " ".join(text.split()), quote=False
-    )  # not every Markdown takes a backslash before "<"
+    # Not every Markdown takes a backslash before "<".
+    plain = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"([\\`*_{}\[\]|#])", r"\\\1", plain)
 
 

@@ -40,7 +40,7 @@ def test_tables_hold_the_numbers(study, rendered):
         "12.4 µs (11.8–13.1)",
     ]
     assert row(costs, "alone")[-1] == "–"
-    compared = text[text.index("verdict") :].replace("\\<", "<")  # as Markdown shows it
+    compared = text[text.index("verdict") :].replace("&lt;", "<")  # as Markdown shows it
     first = judge(study)[0]
     assert row(compared, "distilled − alone") == [
         "distilled − alone", "+1.07", f"{first.adjusted.low:+.2f} to {first.adjusted.high:+.2f}", "<0.001", "0.008",
