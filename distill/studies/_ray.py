@@ -8,8 +8,6 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-from distill._extras import needed
-
 # What a cell's process must know of the one that started the study.
 _VARIABLES = ("KERAS_", "TF_", "WANDB_", "XLA_")
 
@@ -61,8 +59,12 @@ class Ray:
         Raises:
             ImportError: Ray is not installed.
         """
-        with needed("Running cells on a Ray cluster", "ray"):
+        try:
             import ray
+        except ImportError as error:
+            raise ImportError(
+                "Cells can only run on a Ray cluster where Ray is installed: pip install 'distill[ray]'."
+            ) from error
         ray.init(log_to_driver=False, ignore_reinit_error=True, include_dashboard=False)
         try:
             yield _Cluster(ray, self, study_dir.resolve() / "workers.log")
