@@ -4,6 +4,7 @@ Those extras must be enough for what they bring, and the error of what others br
 """
 
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -69,6 +70,13 @@ def studies():
     )
 
 
+def ray():
+    from distill import studies
+
+    with studies.Ray().workers(Path(".")) as cluster:
+        assert cluster.submit(sum, [1, 2]).result() == 3
+
+
 def plot():
     cost.profile(student).plot()
 
@@ -77,7 +85,7 @@ def tracking():
     from distill.tracking import Tracker
 
     with Tracker("run", wandb="offline", tensorboard=True) as tracker:
-        tracker.log({"loss": 1.0})
+        tracker.log({"loss": 1.0}, step=0)
 
 
 def error_of(use):
@@ -90,10 +98,12 @@ def error_of(use):
 
 
 LITERT = (litert_export, litert_latency)
+EXPERIMENTS = (data, studies, plot, tracking, tfmot, *LITERT)
 BROUGHT = {
-    "experiments": (data, studies, plot, tracking, tfmot, *LITERT),
+    "experiments": EXPERIMENTS,
     "litert": LITERT,
     "onnx": (onnx,),
+    "ray": (*EXPERIMENTS, ray),
     "tfmot": (tfmot,),
 }
 ALWAYS = {tracking}  # what is missing is left out there, and reported
@@ -104,11 +114,8 @@ if __name__ == "__main__":
     there = ALWAYS.union(*(BROUGHT[extra] for extra in sys.argv[1:]))
     for use in {use: None for uses in BROUGHT.values() for use in uses}:
         error = error_of(use)
-        named = [
-            extra
-            for extra, uses in BROUGHT.items()
-            if use in uses and error.endswith(f'pip install "distill[{extra}]"')
-        ]
+        missing = BROUGHT.keys() - set(sys.argv[1:])
+        named = [extra for extra in missing if error.endswith(f'pip install "distill[{extra}]"')]
         assert bool(named) == (use not in there), f"{use.__name__}: {error}"
         assert named or not error, f"{use.__name__}: {error}"
     print("used")

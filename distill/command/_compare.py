@@ -1,6 +1,7 @@
 """Compares finished models on the same examples: scores, differences, how sure both are, and costs."""
 
 import argparse
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,12 @@ def examples(file: Path) -> tuple[Arrays, np.ndarray]:
     rule = 'An .npz file of examples holds arrays of one length, as numpy.savez("test.npz", x=x, y=y) writes them.'
     if not file.is_file():
         raise FileNotFoundError(f"No such file: {file}")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{rule} Received: {file}, which is no .npz file.")
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (AttributeError, EOFError, OSError, ValueError) as error:  # as numpy says it of other files
+    except (EOFError, OSError, ValueError) as error:  # as numpy says it of damage and of objects
         raise ValueError(f"{rule} Received: {file}, which cannot be read: {error}") from error
     if "y" not in arrays or len(arrays) < 2:
         raise ValueError(f"{rule} Received: {file}, which holds {', '.join(arrays) or 'nothing'}.")

@@ -62,7 +62,8 @@ class Environment(NamedTuple):
         return done.stdout
 
     def install(self, *what):
-        self.run("python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", *what)
+        options = ("--quiet", "--no-compile", "--constraint", ROOT / "constraints.txt")
+        self.run("python", "-m", "pip", "install", *options, *what)
 
 
 def environment(folder, wheel):
