@@ -15,9 +15,9 @@ def one_hot(y, smoothing=0.0):
     return (1 - smoothing) * np.eye(10, dtype="float32")[y] + smoothing / 10
 
 
-def batches(examples, run, *, places=0):
+def batches(examples, run, *, size=BATCH, places=0):
     """The batches of an epoch; above 0 places, each example is moved by up to as many, anew in each epoch."""
-    plain = data.batches(examples, BATCH, seed=run.seed)
+    plain = data.batches(examples, size, seed=run.seed)
     return data.shift(plain, places, seed=run.seed) if places else plain
 
 
@@ -28,16 +28,17 @@ def fit(
     *,
     epochs: int,
     rate: float,
+    size: int = BATCH,
     places: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ):
     """Trains on inputs and labels of ten classes, one-hot, with Adam, whose rate falls to 0 along a cosine.
 
     An epoch is one call of the compiled function, since these networks are so small that calls would take most of the
-    time.
+    time. What `callbacks` add to the logs of an epoch is recorded.
     """
     epochs = min(2, epochs) if run.smoke else epochs
-    given = batches(examples, run, places=places)
+    given = batches(examples, run, size=size, places=places)
     steps = int(given.cardinality())
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
     model.compile(
@@ -52,7 +53,7 @@ def fit(
         given,
         epochs=epochs,
         validation_data=dev,
-        callbacks=[*run.callbacks, *callbacks],
+        callbacks=[*callbacks, *run.callbacks],
         verbose=0,
         shuffle=False,
     )

@@ -1,12 +1,7 @@
-"""The batch-size study: gradient noise against exact values, the table, and a smoke run."""
+"""The study of batch sizes: gradient noise against exact values, its arms and section, and a smoke run."""
 
 import dataclasses
 import math
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,12 +9,11 @@ import pytest
 from conftest import dense_net
 
 import distill
-from distill.studies import read
-from experiments.batch_size import noise, report, rows, study
-from experiments.batch_size.__main__ import main
-from experiments.batch_size.config import BatchSize
+from distill import studies
+from experiments import _noise as noise
+from experiments import batch_size
 
-ROOT = Path(__file__).parents[2]
+ARMS = batch_size.study.design.arms
 
 
 def linear_gradients(x, y, weights):
@@ -73,12 +67,14 @@ def test_the_callback_measures_the_gradient_of_the_loss(linear):
     watch = noise.NoiseScale(
         x.astype("float32"), y.astype("float32")[:, None], epochs={2, 3}, batch_size=10, batches=6
     )
-    model.fit(x, y[:, None], epochs=3, verbose=0, callbacks=[watch])
+    read = []
+    after = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: read.append(dict(logs)))
+    model.fit(x, y[:, None], epochs=3, verbose=0, callbacks=[watch, after])
     drawn = np.random.default_rng(0).integers(200, size=(6, 10))
     expected = noise.estimate(linear_gradients(x, y, weights)[drawn].mean(axis=1), batch_size=10)
-    assert [found.epoch for found in watch.found] == [0, 2, 3]
-    for found in watch.found:
-        np.testing.assert_allclose([found.variance, found.squared_gradient], expected, rtol=1e-4)
+    assert [sorted(logs) for logs in read] == [["loss"], *[["loss", "noise_gradient", "noise_variance"]] * 2]
+    for logs in read[1:]:
+        np.testing.assert_allclose([logs["noise_variance"], logs["noise_gradient"]], expected, rtol=1e-4)
 
 
 def test_measuring_noise_leaves_training_as_it_is(batch):
@@ -94,170 +90,80 @@ def test_measuring_noise_leaves_training_as_it_is(batch):
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         watch = [noise.NoiseScale(x, y, epochs={1}, batch_size=4, batches=3)] if watched else []
         logs = model.fit(x, y, epochs=2, verbose=0, callbacks=watch).history
-        trained.append((logs, model.student.get_weights()))
+        trained.append(({key: logs[key] for key in ("accuracy", "loss")}, model.student.get_weights()))
     assert trained[0][0] == trained[1][0]
     for one, other in zip(trained[0][1], trained[1][1], strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("scaling", "factor"), [("sqrt", 4.0), ("linear", 16.0)])
-def test_the_scaled_rate_follows_the_size(scaling, factor):
-    options = BatchSize(scaling=scaling)
-    assert study.learning_rate(options, 1024, "scaled") == pytest.approx(factor * options.learning_rate)
-    assert study.learning_rate(options, 4, "scaled") == pytest.approx(options.learning_rate / factor)
-    assert study.learning_rate(options, 64, "scaled") == options.learning_rate
-    assert study.learning_rate(options, 1024, "constant") == options.learning_rate
+def test_the_arms_differ_in_size_rate_and_teacher():
+    assert len(ARMS) == 1 + 2 * (2 * len(batch_size.SIZES) - 1)
+    for kind in ("alone", "distilled"):
+        for size in batch_size.SIZES:
+            arm = ARMS[f"{kind}-{size}"]
+            assert arm.settings == {"size": size, "rate": pytest.approx(6e-3 * math.sqrt(size / 64))}
+            assert arm.needs == (("teacher",) if kind == "distilled" else ())
+            if size != 64:
+                same = ARMS[f"{kind}-same-rate-{size}"]
+                assert same.settings == {"size": size, "rate": 6e-3}
+                assert same.function is arm.function
+    default = batch_size.study.design.only(None)
+    assert len(default.arms) == 7
+    assert len(default.primary) == 3
 
 
-def test_cells_of_a_seed_differ_in_what_is_compared_alone():
-    options = BatchSize()
-    arms = study.student_arms(options)
-    assert len(arms) == len({arm.name for arm in arms}) == 2 * (2 * len(options.sizes) - 1)
-    reference = dataclasses.asdict(
-        study.student_cell(options, next(arm for arm in arms if arm.name == "alone-64"), 3).config
-    )
-    for arm in arms:
-        config = dataclasses.asdict(study.student_cell(options, arm, 3).config)
-        changed = {key for key, value in config.items() if value != reference[key]}
-        expected = set() if "-64" in arm.name else {"batch_size"}
-        expected |= {"learning_rate"} if "scaled" in arm.name else set()
-        expected |= {"temperature", "student_loss_weight"} if "distilled" in arm.name else set()
-        assert changed == expected, arm.name
-
-
-def test_every_question_compares_arms_that_exist_and_differ_in_one_thing():
-    options = BatchSize()
-    names = {arm.name for arm in study.student_arms(options)}
-    asked = study.questions(options)
-    assert [len(pairs) for pairs in asked.values()] == [7, 7, 7, 7, 8, 8]
-    for question, pairs in asked.items():
-        for pair in pairs:
-            assert set(pair) <= names
-            kinds, sizes = ({name.split("-")[part] for name in pair} for part in (0, 1))
-            assert (len(kinds), len(sizes)) == ((2, 1) if "distilled against" in question else (1, 2))
-
-
-@pytest.mark.parametrize(
-    ("target", "expected"), [(0.5, 1), (0.7, 3), (0.9, 3), (0.91, math.inf)], ids=["1", "3", "equal", "never"]
-)
-def test_epochs_to_the_target(target, expected):
-    assert rows.epochs_to(target, [0.5, 0.6, 0.9, 0.8]) == expected
-
-
-def row(size, rule="constant", **changes):
-    fields = {
-        "kind": "alone",
-        "rule": rule,
-        "size": size,
-        "examples": 100,
-        "epochs": 4,
-        "accuracy": (95.0, 96.0, 97.0),
-        "to_target": (2.0, 3.0, math.inf),
-        "noise": {0: 10.0, 4: 100.0},
-        "examples_per_second": 50.0,
-        "peak_bytes": 700_000_000,
-    }
-    return rows.Row(**{**fields, **changes})
-
-
-def test_the_table_says_what_a_size_costs_and_gives():
-    lost = row(64, to_target=(math.inf, math.inf, 1.0), examples_per_second=math.nan, peak_bytes=None)
-    grid = report.table([row(16), lost, row(16, "scaled", accuracy=(90.0,))], 0.94)
-    assert [line[0] for line in grid.rows] == ["alone, constant rate", "16", "64", "alone, scaled rate", "16"]
-    # 7 steps per epoch; t(.975, 2) · 1 / √3 = 2.48.
-    assert grid.rows[1] == ("16", "28", "50", "700", "3", "21", "6.0", "100", "96.00 ± 2.48")
-    assert grid.rows[2] == ("64", "8", "–", "–", "–", "–", "–", "100", "96.00 ± 2.48")
-    assert grid.rows[4][-1] == "90.00"
-    assert "to 94%" in grid.headings[4]
-    assert grid.headings[-2] == "noise\nscale"
-    assert grid.title.endswith("Noise scale after epoch 4")
-
-
-def test_the_noise_of_several_seeds_is_averaged_before_it_is_divided():
-    values = [[(2.0, 1.0), (9.0, -2.0)], [(4.0, 2.0), (9.0, 1.0)]]
-    seeds = [
-        [
-            {"epoch": epoch, "variance": variance, "squared_gradient": squared}
-            for epoch, (variance, squared) in zip((0, 4), points, strict=True)
-        ]
-        for points in values
+def arm_of(*seeds):
+    """An arm whose seeds had these dev accuracies, and these parts of the noise scale after the first epoch."""
+    cells = [
+        studies.CellResult(
+            arm="alone-8",
+            seed=seed,
+            selected_epoch=None,
+            epochs=4,
+            seconds=1.0,
+            test={},
+            dev={},
+            cost={},
+            history=(
+                {"noise_variance": variance, "noise_gradient": gradient, "val_accuracy": 0.1},
+                *({"val_accuracy": one} for one in accuracies),
+            ),
+        )
+        for seed, (variance, gradient, accuracies) in enumerate(seeds)
     ]
-    found = rows.noise_scales(seeds)
-    assert found[0] == pytest.approx(2.0)
-    assert math.isnan(found[4])
+    return studies.ArmResult("alone-8", "alone-8", "", "alone", tuple(cells))
+
+
+def test_epochs_to_the_target_and_noise_are_of_all_seeds():
+    one, two, never = (2.0, 1.0, [0.94, 0.9]), (4.0, 2.0, [0.9, 0.95]), (9.0, -4.0, [0.9, 0.9])
+    assert batch_size.epochs_to_target(arm_of(one, two, never)) == 3
+    assert batch_size.epochs_to_target(arm_of(one, never, never)) == math.inf
+    assert batch_size.noise_scale(arm_of(one, two), 1) == pytest.approx(2.0)  # averaged before it is divided
+    assert math.isnan(batch_size.noise_scale(arm_of(one, two, never), 1))  # a squared gradient below 0
+    assert math.isnan(batch_size.noise_scale(arm_of(one, two), 2))
+    assert math.isnan(batch_size.noise_scale(arm_of(one, two), 30))
+    shown = dataclasses.replace(arm_of(one, two))
+    grid, words = batch_size.speed_of_learning_and_noise(
+        dataclasses.make_dataclass("Found", ["arms"])((shown,))
+    )
+    assert grid.rows == (("alone-8", "2", "2", *["–"] * 5),)
+    assert "to\n94%" in grid.headings[1]
+    assert "Each estimate uses 3,000" in words
 
 
 @pytest.mark.slow
-def test_a_smoke_run_ends_in_a_table_and_curves(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.batch_size",
-        "--smoke",
-        "--out",
-        str(tmp_path),
-        "--jobs",
-        "2",
-    ]
-    environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    study_dir = tmp_path / "batch_size-smoke"
-    assert "Smoke run" in done.stdout
-    assert f"Report: {study_dir / 'report.html'}" in done.stdout.replace("\n", "")
-    lines = [line.split() for line in done.stdout.splitlines() if re.match(r"(16|64) +\d", line)]
-    assert [line[0] for line in lines] == ["16", "64"] * 4
-    for _, updates, speed, *_, accuracy in lines:
-        assert int(updates.replace(",", "")) > 0
-        assert float(speed.replace(",", "")) > 0
-        assert 0 <= float(accuracy) <= 100
-
-    found = read(study_dir)
-    lines = rows.rows(found)
-    assert [(row.kind, row.rule, row.size) for row in lines] == [
-        (kind, rule, size) for kind in study.KINDS for rule in study.RULES for size in (16, 64)
-    ]
-    for line in lines:
-        assert set(line.noise) == {0, 1, 2}
-        assert line.noise[0] > 0
-        assert line.peak_bytes is None or line.peak_bytes > 1e8
-        assert line.steps == math.ceil(line.examples / line.size)
-    # At the start of training, nothing depends on batch size or learning rate.
-    assert lines[0].noise[0] == pytest.approx(lines[3].noise[0], rel=1e-4)
-    assert lines[1].accuracy == lines[3].accuracy  # the reference size is one arm
-    assert len(found.arms) == 7
-    page = (study_dir / "report.html").read_text()
-    assert page.count("<svg") == 4
-    assert "<script" not in page
-    assert all(question in page for question in found.extra["questions"])
-    assert set(found.arms[1].cells[0].extra["noise"][0]) == {"epoch", "variance", "squared_gradient"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--seeds", "0"], "--seeds must be at least 1"),
-        (["--epochs", "0"], "--epochs must be at least 1"),
-        (["--jobs", "0"], "--jobs must be at least 1"),
-        (["--runs", "0"], "--runs must be at least 1"),
-        (["--sizes", "64"], "two or more ascending integers"),
-        (["--sizes", "64", "8"], "ascending integers, each at least 1. Received: --sizes 64 8"),
-        (["--sizes", "0", "64"], "each at least 1. Received: --sizes 0 64"),
-        (["--sizes", "8", "16"], "--reference must be one of --sizes. Received: --reference 64"),
-        (["--target", "94"], "at most 1. Received: --target 94"),
-        (["--learning-rate", "0"], "--learning-rate must be above 0"),
-        (["--temperature", "0"], "--temperature must be above 0"),
-        (["--student-loss-weight", "0"], "--student-loss-weight must be above 0"),
-    ],
-)
-def test_impossible_options_are_refused_before_any_work(arguments, message, capsys, tmp_path):
-    assert main([*arguments, "--out", str(tmp_path)]) == 1
-    assert message in " ".join(capsys.readouterr().out.split())
-    assert not list(tmp_path.iterdir())
-
-
-def test_unknown_scalings_are_refused(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["--scaling", "cubic"])
-    assert stopped.value.code == 2
-    assert "sqrt" in capsys.readouterr().err
+def test_a_smoke_run(here, tmp_path):
+    found = batch_size.study.run(
+        out=tmp_path,
+        smoke=True,
+        seeds=1,
+        arms=["alone-64", "alone-1024", "distilled-1024"],
+        data={"dataset": "digits"},
+        surroundings=studies.Surroundings(wandb="disabled"),
+    )
+    assert [arm.name for arm in found.arms] == ["teacher", "alone-64", "alone-1024", "distilled-1024"]
+    for arm in found.arms[1:]:
+        assert all(logs["noise_variance"] > 0 for logs in arm.cells[0].history)
+    page = (tmp_path / "batch_size-digits-smoke" / "report.html").read_text()
+    assert "Accuracy by batch size" in page
+    assert "how noisy its gradients are" in page

@@ -7,28 +7,12 @@ it, a larger batch saves no steps.
 [1] McCandlish, Kaplan, Amodei et al. 2018, arXiv:1812.06162, section 2.2 and appendix A.1.
 """
 
-import dataclasses
 from collections.abc import Callable, Container
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
-
-
-@dataclasses.dataclass(frozen=True)
-class Noise:
-    """Unbiased estimates of the two parts of the noise scale. Their ratio is biased, so average them first.
-
-    Attributes:
-        epoch: number of epochs trained before.
-        variance: tr(Σ), the variance of one example's gradient summed over all parameters.
-        squared_gradient: |G|² of the gradient over all examples; the estimate may be negative.
-    """
-
-    epoch: int
-    variance: float
-    squared_gradient: float
 
 
 def estimate(gradients: ArrayLike, *, batch_size: int) -> tuple[float, float]:
@@ -62,7 +46,10 @@ def estimate(gradients: ArrayLike, *, batch_size: int) -> tuple[float, float]:
 
 
 class NoiseScale(keras.callbacks.Callback):
-    """Estimates gradient noise before training and after some epochs, without changing the training.
+    """Estimates gradient noise after some epochs, without changing the training.
+
+    The logs of these epochs get "noise_variance", tr(Σ), and "noise_gradient", |G|², which may be negative. Their ratio
+    is biased: average each over several trainings first. Put this callback before those that read the logs.
 
     Gradients are those of the training loss, of a Distiller too. Batches are drawn with replacement, and are the same
     ones every time.
@@ -74,9 +61,6 @@ class NoiseScale(keras.callbacks.Callback):
         batch_size: examples per batch.
         batches: number of batches per estimate.
         seed: seed of the draws.
-
-    Attributes:
-        found: estimates, in the order of the epochs.
     """
 
     def __init__(
@@ -93,27 +77,24 @@ class NoiseScale(keras.callbacks.Callback):
         self._x, self._y, self._epochs, self._batch_size = x, y, epochs, batch_size
         self._drawn = np.random.default_rng(seed).integers(len(x), size=(batches, batch_size))
         self._gradient: Callable[..., tf.Tensor]
-        self.found: list[Noise] = []
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Estimates before the first step."""
-        # As a graph, like the training itself; op by op it would take many times as long.
+        """Prepares a graph, like that of the training; op by op it would take many times as long."""
         self._gradient = tf.function(self._gradient_of_loss, autograph=False)
-        self._estimate(0)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Estimates after the chosen epochs."""
         if epoch + 1 in self._epochs:
-            self._estimate(epoch + 1)
+            logs["noise_variance"], logs["noise_gradient"] = self._estimate()
 
-    def _estimate(self, epoch: int) -> None:
+    def _estimate(self) -> tuple[float, float]:
         # Computing a loss changes batch statistics, random generators, steps of schedules and metrics.
         states = [*self.model.variables, *self.model.metrics_variables]
         before = [variable.numpy() for variable in states]
         gradients = [self._gradient(self._x[rows], self._y[rows]).numpy() for rows in self._drawn]
         for variable, value in zip(states, before, strict=True):
             variable.assign(value)
-        self.found.append(Noise(epoch, *estimate(gradients, batch_size=self._batch_size)))
+        return estimate(gradients, batch_size=self._batch_size)
 
     def _gradient_of_loss(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """The gradients of all parameters in one row."""

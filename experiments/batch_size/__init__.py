@@ -1,1 +1,0 @@
-"""Trains a student with many batch sizes, and measures speed, memory, gradient noise and accuracy."""

@@ -1,1 +1,0 @@
-"""Repeats the MNIST experiments of Hinton, Vinyals and Dean 2015."""

@@ -1,1 +1,0 @@
-"""Compares every distillation method of the library, side by side."""
