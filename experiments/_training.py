@@ -39,14 +39,7 @@ def fit(
     """
     epochs = min(2, epochs) if run.smoke else epochs
     given = batches(examples, run, size=size, places=places)
-    steps = int(given.cardinality())
-    schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
-    model.compile(
-        keras.optimizers.AdamW(schedule),
-        keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        steps_per_execution=steps,
-    )
+    prepare(model, rate=rate, epochs=epochs, steps=int(given.cardinality()))
     x, y = run.dev
     dev = data.batches((x, one_hot(y)), 500)
     model.fit(
@@ -56,4 +49,15 @@ def fit(
         callbacks=[*callbacks, *run.callbacks],
         verbose=0,
         shuffle=False,
+    )
+
+
+def prepare(model: keras.Model, *, rate: float, epochs: int, steps: int):
+    """Compiles a model for `epochs` of `steps`, as `fit` does."""
+    schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
+    model.compile(
+        keras.optimizers.AdamW(schedule),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=steps,
     )

@@ -17,8 +17,9 @@ studies.report.write("runs/compare")         # its page
 ```
 
 A study with a design of its own is made of parts: `command` reads options, a `Runner` runs cells, `fit_and_measure`
-trains and measures one, and `conclude` writes what `read` reads. A report of its own is made of `page`, `tables`,
-`plots` and `levels`; `statistics` and `metrics` are plain functions of numbers.
+trains and measures one, and `conclude` writes what `read` reads. A report of its own, and a section that a `Study` adds
+to its report, is made of `page`, `tables`, `plots` and `levels`; `statistics` and `metrics` are plain functions of
+numbers.
 
 This room needs the `experiments` extra.
 """

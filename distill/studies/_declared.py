@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from distill.studies._measures import Measure
 from distill.studies._run import Made, Split
+from distill.studies._sections import Section
 
 Function = TypeVar("Function", bound=Callable[..., Made])
 # seed and settings -> train, dev and test.
@@ -70,6 +71,7 @@ class Design:
         arms: arms by name, in the order of their declaration.
         comparisons: pairs of baseline and arm.
         primary: those that answer the question.
+        sections: functions of the finished study that add to its report.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Design:
     arms: dict[str, Declared] = dataclasses.field(default_factory=dict)
     comparisons: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     primary: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    sections: list[Section] = dataclasses.field(default_factory=list)
 
     def only(self, names: Sequence[str] | Literal["all"] | None) -> "Design":
         """The study with some of its arms, those that they need, and the comparisons of these.

@@ -17,10 +17,12 @@ from rich.console import Console
 
 from distill import tracking
 from distill.studies import _report as report
+from distill.studies import _sections as sections
 from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, about, code_of
 from distill.studies._ray import Ray
+from distill.studies._records import write_text
 from distill.studies._results import StudyResult, model_file, read
 from distill.studies._run import Run, settle
 from distill.studies._runner import CellError, Runner, Work, locked, workers
@@ -110,8 +112,10 @@ def execute(design: Design, plan: Plan) -> StudyResult:
                 litert_bytes=litert_bytes,
                 code=_folder_of(design),
             )
+            found = read(plan.study_dir)
+            write_text(plan.study_dir / report.SECTIONS, sections.html(found, design.sections))
             report.write(plan.study_dir)
-            return read(plan.study_dir)
+            return found
 
 
 def _folder_of(design: Design) -> Path:

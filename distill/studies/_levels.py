@@ -47,7 +47,7 @@ def mean(values: Sequence[float]) -> str:
     return f"{found.mean:.2f} ± {found.half_interval:.2f}"
 
 
-def draw(axes: Axes, curve: Curve, xs: Sequence[float], *, color: str, label: str) -> float:
+def draw(axes: Axes, curve: Curve, xs: Sequence[float], *, color: str) -> None:
     """Draws the mean of a curve and its 95% band, for axes that `error_axis` finishes.
 
     Args:
@@ -55,17 +55,12 @@ def draw(axes: Axes, curve: Curve, xs: Sequence[float], *, color: str, label: st
         curve: curve to draw.
         xs: place of each level.
         color: colour of line and band.
-        label: name in the legend.
-
-    Returns:
-        The mean accuracy at the last level.
     """
     found = [spread(values) for values in curve.accuracies]
     means = np.array([one.mean for one in found])
     half = np.array([one.half_interval for one in found])
-    axes.plot(xs, _errors(means), "o-", color=color, markersize=4, label=label)
+    axes.plot(xs, _errors(means), "o-", color=color, markersize=4, label=curve.method)
     axes.fill_between(xs, _errors(means - half), _errors(means + half), color=color, alpha=0.2, linewidth=0)
-    return float(means[-1])
 
 
 def draw_line(axes: Axes, arm: ArmResult, *, label: str, dash: str = "-") -> None:

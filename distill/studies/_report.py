@@ -16,6 +16,9 @@ from distill.studies._results import ArmResult, StudyResult, read
 from distill.studies._summary import EXPLORATORY, TEST, protocol, remarks, verdict
 from distill.studies._tables import comparisons, costs, other_measures, scores, shipped, tuning
 
+# What the study's own sections show, in its directory.
+SECTIONS = "sections.html"
+
 
 def write(study_dir: str | os.PathLike[str], *, first: Sequence[str] = ()) -> Path:
     """Writes `report.html` into a study's directory, whole or not at all.
@@ -30,17 +33,19 @@ def write(study_dir: str | os.PathLike[str], *, first: Sequence[str] = ()) -> Pa
     Raises:
         BrokenStudyError: a file is missing or broken. An older report is then left as it is.
     """
-    path = Path(study_dir) / "report.html"
-    write_text(path, html(read(study_dir), first=first))
+    path, own = Path(study_dir) / "report.html", Path(study_dir) / SECTIONS
+    sections = own.read_text(encoding="utf-8") if own.is_file() else ""
+    write_text(path, html(read(study_dir), first=first, sections=sections))
     return path
 
 
-def html(study: StudyResult, *, first: Sequence[str] = ()) -> str:
+def html(study: StudyResult, *, first: Sequence[str] = (), sections: str = "") -> str:
     """Makes the report as one HTML page that needs nothing from elsewhere.
 
     Args:
         study: a finished study.
         first: HTML to show before everything else.
+        sections: HTML of the study's own sections.
 
     Returns:
         The page.
@@ -67,6 +72,7 @@ def html(study: StudyResult, *, first: Sequence[str] = ()) -> str:
             small("Holm's adjustment is made within each measure."),
         ]
     parts += [
+        sections,
         f"<h2>{escaped(capitalized(study.measures[0].name))} against size</h2>",
         figure(size(study), "On test: mean and standard deviation over seeds."),
         "<h2>Learning curves</h2>",

@@ -5,7 +5,7 @@ import inspect
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from distill.studies._main import main
 from distill.studies._measures import CLASSIFICATION, Measure
 from distill.studies._ray import Ray
 from distill.studies._results import StudyResult
+from distill.studies._sections import Shown
 
 SMOKE_SEEDS = 2
 
@@ -239,6 +240,34 @@ class Study:
         self.design.comparisons.append((baseline, arm))
         if primary:
             self.design.primary.append((baseline, arm))
+
+    def section(self, function: Callable[[StudyResult], Shown]) -> Callable[[StudyResult], Shown]:
+        """Adds a section to the study's report: decorates a function of the finished study.
+
+        The function yields matplotlib figures, `tables.Grid`s and sentences, which the report shows in this order under
+        the first line of its docstring. It is called in the report's style, when all arms that are run are finished;
+        what it yields is kept in sections.html. If it yields nothing, there is no section; if it fails, the section
+        says so.
+
+            @study.section
+            def parameters(found):
+                "Accuracy and parameters."
+                figure = matplotlib.figure.Figure()
+                axes = figure.subplots()
+                for arm in found.arms:
+                    axes.plot(arm.cells[0].cost["parameters"], arm.values(studies.ACCURACY)[0], "o", label=arm.name)
+                axes.legend()
+                yield figure
+                yield "The first seed's models."
+
+        Args:
+            function: the function.
+
+        Returns:
+            The function, unchanged.
+        """
+        self.design.sections.append(function)
+        return function
 
     def run(
         self,

@@ -1,136 +1,136 @@
-"""The study of sparsities: its cells, tables and figures, and a smoke run."""
-
-import dataclasses
-import json
+"""The study of sparsities: what each arm prunes, when and how it recovers, and a smoke run."""
 
 import keras
 import numpy as np
 import pytest
 
-from distill.studies import Surroundings, read
-from experiments._networks import Network, plain_cnn
-from experiments.sparsity import cell, report, study
-from experiments.sparsity.__main__ import main
-from experiments.sparsity.config import Sparsities
+from distill import data, studies
+from experiments import sparsity
+from experiments._networks import Network
 
-STUDY = Sparsities()
-ARGUMENTS = ["--smoke", "--sparsities", "0.9", "--jobs", "1", "--wandb", "disabled"]
+ARMS = sparsity.study.design.arms
+JUDGED = ("one-shot-95", "random-95", "gradual-95", "distilled-95")
 
 
-def test_pruned_networks_of_a_seed_share_all_but_what_their_names_say():
-    dense = study.dense_cell(STUDY, 3)
-    one = dataclasses.asdict(study.further_cell(STUDY, "one-shot", 0.9, 3).config)
-    assert one["dense"] == dense.name
-    for method in study.METHODS:
-        other = dataclasses.asdict(study.further_cell(STUDY, method, 0.9, 3).config)
-        changed = {key for key, value in other.items() if value != one[key]} - {"method"}
-        assert changed == ({"temperature", "student_loss_weight"} if method == "distilled" else set())
-    assert study.arm_name("gradual", 0.98) == "gradual-98"
-    assert study.arm_name("longer", 0.0) == "longer"
+@pytest.fixture
+def tiny(monkeypatch):
+    """A smaller network and smaller images."""
+    monkeypatch.setattr(sparsity, "NETWORK", Network(filters=(4,), units=8, dropout=0.4))
+    return data.arrays(data.load("digits").train)
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        (["--seeds", "1"], "--seeds must be at least 2 for an interval. Received: --seeds 1"),
-        (["--sparsities", "0.9", "0.5"], "ascending. Received: --sparsities 0.9 0.5"),
-        (["--sparsities", "0.5", "1.0"], "between 0 and 1"),
-        (["--judged", "0.6"], "--judged must be one of --sparsities. Received: --judged 0.6"),
-        (["--epochs", "1"], "--epochs must be at least 2"),
-        (["--further-rate", "0"], "--further-rate must be above 0"),
-    ],
-)
-def test_options_that_cannot_work_are_refused_before_anything_is_trained(option, message, tmp_path, capsys):
-    assert main(["--out", str(tmp_path), *option]) == 1
-    assert message in " ".join(capsys.readouterr().out.split())
-    assert not list(tmp_path.glob("*/cells"))
+def zeros(network):
+    kernels = [weights for weights in network.get_weights() if weights.ndim > 1]
+    return sum(int((kernel == 0).sum()) for kernel in kernels), sum(kernel.size for kernel in kernels)
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs")
-    assert main([*ARGUMENTS, "--out", str(out)]) == 0
-    return out / "sparsity-smoke"
+@pytest.fixture
+def begun(tiny, tmp_path, monkeypatch):
+    """What the training of each arm at 95 % begins with: model, network and the options of `fit`."""
+    run = studies.Run(seed=5, train=tiny, dev=tiny, callbacks=[], directory=tmp_path, smoke=False, _files={})
+    dense = sparsity.cnn(run)
+    found = {}
+
+    def model(*_):
+        network = keras.models.clone_model(dense)
+        network.set_weights(dense.get_weights())
+        return network
+
+    def fit(model, examples, run, *, epochs, rate, callbacks=()):
+        network = getattr(model, "student", model)
+        weights = [np.array(one) for one in network.get_weights()]
+        found[name] = model, weights, zeros(network), examples[1], epochs, rate, callbacks
+
+    monkeypatch.setattr(studies.Run, "model", model)
+    monkeypatch.setattr(sparsity, "fit", fit)
+    for name in ("dense", "longer", *JUDGED):
+        made = ARMS[name].function(run, **ARMS[name].settings)
+        assert made is getattr(found[name][0], "student", found[name][0])
+    return dense.get_weights(), found
 
 
-@pytest.mark.slow
-def test_each_network_has_the_zeros_of_its_arm(smoke):
-    raw = json.loads((smoke / "study.json").read_text())
-    assert len(raw["arms"]) == 2 + len(study.METHODS)
-    for arm in raw["arms"]:
-        _, _, percent = arm["name"].rpartition("-")
-        share = float(percent) / 100 if percent.isdigit() else 0.0
-        for folder in arm["cells"]:
-            found = json.loads((smoke / folder / "result.json").read_text())
-            size = sum(np.prod(row["shape"]) for row in found["kernels"])
-            assert sum(row["zeros"] for row in found["kernels"]) == round(size * share), arm["name"]
+def test_pruned_networks_of_a_seed_differ_in_what_their_names_say(begun):
+    dense, found = begun
+    for name in ("longer", *JUDGED):
+        _, weights, (count, size), labels, epochs, rate, callbacks = found[name]
+        at_once = name in ("one-shot-95", "random-95")
+        assert count == (round(0.95 * size) if at_once else 0)
+        for before, after in zip(dense, weights, strict=True):
+            np.testing.assert_array_equal(after[after != 0], before[after != 0])
+        assert (epochs, rate) == (sparsity.FURTHER, sparsity.FURTHER_RATE)
+        assert len(callbacks) == (name in ("gradual-95", "distilled-95"))
+        assert labels.max(axis=1).min() == labels.max() == 1  # unsmoothed by default
+    kept = {name: [one != 0 for one in found[name][1]] for name in ("one-shot-95", "random-95")}
+    magnitudes = np.concatenate([np.abs(one).ravel() for one in dense if one.ndim > 1])
+    stays = np.concatenate([one.ravel() for one in kept["one-shot-95"] if one.ndim > 1])
+    assert magnitudes[stays].min() >= magnitudes[~stays].max()  # over all layers together
+    assert any(np.any(a != b) for a, b in zip(*kept.values(), strict=True))
+    distiller = found["distilled-95"][0]
+    for weights, before in zip(distiller.teacher.model.get_weights(), dense, strict=True):
+        np.testing.assert_array_equal(weights, before)
+    assert found["dense"][4:6] == (sparsity.EPOCHS, sparsity.RATE)
 
 
-@pytest.mark.slow
-def test_masks_move_once_an_epoch_and_early_epochs_are_not_selected(smoke):
-    for method in ("gradual", "distilled"):
-        (folder,) = smoke.glob(f"cells/{method}-90-seed0-*")
-        found = json.loads((folder / "result.json").read_text())
-        assert len(found["updates"]) == 2
-        assert found["selected_epoch"] == 2
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert lines[2]["sparsity"] == pytest.approx(0.9, abs=1e-4)
-        for row in found["kernels"]:
-            assert lines[2][f"sparsity/{row['name']}"] == row["zeros"] / np.prod(row["shape"])
-            assert found["updates"][-1][1][row["name"]] == pytest.approx(row["zeros"] / np.prod(row["shape"]))
-    (folder,) = smoke.glob("cells/gradual-90-seed0-*")
-    kernels = [w for w in keras.models.load_model(folder / "student.keras").get_weights() if w.ndim > 1]
-    assert sum((w == 0).sum() for w in kernels) == round(0.9 * sum(w.size for w in kernels))
+def test_there_is_as_much_to_choose_from_with_a_teacher_as_without():
+    tried = [len(ARMS[name].trials) for name in ("one-shot-95", "gradual-95", "distilled-95")]
+    assert tried == [4, 4, 4]
+    for name in JUDGED:
+        assert set(ARMS[name].tune) < set(ARMS[name].settings)
 
 
-@pytest.mark.slow
-def test_the_report_has_its_tables_and_pictures(smoke):
-    found = read(smoke)
-    grid = report.table(found)
-    assert [row[0] for row in grid.rows] == ["90%"]
-    accuracies = [100 * one.test["last"]["accuracy"] for one in found.arm("gradual-90").cells]
-    assert grid.rows[0][2].startswith(f"{np.mean(accuracies):.2f} ± ")
-    page = (smoke / "report.html").read_text()
-    assert page.count("<svg") == 3
-    for text in (
-        "Test accuracy against sparsity: one-shot",
-        "conv2d",
-        "LiteRT",
-        "scripts/study sparsity --smoke",
-    ):
-        assert text in page, text
+def test_dropout_of_the_further_training_is_a_setting(tiny, monkeypatch):
+    run = studies.Run(seed=0, train=tiny, dev=tiny, callbacks=[], directory=None, smoke=True, _files={})
+    monkeypatch.setattr(studies.Run, "model", lambda *_: sparsity.cnn(run))
+    rates = [layer.rate for layer in sparsity.unpruned(run, 0.1).layers if hasattr(layer, "rate")]
+    assert rates == [0.1, 0.1]
 
 
-@pytest.mark.slow
-def test_a_second_run_trains_nothing(smoke, capsys):
-    before = {path: path.stat().st_mtime_ns for path in smoke.glob("cells/*/result.json")}
-    arguments = [*ARGUMENTS, "--out", str(smoke.parent)]
-    assert main(arguments) == 0
-    assert "cells already finished" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in smoke.glob("cells/*/result.json")} == before
+def test_masks_move_once_an_epoch_until_the_share_is_reached(tiny):
+    run = studies.Run(seed=0, train=tiny, dev=tiny, callbacks=[], directory=None, smoke=False, _files={})
+    steps = -(-len(tiny[0]) // sparsity.BATCH)
+    network = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    callback = sparsity.step_by_step(run, 0.5, "global")
+    network.compile("sgd", "mse", steps_per_execution=steps)
+    x = np.zeros((steps, 8, 8, 1), "float32")
+    network.fit(
+        x, np.zeros((steps, 10)), batch_size=1, epochs=sparsity.RAMP + 2, callbacks=[callback], verbose=0
+    )
+    # Seen at the first step of the next epoch.
+    assert [step for step, _ in callback.updates] == [
+        1 + steps * epoch for epoch in range(1, sparsity.RAMP + 1)
+    ]
+    assert zeros(network) == (320, 640)
 
 
-@pytest.mark.parametrize("method", ["longer", "one-shot", "random", "gradual", "distilled"])
-def test_networks_go_on_from_the_unpruned_one(method, tmp_path, monkeypatch):
-    options = dataclasses.replace(STUDY, dataset="digits", network=Network((4,), 4))
-    made = study.further_cell(options, method, 0.0 if method == "longer" else 0.5, 5)
-    dense = plain_cnn(made.config.network, input_shape=(8, 8, 1), classes=10)
-    (tmp_path / made.config.dense).mkdir()
-    dense.save(tmp_path / made.config.dense / "teacher.keras")
-    seen = {}
-
-    def fit_and_measure(model, network, batches, **kwargs):
-        seen.update(kwargs, weights=network.get_weights())
-        return {}
-
-    monkeypatch.setattr(cell, "fit_and_measure", fit_and_measure)
-    cell.train(made, tmp_path / "own", surroundings=Surroundings())
-    moves = method in ("gradual", "distilled")
-    assert (len(seen["callbacks"]), seen["first_epoch"]) == ((1, 10) if moves else (0, 0))
-    kernels = zip(seen["weights"][::2], dense.get_weights()[::2], strict=True)
-    zeros = 0
-    for weights, before in kernels:
-        np.testing.assert_array_equal(weights[weights != 0], before[weights != 0])
-        zeros += int((weights == 0).sum())
-    size = sum(w.size for w in seen["weights"][::2])
-    assert zeros == (round(size / 2) if method in ("one-shot", "random") else 0)
+def test_a_smoke_run_makes_the_zeros_of_each_arm_and_draws_them(here, tiny, tmp_path):
+    names = ("gradual-50", "lottery-95", "one-shot-95-evenly", *JUDGED)
+    found = sparsity.study.run(
+        out=tmp_path,
+        smoke=True,
+        seeds=1,
+        arms=names,
+        data={"dataset": "digits"},
+        surroundings=studies.Surroundings(wandb="disabled"),
+    )
+    assert [arm.name for arm in found.arms] == [name for name in ARMS if name in ("dense", *names)]
+    assert found.primary == tuple(
+        (f"{baseline}-95", f"{arm}-95")
+        for baseline, arm in (("random", "one-shot"), ("one-shot", "gradual"), ("gradual", "distilled"))
+    )
+    folder = tmp_path / "sparsity-digits-smoke"
+    for name in names:
+        (file,) = folder.glob(f"cells/{name}-seed0-*/model.keras")
+        network = keras.models.load_model(file)
+        kernels = [weights for weights in network.get_weights() if weights.ndim > 1]
+        shares = [np.mean(kernel == 0) for kernel in kernels]
+        count, size = zeros(network)
+        if name.endswith("evenly"):
+            assert [round(share * kernel.size) for share, kernel in zip(shares, kernels, strict=True)] == [
+                round(0.95 * kernel.size) for kernel in kernels
+            ]
+        else:
+            assert count == round(size * float(name.rpartition("-")[2]) / 100), name
+            assert max(shares) - min(shares) > 0.01
+    page = (folder / "report.html").read_text()
+    assert "<h2>Accuracy against sparsity</h2>" in page
+    assert 'aria-label="Accuracy against sparsity"' in page

@@ -1,113 +1,103 @@
-"""The study of channels: its cells, tables and figures, and a smoke run."""
-
-import dataclasses
-import json
+"""The study of channels: what each arm starts from and learns from, and a smoke run."""
 
 import keras
 import numpy as np
 import pytest
 
-from distill import cost
-from distill.studies import Surroundings, read
-from experiments._networks import Network, normalized_cnn
-from experiments.structured import cell, report, study
-from experiments.structured.__main__ import main
-from experiments.structured.config import Structured
+from distill import cost, data, studies
+from experiments import structured
+from experiments._networks import Network
 
-STUDY = Structured(datasets=("digits",), network=Network((4, 8), 16))
+ARMS = structured.study.design.arms
+SMALL = ("fine-tuned-60", "distilled-60", "scratch-60", "scratch-distilled-60", "random-60", "obd-60")
 
 
-def test_small_networks_of_a_seed_share_all_but_what_their_names_say():
-    whole = study.whole_cell(STUDY, "digits", 3)
-    one = dataclasses.asdict(study.small_cell(STUDY, "digits", "distilled", 0.8, 3).config)
-    assert one["whole"] == whole.name
-    for method in study.METHODS:
-        other = dataclasses.asdict(study.small_cell(STUDY, "digits", method, 0.8, 3).config)
-        changed = {key for key, value in other.items() if value != one[key]} - {"method"}
-        labels = {"temperature", "student_loss_weight"} if method in ("fine-tuned", "scratch") else set()
-        assert changed == labels | ({"learning_rate"} if method.startswith("scratch") else set())
-    assert study.arm_name("mnist1d", "random", 0.3) == "mnist1d-random-30"
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run on digits, with a whole network that is not trained."""
+    monkeypatch.setattr(structured, "NETWORK", Network(filters=(4, 8), units=16, dropout=0.2))
+    x, y = data.arrays(data.load("digits").train)
+    made = studies.Run(
+        seed=5, train=(x, y), dev=(x, y), callbacks=[], directory=tmp_path, smoke=True, _files={}
+    )
+    network = structured.normalized_cnn(structured.NETWORK, input_shape=(8, 8, 1), classes=10, name="whole")
+    monkeypatch.setattr(studies.Run, "model", lambda *_: network)
+    return made
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        (["--seeds", "1"], "--seeds must be at least 2 for an interval. Received: --seeds 1"),
-        (["--removed", "0.9", "0.5"], "ascending. Received: --removed 0.9 0.5"),
-        (["--removed", "0.5", "1.0"], "between 0 and 1"),
-        (["--judged", "0.7"], "--judged must be one of --removed. Received: --judged 0.7"),
-        (["--datasets", "digits", "digits"], "none twice. Received: --datasets digits digits"),
-        (["--epochs", "0"], "--epochs must be at least 1"),
-        (["--further-rate", "0"], "--further-rate must be above 0"),
-    ],
-)
-def test_options_that_cannot_work_are_refused_before_anything_is_trained(option, message, tmp_path, capsys):
-    assert main(["--out", str(tmp_path), *option]) == 1
-    assert message in " ".join(capsys.readouterr().out.split())
-    assert not list(tmp_path.glob("*/cells"))
+def channels(network):
+    return np.moveaxis(np.asarray(network.get_layer("conv0").kernel), -1, 0)
 
 
-@pytest.fixture(scope="module")
-def whole():
-    return normalized_cnn(STUDY.network, input_shape=(8, 8, 1), classes=10, name="whole")
+def test_small_networks_have_one_size_and_differ_in_what_their_names_say(run, monkeypatch):
+    found = {}
+
+    def fit(model, examples, run, *, epochs, rate):
+        found[name] = model, epochs, rate, examples[1].max()
+
+    monkeypatch.setattr(structured, "fit", fit)
+    whole = run.model("whole")
+    kept = {}
+    for name in SMALL:
+        network = ARMS[name].function(run, **ARMS[name].settings)
+        model, epochs, rate, largest = found[name]
+        assert abs(cost.macs(network) / cost.macs(whole) - 0.4) <= 0.02 * 0.4
+        widths = [layer.weights[0].shape[-1] for layer in network.layers if hasattr(layer, "kernel")]
+        assert widths == [2, 5, 14, 10]
+        new, taught = name.startswith("scratch"), "distilled" in name
+        assert (epochs, rate, largest) == ((60, 8e-3, 1) if new else (30, 4e-3, 1))
+        assert (model is not network) == taught
+        if taught:
+            assert model.student is network
+            assert model.teacher.model is whole
+        taken = [[np.array_equal(row, old) for old in channels(whole)] for row in channels(network)]
+        assert [any(row) for row in taken] == [not new] * 2
+        kept[name] = np.flatnonzero(np.any(taken, axis=0)).tolist()
+    assert kept["fine-tuned-60"] == kept["distilled-60"]
 
 
-@pytest.mark.parametrize("method", study.METHODS)
-@pytest.mark.sweep(3)
-def test_a_network_starts_small_from_the_weights_that_its_method_says(method, whole, tmp_path, monkeypatch):
-    small = study.small_cell(STUDY, "digits", method, 0.6, 5)
-    (tmp_path / small.config.whole).mkdir()
-    whole.save(tmp_path / small.config.whole / "teacher.keras")
-    seen = {}
-
-    def fit_and_measure(model, network, batches, **kwargs):
-        seen.update(kwargs, model=model, network=network)
-        return dict(kwargs["also"]())
-
-    monkeypatch.setattr(cell, "fit_and_measure", fit_and_measure)
-    found = cell.train(small, tmp_path / "own", surroundings=Surroundings())
-    network = seen["network"]
-    assert abs(cost.macs(network) / cost.macs(whole) - 0.4) <= 0.02 * 0.4
-    assert found["widths"] == {
-        "conv0": 2,
-        "conv1": 5,
-        "embedding": 14,
-        "logits": 10,
-    }  # the same for every method
-    assert (seen["model"] is network) == (method in ("fine-tuned", "scratch"))
-    first, own = (np.moveaxis(np.asarray(m.get_layer("conv0").kernel), -1, 0) for m in (whole, network))
-    taken = [any(np.array_equal(row, old) for old in first) for row in own]
-    assert taken == [not method.startswith("scratch")] * 2
-    assert 0 <= found["untrained"] <= 1
-    assert seen["model"].optimizer.learning_rate.numpy() == np.float32(small.config.learning_rate)
+def test_arms_at_the_judged_share_have_as_much_to_choose_from():
+    trained = [f"{method}-80" for method in structured.METHODS]
+    assert [len(ARMS[name].trials) for name in trained] == [4, 4, 4, 4]
+    assert not any(arm.tune for name, arm in ARMS.items() if name not in trained)
+    assert {name for name, arm in ARMS.items() if not arm.on_request} == {
+        *("whole", "fine-tuned-80", "distilled-80", "scratch-80", "random-80")
+    }
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        kept = ("distilled", "fine-tuned", "scratch-distilled", "random")
-        patch.setattr(study, "METHODS", {name: study.METHODS[name] for name in kept})
-        arguments = ["--smoke", "--removed", "0.8", "--jobs", "1", "--wandb", "disabled", "--out", str(out)]
-        assert main(arguments) == 0
-    return out / "structured-smoke"
+def test_criteria_choose_different_channels_and_nothing_is_trained(run):
+    kept = set()
+    for criterion in structured.CRITERIA:
+        network = ARMS[f"{criterion}-60-untrained"].function(
+            run, **ARMS[f"{criterion}-60-untrained"].settings
+        )
+        kept.add(channels(network).tobytes() + np.asarray(network.get_layer("conv1").kernel).tobytes())
+    assert len(kept) >= 4
 
 
-@pytest.mark.slow
-def test_the_report_has_its_tables_and_pictures(smoke):
-    found = read(smoke)
-    grid = report.table(found)
-    assert [row[0] for row in grid.rows[1:]] == ["distilled", "fine-tuned", "scratch-distilled", "random"]
-    accuracies = [100 * one.test["last"]["accuracy"] for one in found.arm("digits-fine-tuned-80").cells]
-    assert grid.rows[2][1].startswith(f"{np.mean(accuracies):.2f} ± ")
-    whole, small = (found.arm(f"digits-{name}").cells[0].cost["macs"] for name in ("whole", "distilled-80"))
-    assert report.costs(found).rows[2][2] == f"{whole / small:.2f}"
-    (folder,) = smoke.glob("cells/digits-random-80-seed0-*")
-    (other,) = smoke.glob("cells/digits-random-80-seed1-*")
-    before = [json.loads((one / "result.json").read_text())["untrained"] for one in (folder, other)]
-    assert report.untrained(found).rows[1][2] == f"{100 * np.mean(before):.1f}"
-    page = (smoke / "report.html").read_text()
-    assert page.count("<svg") == 2
-    for text in ("Test accuracy against cost: digits distilled", "scripts/study structured --smoke"):
-        assert text in page, text
-    assert keras.models.load_model(folder / "student.keras").output_shape == (None, 10)
+def test_a_smoke_run_shows_accuracy_against_multiply_adds(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(structured, "NETWORK", Network(filters=(4, 8), units=16, dropout=0.2))
+    names = ("fine-tuned-60", "l2-60-untrained", "fine-tuned-80", "distilled-80", "scratch-80", "random-80")
+    found = structured.study.run(
+        out=tmp_path,
+        smoke=True,
+        seeds=1,
+        arms=names,
+        data={"dataset": "digits"},
+        surroundings=studies.Surroundings(wandb="disabled"),
+    )
+    assert {arm.name for arm in found.arms} == {"whole", *names}
+    assert found.primary == (
+        ("fine-tuned-80", "distilled-80"),
+        ("scratch-80", "fine-tuned-80"),
+        ("random-80", "fine-tuned-80"),
+    )
+    assert found.arm("l2-60-untrained").cells[0].epochs == 0
+    costs = {name: found.arm(name).cells[0].cost["macs"] for name in ("whole", *names)}
+    assert costs["fine-tuned-80"] == costs["distilled-80"] == costs["scratch-80"] == costs["random-80"]
+    assert abs(costs["fine-tuned-80"] / costs["whole"] - 0.2) < 0.02
+    assert structured.macs(found, "fine-tuned-60") == costs["l2-60-untrained"]
+    page = (tmp_path / "structured-digits-smoke" / "report.html").read_text()
+    assert 'aria-label="Accuracy against multiply-adds"' in page
+    (file,) = tmp_path.glob("*/cells/random-80-seed0-*/model.keras")
+    assert keras.models.load_model(file).output_shape == (None, 10)

@@ -1,0 +1,199 @@
+"""How many weights of a CNN can be removed, and what matters most: which go, when they go, or how the rest recovers?
+
+A CNN of 106,000 parameters learns to read 3,000 digits (mnist5k). Then 95 % of its weights are set to zero: by
+magnitude over all layers or at random places; at once or step by step; while what remains learns from the labels or
+from the unpruned network. All pruned networks start from the same weights within a seed, and train for as long. With a
+teacher and without there are as many settings to choose from on dev. The test split is read once.
+
+On request: other shares of zeros, from 50 to 98 %, by which the accuracy is drawn; zeros that are spread evenly over
+the layers; and lottery tickets, rewound to the end of the first epoch.
+
+Command: scripts/study sparsity. --tune chooses the settings on dev again; --arms all adds the arms on request.
+"""
+
+import functools
+
+import keras
+from matplotlib.figure import Figure
+
+import distill
+from distill import data, pruning, studies
+from distill.pruning.weights import importance
+from distill.studies import levels, plots
+from experiments._networks import Network, plain_cnn
+from experiments._training import BATCH, batches, fit, one_hot, prepare
+
+EPOCHS, FURTHER = 30, 15  # before pruning, and from then on
+RAMP = 10  # epochs of step by step
+RATE, FURTHER_RATE = 6e-3, 2e-3
+NETWORK = Network(filters=(16, 32), units=64, dropout=0.4)
+PERCENTS, JUDGED = (50, 70, 80, 90, 95, 98), 95
+LABELS = {"dropout": (0.0, 0.4), "smoothing": (0.0, 0.1)}
+SOFT = {"dropout": (0.0, 0.4), "temperature": (1.0, 4.0)}
+
+
+def images(seed, dataset="mnist5k"):
+    """The splits do not depend on the seed."""
+    splits = data.load(dataset)
+    return data.arrays(splits.train), data.arrays(splits.dev), data.arrays(splits.test)
+
+
+study = studies.Study(
+    "sparsity",
+    data=images,
+    seeds=12,
+    title="How many weights can be removed",
+    question="What decides how much accuracy a pruned network loses: which weights go, when they go, or how the rest "
+    "recovers?",
+)
+
+
+def cnn(run):
+    """A new network."""
+    return plain_cnn(NETWORK, input_shape=run.train[0].shape[1:], classes=10)
+
+
+def learn(model, run, *, epochs=FURTHER, rate=FURTHER_RATE, smoothing=0.0, callbacks=()):
+    """Trains on labels, and on what else the model learns from."""
+    x, y = run.train
+    fit(model, (x, one_hot(y, smoothing)), run, epochs=epochs, rate=rate, callbacks=callbacks)
+
+
+def unpruned(run, dropout):
+    """The trained network, to go on from with another share of dropout."""
+    network = run.model("dense")
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = dropout
+    return network
+
+
+def step_by_step(run, sparsity, scope):
+    """Prunes by magnitude after each epoch, which is when Keras calls callbacks here, until the share is reached."""
+    steps, epochs = -(-len(run.train[0]) // BATCH), 1 if run.smoke else RAMP
+    schedule = pruning.PolynomialDecay(0.0, sparsity, 0, epochs * steps, frequency=steps)
+    return pruning.GradualPruning(schedule, scope=scope)
+
+
+@study.arm(group="no zeros")
+def dense(run):
+    """The network, trained on labels."""
+    network = cnn(run)
+    learn(network, run, epochs=EPOCHS, rate=RATE)
+    return network
+
+
+@study.arm(group="no zeros", needs="dense")
+def longer(run, dropout=0.4, smoothing=0.0):
+    """The network, trained for as long as the pruned ones."""
+    network = unpruned(run, dropout)
+    learn(network, run, smoothing=smoothing)
+    return network
+
+
+def one_shot(run, sparsity=0.0, scope="global", dropout=0.4, smoothing=0.0):
+    """Pruned at once by magnitude, then trained on labels."""
+    network = unpruned(run, dropout)
+    pruning.prune(network, sparsity, scope=scope)
+    learn(network, run, smoothing=smoothing)
+    return network
+
+
+def at_random(run, sparsity=0.0, scope="global", dropout=0.4, smoothing=0.0):
+    """Pruned at once at random places, then trained on labels."""
+    network = unpruned(run, dropout)
+    pruning.prune(network, sparsity, importance=importance.random(run.seed), scope=scope)
+    learn(network, run, smoothing=smoothing)
+    return network
+
+
+def gradual(run, sparsity=0.0, scope="global", dropout=0.4, smoothing=0.0):
+    """Pruned by magnitude step by step, in two thirds of the further training, which is on labels."""
+    network = unpruned(run, dropout)
+    learn(network, run, smoothing=smoothing, callbacks=[step_by_step(run, sparsity, scope)])
+    return network
+
+
+def distilled(run, sparsity=0.0, scope="global", dropout=0.4, temperature=4.0):
+    """Pruned step by step, while it learns from the unpruned network and, with a weight of .1, from labels."""
+    network, loss = unpruned(run, dropout), distill.SoftTargets(temperature)
+    distiller = distill.Distiller(run.model("dense"), network, loss, student_loss_weight=0.1)
+    learn(distiller, run, callbacks=[step_by_step(run, sparsity, scope)])
+    return network
+
+
+def lottery(run, sparsity=0.0):
+    """Pruned at once by magnitude, rewound to the end of the first epoch, and trained on labels for all others."""
+    network, epochs = cnn(run), 2 if run.smoke else EPOCHS
+    x, y = run.train
+    steps = -(-len(x) // BATCH)
+
+    def train(model, callbacks):
+        recorded = run.callbacks if pruning.measure_sparsity(model).zeros else []  # the second training only
+        given = batches((x, one_hot(y)), run)
+        model.fit(given, epochs=epochs, callbacks=[*recorded, *callbacks], verbose=0, shuffle=False)
+
+    prepare(network, rate=RATE, epochs=epochs, steps=steps)
+    pruning.iterative(network, train, [sparsity], to_step=steps, scope="global")
+    return network
+
+
+METHODS = {
+    "one-shot": (one_shot, LABELS),
+    "random": (at_random, None),
+    "gradual": (gradual, LABELS),
+    "distilled": (distilled, SOFT),
+}
+for percent in PERCENTS:
+    group, settings = f"{percent} % zeros", {"sparsity": percent / 100}
+    declare = functools.partial(study.arm, needs="dense", group=group, settings=settings)
+    for method, (function, tune) in METHODS.items():
+        judged = percent == JUDGED
+        declare(function, name=f"{method}-{percent}", tune=tune if judged else None, on_request=not judged)
+    study.arm(lottery, name=f"lottery-{percent}", group=group, settings=settings, on_request=True)
+for method, (function, _) in METHODS.items():
+    study.arm(
+        function,
+        name=f"{method}-{JUDGED}-evenly",
+        needs="dense",
+        group=f"{JUDGED} % zeros in each kernel",
+        settings={"sparsity": JUDGED / 100, "scope": "layer"},
+        on_request=True,
+    )
+
+study.compare(f"one-shot-{JUDGED}", f"random-{JUDGED}")
+study.compare(f"gradual-{JUDGED}", f"one-shot-{JUDGED}")
+study.compare(f"distilled-{JUDGED}", f"gradual-{JUDGED}")
+for arm, baseline in (
+    ("one-shot-95", "longer"),
+    ("lottery-95", "one-shot-95"),
+    ("gradual-98", "one-shot-98"),
+    ("distilled-98", "gradual-98"),
+    ("gradual-95-evenly", "one-shot-95-evenly"),
+    ("distilled-95-evenly", "gradual-95-evenly"),
+):
+    study.compare(arm, baseline, primary=False)
+
+
+@study.section
+def accuracy_against_sparsity(found):
+    """Accuracy against sparsity."""
+    curves = levels.curves(found.arms)
+    if max(len(curve.levels) for curve in curves) > 1:
+        figure = Figure(figsize=(8.5, 4.6), layout="constrained")
+        axes = figure.subplots()
+        for curve, color in zip(curves, plots.PALETTE, strict=False):
+            # The share that is kept, on a logarithmic axis that falls towards nothing.
+            levels.draw(axes, curve, [100 - level for level in curve.levels], color=color)
+        levels.draw_line(axes, found.arm("dense"), label="unpruned")
+        axes.set(xscale="log", xlabel="zeros, %")
+        axes.set_xticks([100 - percent for percent in PERCENTS], map(str, PERCENTS))
+        axes.invert_xaxis()
+        levels.error_axis(axes)
+        axes.legend(fontsize="small")
+        yield figure
+        yield "Line: mean over seeds. Band: its 95 % t interval. The vertical axis is logarithmic in the error."
+
+
+if __name__ == "__main__":
+    study.main()

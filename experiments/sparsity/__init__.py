@@ -1,1 +1,0 @@
-"""Compares ways to prune single weights, at several sparsities."""

@@ -1,1 +1,0 @@
-"""Compares ways to remove channels, and networks that were small from the start."""
