@@ -16,10 +16,8 @@ rich.print(studies.summary.terminal(study))  # its tables
 studies.report.write("runs/compare")         # its page
 ```
 
-A study with a design of its own is made of parts: `command` reads options, a `Runner` runs cells, `fit_and_measure`
-trains and measures one, and `conclude` writes what `read` reads. A report of its own, and a section that a `Study` adds
-to its report, is made of `page`, `tables`, `plots` and `levels`; `statistics` and `metrics` are plain functions of
-numbers.
+A section that a study adds to its report is made of `page`, `tables`, `plots` and `levels`; `statistics` and `metrics`
+are plain functions of numbers.
 
 This room needs the `experiments` extra.
 """
@@ -35,17 +33,7 @@ from distill.studies import _report as report
 from distill.studies import _statistics as statistics
 from distill.studies import _summary as summary
 from distill.studies import _tables as tables
-from distill.studies._cells import (
-    Examples,
-    costs,
-    fit_and_measure,
-    latencies,
-    logits,
-    measure,
-    milliseconds,
-)
-from distill.studies._command import command, require, require_datasets, require_training
-from distill.studies._conclusion import choose, conclude
+from distill.studies._cells import logits
 from distill.studies._condensed import condense
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._judging import Judged, judge
@@ -71,7 +59,7 @@ from distill.studies._models import ComparedModels, Interval, compare_models
 from distill.studies._ray import Ray
 from distill.studies._results import ArmResult, BrokenStudyError, CellResult, StudyResult, Tuning, read
 from distill.studies._run import Run
-from distill.studies._runner import STAGES, CellError, Runner, workers
+from distill.studies._runner import CellError
 from distill.studies._study import Study
 
 __all__ = [
@@ -87,7 +75,6 @@ __all__ = [
     "R2",
     "REGRESSION",
     "RMSE",
-    "STAGES",
     "TOKENS",
     "TOKEN_ACCURACY",
     "TOKEN_NLL",
@@ -98,40 +85,26 @@ __all__ = [
     "CellError",
     "CellResult",
     "ComparedModels",
-    "Examples",
     "Interval",
     "Judged",
     "Measure",
     "Ray",
     "Run",
-    "Runner",
     "Study",
     "StudyResult",
     "Surroundings",
     "Tuning",
-    "choose",
-    "command",
     "compare_models",
-    "conclude",
     "condense",
-    "costs",
-    "fit_and_measure",
     "judge",
-    "latencies",
     "levels",
     "logits",
-    "measure",
     "metrics",
-    "milliseconds",
     "page",
     "plots",
     "read",
     "report",
-    "require",
-    "require_datasets",
-    "require_training",
     "statistics",
     "summary",
     "tables",
-    "workers",
 ]

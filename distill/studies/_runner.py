@@ -1,9 +1,8 @@
 """Runs the cells of a study in parallel processes, and resumes where an earlier run stopped.
 
 A cell is finished when its directory holds `result.json`, which is written last and in one piece. A finished cell is
-never run again. An unfinished cell starts over in an empty directory. Only its folder `stages` is kept: a method that
-trains several networks stores each one there once it is complete. A directory's name contains a digest of the config,
-so a cell with another config is another cell.
+never run again. An unfinished cell starts over in an empty directory. A directory's name contains a digest of the
+config, so a cell with another config is another cell.
 
 Whoever runs a cell holds a lock on its directory, which the system takes back when the process ends, however it ends.
 So several processes, and machines on one file system whose locks hold across them, can run one study.
@@ -34,7 +33,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from distill.studies._declarations import Cell
 from distill.studies._records import environment, write_json
 
-STAGES = "stages"
 _LOCK = ".lock"
 
 # Does the work of a cell, leaves its files in the directory, and returns what result.json is to hold.
@@ -61,30 +59,6 @@ class Runner:
         study_dir: directory of the study; its cells are written to the folder `cells` in it.
         pool: processes that run the cells, made by `workers`.
         console: console that shows progress.
-
-    Example:
-        ```python
-        from pathlib import Path
-
-        from rich.console import Console
-
-        from distill import studies
-
-
-        def train(cell, directory):
-            return {"answer": cell.seed}
-
-
-        cells = []  # the cells of a study
-        folder = Path("runs/mine")
-        folder.mkdir(parents=True)
-        with studies.workers(folder, jobs=2) as pool:
-            runner = studies.Runner(folder, pool=pool, console=Console())
-            try:
-                runner.run(cells, train, label="cells")
-            except studies.CellError as error:
-                print(error)
-        ```
     """
 
     study_dir: Path
@@ -290,7 +264,7 @@ def _run_cell(cell: Cell, work: Work, study_dir: Path, *, wait: bool = False) ->
 
 def _run_here(cell: Cell, work: Work, directory: Path) -> None:
     for path in directory.iterdir():
-        if path.name in (STAGES, _LOCK):
+        if path.name == _LOCK:
             continue
         if path.is_dir():
             shutil.rmtree(path)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.studies._command import require
 from distill.studies._declarations import Surroundings
 from distill.studies._declared import PLAIN, Data, Declared, Design, Function, is_plain, settings_of
 from distill.studies._execution import TUNING_SEEDS, Plan, execute
@@ -316,7 +315,7 @@ class Study:
         """
         default = SMOKE_SEEDS if smoke else self.design.seeds
         count = default if seeds is None else seeds
-        require(
+        _require(
             (bool(self.design.arms), "A study needs an arm", "none: decorate a function with @study.arm"),
             (count >= 1, "seeds must be at least 1", f"seeds={seeds}"),
             (jobs is None or jobs >= 1, "jobs must be at least 1", f"jobs={jobs}"),
@@ -359,3 +358,10 @@ class Study:
         if multiprocessing.current_process().name != "MainProcess":
             return
         raise SystemExit(main(self.design, self.run, sys.argv[1:] if arguments is None else arguments))
+
+
+def _require(*rules: tuple[bool, str, str]) -> None:
+    """Raises ValueError for the first rule that does not hold; each has the rule itself, and what was received."""
+    for holds, rule, received in rules:
+        if not holds:
+            raise ValueError(f"{rule}. Received: {received}.")

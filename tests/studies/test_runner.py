@@ -67,8 +67,6 @@ def test_runs_once_and_starts_again_cleanly_after_an_interruption(tmp_path, capf
     stale.mkdir(parents=True)
     (stale / "metrics.jsonl").write_text("from a run that was cut off")
     (stale / "wandb").mkdir()
-    (stale / "stages").mkdir()
-    (stale / "stages" / "0.weights.h5").write_text("a network that was done")
 
     folders, shown = run(cells, tmp_path)
     assert [json.loads((tmp_path / folder / "result.json").read_text())["answer"] for folder in folders] == [
@@ -78,7 +76,6 @@ def test_runs_once_and_starts_again_cleanly_after_an_interruption(tmp_path, capf
     ]
     assert not (stale / "metrics.jsonl").exists()
     assert not (stale / "wandb").exists()
-    assert (stale / "stages" / "0.weights.h5").read_text() == "a network that was done"
     assert "cells: 3 of 3 cells (arm seed 2), done" in shown
     assert "printed by a worker" in (tmp_path / "workers.log").read_text()
     assert capfd.readouterr() == (

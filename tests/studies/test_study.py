@@ -184,11 +184,11 @@ def test_arms_on_request_and_those_that_they_need(here, tmp_path):
 
 
 def test_the_commit_is_that_of_the_file_in_which_the_data_is_defined(here, tmp_path, monkeypatch):
-    concluded = {}
+    concluded, real = {}, execution.conclude
 
     def conclude(*args, **kwargs):
         concluded.update(kwargs)
-        return studies.conclude(*args, **kwargs)
+        return real(*args, **kwargs)
 
     monkeypatch.setattr(execution, "conclude", conclude)
     run(study_of((teacher, {}), seeds=1), tmp_path)
