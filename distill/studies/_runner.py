@@ -44,6 +44,18 @@ class CellError(RuntimeError):
 
     Attributes:
         failed: the cells that failed.
+
+    Example:
+        ```python
+        from distill import studies
+
+        study = studies.Study("birds", data=load_birds)
+        ...
+        try:
+            study.run()
+        except studies.CellError as error:
+            print(error)
+        ```
     """
 
     def __init__(self, message: str, failed: Sequence[Cell] = ()) -> None:
