@@ -1,1 +1,1 @@
-"""Studies that compare compressed students with their teachers: a folder for each, written on `distill.studies`."""
+"""Studies that compare compressed students with their teachers: a file for each, written on `distill.studies`."""
