@@ -9,20 +9,22 @@ wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' -)
 installed=" $(cat "$root/.venv/installed" 2>/dev/null || true) " # the versions in .venv, as $wanted, and the extras
 [[ "$installed" == " $wanted "* ]] || installed=""
 
-# MB that each extra adds, to download and on disk: those of pip's wheels and of .venv on Linux, Python 3.11.
+# MB to download and on disk, of pip's wheels on Linux with Python 3.11: of distill with TensorFlow, and what extras add.
 missing="" download=0 disk=0
+[ -n "$installed" ] || download=640 disk=2200
 for extra in ${extras:=experiments dev}; do
   [[ "$installed" == *" $extra "* ]] && continue
   missing+=" $extra"
   case $extra in
-    experiments) download=$((download + 850)) disk=$((disk + 2900)) ;; # with distill itself; TensorFlow is two thirds
+    experiments) download=$((download + 220)) disk=$((disk + 700)) ;;
     onnx) download=$((download + 40)) disk=$((disk + 120)) ;;
-    dev) download=$((download + 220)) disk=$((disk + 900)) ;; # with onnx
+    docs) download=$((download + 30)) disk=$((disk + 110)) ;;
+    dev) download=$((download + 250)) disk=$((disk + 900)) ;; # with onnx
   esac
 done
 
 if [ -n "$missing" ]; then
-  echo "installing$missing into $root/.venv, once: $download MB to download, $disk MB on disk, some minutes" >&2
+  echo "installing$missing into $root/.venv, once: up to $download MB to download, $disk MB on disk, some minutes" >&2
   rm -f "$root/.venv/installed"
   if ! "$python" -m pip --version >/dev/null 2>&1; then
     for candidate in python3 python3.13 python3.12 python3.11; do

@@ -46,7 +46,7 @@ def plot_layers(layers: Sequence[LayerCost], *, title: str, zeros: int) -> "Figu
     if zeros:
         column = [layer.parameters - layer.nonzero for layer in layers]
         panels[1].barh(places, column, color="#B0B0B0", label=f"{zeros:,} of them zero")
-        panels[1].legend(frameon=False, fontsize=8)
+        panels[1].legend(loc="lower right", frameon=False, fontsize=8)
     for place, layer in zip(places, layers, strict=True):
         if layer.macs is None:
             panels[0].text(0, place, " unknown", va="center", fontsize=7)
