@@ -116,6 +116,8 @@ def test_every_method_tries_three_settings_and_is_compared_with_the_student_alon
     assert methods.study.design.primary == [
         ("alone", name) for name in ("kd", "similarity", "three_teachers")
     ]
+    default = methods.study.design.only(None)
+    assert set(default.arms) == {"teacher", "teacher_2", "teacher_3", "alone", "smoothing", *methods.PRIMARY}
     assert {len(ARMS[name].trials) for name in ("alone", *compared) if name != "ensemble"} == {3}
     for name in compared:
         arm = ARMS[name]
