@@ -28,6 +28,23 @@ def soft_targets(teacher, student, temperature):
     return np.array(values)
 
 
+def merged(logits, ids, temperature):
+    """Log-probabilities of the classes in `ids` of each row, and last of all other classes together."""
+    rows = []
+    for row, chosen in zip(np.asarray(logits, "float64"), ids, strict=True):
+        log_p = log_softmax(row / temperature)
+        others = [math.exp(value) for i, value in enumerate(log_p) if i not in set(chosen)]
+        rest = math.log(math.fsum(others)) if others and math.fsum(others) > 0 else -math.inf
+        rows.append([*(log_p[i] for i in chosen), rest])
+    return np.array(rows)
+
+
+def entropy(logits, temperature):
+    """−Σ_c p_c log p_c of each row."""
+    rows = [log_softmax(row / temperature) for row in np.asarray(logits, "float64")]
+    return np.array([-sum(math.exp(value) * value for value in row) for row in rows])
+
+
 def log_sigmoid(value):
     return -math.log1p(math.exp(-value)) if value >= 0 else value - math.log1p(math.exp(value))
 

@@ -23,8 +23,20 @@ print(cache.inspect("cache"))
 
 from distill.cache._answers import Answers, open
 from distill.cache._inspection import Contents, inspect
+from distill.cache._manifest import MANIFEST
 from distill.cache._recording import record
 from distill.cache._targets import Dense, Sampled, TopK
 from distill.cache._views import views
 
-__all__ = ["Answers", "Contents", "Dense", "Sampled", "TopK", "inspect", "open", "record", "views"]
+__all__ = [
+    "MANIFEST",
+    "Answers",
+    "Contents",
+    "Dense",
+    "Sampled",
+    "TopK",
+    "inspect",
+    "open",
+    "record",
+    "views",
+]

@@ -116,8 +116,8 @@ class Answers(Recorded):
             self._compare(list(parts), ids)
             return np.zeros((), "int64")
 
-        def numbered(start: Any, *element: Any) -> tuple[Any, Any]:
-            x, *rest = element
+        def numbered(start: Any, element: Any) -> tuple[Any, Any]:
+            x, *rest = element if isinstance(element, tuple) else (element,)
             parts = tf.nest.flatten(x)
             count = tf.shape(parts[0], out_type=tf.int64)[0]
             ids = start + tf.range(count)

@@ -12,7 +12,7 @@ from distill._atomic import replacing
 from distill.cache._targets import Target, target_of
 from distill.training._recorded import Answer
 
-FILE = "cache.json"
+MANIFEST = "cache.json"
 _FORMAT = 1
 
 
@@ -62,7 +62,7 @@ class Manifest:
             "answers": [answer._asdict() for answer in self.answers],
             "targets": [target.config() for target in self.targets],
         }
-        with replacing(folder / FILE) as draft:
+        with replacing(folder / MANIFEST) as draft:
             draft.write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
@@ -73,10 +73,10 @@ class Manifest:
             FileNotFoundError: there is none.
             ValueError: it is damaged, or of another version.
         """
-        path = folder / FILE
+        path = folder / MANIFEST
         if not path.is_file():
             raise FileNotFoundError(
-                f"A cache is a folder with a {FILE}. Received: {str(folder)!r}, which has none. Record one with "
+                f"A cache is a folder with a {MANIFEST}. Received: {str(folder)!r}, which has none. Record one with "
                 "cache.record(teacher, data, folder)."
             )
         try:

@@ -10,8 +10,8 @@ import numpy as np
 
 from distill._types import Data, PathLike
 from distill.cache._answers import Answers
-from distill.cache._examples import digests, examples_of
-from distill.cache._manifest import FILE, Manifest
+from distill.cache._examples import ArrayExamples, DatasetExamples, digests, examples_of
+from distill.cache._manifest import MANIFEST, Manifest
 from distill.cache._shards import Shards, present, write
 from distill.cache._targets import Dense, Target
 from distill.exports import Exported
@@ -93,7 +93,7 @@ def record(
         name=teacher.path.name if name is None and isinstance(teacher, Exported) else name,
     )
     examples = examples_of(data, batch_size)
-    before = Manifest.read(folder) if (folder / FILE).is_file() else None
+    before = Manifest.read(folder) if (folder / MANIFEST).is_file() else None
     _, x = next(iter(examples))
     first = answering(x)
     answers = tuple(answer for answer, _ in first)
@@ -118,7 +118,7 @@ def record(
     if before is None:
         folder.mkdir(parents=True, exist_ok=True)
         manifest.write(folder)
-    recorder.run(examples, verbose=verbose)
+    recorder.run(examples, first, verbose=verbose)
     return Answers(folder, manifest)
 
 
@@ -166,8 +166,14 @@ class _Recorder:
                         "weights or its preprocessing changed, record into another folder, or delete this one first."
                     )
 
-    def run(self, examples: Any, *, verbose: int) -> None:
-        """Records the missing shards."""
+    def run(
+        self,
+        examples: ArrayExamples | DatasetExamples,
+        first: list[tuple[Answer, np.ndarray]],
+        *,
+        verbose: int,
+    ) -> None:
+        """Records the missing shards; what is answered to the first batch is known."""
         total = sum(map(self._manifest.size_of, self._missing))
         if not total:
             return
@@ -183,7 +189,7 @@ class _Recorder:
                 )
             touched = set((ids // self._manifest.shard_size).tolist())
             if touched & self._missing:
-                done += self._keep(ids, self._encoded(start, x, self._answering(x)))
+                done += self._keep(ids, self._encoded(start, x, first if start == 0 else self._answering(x)))
                 progress.update(done)
                 if not self._missing:
                     break

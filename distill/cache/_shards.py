@@ -52,6 +52,7 @@ class Shards:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
         self._manifest = manifest
+        self._row = manifest.row
         self._maps: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -69,7 +70,7 @@ class Shards:
             ValueError: a shard is missing or damaged.
         """
         numbers, places = np.divmod(ids, self._manifest.shard_size)
-        found = np.empty(len(ids), self._manifest.row)
+        found = np.empty(len(ids), self._row)
         for number in np.unique(numbers):
             chosen = numbers == number
             found[chosen] = self.map(int(number))[places[chosen]]
@@ -105,9 +106,9 @@ class Shards:
                 f"it is damaged or cut short. {advice}"
             )
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        if rows.dtype != self._manifest.row or rows.shape != (size,):
+        if rows.dtype != self._row or rows.shape != (size,):
             raise ValueError(
                 f"A shard must hold what the cache's description says. Received: {str(path)!r} with rows {rows.dtype} "
-                f"of shape {rows.shape} where {self._manifest.row} of shape {(size,)} is expected. {advice}"
+                f"of shape {rows.shape} where {self._row} of shape {(size,)} is expected. {advice}"
             )
         return np.asarray(rows)

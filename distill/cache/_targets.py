@@ -62,7 +62,7 @@ class Dense(Target):
 
     Args:
         dtype: "float32" keeps what the teacher answered bit for bit. "bfloat16" and "float16" take half as many bytes:
-            a number is rounded by at most a relative 2⁻⁹ or 2⁻¹².
+            they round a number by at most 2⁻⁸ or 2⁻¹¹ of itself; float16 those below 6e-5 by at most 3e-8.
 
     Raises:
         ValueError: there is no such dtype; or, when recording, a number is beyond the largest of float16, 65504.

@@ -2,7 +2,8 @@
 
 Of exported files (LiteRT, ONNX, SavedModels), which have no layers, it shows the functions with their inputs and
 outputs, the operators and the weights, and runs nothing in them but for `--latency`. Of files that hold weights alone,
-TensorFlow checkpoints among them, it shows the weights.
+TensorFlow checkpoints among them, it shows the weights. Of a cache of a teacher's answers, it shows what was recorded
+and how it is kept, and compares the checksums.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from distill import cost, exports, pruning
+from distill import cache, cost, exports, pruning
 from distill._tables import aligned
 from distill.files import load_model
 from distill.files._exported import Contents, Tensor, contents
@@ -34,7 +35,7 @@ def add_to(commands: Any) -> None:
         "file",
         type=Path,
         metavar="FILE",
-        help="model, a file or a folder, exported or not, or a file of weights",
+        help="model, a file or a folder, exported or not, a file of weights, or a cache of answers",
     )
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="file with the weights of an architecture in JSON"
@@ -77,7 +78,9 @@ def run(options: argparse.Namespace) -> None:
     """
     model = None
     exported = contents(options.file)
-    if exported is not None:
+    if (options.file / cache.MANIFEST).is_file():
+        kind, parts = "answers of a teacher", describe_cache(options)
+    elif exported is not None:
         kind, parts = exported.kind, describe_exported(exported, options)
     elif (found := describe_weights_file(options)) is not None:
         kind, parts = "weights alone", found
@@ -104,6 +107,20 @@ def describe_model(model: keras.Model, options: argparse.Namespace) -> dict[str,
         profile.plot().savefig(options.plot)
     values = ((weight.path, keras.ops.convert_to_numpy(weight)) for weight in model.weights)
     return {"Weights": weights_table(_typed(values)), "Zeros": zeros(model), "": str(profile)}
+
+
+def describe_cache(options: argparse.Namespace) -> dict[str, str]:
+    """Describes a cache of a teacher's answers; returns a text by heading.
+
+    Raises:
+        ValueError: the options ask for more than a cache has; its description cannot be read.
+    """
+    if options.files or options.latency or options.plot is not None or options.weights is not None:
+        raise ValueError(
+            "--files, --latency, --plot and --weights need the layers of a model. Received: "
+            f"{options.file}, a cache of a teacher's answers. Inspect the teacher."
+        )
+    return {"Cache": str(cache.inspect(options.file))}
 
 
 def describe_exported(found: Contents, options: argparse.Namespace) -> dict[str, str]:
