@@ -16,10 +16,13 @@ rich.print(studies.summary.terminal(study))  # its tables
 studies.report.write("runs/compare")         # its page
 ```
 
+A study reads several directories as one, `read("machine-a/compare", "machine-b/compare")`, and `scripts/report` makes
+their page. In a notebook, studies, verdicts, tables and charts show themselves.
+
 A study with a design of its own is made of parts: `command` reads options, a `Runner` runs cells, `fit_and_measure`
 trains and measures one, and `conclude` writes what `read` reads. A report of its own, and a section that a `Study` adds
-to its report, is made of `page`, `tables`, `plots` and `levels`; `statistics` and `metrics` are plain functions of
-numbers.
+to its report, is made of `page`, `tables`, `charts`, `plots` and `levels`; `statistics` and `metrics` are plain functions
+of numbers.
 
 This room needs the `experiments` extra.
 """
@@ -27,8 +30,10 @@ This room needs the `experiments` extra.
 from distill.studies import _required  # noqa: F401  # says which extra is missing
 
 # isort: split
+from distill.studies import _charts as charts
 from distill.studies import _levels as levels
 from distill.studies import _metrics as metrics
+from distill.studies import _notebook  # noqa: F401  # studies show themselves
 from distill.studies import _page as page
 from distill.studies import _plots as plots
 from distill.studies import _report as report
@@ -48,7 +53,7 @@ from distill.studies._command import command, require, require_datasets, require
 from distill.studies._conclusion import choose, conclude
 from distill.studies._condensed import condense
 from distill.studies._declarations import Arm, Cell, Surroundings
-from distill.studies._judging import Judged, judge
+from distill.studies._judging import Judged, Verdicts, judge
 from distill.studies._measures import (
     ACCURACY,
     AGREEMENT,
@@ -68,8 +73,10 @@ from distill.studies._measures import (
     Measure,
 )
 from distill.studies._models import ComparedModels, Interval, compare_models
+from distill.studies._pareto import Priced, Prices, prices
 from distill.studies._ray import Ray
-from distill.studies._results import ArmResult, BrokenStudyError, CellResult, StudyResult, Tuning, read
+from distill.studies._reading import read
+from distill.studies._results import ArmResult, BrokenStudyError, CellResult, StudyResult, Tuning
 from distill.studies._run import Run
 from distill.studies._runner import STAGES, CellError, Runner, workers
 from distill.studies._study import Study
@@ -102,6 +109,8 @@ __all__ = [
     "Interval",
     "Judged",
     "Measure",
+    "Priced",
+    "Prices",
     "Ray",
     "Run",
     "Runner",
@@ -109,6 +118,8 @@ __all__ = [
     "StudyResult",
     "Surroundings",
     "Tuning",
+    "Verdicts",
+    "charts",
     "choose",
     "command",
     "compare_models",
@@ -125,6 +136,7 @@ __all__ = [
     "milliseconds",
     "page",
     "plots",
+    "prices",
     "read",
     "report",
     "require",
