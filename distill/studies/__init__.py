@@ -16,8 +16,10 @@ rich.print(studies.summary.terminal(study))  # its tables
 studies.report.write("runs/compare")         # its page
 ```
 
-A section that a study adds to its report is made of `page`, `tables`, `plots` and `levels`; `statistics` and `metrics`
-are plain functions of numbers.
+A study reads several directories as one, `read("machine-a/compare", "machine-b/compare")`, and `scripts/report` makes
+their page. In a notebook, studies, verdicts, tables and charts show themselves. A section that a study adds to its
+report is made of `page`, `tables`, `charts`, `plots` and `levels`; `statistics` and `metrics` are plain functions of
+numbers.
 
 This room needs the `experiments` extra.
 """
@@ -25,8 +27,10 @@ This room needs the `experiments` extra.
 from distill.studies import _required  # noqa: F401  # says which extra is missing
 
 # isort: split
+from distill.studies import _charts as charts
 from distill.studies import _levels as levels
 from distill.studies import _metrics as metrics
+from distill.studies import _notebook  # noqa: F401  # studies show themselves
 from distill.studies import _page as page
 from distill.studies import _plots as plots
 from distill.studies import _report as report
@@ -36,7 +40,7 @@ from distill.studies import _tables as tables
 from distill.studies._cells import logits
 from distill.studies._condensed import condense
 from distill.studies._declarations import Arm, Cell, Surroundings
-from distill.studies._judging import Judged, judge
+from distill.studies._judging import Judged, Verdicts, judge
 from distill.studies._measures import (
     ACCURACY,
     AGREEMENT,
@@ -56,8 +60,10 @@ from distill.studies._measures import (
     Measure,
 )
 from distill.studies._models import ComparedModels, Interval, compare_models
+from distill.studies._pareto import Priced, Prices, prices
 from distill.studies._ray import Ray
-from distill.studies._results import ArmResult, BrokenStudyError, CellResult, StudyResult, Tuning, read
+from distill.studies._reading import read
+from distill.studies._results import ArmResult, BrokenStudyError, CellResult, StudyResult, Tuning
 from distill.studies._run import Run
 from distill.studies._runner import CellError
 from distill.studies._study import Study
@@ -88,12 +94,16 @@ __all__ = [
     "Interval",
     "Judged",
     "Measure",
+    "Priced",
+    "Prices",
     "Ray",
     "Run",
     "Study",
     "StudyResult",
     "Surroundings",
     "Tuning",
+    "Verdicts",
+    "charts",
     "compare_models",
     "condense",
     "judge",
@@ -102,6 +112,7 @@ __all__ = [
     "metrics",
     "page",
     "plots",
+    "prices",
     "read",
     "report",
     "statistics",

@@ -6,8 +6,8 @@ from typing import Any
 
 from distill.studies._declarations import Arm, Cell
 from distill.studies._measures import CLASSIFICATION, Measure
+from distill.studies._reading import read_cell
 from distill.studies._records import environment, write_json
-from distill.studies._results import read_cell
 
 # Settings that were tried for an arm, each with its cells.
 Trials = Sequence[tuple[Mapping[str, Any], Sequence[Cell]]]

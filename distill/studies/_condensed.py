@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from distill.studies._reading import read
 from distill.studies._records import write_text
-from distill.studies._results import read
 
 
 def condense(study_dir: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     """Writes a finished study as one file, which `read` reads as it reads the study's directory.
 
-    Models and learning curves are left out, so `plots.curves` has nothing to draw; every table and every other picture
+    Models and learning curves are left out, so `charts.curves` has nothing to draw; every table and every other picture
     comes out the same.
 
     Args:

@@ -22,8 +22,9 @@ from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, about, code_of
 from distill.studies._ray import Ray
+from distill.studies._reading import model_file, read
 from distill.studies._records import write_text
-from distill.studies._results import StudyResult, model_file, read
+from distill.studies._results import StudyResult
 from distill.studies._run import Run, settle
 from distill.studies._runner import CellError, Runner, Work, locked, workers
 from distill.studies._shipping import ship

@@ -1,11 +1,13 @@
 """The comparisons of a finished study, and what they show."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
+from distill.studies._grids import NOTHING, Grid, for_html
 from distill.studies._measures import Measure
 from distill.studies._results import StudyResult
-from distill.studies._statistics import Comparison, adjust, compare
+from distill.studies._statistics import Comparison, adjust, compare, format_p
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Judged:
         adjusted: the same with p and interval adjusted for the number of comparisons; this verdict is the one that
             counts.
         differences: arm − baseline, seed by seed.
+        seeds: the seeds that both arms have.
         primary: whether the comparison answers the study's question; otherwise it is exploratory.
         together: number of comparisons that were adjusted together.
         digits: number of decimals to print.
@@ -29,15 +32,36 @@ class Judged:
     raw: Comparison
     adjusted: Comparison
     differences: tuple[float, ...]
+    seeds: tuple[int, ...]
     primary: bool
     together: int
     digits: int
 
 
-def judge(study: StudyResult, *, measure: Measure | None = None, epoch: str = "last") -> list[Judged]:
+class Verdicts(list[Judged]):
+    """A study's comparisons; in a notebook they show themselves as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = tuple(
+            (
+                f"{one.arm} − {one.baseline}",
+                f"{one.adjusted.difference:+.{one.digits}f} {one.adjusted.unit}".rstrip(),
+                interval(one.adjusted, digits=one.digits),
+                format_p(one.adjusted.p).removeprefix("p = ").removeprefix("p "),
+                one.adjusted.verdict,
+                "primary" if one.primary else "exploratory",
+            )
+            for one in self
+        )
+        headings = ("comparison", "difference", "interval", "p, Holm", "verdict", "")
+        return for_html(Grid("Differences on test, paired by seed", headings, rows))
+
+
+def judge(study: StudyResult, *, measure: Measure | None = None, epoch: str = "last") -> Verdicts:
     """Compares a study's arms on test, and adjusts for the number of comparisons by Holm's method.
 
-    Primary comparisons are adjusted among themselves, and exploratory ones among themselves.
+    Arms are paired by the seeds that both have. Primary comparisons are adjusted among themselves, and exploratory
+    ones among themselves.
 
     Args:
         study: a finished study.
@@ -56,13 +80,20 @@ def judge(study: StudyResult, *, measure: Measure | None = None, epoch: str = "l
         ```
     """
     others = [names for names in study.comparisons if names not in study.primary]
-    return [
+    return Verdicts(
         judged
         for family in (study.primary, others)
         for judged in _family(
             study, family, measure or study.measures[0], epoch, primary=family is study.primary
         )
-    ]
+    )
+
+
+def interval(comparison: Comparison, *, digits: int = 2) -> str:
+    """The interval in words, or a dash if there is none."""
+    if math.isnan(comparison.low):
+        return NOTHING
+    return f"{comparison.low:+.{digits}f} to {comparison.high:+.{digits}f}"
 
 
 def _family(
@@ -70,14 +101,15 @@ def _family(
 ) -> list[Judged]:
     """Comparisons that are adjusted together."""
     pairs = [
-        (names, before, after)
+        (names, [before[seed] for seed in seeds], [after[seed] for seed in seeds], seeds)
         for names in family
-        if (before := study.arm(names[0]).values(measure, epoch=epoch)) is not None
-        and (after := study.arm(names[1]).values(measure, epoch=epoch)) is not None
+        if (before := study.arm(names[0]).by_seed(measure, epoch=epoch)) is not None
+        and (after := study.arm(names[1]).by_seed(measure, epoch=epoch)) is not None
+        for seeds in [tuple(seed for seed in before if seed in after)]
     ]
     raw = [
         compare(before, after, lower_is_better=measure.lower_is_better, unit=measure.unit)
-        for _, before, after in pairs
+        for _, before, after, _ in pairs
     ]
     return [
         Judged(
@@ -85,9 +117,10 @@ def _family(
             raw=comparison,
             adjusted=adjusted,
             differences=tuple(b - a for a, b in zip(before, after, strict=True)),
+            seeds=seeds,
             primary=primary,
             together=len(pairs),
             digits=measure.digits,
         )
-        for (names, before, after), comparison, adjusted in zip(pairs, raw, adjust(raw), strict=True)
+        for (names, before, after, seeds), comparison, adjusted in zip(pairs, raw, adjust(raw), strict=True)
     ]

@@ -87,11 +87,35 @@ def expected_calibration_error(logits: ArrayLike, labels: ArrayLike, *, bins: in
     References:
         [1] Guo, Pleiss, Sun, Weinberger 2017, arXiv:1706.04599, equation 3.
     """
+    examples, right, confidence = confidence_bins(logits, labels, bins=bins)
+    return float(np.abs(right - confidence).sum() / examples.sum())
+
+
+def confidence_bins(
+    logits: ArrayLike, labels: ArrayLike, *, bins: int = 15
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float64]]:
+    """Returns what a reliability diagram shows, by bins of the largest probability.
+
+    Args:
+        logits: logits (n, classes), finite.
+        labels: integers (n,) in [0, classes).
+        bins: number of bins of equal width, as for `expected_calibration_error`.
+
+    Returns:
+        Three arrays (bins,): the number of examples, how many of them are right, and the sum of their confidences.
+
+    Raises:
+        ValueError: the shapes do not match, a logit is not finite, or a label is out of range.
+    """
     rows, targets = _checked(logits, labels)
     confidence = np.exp(_log_softmax(rows).max(axis=1))
-    gap = (rows.argmax(axis=1) == targets) - confidence
+    right = rows.argmax(axis=1) == targets
     index = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
-    return float(np.abs(np.bincount(index, weights=gap)).sum() / len(rows))
+    return (
+        np.bincount(index, minlength=bins),
+        np.bincount(index[right], minlength=bins),
+        np.asarray(np.bincount(index, weights=confidence, minlength=bins), np.float64),
+    )
 
 
 def agreement(teacher_logits: ArrayLike, logits: ArrayLike) -> float:
@@ -107,14 +131,29 @@ def agreement(teacher_logits: ArrayLike, logits: ArrayLike) -> float:
     Raises:
         ValueError: the shapes differ, or a logit is not finite.
     """
-    teacher, student = _checked_logits(teacher_logits), _checked_logits(logits)
-    if teacher.shape != student.shape:
-        raise ValueError(
-            "Agreement compares predicted classes example by example, so both logits must have the same shape. "
-            f"Received: teacher {teacher.shape} and student {student.shape}. "
-            "Predict on the same split with both."
-        )
+    teacher, student = _checked_pair(teacher_logits, logits)
     return float(np.mean(teacher.argmax(axis=1) == student.argmax(axis=1)))
+
+
+def confusion(teacher_logits: ArrayLike, logits: ArrayLike) -> NDArray[np.integer]:
+    """Counts examples by the class that the teacher predicts and the one that the student predicts.
+
+    Args:
+        teacher_logits: logits or probabilities (n, classes) of the teacher.
+        logits: logits (n, classes) of the student for the same examples in the same order.
+
+    Returns:
+        Rows (pairs, 3) of the teacher's class, the student's, and the number of examples, for all pairs that occur;
+        the most frequent are first.
+
+    Raises:
+        ValueError: the shapes differ, or a logit is not finite.
+    """
+    teacher, student = _checked_pair(teacher_logits, logits)
+    classes = np.stack([teacher.argmax(axis=1), student.argmax(axis=1)], axis=1)
+    pairs, counts = np.unique(classes, axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return np.concatenate([pairs, counts[:, None]], axis=1)[order]
 
 
 def average_precision(y: ArrayLike, outputs: ArrayLike) -> float:
@@ -272,6 +311,19 @@ def _checked_logits(logits: ArrayLike) -> NDArray[np.float64]:
             "Flatten the logits if they have more axes; if values are not finite, look for a run that diverged."
         )
     return rows
+
+
+def _checked_pair(
+    teacher_logits: ArrayLike, logits: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    teacher, student = _checked_logits(teacher_logits), _checked_logits(logits)
+    if teacher.shape != student.shape:
+        raise ValueError(
+            "Agreement compares predicted classes example by example, so both logits must have the same shape. "
+            f"Received: teacher {teacher.shape} and student {student.shape}. "
+            "Predict on the same split with both."
+        )
+    return teacher, student
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.integer]]:

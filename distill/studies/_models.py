@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from distill import cost
 from distill.files import load_model
 from distill.studies import _page as page
+from distill.studies._grids import NOTHING, Grid, for_markdown, for_terminal
 from distill.studies._measures import CLASSIFICATION, Measure
 from distill.studies._run import Split, answers_of, examples_of, outputs
 from distill.studies._statistics import LEVEL
-from distill.studies._tables import NOTHING, Grid, count, for_markdown, for_terminal
+from distill.studies._tables import count
 
 MEANING = (
     "Intervals (95%) are over examples: how far the scores of these very models would move on other examples of the "

@@ -1,42 +1,22 @@
-"""A self-contained HTML page and its parts: headings, tables, figures and lists."""
+"""A self-contained HTML page and its parts: headings, tables, charts and lists."""
 
+import functools
 import html as escaping
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from distill.studies._grids import Grid, for_html
+from distill.studies._pictures import WIDTH, Picture, look, script
 from distill.studies._records import write_text
 from distill.studies._results import StudyResult
-from distill.studies._tables import Grid
 
-_CSS = """
-:root { color-scheme: light dark;
-  --page: #ffffff; --text: #1b1b1f; --faint: #5d5d66; --line: #d9d9de; --tint: #f4f4f7; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #17171a; --text: #ececf1; --faint: #a5a5b0; --line: #3a3a42; --tint: #222227; }
-}
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; background: var(--page); color: var(--text);
-       font: 16px/1.5 system-ui, sans-serif; }
-h1 { margin-bottom: 0; font-size: 1.6rem; }
-h2 { margin-top: 2.2rem; font-size: 1.15rem; }
-h3 { font-size: 1rem; }
-p.question { margin-top: .3rem; font-size: 1.1rem; color: var(--faint); }
-p.protocol, figcaption { font-size: .85rem; color: var(--faint); }
-p.warning { padding: .6rem 1rem; border-left: 4px solid #E69F00; background: var(--tint); }
-ul.answer { padding: 0; list-style: none; }
-ul.answer li { margin: .35rem 0; padding: .45rem .8rem; border-left: 5px solid var(--verdict);
-               background: var(--tint); }
-ul.answer span { margin-left: .6rem; color: var(--faint); }
-.scroll { margin: .8rem 0; overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { padding-left: 0; text-align: left; }
-tr.group td { padding-top: .9rem; color: var(--faint); font-style: italic; }
-figure { margin: 0; }
-svg { max-width: 100%; height: auto; }
-pre { padding: .6rem 1rem; overflow-x: auto; background: var(--tint); }
-dt { font-weight: 600; } dd { margin: 0 0 .5rem; }
-"""
+# Nothing may be loaded, whatever a study's files hold. Vega compiles its expressions, which counts as eval.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src data: blob:"
+_TABS = 4  # of more alternatives, a list is shorter
 
 
 def write(path: Path, title: str, parts: Sequence[str]) -> Path:
@@ -48,6 +28,8 @@ def write(path: Path, title: str, parts: Sequence[str]) -> Path:
 def html(title: str, parts: Sequence[str]) -> str:
     """Makes a page that needs no script, font, image or style from elsewhere.
 
+    Its tables can be sorted and filtered, and charts answer to the pointer, if the browser runs scripts.
+
     Args:
         title: title of the window.
         parts: HTML of the body.
@@ -55,12 +37,19 @@ def html(title: str, parts: Sequence[str]) -> str:
     Returns:
         The page.
     """
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
+    body = "\n".join(parts)
+    drawing = [f"<script>{_inert(script())}</script>"] if '<script type="application/json"' in body else []
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escaped(title)}</title>\n<style>{_asset('_page.css')}</style>\n</head>\n<body>\n<main>",
+            body,
+            "</main>",
+            *drawing,
+            f"<script>{_inert(_asset('_page.js'))}</script>\n</body>\n</html>\n",
+        ]
     )
 
 
@@ -76,12 +65,32 @@ def opening(study: StudyResult, remarks: Sequence[str]) -> list[str]:
 def closing(study: StudyResult) -> list[str]:
     """The end of a study's page: notes, and what it takes to repeat the study."""
     notes = ["<h2>Notes</h2>", listed(study.notes)] if study.notes else []
+    return [*notes, "<h2>How to repeat it</h2>", *repeating(study)]
+
+
+def repeating(study: StudyResult) -> list[str]:
+    """What it takes to repeat a study: command, commit and versions."""
     versions = [("commit", study.git_commit or "none"), ("created", study.created), *study.versions.items()]
+    if machine := study.extra.get("machine"):
+        versions.insert(2, ("machine", str(machine)))
     return [
-        *notes,
-        "<h2>How to repeat it</h2>",
         f"<pre>{escaped(study.command)}</pre>",
         small(", ".join(f"{name} {version}" for name, version in versions)),
+    ]
+
+
+def contents(sections: Mapping[str, Sequence[str]]) -> list[str]:
+    """Sections with their headings, those that are not empty, and links to them in front."""
+    found = {title: parts for title, parts in sections.items() if parts}
+    links = "".join(f'<li><a href="#{_anchor(title)}">{escaped(title)}</a></li>' for title in found)
+    return [
+        f'<nav aria-label="Contents"><ul>{links}</ul></nav>',
+        *(
+            f'<section id="{_anchor(title)}">\n<h2>{escaped(title)}</h2>\n'
+            + "\n".join(parts)
+            + "\n</section>"
+            for title, parts in found.items()
+        ),
     ]
 
 
@@ -90,14 +99,23 @@ def small(text: str) -> str:
     return f'<p class="protocol">{escaped(text)}</p>'
 
 
-def listed(items: Sequence[str]) -> str:
-    """Sentences as a list."""
-    return "<ul>" + "".join(f"<li>{escaped(item)}</li>" for item in items) + "</ul>"
+def listed(items: Sequence[str], *, kind: str = "") -> str:
+    """Sentences as a list; `kind` is its class."""
+    return (
+        f'<ul class="{kind}">' * bool(kind)
+        + "<ul>" * (not kind)
+        + "".join(f"<li>{escaped(item)}</li>" for item in items)
+        + "</ul>"
+    )
 
 
 def terms(items: Sequence[tuple[str, str]]) -> str:
     """Terms, each with its explanation."""
-    return "<dl>" + "".join(f"<dt>{escaped(t)}</dt><dd>{escaped(d)}</dd>" for t, d in items) + "</dl>"
+    return (
+        '<dl class="arms">'
+        + "".join(f"<dt>{escaped(t)}</dt><dd>{escaped(d)}</dd>" for t, d in items)
+        + "</dl>"
+    )
 
 
 def figure(svg: str, caption: str) -> str:
@@ -105,18 +123,57 @@ def figure(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{escaped(caption)}</figcaption></figure>"
 
 
+def chart(picture: Picture, study: StudyResult) -> str:
+    """A chart that answers to the pointer and the keyboard, with boxes for its arms; without scripts it is still."""
+    spec: dict[str, Any] = {**picture.spec, "width": "container"}
+    narrow = picture.spec["width"] < WIDTH
+    if picture.arms:  # the boxes are the legend
+        spec["config"] = {**spec["config"], "legend": {"disable": True}}
+    return (
+        f'<figure data-name="{escaped(picture.name)}"'
+        + f' style="max-width: {picture.spec["width"] + 120}px"' * narrow
+        + f">{_arms(picture, study)}"
+        f'<div class="chart">{picture.svg}</div><figcaption>{escaped(picture.caption)}</figcaption>'
+        f'<script type="application/json">{_json(spec)}</script></figure>'
+    )
+
+
+def charts(pictures: Sequence[Picture], study: StudyResult, *, choose: str) -> str:
+    """Charts of which a reader sees one at a time; without scripts, all.
+
+    Args:
+        pictures: at least one.
+        study: the study that they are of.
+        choose: what is chosen, such as "Cost".
+    """
+    figures = "\n".join(chart(picture, study) for picture in pictures)
+    if len(pictures) == 1:
+        return figures
+    name = _anchor(pictures[0].name)
+    titles = [escaped(picture.title) for picture in pictures]
+    if len(pictures) <= _TABS:
+        boxes = "".join(
+            f'<label><input type="radio" name="{name}"{" checked" * (title is titles[0])}>{title}</label>'
+            for title in titles
+        )
+        control = f'<fieldset class="tabs" hidden><legend>{escaped(choose)}</legend>{boxes}</fieldset>'
+    else:
+        options = "".join(f"<option>{title}</option>" for title in titles)
+        control = (
+            f'<div class="choice" hidden><label for="choose-{name}">{escaped(choose)}</label> '
+            f'<select id="choose-{name}">{options}</select></div>'
+        )
+    return f'<div class="alternatives">{control}\n{figures}</div>'
+
+
 def grid(content: Grid) -> str:
     """A table; it scrolls if it is too wide."""
-    head = "".join(f"<th>{escaped(heading)}</th>" for heading in content.headings)
-    body = "\n".join(_row(row, len(content.headings)) for row in content.rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-    )
+    return for_html(content)
 
 
 def titled_grid(content: Grid) -> str:
     """A table under its title."""
-    return f"<h3>{escaped(content.title)}</h3>{grid(content)}"
+    return for_html(content)
 
 
 def escaped(text: str) -> str:
@@ -124,7 +181,40 @@ def escaped(text: str) -> str:
     return escaping.escape(text)
 
 
-def _row(row: tuple[str, ...], columns: int) -> str:
-    if len(row) == 1:
-        return f'<tr class="group"><td colspan="{columns}">{escaped(row[0])}</td></tr>'
-    return "<tr>" + "".join(f"<td>{escaped(text)}</td>" for text in row) + "</tr>"
+def _arms(picture: Picture, study: StudyResult) -> str:
+    """The legend of a chart of arms, with a box for each."""
+    boxes = []
+    for arm in picture.arms:
+        color, dashes = look(study, arm)
+        line = (
+            f'<svg viewBox="0 0 26 8" aria-hidden="true"><path d="M0 4H26" stroke="{color}" stroke-width="3" '
+            f'stroke-dasharray="{" ".join(map(str, dashes)) if dashes[1] else "none"}"/></svg>'
+        )
+        boxes.append(
+            f'<label><input type="checkbox" value="{escaped(arm)}" checked hidden>{line}{escaped(arm)}</label>'
+        )
+    return f'<fieldset class="arms"><legend>Arms</legend>{"".join(boxes)}</fieldset>' if boxes else ""
+
+
+def _anchor(title: str) -> str:
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in title.lower()).split())
+
+
+def capitalized(text: str) -> str:
+    """Text with a capital letter at its beginning, and whatever it has elsewhere."""
+    return text[:1].upper() + text[1:]
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    """JSON within a script element, which nothing in it can end."""
+    return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+
+
+def _inert(code: str) -> str:
+    """Code within a script element, which nothing in it can end: its strings say the same with a backslash."""
+    return re.sub("<(?=/script|!--)", r"\\x3c", code, flags=re.IGNORECASE)
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return (resources.files("distill.studies") / name).read_text(encoding="utf-8")

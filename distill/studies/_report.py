@@ -7,24 +7,61 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.studies._beside import write_beside
+from distill.studies._charts import confusion, curves, forest, layers, pareto, reliability
+from distill.studies._grids import Grid
+from distill.studies._insides import disagreements
 from distill.studies._judging import Judged, judge
-from distill.studies._page import closing, escaped, figure, grid, opening, small, terms, titled_grid
+from distill.studies._page import (
+    capitalized,
+    chart,
+    charts,
+    contents,
+    escaped,
+    grid,
+    listed,
+    opening,
+    repeating,
+    small,
+    terms,
+)
 from distill.studies._page import html as page
-from distill.studies._plots import VERDICTS, capitalized, curves, forest, size
+from distill.studies._plots import VERDICTS
+from distill.studies._reading import read
 from distill.studies._records import write_text
-from distill.studies._results import ArmResult, StudyResult, read
-from distill.studies._summary import EXPLORATORY, TEST, protocol, remarks, verdict
-from distill.studies._tables import comparisons, costs, other_measures, scores, shipped, tuning
+from distill.studies._results import ArmResult, StudyResult
+from distill.studies._summary import EXPLORATORY, TEST, cautions, power, protocol, verdict
+from distill.studies._tables import (
+    comparisons,
+    costs,
+    number_of_seeds,
+    other_measures,
+    scores,
+    settings,
+    shipped,
+    training,
+    tuning,
+)
 
 # What the study's own sections show, in its directory.
 SECTIONS = "sections.html"
+OWN = "Findings"
 
 
-def write(study_dir: str | os.PathLike[str], *, first: Sequence[str] = ()) -> Path:
-    """Writes `report.html` into a study's directory, whole or not at all.
+def write(
+    study_dir: str | os.PathLike[str],
+    *others: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    first: Sequence[str] = (),
+) -> Path:
+    """Writes `report.html`, and beside it the folder `report` with tables as CSV, charts as SVG and PNG, and JSON.
+
+    Both are written whole or not at all.
 
     Args:
         study_dir: path to the directory that holds `study.json`.
+        *others: directories of further runs of the same study, with other seeds or other arms, which are merged.
+        out: directory to write to; by default `study_dir`, if there are no others.
         first: HTML to show before everything else, for a study with results of its own kind.
 
     Returns:
@@ -32,11 +69,29 @@ def write(study_dir: str | os.PathLike[str], *, first: Sequence[str] = ()) -> Pa
 
     Raises:
         BrokenStudyError: a file is missing or broken. An older report is then left as it is.
+        ValueError: the directories are not of one study, or there are several and no `out`.
+
+    Example:
+        ```python
+        from distill import studies
+
+        print(studies.report.write("machine-a/compare", "machine-b/compare", out="runs/merged"))
+        ```
     """
-    path, own = Path(study_dir) / "report.html", Path(study_dir) / SECTIONS
-    sections = own.read_text(encoding="utf-8") if own.is_file() else ""
-    write_text(path, html(read(study_dir), first=first, sections=sections))
-    return path
+    if out is None and others:
+        raise ValueError(
+            "A report of several directories needs a directory of its own, so that it does not take the place of "
+            f"theirs. Received: {1 + len(others)} directories and no out. Name one, such as out='runs/merged'."
+        )
+    study = read(study_dir, *others)
+    folder = Path(study_dir if out is None else out)
+    folder.mkdir(parents=True, exist_ok=True)
+    own = Path(study_dir) / SECTIONS
+    sections = own.read_text(encoding="utf-8") if own.is_file() and not others else ""
+    written = html(study, first=first, sections=sections)
+    write_beside(study, folder / "report")
+    write_text(folder / "report.html", written)
+    return folder / "report.html"
 
 
 def html(study: StudyResult, *, first: Sequence[str] = (), sections: str = "") -> str:
@@ -50,43 +105,72 @@ def html(study: StudyResult, *, first: Sequence[str] = (), sections: str = "") -
     Returns:
         The page.
     """
-    judged = judge(study)
-    files = shipped(study)
-    parts = [
-        *opening(study, remarks(study)),
-        *first,
-        _answer(judged),
-        titled_grid(scores(study)),
-        small(protocol(study)),
-        titled_grid(costs(study)),
-        *([titled_grid(files)] if files else []),
-    ]
-    if judged:
-        caption = "Diamond: mean difference. Line: its interval. Dots: single seeds."
-        parts += [
-            "<h2>Paired comparisons</h2>",
-            figure(forest(study), caption),
-            grid(comparisons(study)),
-            small(TEST),
-            titled_grid(other_measures(study)),
-            small("Holm's adjustment is made within each measure."),
-        ]
-    parts += [
-        sections,
-        f"<h2>{escaped(capitalized(study.measures[0].name))} against size</h2>",
-        figure(size(study), "On test: mean and standard deviation over seeds."),
-        "<h2>Learning curves</h2>",
-        figure(
-            curves(study),
-            "Mean over seeds; the bands are one standard deviation. The vertical axes show the range of the last "
-            "three quarters of training.",
+    measure = study.measures[0]
+    parts = {
+        f"{capitalized(measure.name)} against cost": _trade(study),
+        "Scores and sizes": [
+            *_grids(scores(study)),
+            small(protocol(study)),
+            *_grids(costs(study), shipped(study)),
+        ],
+        "Paired comparisons": _compared(study),
+        OWN: [sections] if sections else [],
+        "Learning curves": [charts(found, study, choose="Curve")] if (found := curves(study)) else [],
+        "Calibration": [chart(picture, study) for picture in reliability(study)],
+        "Against the teacher": [
+            *([charts(found, study, choose="Arm")] if (found := confusion(study)) else []),
+            *_grids(disagreements(study)),
+        ],
+        "Layers": [charts(found, study, choose="Arms")] if (found := layers(study)) else [],
+        "Arms": [terms([(_named(arm), arm.description) for arm in study.arms]), *_grids(settings(study))],
+        "Chosen on dev": [grid(tuning(study))] if study.tuning else [],
+        "How to repeat it": [
+            *repeating(study),
+            grid(training(study)),
+            small(
+                "The tables as CSV, the charts as SVG and PNG, and all numbers as JSON are in the folder report beside "
+                "this page. scripts/report rebuilds it, and merges runs of several machines."
+            ),
+        ],
+    }
+    return page(
+        study.title,
+        [
+            *opening(study, cautions(study)),
+            *first,
+            *answer(judge(study)),
+            *map(small, power(study)),
+            _facts(study),
+            *([listed(study.notes, kind="notes")] if study.notes else []),
+            *contents(parts),
+        ],
+    )
+
+
+def _trade(study: StudyResult) -> list[str]:
+    """Scores against costs."""
+    pictures = pareto(study)
+    return [charts(pictures, study, choose="Cost")] if pictures else []
+
+
+def _compared(study: StudyResult) -> list[str]:
+    if not study.comparisons:
+        return []
+    drawn = forest(study)
+    return [
+        *(
+            f"<h3>{escaped(picture.title)}</h3>\n" * (len(drawn) > 1) + chart(picture, study)
+            for picture in drawn
         ),
-        "<h2>Arms</h2>",
-        terms([(_named(arm), arm.description) for arm in study.arms]),
+        grid(comparisons(study)),
+        small(TEST),
+        *_grids(other_measures(study)),
+        small("Holm's adjustment is made within each measure."),
     ]
-    if study.tuning:
-        parts += ["<h2>Chosen on dev</h2>", grid(tuning(study))]
-    return page(study.title, [*parts, *closing(study)])
+
+
+def _grids(*found: Grid | None) -> list[str]:
+    return [grid(one) for one in found if one is not None and one.rows]
 
 
 def _named(arm: ArmResult) -> str:
@@ -94,11 +178,27 @@ def _named(arm: ArmResult) -> str:
     return arm.name if arm.label == arm.name else f"{arm.name}: {arm.label}"
 
 
-def _answer(judged: Sequence[Judged]) -> str:
-    items = []
-    for comparison in judged:
-        words, numbers = map(escaped, verdict(comparison))
-        kind = "" if comparison.primary else EXPLORATORY
-        color = VERDICTS[comparison.adjusted.verdict]
-        items.append(f'<li style="--verdict: {color}">{kind}<b>{words}</b> <span>{numbers}</span></li>')
-    return '<ul class="answer">\n' + "\n".join(items) + "\n</ul>"
+def _facts(study: StudyResult) -> str:
+    counts = sorted({len(arm.cells) for arm in study.arms})
+    seeds = number_of_seeds(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    facts = [f"{len(study.arms)} arms, {seeds} each", f"finished {study.created[:10]}"]
+    return f'<p class="facts">{escaped("; ".join(facts))}</p>'
+
+
+def answer(judged: Sequence[Judged]) -> list[str]:
+    """Verdicts: those that answer the question, then the exploratory ones."""
+    lists = []
+    for primary in (True, False):
+        items = []
+        for comparison in judged:
+            if comparison.primary is primary:
+                words, numbers = map(escaped, verdict(comparison))
+                color = VERDICTS[comparison.adjusted.verdict]
+                kind = "" if primary else EXPLORATORY
+                items.append(
+                    f'<li style="--verdict: {color}">{kind}<b>{words}</b> <span>{numbers}</span></li>'
+                )
+        if items:
+            kind = ' primary"' if primary else '"'
+            lists.append(f'<ul class="answer{kind}>\n' + "\n".join(items) + "\n</ul>")
+    return lists

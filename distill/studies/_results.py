@@ -1,19 +1,11 @@
-"""Reads and checks what a finished study left on disk; it needs neither Keras nor TensorFlow.
+"""A finished study: its arms, their cells, and how they are compared."""
 
-A study's directory holds `study.json`, which names its arms and comparisons, and one directory per cell, which is an
-arm with one seed: `result.json`, and `metrics.jsonl` with one line per epoch.
-"""
-
-import contextlib
 import dataclasses
-import json
-import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-from distill.studies._measures import CLASSIFICATION, Measure
+from distill.studies._details import Confusion, LayerSize, Reliability
+from distill.studies._measures import Measure
 
 
 class BrokenStudyError(ValueError):
@@ -47,6 +39,10 @@ class CellResult:
         cost: "parameters", "macs", "file_bytes", "nonzero" and "gzip_bytes"; `None` for what is unknown, as the last
             two are in results from before they were measured.
         history: what was logged after each epoch, in order.
+        config: what the cell depends on besides its seed, as config.json has it; empty if it is not known.
+        reliability: how sure a classifier is, and how often it is right then; `None` if it was not recorded.
+        confusion: a classifier's classes against its teacher's; `None` without a teacher, or if it was not recorded.
+        layers: the layers that have weights; empty if they were not recorded.
         extra: further content of `result.json`, by key.
 
     Example:
@@ -65,6 +61,10 @@ class CellResult:
     dev: dict[str, dict[str, float | None]]
     cost: dict[str, int | None]
     history: tuple[dict[str, float], ...]
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reliability: Reliability | None = None
+    confusion: Confusion | None = None
+    layers: tuple[LayerSize, ...] = ()
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -99,9 +99,24 @@ class ArmResult:
             measure: measure to return.
             epoch: "last" or "selected".
         """
-        scores = [cell.test.get(epoch, {}).get(measure.key) for cell in self.cells]
-        known = [measure.scale * score for score in scores if score is not None]
+        found = self.by_seed(measure, epoch=epoch)
+        return None if found is None else list(found.values())
+
+    def by_seed(self, measure: Measure, *, epoch: str = "last") -> dict[int, float] | None:
+        """Returns the same scores as `values`, each under its seed.
+
+        Args:
+            measure: measure to return.
+            epoch: "last" or "selected".
+        """
+        scores = {cell.seed: cell.test.get(epoch, {}).get(measure.key) for cell in self.cells}
+        known = {seed: measure.scale * score for seed, score in scores.items() if score is not None}
         return known if len(known) == len(scores) else None
+
+    @property
+    def seeds(self) -> list[int]:
+        """Its seeds, ascending."""
+        return [cell.seed for cell in self.cells]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +161,12 @@ class StudyResult:
         latency_ms: "median", "low" and "high" by arm; not every arm need be timed.
         litert_bytes: size of the LiteRT file by arm; empty if none was written.
         extra: further content of `study.json`, by key.
+
+    In a notebook it shows itself.
     """
+
+    # Makes what a notebook shows; set by the module that can, since this one cannot import what is made from it.
+    _shown: ClassVar[Callable[["StudyResult"], str]]
 
     name: str
     title: str
@@ -166,170 +186,9 @@ class StudyResult:
     litert_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        return StudyResult._shown(self)
+
     def arm(self, name: str) -> ArmResult:
         """Returns the arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
-
-
-def read(study_dir: str | os.PathLike[str]) -> StudyResult:
-    """Reads a study's directory and checks that its parts fit together.
-
-    Args:
-        study_dir: path to the directory that holds `study.json`, or to a `.json` file that `condense` wrote, whose
-            cells have no history.
-
-    Returns:
-        The study.
-
-    Raises:
-        BrokenStudyError: a file is missing, unreadable or incomplete, a comparison names an arm that does not exist,
-            or compared arms have different seeds.
-
-    Example:
-        ```python
-        from distill import studies
-
-        study = studies.read("runs/compare")
-        print(study.arm("distilled").values(studies.ACCURACY))
-        ```
-    """
-    path = Path(study_dir)
-    path = path if path.suffix == ".json" else path / "study.json"
-    with _naming(path):
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        measures = tuple(Measure(**measure) for measure in raw["measures"])
-        study = StudyResult(
-            name=str(raw["study"]),
-            title=str(raw["title"]),
-            question=str(raw["question"]),
-            command=str(raw["command"]),
-            created=str(raw["created"]),
-            versions={str(package): str(version) for package, version in raw["versions"].items()},
-            git_commit=raw["git_commit"],
-            smoke=bool(raw["smoke"]),
-            notes=tuple(str(note) for note in raw["notes"]),
-            arms=tuple(_arm(path.parent, arm, measures) for arm in raw["arms"]),
-            measures=measures,
-            comparisons=tuple((baseline, arm) for baseline, arm in raw["comparisons"]),
-            primary=tuple((baseline, arm) for baseline, arm in raw["primary"]),
-            tuning=tuple(_tuning(tuning) for tuning in raw["tuning"]),
-            latency_ms={
-                arm: {key: float(times[key]) for key in ("median", "low", "high")}
-                for arm, times in raw["latency_ms"].items()
-            },
-            litert_bytes={arm: int(size) for arm, size in raw.get("litert_bytes", {}).items()},
-            extra=_others(raw, StudyResult),
-        )
-        seeds = {arm.name: [cell.seed for cell in arm.cells] for arm in study.arms}
-        if strangers := set(study.primary) - set(study.comparisons):
-            raise ValueError(f"{sorted(strangers)} are primary, but no comparisons")
-        for baseline, arm in study.comparisons:
-            if seeds[baseline] != seeds[arm]:
-                raise ValueError(f"{baseline} has seeds {seeds[baseline]}, but {arm} has {seeds[arm]}")
-    return study
-
-
-def read_cell(folder: Path, measures: Sequence[Measure] = CLASSIFICATION) -> CellResult:
-    """Reads the directory of a finished cell, whose scores are those of the measures.
-
-    Raises:
-        BrokenStudyError: a file is missing, unreadable or incomplete.
-    """
-    log = folder / "metrics.jsonl"
-    with _naming(log):
-        history = tuple(dict(json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines())
-    result = folder / "result.json"
-    with _naming(result):
-        return _cell(json.loads(result.read_text(encoding="utf-8")), measures, history)
-
-
-def model_file(folder: Path) -> Path:
-    """The file in which a finished cell left its model.
-
-    Raises:
-        BrokenStudyError: it is gone, or the cell's result.json is broken.
-    """
-    result = folder / "result.json"
-    with _naming(result):
-        file = folder / str(json.loads(result.read_text(encoding="utf-8"))["file"])
-        if not file.is_file():
-            raise ValueError(f"the model that it names, {file.name}, is gone")
-        return file
-
-
-def _arm(folder: Path, raw: Mapping[str, Any], measures: Sequence[Measure]) -> ArmResult:
-    cells = [
-        read_cell(folder / cell, measures) if isinstance(cell, str) else _cell(cell, measures, history=())
-        for cell in raw["cells"]
-    ]
-    strangers = sorted({cell.arm for cell in cells} - {raw["name"]})
-    if not cells:
-        raise ValueError(f"arm {raw['name']} lists no cells")
-    if strangers:
-        raise ValueError(f"arm {raw['name']} lists {len(cells)} cells, some of which belong to {strangers}")
-    return ArmResult(
-        name=str(raw["name"]),
-        label=str(raw["label"]),
-        description=str(raw["description"]),
-        group=str(raw["group"]),
-        cells=tuple(sorted(cells, key=lambda cell: cell.seed)),
-    )
-
-
-def _cell(
-    raw: Mapping[str, Any], measures: Sequence[Measure], history: tuple[dict[str, float], ...]
-) -> CellResult:
-    epochs = ("last",) if raw["selected_epoch"] is None else ("last", "selected")
-    return CellResult(
-        arm=raw["arm"],
-        seed=int(raw["seed"]),
-        selected_epoch=None if raw["selected_epoch"] is None else int(raw["selected_epoch"]),
-        epochs=int(raw["epochs"]),
-        seconds=float(raw["seconds"]),
-        test={epoch: _scores(raw["test"][epoch], measures) for epoch in epochs},
-        dev={epoch: _scores(raw["dev"][epoch], measures) for epoch in epochs},
-        cost={
-            **{key: raw["cost"][key] for key in ("parameters", "macs", "file_bytes")},
-            **{key: raw["cost"].get(key) for key in ("nonzero", "gzip_bytes")},
-        },
-        history=history,
-        extra=_others(raw, CellResult),
-    )
-
-
-def _scores(raw: Mapping[str, Any], measures: Sequence[Measure]) -> dict[str, float | None]:
-    scores = {measure.key: raw[measure.key] for measure in measures}
-    for measure in measures:
-        score = scores[measure.key]
-        if not (measure.of_teacher and score is None) and not math.isfinite(score):
-            raise ValueError(f"{measure.key} is {score}")
-    return scores
-
-
-def _tuning(raw: Mapping[str, Any]) -> Tuning:
-    return Tuning(
-        arm=str(raw["arm"]),
-        choices=tuple((dict(c["settings"]), float(c["dev"])) for c in raw["choices"]),
-        chosen=dict(raw["chosen"]),
-    )
-
-
-def _others(raw: Mapping[str, Any], known: type[CellResult | StudyResult]) -> dict[str, Any]:
-    """The content of a file that is not in the fields of the class made from it."""
-    fields = {field.name for field in dataclasses.fields(known)} | {"study"}  # which is the name of a study
-    return {key: value for key, value in raw.items() if key not in fields}
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turns whatever goes wrong while a file is read into an error that names the file."""
-    try:
-        yield
-    except BrokenStudyError:
-        raise
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BrokenStudyError(
-            "Every file of a finished cell must be there and whole. "
-            f"Received: {path}, which cannot be used ({type(error).__name__}: {error}). "
-            "Run the study's command again; if a cell's file is broken, delete that cell's directory first."
-        ) from error

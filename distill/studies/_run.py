@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+import distill.studies._metrics as metrics
 from distill import cost, data, tracking
 from distill._graphs import functional_of
 from distill._types import Arrays
@@ -19,7 +20,8 @@ from distill._untouched import same_randomness
 from distill.exports import Exported
 from distill.studies._cells import costs, save
 from distill.studies._declarations import Cell
-from distill.studies._measures import Measure
+from distill.studies._details import Confusion, LayerSize, Reliability
+from distill.studies._measures import AGREEMENT, ECE, Measure
 
 # Of a split: inputs and labels, as arrays or as a data set of single examples.
 Split: TypeAlias = tuple[Any, Any] | tf.data.Dataset
@@ -131,24 +133,26 @@ def settle(
         ValueError: the file does not exist, or a score is not finite.
     """
     file = _file(made, cell, directory)
-    answer = answers_of(made if isinstance(made, keras.Model) else file)
-    compared = None if teacher is None else answers_of(teacher)
-    scores = {
-        split: _scores(answer, compared, examples, measures, f"{cell.name} on {split}")
+    network = _network(made, file)
+    answer = answers_of(file if network is None else network)
+    compared = None if teacher is None or not any(one.of_teacher for one in measures) else answers_of(teacher)
+    answered = {
+        split: _answered(answer, compared, examples, f"{cell.name} on {split}")
         for split, examples in (("dev", dev), ("test", test))
     }
+    scores = {split: _scores(one, measures, f"{cell.name} on {split}") for split, one in answered.items()}
     epochs = len((directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     result = {
         "epochs": epochs,
         "selected_epoch": None,
         "file": file.name,
         **{split: {"last": found} for split, found in scores.items()},
-        "cost": _costs(made, file),
+        "cost": _costs(network, file),
     }
     columns = ["split", *(measure.key for measure in measures)]
     table = (columns, [[split, *found.values()] for split, found in scores.items()])
     tracker.finish(result, table=table, model_file=file)
-    return result
+    return {**result, **_details(answered["test"], measures), "layers": _layers(network)}
 
 
 def answers_of(model: keras.Model | Path) -> Callable[[Any], NDArray[Any]]:
@@ -205,13 +209,28 @@ def _file(made: Made, cell: Cell, directory: Path) -> Path:
     return file
 
 
-def _scores(
+def _network(made: Made, file: Path) -> keras.Model | None:
+    """The model that was made, if Keras can tell what it is."""
+    if isinstance(made, keras.Model):
+        return made
+    return keras.models.load_model(file) if file.suffix == ".keras" else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answered:
+    """Labels of a split, what the model answers, and what its teacher does if agreement is scored."""
+
+    y: NDArray[Any]
+    outputs: NDArray[Any]
+    of_teacher: NDArray[Any] | None
+
+
+def _answered(
     answer: Callable[[Any], NDArray[Any]],
     compared: Callable[[Any], NDArray[Any]] | None,
     split: Split,
-    measures: Sequence[Measure],
     where: str,
-) -> dict[str, float | None]:
+) -> _Answered:
     x, y = examples_of(split)
     found = outputs(answer, x)
     if wrong := int(np.sum(~np.isfinite(found).reshape(len(found), -1).all(axis=1))):
@@ -220,13 +239,14 @@ def _scores(
             f"examples, from {where}. If its training diverged, use a smaller learning rate, or clip the gradients "
             "with the optimizer's clipnorm."
         )
-    of_teacher = None
-    if compared is not None and any(measure.of_teacher for measure in measures):
-        of_teacher = outputs(compared, x)
+    return _Answered(y, found, None if compared is None else outputs(compared, x))
+
+
+def _scores(answered: _Answered, measures: Sequence[Measure], where: str) -> dict[str, float | None]:
     scores: dict[str, float | None] = {}
     for measure in measures:
-        known = of_teacher if measure.of_teacher else y
-        scores[measure.key] = None if known is None else float(measure.score(known, found))  # type: ignore[misc]
+        known = answered.of_teacher if measure.of_teacher else answered.y
+        scores[measure.key] = None if known is None else float(measure.score(known, answered.outputs))  # type: ignore[misc]
         if known is not None and not np.isfinite(scores[measure.key] or 0.0):
             raise ValueError(
                 f"A score must be finite. Received: {measure.name} = {scores[measure.key]} of {where}."
@@ -234,13 +254,41 @@ def _scores(
     return scores
 
 
-def _costs(made: Made, file: Path) -> dict[str, int | None]:
+def _details(answered: _Answered, measures: Sequence[Measure]) -> dict[str, Any]:
+    """What is shown of a classifier beside its scores, where these are scored."""
+    found: dict[str, Any] = {}
+    if ECE in measures:
+        logits, labels = metrics.as_logits(answered.outputs), metrics.as_labels(answered.y)
+        found["reliability"] = dataclasses.asdict(Reliability.of(logits, labels))
+    if AGREEMENT in measures and answered.of_teacher is not None:
+        logits, of_teacher = metrics.as_logits(answered.outputs), metrics.as_logits(answered.of_teacher)
+        found["confusion"] = dataclasses.asdict(Confusion.of(of_teacher, logits))
+    return found
+
+
+def _layers(network: keras.Model | None) -> list[dict[str, Any]]:
+    """The layers that have weights, if the model is known."""
+    layers = () if network is None else cost.profile(network).layers
+    return [
+        dataclasses.asdict(
+            LayerSize(
+                name=layer.name,
+                kind=layer.kind,
+                width=layer.output_shape[-1] if layer.output_shape else None,
+                parameters=layer.parameters,
+                nonzero=layer.nonzero,
+            )
+        )
+        for layer in layers
+        if layer.parameters
+    ]
+
+
+def _costs(network: keras.Model | None, file: Path) -> dict[str, int | None]:
     """Costs; those that the library cannot count of a model, or of a file, are `None`."""
-    if not isinstance(made, keras.Model):
-        if file.suffix != ".keras":
-            return {"parameters": None, "macs": None, "file_bytes": file.stat().st_size}
-        made = keras.models.load_model(file)
+    if network is None:
+        return {"parameters": None, "macs": None, "file_bytes": file.stat().st_size}
     try:
-        return dict(costs(made, file))
+        return dict(costs(network, file))
     except ValueError:
-        return {"parameters": cost.parameters(made), "macs": None, "file_bytes": file.stat().st_size}
+        return {"parameters": cost.parameters(network), "macs": None, "file_bytes": file.stat().st_size}

@@ -3,11 +3,11 @@
 import rich.console
 import rich.text
 
+from distill.studies._grids import Grid
 from distill.studies._judging import Judged, judge
 from distill.studies._results import StudyResult, Tuning
 from distill.studies._statistics import CHANCE, detectable
 from distill.studies._tables import (
-    Grid,
     comparisons,
     costs,
     for_markdown,
@@ -58,7 +58,12 @@ def verdict(judged: Judged) -> tuple[str, str]:
 
 def remarks(study: StudyResult) -> list[str]:
     """What a reader must know before the numbers: that they mean nothing, or how little they can show."""
-    return [*([SMOKE] if study.smoke else []), *_power(study)]
+    return [*cautions(study), *power(study)]
+
+
+def cautions(study: StudyResult) -> list[str]:
+    """Why the numbers may mean less than they seem to."""
+    return [*([SMOKE] if study.smoke else []), *_missing(study)]
 
 
 def chosen(tuning: Tuning) -> str:
@@ -109,7 +114,18 @@ def _grids(study: StudyResult) -> list[Grid]:
     return [grid for grid in grids if grid is not None]
 
 
-def _power(study: StudyResult) -> list[str]:
+def _missing(study: StudyResult) -> list[str]:
+    """Seeds that some arms have and others lack."""
+    seeds = sorted({seed for arm in study.arms for seed in arm.seeds})
+    lacking = {arm.name: [seed for seed in seeds if seed not in arm.seeds] for arm in study.arms}
+    missing = "; ".join(f"{name} lacks {', '.join(map(str, gone))}" for name, gone in lacking.items() if gone)
+    return [
+        f"Not every arm has all {len(seeds)} seeds: {missing}. Arms are compared by the seeds that both have; if what "
+        "is missing failed, such as by diverging, what is left looks better than the arm is."
+    ] * bool(missing)
+
+
+def power(study: StudyResult) -> list[str]:
     """What the seeds of the primary comparisons could show, where they show nothing."""
     return [
         f"{judged.raw.n} seeds are too few to tell {judged.arm} from {judged.baseline} unless they differ by "

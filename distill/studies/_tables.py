@@ -1,36 +1,48 @@
-"""The tables of a study, and how a table looks in a terminal and in Markdown."""
+"""The tables of a study."""
 
-import dataclasses
-import html
+import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import rich.box
-import rich.table
-import rich.text
-
-from distill.studies._judging import Judged, judge
+from distill.studies._grids import (
+    NOTHING,
+    Grid,
+    Number,
+    for_csv,
+    for_html,
+    for_markdown,
+    for_terminal,
+    markdown_text,
+)
+from distill.studies._judging import Judged, interval, judge
 from distill.studies._measures import Measure
-from distill.studies._results import ArmResult, StudyResult
-from distill.studies._statistics import Comparison, detectable, spread
+from distill.studies._results import ArmResult, CellResult, StudyResult
+from distill.studies._statistics import detectable, spread
 
-NOTHING = "–"
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """A table in plain text.
-
-    Attributes:
-        title: title above the table.
-        headings: heading of each column.
-        rows: the rows. A row of a single text is a heading for the rows below it.
-    """
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+__all__ = [
+    "NOTHING",
+    "Grid",
+    "Number",
+    "comparisons",
+    "costs",
+    "count",
+    "for_csv",
+    "for_html",
+    "for_markdown",
+    "for_terminal",
+    "interval",
+    "kilobytes",
+    "markdown_text",
+    "milliseconds",
+    "number_of_seeds",
+    "other_measures",
+    "scores",
+    "settings",
+    "shipped",
+    "training",
+    "tuning",
+]
 
 
 def scores(study: StudyResult) -> Grid:
@@ -52,7 +64,9 @@ def costs(study: StudyResult) -> Grid:
 
 def shipped(study: StudyResult) -> Grid | None:
     """The LiteRT files of the arms that have one, compared with the first; `None` if no file was written."""
-    names = [arm.name for arm in study.arms if arm.name in study.litert_bytes]
+    names = [
+        arm.name for arm in study.arms if arm.name in study.litert_bytes and arm.name in study.latency_ms
+    ]
     if not names:
         return None
     size, time = study.litert_bytes[names[0]], study.latency_ms[names[0]]["median"]
@@ -60,10 +74,10 @@ def shipped(study: StudyResult) -> Grid | None:
         (
             name,
             _score(study.measures[0])(study, study.arm(name)),
-            _kilobytes(study.litert_bytes[name]),
-            f"{size / study.litert_bytes[name]:.1f}",
+            Number(kilobytes(study.litert_bytes[name]), study.litert_bytes[name]),
+            _number(size / study.litert_bytes[name], ".1f"),
             _latency(study, study.arm(name)),
-            f"{time / study.latency_ms[name]['median']:.1f}",
+            _number(time / study.latency_ms[name]["median"], ".1f"),
         )
         for name in names
     ]
@@ -81,11 +95,14 @@ def shipped(study: StudyResult) -> Grid | None:
 def comparisons(study: StudyResult) -> Grid:
     """The paired comparisons on test, with the differences at the dev-selected epochs, if there are any, at the end."""
     first = study.measures[0]
-    selected = [f"{one.raw.difference:+.{first.digits}f}" for one in judge(study, epoch="selected")]
+    selected = [_number(one.raw.difference, f"+.{first.digits}f") for one in judge(study, epoch="selected")]
+    judged = judge(study)
+    vary = len({one.raw.n for one in judged}) > 1
     rows = [
         (
             f"{last.arm} − {last.baseline}",
-            f"{last.raw.difference:+.{first.digits}f}",
+            *([_number(last.raw.n, "d")] if vary else []),
+            _number(last.raw.difference, f"+.{first.digits}f"),
             interval(last.adjusted, digits=first.digits),
             _p(last.adjusted.p),
             _p(last.raw.sign_flip_p),
@@ -93,10 +110,11 @@ def comparisons(study: StudyResult) -> Grid:
             _shown_from(last, first),
             *selected[i : i + 1],
         )
-        for i, last in enumerate(judge(study))
+        for i, last in enumerate(judged)
     ]
     headings = (
-        *("comparison", first.unit or "difference", "interval", "p,\nHolm", "p, sign\nflips", "verdict"),
+        *("comparison", *(["seeds"] if vary else [])),
+        *(first.unit or "difference", "interval", "p,\nHolm", "p, sign\nflips", "verdict"),
         *("shown\nfrom", *(["selected"] if selected else [])),
     )
     return Grid(f"Differences in test {first.name}", headings, tuple(rows))
@@ -104,7 +122,7 @@ def comparisons(study: StudyResult) -> Grid:
 
 def _p(p: float) -> str:
     """A p value with three decimals, or that it is too small for them."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    return Number("<0.001" if p < 0.001 else f"{p:.3f}", p)
 
 
 def _shown_from(judged: Judged, measure: Measure) -> str:
@@ -112,7 +130,7 @@ def _shown_from(judged: Judged, measure: Measure) -> str:
     if not judged.raw.deviation > 0:
         return NOTHING
     found = detectable(judged.raw.deviation, judged.raw.n, comparisons=judged.together)
-    return f"{found:.{measure.digits}f}"
+    return _number(found, f".{measure.digits}f")
 
 
 def other_measures(study: StudyResult) -> Grid:
@@ -121,7 +139,7 @@ def other_measures(study: StudyResult) -> Grid:
         (
             f"{judged.arm} − {judged.baseline}",
             f"{measure.name} ({measure.unit})" if measure.unit else measure.name,
-            f"{judged.raw.difference:+.{measure.digits}f}",
+            _number(judged.raw.difference, f"+.{measure.digits}f"),
             interval(judged.adjusted, digits=measure.digits),
             _p(judged.adjusted.p),
             judged.adjusted.verdict,
@@ -141,7 +159,7 @@ def tuning(study: StudyResult) -> Grid:
         (
             one.arm,
             _settings(settings),
-            f"{first.scale * score:.{first.digits}f}",
+            _number(first.scale * score, f".{first.digits}f"),
             "chosen" if settings == one.chosen else "",
         )
         for one in study.tuning
@@ -150,11 +168,41 @@ def tuning(study: StudyResult) -> Grid:
     return Grid("Settings tried on dev", ("arm", "settings", f"dev {first.heading}", ""), tuple(rows))
 
 
-def interval(comparison: Comparison, *, digits: int = 2) -> str:
-    """The interval in words, or a dash if there is none."""
-    if math.isnan(comparison.low):
+def training(study: StudyResult) -> Grid:
+    """What it took to train each arm."""
+    return _grid(
+        study,
+        "What training took",
+        (
+            ("seeds", lambda _, arm: _number(len(arm.cells), "d")),
+            ("epochs", _trained(lambda cell: cell.epochs, count)),
+            ("seconds a seed", _trained(lambda cell: cell.seconds, lambda mean: f"{mean:,.0f}")),
+            ("minutes in all", lambda _, arm: _number(sum(cell.seconds for cell in arm.cells) / 60, ",.1f")),
+        ),
+    )
+
+
+def settings(study: StudyResult) -> Grid | None:
+    """What the cells of each arm depend on besides their seed; `None` if it was not recorded."""
+    known = [(arm.name, plain) for arm in study.arms if (plain := _plain(arm.cells[0].config))]
+    names = list(dict.fromkeys(key for _, plain in known for key in plain))
+    rows = tuple((arm, *(_setting(plain, key) for key in names)) for arm, plain in known)
+    return Grid("Settings", ("arm", *names), rows) if names else None
+
+
+def _plain(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings in a config: those of an arm's function, or all of a config of another kind."""
+    found = config.get("settings", config)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _setting(plain: Mapping[str, Any], key: str) -> str:
+    if key not in plain:
         return NOTHING
-    return f"{comparison.low:+.{digits}f} to {comparison.high:+.{digits}f}"
+    value = plain[key]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _number(value, "g")
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def count(number: float) -> str:
@@ -165,46 +213,19 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def kilobytes(number: float) -> str:
+    """A number of bytes such as `30.1 kB`."""
+    return f"{_three(number / 1000)} kB"
+
+
+def milliseconds(number: float) -> str:
+    """A time such as `12.4 µs` or `1.23 ms`."""
+    return f"{_three(1000 * number)} µs" if number < 1 else f"{_three(number)} ms"
+
+
 def number_of_seeds(number: int) -> str:
     """`1 seed`, `8 seeds`."""
     return f"{number} seed{'s' * (number != 1)}"
-
-
-def for_terminal(grid: Grid) -> rich.table.Table:
-    """A table for a terminal: `rich.print(for_terminal(grid))`."""
-    # The narrowest gaps, so that six columns fit into 80 characters.
-    result = rich.table.Table(
-        title=f"\n{grid.title}",
-        title_justify="left",
-        box=rich.box.SIMPLE_HEAD,
-        padding=(0, 0, 0, 1),
-        pad_edge=False,
-        show_edge=False,
-    )
-    for index, heading in enumerate(grid.headings):
-        # A name that is too long continues on the next line: two shortened names could look alike.
-        result.add_column(heading, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
-    for row in grid.rows:
-        if len(row) == 1:
-            result.add_section()
-        result.add_row(*map(rich.text.Text, row), style="italic" if len(row) == 1 else None)
-    return result
-
-
-def for_markdown(grid: Grid) -> str:
-    """A table in Markdown, with its title above it."""
-    rows = [tuple(map(markdown_text, grid.headings)), ("---", *("--:" for _ in grid.headings[1:]))]
-    for row in grid.rows:
-        cells = [markdown_text(text) for text in row]
-        rows.append((f"*{cells[0]}*", *("" for _ in grid.headings[1:])) if len(row) == 1 else tuple(cells))
-    return f"{markdown_text(grid.title)}:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, on one line: without markup, and without an end to a table's row."""
-    # Not every Markdown takes a backslash before "<".
-    plain = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_{}\[\]|#])", r"\\\1", plain)
 
 
 def _settings(settings: Mapping[str, object]) -> str:
@@ -218,7 +239,8 @@ def _score(measure: Measure, epoch: str = "last") -> Callable[[StudyResult, ArmR
             return NOTHING
         over_seeds = spread(values)
         mean = f"{over_seeds.mean:.{measure.digits}f}"
-        return mean if over_seeds.n == 1 else f"{mean} ± {over_seeds.deviation:.{measure.digits}f}"
+        deviation = f" ± {over_seeds.deviation:.{measure.digits}f}" if over_seeds.n > 1 else ""
+        return Number(mean + deviation, over_seeds.mean)
 
     return cell
 
@@ -226,7 +248,20 @@ def _score(measure: Measure, epoch: str = "last") -> Callable[[StudyResult, ArmR
 def _cost(key: str, shown: Callable[[float], str]) -> Callable[[StudyResult, ArmResult], str]:
     def cell(study: StudyResult, arm: ArmResult) -> str:
         values = [value for cell in arm.cells if (value := cell.cost[key]) is not None]
-        return shown(sum(values) / len(values)) if len(values) == len(arm.cells) else NOTHING
+        if len(values) < len(arm.cells):
+            return NOTHING
+        mean = sum(values) / len(values)
+        return Number(shown(mean), mean)
+
+    return cell
+
+
+def _trained(
+    value_of: Callable[[CellResult], float], shown: Callable[[float], str]
+) -> Callable[[StudyResult, ArmResult], str]:
+    def cell(study: StudyResult, arm: ArmResult) -> str:
+        mean = sum(map(value_of, arm.cells)) / len(arm.cells)
+        return Number(shown(mean), mean)
 
     return cell
 
@@ -237,11 +272,11 @@ def _latency(study: StudyResult, arm: ArmResult) -> str:
         return NOTHING
     unit, scale = ("µs", 1000) if times["median"] < 1 else ("ms", 1)
     median, low, high = (f"{_three(scale * times[key])}" for key in ("median", "low", "high"))
-    return f"{median} {unit} ({low}–{high})"
+    return Number(f"{median} {unit} ({low}–{high})", times["median"])
 
 
-def _kilobytes(number: float) -> str:
-    return f"{_three(number / 1000)} kB"
+def _number(value: float, form: str) -> Number:
+    return Number(f"{value:{form}}", value)
 
 
 def _three(value: float) -> str:
@@ -254,8 +289,8 @@ _COSTS: _Columns = (
     ("parameters", _cost("parameters", count)),
     ("nonzero", _cost("nonzero", count)),
     ("MACs", _cost("macs", count)),
-    ("file", _cost("file_bytes", _kilobytes)),
-    ("gzip", _cost("gzip_bytes", _kilobytes)),
+    ("file", _cost("file_bytes", kilobytes)),
+    ("gzip", _cost("gzip_bytes", kilobytes)),
     ("latency (quartiles)", _latency),
 )
 

@@ -1,0 +1,127 @@
+"""One study out of the parts that several machines ran."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from distill.studies._results import ArmResult, StudyResult
+
+One = TypeVar("One")
+
+
+def merge(studies: Sequence[StudyResult]) -> StudyResult:
+    """Joins runs of one study with other seeds or other arms into one.
+
+    Where two have the same arm with the same seed, the first one's cell is taken. Latencies are those of the first run
+    that has any, since times of several machines do not compare.
+
+    Args:
+        studies: at least one run; the first gives the title and the order.
+
+    Returns:
+        The study, with a note on whatever was left out.
+
+    Raises:
+        ValueError: they are not runs of one study, or an arm has other settings or other code in one of them.
+    """
+    first = studies[0]
+    if len(studies) == 1:
+        return first
+    for other in studies[1:]:
+        _require_same("name", first, other, lambda study: study.name)
+        _require_same("measures", first, other, lambda study: [measure.key for measure in study.measures])
+        _require_same("kind, smoke or not", first, other, lambda study: study.smoke)
+    notes = list(_unique(note for study in studies for note in study.notes))
+    arms: dict[str, ArmResult] = {}
+    for study in studies:
+        for arm in study.arms:
+            arms[arm.name] = _joined(arms[arm.name], arm, notes) if arm.name in arms else arm
+    pairs, primary = _comparisons(studies, arms)
+    timed = next((study for study in studies if study.latency_ms), first)
+    if untimed := sorted({name for study in studies for name in study.latency_ms} - set(timed.latency_ms)):
+        notes.append(
+            f"No latency is shown of {', '.join(untimed)}: another run timed them, and times of several machines do "
+            "not compare."
+        )
+    if len(commits := list(_unique(study.git_commit or "none" for study in studies))) > 1:
+        notes.append(f"The runs are of different commits: {', '.join(commits)}.")
+    return dataclasses.replace(
+        first,
+        command="\n".join(_unique(study.command for study in studies)),
+        created=max(study.created for study in studies),
+        versions={
+            package: ", ".join(_unique(one.versions[package] for one in studies if package in one.versions))
+            for package in _unique(package for study in studies for package in study.versions)
+        },
+        git_commit=", ".join(commits),
+        notes=tuple(notes),
+        arms=tuple(arms.values()),
+        comparisons=pairs,
+        primary=primary,
+        tuning=tuple({one.arm: one for study in reversed(studies) for one in study.tuning}.values()),
+        latency_ms=timed.latency_ms,
+        litert_bytes={name: size for study in reversed(studies) for name, size in study.litert_bytes.items()},
+    )
+
+
+def _require_same(
+    what: str, first: StudyResult, other: StudyResult, value_of: Callable[[StudyResult], object]
+) -> None:
+    if value_of(first) != value_of(other):
+        raise ValueError(
+            f"Runs are merged if they are of one study, with one {what}. "
+            f"Received: {value_of(first)!r} and {value_of(other)!r}."
+        )
+
+
+def _joined(one: ArmResult, other: ArmResult, notes: list[str]) -> ArmResult:
+    """An arm with the seeds of both runs."""
+    if _identity(one) != _identity(other):
+        raise ValueError(
+            "Runs are merged if each of their arms has the same settings and code in all of them. Received: arm "
+            f"{one.name!r} as {_identity(one)} and as {_identity(other)}. Run it again in one of them, or leave it out "
+            "there with --arms."
+        )
+    cells = {cell.seed: cell for cell in other.cells} | {cell.seed: cell for cell in one.cells}
+    differing = [
+        str(cell.seed)
+        for cell in other.cells
+        if cells[cell.seed].test != cell.test or cells[cell.seed].dev != cell.dev
+    ]
+    if differing:
+        notes.append(
+            f"Several runs trained {one.name} with seed {', '.join(differing)}, to other scores, as machines of other "
+            "kinds do. Those of the first are shown; arms that need it learned from that of their own run."
+        )
+    return dataclasses.replace(one, cells=tuple(cells[seed] for seed in sorted(cells)))
+
+
+def _identity(arm: ArmResult) -> dict[str, Any]:
+    """What makes an arm that way to train: its group, settings and code, whatever the seed."""
+    config = {key: value for key, value in arm.cells[0].config.items() if key != "needs"}
+    return {"label": arm.label, "group": arm.group, **config}
+
+
+def _comparisons(
+    studies: Sequence[StudyResult], arms: dict[str, ArmResult]
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """The comparisons that any run made or declares, as far as their arms are there and share a seed."""
+
+    def known(kind: str) -> tuple[tuple[str, str], ...]:
+        declared = [
+            (baseline, arm)
+            for study in studies
+            for baseline, arm in [*study.extra.get("declared", {}).get(kind, ()), *getattr(study, kind)]
+        ]
+        return tuple(
+            (baseline, arm)
+            for baseline, arm in _unique(declared)
+            if baseline in arms and arm in arms and set(arms[baseline].seeds) & set(arms[arm].seeds)
+        )
+
+    return known("comparisons"), known("primary")
+
+
+def _unique(values: Iterable[One]) -> Iterable[One]:
+    """Values without repetitions, in their order."""
+    return dict.fromkeys(values)

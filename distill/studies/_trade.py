@@ -1,0 +1,239 @@
+"""The chart of what arms score for what they cost."""
+
+import math
+from collections.abc import Sequence
+
+from distill.studies._labels import place
+from distill.studies._measures import Measure
+from distill.studies._pareto import Priced, Prices, prices
+from distill.studies._pictures import (
+    ACCENT,
+    FAINT,
+    TEXT,
+    WIDTH,
+    Json,
+    Picture,
+    either,
+    layer,
+    number,
+    scaled,
+    spec,
+    text,
+)
+from distill.studies._results import StudyResult
+from distill.studies._statistics import Spread
+from distill.studies._tables import count, kilobytes, milliseconds
+
+_HEIGHT = 340
+_NARROW = 300  # width of the plot itself on a phone
+_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+
+
+def pareto(study: StudyResult) -> list[Picture]:
+    """Scores against costs, one picture for each kind of cost; the arms that no other dominates are joined.
+
+    Args:
+        study: a finished study.
+
+    Returns:
+        Pictures for multiply-adds, bytes and latency, as far as they are known of two arms or more.
+    """
+    return [_priced(study, kind) for kind in prices(study)]
+
+
+class _Scores:
+    """The vertical axis of scores: linear, or logarithmic in the error where percentages lie far apart.
+
+    Args:
+        scores: what is to be seen: all means, and as much of the intervals as does not squeeze them.
+        measure: what the scores are.
+    """
+
+    def __init__(self, scores: Sequence[Spread], measure: Measure) -> None:
+        self.measure = measure
+        means = [one.mean for one in scores]
+        errors = [100 - mean for mean in means]
+        self.of_errors = measure.scale == 100 and min(errors) > 0 and max(errors) > 4 * min(errors)
+        between = max(means) - min(means)
+        widest = max((one.half_interval for one in scores if one.n > 1), default=0.0)
+        margin = min(widest, 0.5 * between) + 0.1 * between or widest or 1.0
+        self.domain = [min(means) - margin, max(means) + margin]
+        if self.of_errors:
+            self.domain = [max(errors) * 1.15, min(errors) / 1.25]
+
+    def drawn(self, score: float) -> float:
+        """What is drawn for a score; no error has no place on a logarithmic axis."""
+        return max(100 - score, self.domain[1] / 10) if self.of_errors else score
+
+    def place(self, score: float) -> float:
+        """The share of the height that lies above a score."""
+        low, high, at = (*self.domain, self.drawn(score))
+        if self.of_errors:
+            low, high, at = (-math.log(one) for one in (low, high, at))
+        return (high - at) / (high - low)
+
+    @property
+    def scale(self) -> Json:
+        """The scale; errors grow downwards, as accuracies fall."""
+        if not self.of_errors:
+            return scaled(self.domain)
+        return scaled(self.domain[::-1], type="log", reverse=True)
+
+    @property
+    def axis(self) -> Json:
+        """The axis, which shows scores."""
+        title = {"title": f"test {self.measure.heading}"}
+        if not self.of_errors:
+            return {**title, "tickCount": 6}
+        high, low = self.domain
+        errors = [one for one in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 70, 90) if low <= one <= high]
+        return {**title, "values": errors, "labelExpr": "format(100 - datum.value, '~g')"}
+
+
+def _priced(study: StudyResult, prices: Prices) -> Picture:
+    measure = study.measures[0]
+    xs = _log_domain([one.low for one in prices.arms], [one.high for one in prices.arms])
+    ys = _Scores([one.score for one in prices.arms], measure)
+    ordered = sorted(
+        prices.arms, key=lambda one: bool(one.dominated_by)
+    )  # names of the front are placed first
+    rows = [_point(one, prices, ys) for one in ordered]
+    for suffix, width in (("", WIDTH - 80), ("_narrow", _NARROW)):
+        points = [_pixels(one, xs, ys, width) for one in ordered]
+        labels = place(points, [one.arm.name for one in ordered], width=width, height=_HEIGHT)
+        for row, label in zip(rows, labels, strict=True):
+            row |= {f"{key}{suffix}": value for key, value in label._asdict().items()}
+    cost = {"values": _ticks(xs), "labelExpr": _TICK[prices.key]}
+    x = number("cost", scale=scaled(xs, type="log"), axis={"title": f"{prices.kind}: {prices.about}", **cost})
+    y = number("score", scale=ys.scale, axis=ys.axis)
+    groups = list(dict.fromkeys(arm.group for arm in study.arms))
+    shape = text(
+        "group",
+        scale={"domain": groups, "range": [_SYMBOLS[i % len(_SYMBOLS)] for i in range(len(groups))]},
+        **({"legend": None} if len(groups) == 1 else {}),
+    )
+    hover = [
+        text("arm"),
+        text("shown_score", title=measure.name),
+        text("shown_cost", title=prices.kind),
+        text("status", title="dominated"),
+        text("group"),
+    ]
+    color = {"color": either("datum.front", ACCENT, FAINT)}
+    bar: Json = {"strokeWidth": 2, "opacity": 0.55, "clip": True}
+    moved: Json = {
+        side: {"expr": f"{_IS_NARROW} ? datum.{side}_narrow : datum.{side}"} for side in ("dx", "dy", "align")
+    }
+    layers = [
+        layer(
+            rows,
+            "line",
+            {"x": x, "y": y},
+            only="datum.front",
+            interpolate="step-after",
+            color=ACCENT,
+            opacity=0.35,
+            strokeDash=[4, 3],
+            clip=True,
+        ),
+        layer(rows, "rule", {"x": x, "y": number("low"), "y2": {"field": "high"}, **color}, **bar),
+        layer(rows, "rule", {"x": number("cost_low"), "x2": {"field": "cost_high"}, "y": y, **color}, **bar),
+        layer(
+            rows,
+            "point",
+            {"x": x, "y": y, **color, "shape": shape, "tooltip": hover, "description": text("spoken")},
+            size=90,
+            filled=True,
+            opacity=1,
+        ),
+        layer(
+            rows,
+            "text",
+            {
+                "x": x,
+                "y": y,
+                "text": text("arm"),
+                "opacity": either(f"{_IS_NARROW} ? datum.free_narrow : datum.free", 1, 0),
+                "color": either("datum.front", TEXT, FAINT),
+            },
+            **moved,
+        ),
+    ]
+    better = "down" if measure.lower_is_better else "up"
+    return Picture(
+        f"pareto-{prices.key}",
+        prices.kind,
+        f"Better is {better} and to the left. Blue arms, joined by dashes: no other arm scores at least as well for as "
+        "little. Grey arms are dominated. Bars: 95% intervals of the mean over seeds, which go on where they leave the "
+        f"picture{', and quartiles of the time' * (prices.key == 'latency')}."
+        f"{' The vertical axis is logarithmic in the error.' * ys.of_errors} {_dominated(prices)}",
+        spec(
+            layers,
+            width=WIDTH,
+            height=_HEIGHT,
+            about=f"Test {measure.name} against {prices.kind} of each arm.",
+        ),
+    )
+
+
+def _dominated(prices: Prices) -> str:
+    names = [f"{one.arm.name} by {one.dominated_by[0]}" for one in prices.arms if one.dominated_by]
+    return f"Dominated, by mean scores: {', '.join(names) or 'none'}."
+
+
+_IS_NARROW = "width < 430"
+_TICK = {
+    "macs": "format(datum.value, '~s')",
+    "bytes": "format(datum.value, '~s') + 'B'",
+    "latency": "datum.value < 1 ? format(datum.value * 1000, '~g') + ' µs' : format(datum.value, '~g') + ' ms'",
+}
+_SHOWN = {"macs": count, "bytes": kilobytes, "latency": milliseconds}
+
+
+def _point(one: Priced, prices: Prices, ys: _Scores) -> Json:
+    measure, mean, half = ys.measure, one.score.mean, one.score.half_interval
+    known = not math.isnan(half)
+    form = f".{measure.digits}f"
+    shown = f"{mean:{form}}" + (f" ({mean - half:{form}} to {mean + half:{form}})" if known else "")
+    cost = _SHOWN[prices.key](one.cost)
+    status = f"by {', '.join(one.dominated_by[:3])}" if one.dominated_by else "by no arm"
+    return {
+        "arm": one.arm.name,
+        "group": one.arm.group,
+        "cost": one.cost,
+        "cost_low": one.low,
+        "cost_high": one.high,
+        "score": ys.drawn(mean),
+        "low": ys.drawn(mean - half) if known else None,
+        "high": ys.drawn(mean + half) if known else None,
+        "front": not one.dominated_by,
+        "status": status,
+        "shown_score": shown,
+        "shown_cost": cost,
+        "spoken": f"{one.arm.name}: {measure.name} {shown}, {prices.kind} {cost}, dominated {status}",
+    }
+
+
+def _pixels(one: Priced, xs: Sequence[float], ys: _Scores, width: float) -> tuple[float, float]:
+    return width * math.log(one.cost / xs[0]) / math.log(xs[1] / xs[0]), _HEIGHT * ys.place(one.score.mean)
+
+
+def _log_domain(lows: Sequence[float], highs: Sequence[float]) -> list[float]:
+    low, high = min(lows), max(highs)
+    margin = max((high / low) ** 0.08, 1.15)
+    return [low / margin, high * margin]
+
+
+def _ticks(domain: Sequence[float]) -> list[float]:
+    """Round numbers for a logarithmic axis; few enough for a phone."""
+    first, last = (math.floor(math.log10(one)) for one in domain)
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        found = [
+            digit * 10.0**power
+            for power in range(first, last + 1)
+            for digit in digits
+            if domain[0] <= digit * 10.0**power <= domain[1]
+        ]
+        if len(found) <= 7:
+            break
+    return found if len(found) > 1 else [float(f"{one:.2g}") for one in (domain[0] * 1.1, domain[1] / 1.1)]
