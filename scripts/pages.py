@@ -11,8 +11,8 @@ stands around the table `scores` of docs/studies/compare.json, here of three arm
 takes seconds.
 
 scripts/pages PAGE ... runs the Python snippets of these pages, one after another in an empty folder. What a snippet
-prints replaces the block of text that follows it, and pictures (SVG) that it writes are copied to where the page shows them.
-The tutorials take one to two minutes each on two cores.
+prints replaces the block of text that follows it, and pictures (SVG) that it writes are copied to where the page shows
+them. The tutorials take one to two minutes each on two cores.
 """
 
 import contextlib
