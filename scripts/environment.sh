@@ -16,6 +16,7 @@ for extra in ${extras:=experiments dev}; do
   missing+=" $extra"
   case $extra in
     experiments) download=$((download + 850)) disk=$((disk + 2900)) ;; # with distill itself; TensorFlow is two thirds
+    docs) download=$((download + 30)) disk=$((disk + 110)) ;; # beside experiments
     onnx) download=$((download + 40)) disk=$((disk + 120)) ;;
     dev) download=$((download + 220)) disk=$((disk + 900)) ;; # with onnx
   esac
