@@ -11,8 +11,8 @@ stands around the table `scores` of docs/studies/compare.json, here of three arm
 takes seconds.
 
 scripts/pages PAGE ... runs the Python snippets of these pages, one after another in an empty folder. What a snippet
-prints replaces the block of text that follows it, and pictures that it writes are copied to where the page shows them.
-The tutorials take one to two minutes each on two cores.
+prints replaces the block of text that follows it, and pictures (SVG) that it writes are copied to where the page shows
+them. The tutorials take one to two minutes each on two cores.
 """
 
 import contextlib
@@ -20,7 +20,6 @@ import dataclasses
 import io
 import json
 import re
-import shutil
 import sys
 import tempfile
 import types
@@ -118,7 +117,7 @@ def printed(page: Path) -> str:
         for shown in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
             if (made := Path(folder) / Path(shown).name).exists():
                 (page.parent / shown).parent.mkdir(exist_ok=True)
-                shutil.copy(made, page.parent / shown)
+                (page.parent / shown).write_text(_alone(made.read_text(encoding="utf-8")), encoding="utf-8")
     return text
 
 
@@ -187,7 +186,7 @@ PARTS: dict[str, Callable[[StudyResult], str]] = {
 
 def _alone(picture: str) -> str:
     """A picture as a file of its own."""
-    return re.sub(r"(<svg[^>]*>)", rf"\1{_COLORS}", picture, count=1) + "\n"
+    return re.sub(r"(<svg[^>]*>)", rf"\1{_COLORS}", picture.strip(), count=1) + "\n"
 
 
 if __name__ == "__main__":

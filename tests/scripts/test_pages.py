@@ -79,11 +79,11 @@ def described(picture):
 def test_what_a_snippet_prints_and_draws_is_put_on_its_page(tmp_path):
     quiet = "```python\nfrom pathlib import Path\n\nx = 1\nprint(x)\n```\n\nWords.\n\n"
     printing = "```python\nprint(x + 1)\n```\n\n```text\n{}\n```\n\n"
-    drawing = '```python\nPath("drawn.svg").write_text("<svg/>")\n```\n\n![It](pictures/drawn.svg)\n'
+    drawing = '```python\nPath("drawn.svg").write_text("<svg><g/></svg>")\n```\n\n![It](pictures/drawn.svg)\n'
     page = tmp_path / "page.md"
     page.write_text(quiet + printing.format("old") + drawing)
     assert pages.printed(page) == quiet + printing.format(2) + drawing
-    assert (tmp_path / "pictures" / "drawn.svg").read_text() == "<svg/>"
+    assert (tmp_path / "pictures" / "drawn.svg").read_text() == f"<svg>{pages._COLORS}<g/></svg>\n"
 
 
 @pytest.mark.parametrize("page", pages.NOTEBOOKS, ids=lambda page: page.stem)
