@@ -3,7 +3,7 @@
 `load` gives fixed train, dev and test splits of `mnist5k` (5,000 MNIST digits), `digits` (8×8 pixels) and `mnist1d`
 (signals), which Python packages carry or compute. It also gives those of any classification set of tensorflow-datasets
 that is already on the machine, and never downloads. `batches` shuffles by a seed, `shift` moves images and series,
-`mixup` mixes views for distillation without labels, and `arrays` reads a split into numpy.
+`flip` mirrors images, `mixup` mixes views for distillation without labels, and `arrays` reads a split into numpy.
 
 ```python
 import keras
@@ -25,6 +25,6 @@ from distill.data import _required  # noqa: F401  # says which extra is missing
 from distill.data._batches import batches
 from distill.data._loading import Splits, arrays, load
 from distill.data._mixing import mixup
-from distill.data._shifting import shift
+from distill.data._shifting import flip, shift
 
-__all__ = ["Splits", "arrays", "batches", "load", "mixup", "shift"]
+__all__ = ["Splits", "arrays", "batches", "flip", "load", "mixup", "shift"]

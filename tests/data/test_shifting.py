@@ -1,4 +1,4 @@
-"""Shifted views."""
+"""Shifted and mirrored views."""
 
 import numpy as np
 import pytest
@@ -56,6 +56,46 @@ def test_series_alone_keep_their_kind_and_shape():
         np.testing.assert_array_equal(after[:, 0], before[0, 0] + np.clip(np.arange(40) + places, 0, 39))
 
 
+def test_what_moves_in_from_outside_is_filled():
+    """As a random crop of the image with a border of that value."""
+    repeated = data.shift(data.batches(ramps(), 64), 2, seed=3)
+    filled, moved = distances(data.shift(data.batches(ramps(), 64), 2, seed=3, fill=-7))
+    np.testing.assert_array_equal(moved, distances(repeated)[1])
+    padded = np.pad(ramps(1)[0][0], ((2, 2), (2, 2), (0, 0)), constant_values=-7)
+    for image, (down, right) in zip(filled, moved.astype(int), strict=True):
+        np.testing.assert_array_equal(image, padded[2 + down : 11 + down, 2 + right : 9 + right])
+
+
+def test_each_image_is_mirrored_by_itself_as_often_as_not():
+    def passes(seed):
+        views = data.flip(data.batches(ramps(1000), 64), seed=seed)
+        return [data.arrays(views.unbatch()) for _ in range(2)]
+
+    (x, y), (again, _) = passes(3)
+    np.testing.assert_array_equal(y, np.arange(1000))
+    mirrored = x[:, 0, 0, 1] == 6
+    image = ramps(1)[0][0]
+    for one, is_mirrored in zip(x, mirrored, strict=True):
+        np.testing.assert_array_equal(one, image[:, ::-1] if is_mirrored else image)
+    assert abs(mirrored.sum() - 500) < 52  # p = .001
+    assert abs(np.corrcoef(mirrored[:-1], mirrored[1:])[0, 1]) < 0.11
+    assert (again != x).any()
+    np.testing.assert_array_equal(passes(3)[0][0], x)
+    # The same seed shifts images apart from mirroring them.
+    _, moved = distances(data.shift(data.batches(ramps(1000), 64), 2, seed=3))
+    assert abs(np.corrcoef(mirrored, moved[:, 1])[0, 1]) < 0.11
+
+
+def test_what_cannot_be_mirrored():
+    with pytest.raises(ValueError, match="flip needs a data set of batches. Received: tuple"):
+        data.flip(ramps(4), seed=0)
+    series = np.zeros((4, 9, 1)), np.zeros(4)
+    with pytest.raises(ValueError, match=r"flip needs batches of images \(batch, height, width, channels\)"):
+        data.flip(data.batches(series, 2), seed=0)
+    with pytest.raises(ValueError, match="seed must be an integer"):
+        data.flip(data.batches(ramps(4), 2), seed=-1)
+
+
 def test_what_cannot_be_shifted():
     batches = data.batches(ramps(4), 2)
     with pytest.raises(ValueError, match="needs a data set of batches. Received: tuple"):
@@ -66,5 +106,13 @@ def test_what_cannot_be_shifted():
     for places in (0, 7, 1.5):
         with pytest.raises(ValueError, match=r"Received: .*, for examples of shape \(9, 7, 2\)"):
             data.shift(batches, places, seed=0)
+    whole = tf.data.Dataset.from_tensor_slices(np.zeros((4, 9, 9, 1), "uint8")).batch(2)
+    for given, fill, dtype in (
+        (batches, "black", "float32"),
+        (whole, 0.5, "uint8"),
+        (whole, float("nan"), "uint8"),
+    ):
+        with pytest.raises(ValueError, match=f"fill must be a number, .* Received: .*, for {dtype}"):
+            data.shift(given, 1, seed=0, fill=fill)
     with pytest.raises(ValueError, match="seed must be an integer"):
         data.shift(batches, 1, seed=-1)
