@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from distill.studies import _execution as execution
 from experiments import compare
 
 ARMS = compare.study.design.arms
+PUBLISHED = Path(__file__).parents[2] / "docs" / "studies" / "compare.json"
 STUDENTS = [
     "alone", "distilled", "few_alone", "few_distilled", "few_pseudo", "alone_plain", "distilled_plain",
     "distilled_standardized",
@@ -180,3 +182,19 @@ def test_a_cell_is_the_same_in_a_process_of_its_own_and_after_others(tmp_path, m
 
     monkeypatch.setattr(execution, "workers", fresh)
     assert list(results(tmp_path / "fresh")) == after_others
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_other_seeds_give_the_same_verdicts(tmp_path):
+    """The verdicts are golden, and that intervals agree; digits differ by processor and by version."""
+    golden = {(one.baseline, one.arm): one for one in studies.judge(studies.read(PUBLISHED)) if one.primary}
+    found = compare.study.run(
+        out=tmp_path, first_seed=100, surroundings=studies.Surroundings(wandb="disabled")
+    )
+    judged = [one for one in studies.judge(found) if one.primary]
+    assert len(judged) == len(golden) == 2
+    for one in judged:
+        before = golden[one.baseline, one.arm]
+        assert one.adjusted.verdict == before.adjusted.verdict
+        assert max(one.adjusted.low, before.adjusted.low) < min(one.adjusted.high, before.adjusted.high)
