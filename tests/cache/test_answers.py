@@ -30,12 +30,13 @@ def trained(teacher, student, loss, data, y=Y, **kwargs):
     keras.utils.set_random_seed(5)
     student = twin(student)
     distiller = distill.Distiller(teacher, student, loss)
-    distiller.compile(keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    distiller.compile(keras.optimizers.SGD(1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     history = distiller.fit(data, y, batch_size=8, epochs=2, verbose=0, **kwargs)
     return student.get_weights(), history.history
 
 
 def assert_same(one, other):
+    assert np.isfinite(one[1]["loss"]).all()
     for left, right in zip(one[0], other[0], strict=True):
         np.testing.assert_array_equal(left, right)
     assert one[1] == other[1]
@@ -61,14 +62,14 @@ def test_training_on_dense_answers_is_live_bit_for_bit(teacher, student, tmp_pat
     )
 
 
-def test_data_sets_shuffled_repeated_and_filtered_find_their_answers(teacher, student, tmp_path):
+def test_data_sets_cut_shuffled_and_repeated_find_their_answers(teacher, student, tmp_path):
     train = tf.data.Dataset.from_tensor_slices((X, Y)).batch(
         7
     )  # batches and shards end at different examples
     answers = cache.record(teacher, train, tmp_path / "cache", verbose=0, shard_size=20)
 
     def of(data):
-        return data.unbatch().shuffle(48, seed=3).filter(lambda x, y: y < 2).repeat(2).batch(5)
+        return data.unbatch().skip(3).shuffle(48, seed=3).repeat(2).batch(5)
 
     def plain(numbered):
         return numbered.map(lambda x, y: (x.inputs, y))
