@@ -22,6 +22,7 @@ import tensorflow as tf
 
 LONG = {
     "test_multiworker",
+    "test_pages",
     "test_compare",
     "test_replicas",
     "test_study",
