@@ -55,6 +55,14 @@ def test_the_core_declares_what_it_imports():
     assert {"tensorflow-model-optimization", "ai-edge-litert", "matplotlib"} & names == set()
 
 
+def test_studies_need_the_extra_that_their_commands_install():
+    brought = closure(["distill[experiments]"])
+    for module, path in modules("experiments").items():
+        for package in {source.split(".")[0] for source, _ in imported(path)}:
+            if package not in sys.stdlib_module_names and package not in ("distill", "experiments"):
+                assert distributions().get(package, {package}) & brought, (module, package)
+
+
 def closure(requirements):
     """Distributions that pip would install for these, as the metadata of what is installed here say."""
     found, left = set(), [Requirement(one) for one in requirements]
