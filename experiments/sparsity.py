@@ -41,7 +41,7 @@ def images(seed, dataset="mnist5k"):
 study = studies.Study(
     "sparsity",
     data=images,
-    seeds=12,
+    seeds=16,
     title="How many weights can be removed",
     question="What decides how much accuracy a pruned network loses: which weights go, when they go, or how the rest "
     "recovers?",

@@ -41,7 +41,7 @@ def series(seed, dataset="mnist1d"):
 study = studies.Study(
     "structured",
     data=series,
-    seeds=12,
+    seeds=16,
     title="How small a network can be made",
     question="Which channels should be removed, how should the rest recover, and is it better than a network that was "
     "small from the start?",
@@ -195,8 +195,8 @@ def accuracy_against_multiply_adds(found):
             ticks = plots.apart([macs(found, f"fine-tuned-{at:g}") for at in curves[0].levels], ratio=1.1)
             axes.set(xscale="log", xlabel="multiply-adds", title=title)
             axes.set_xticks(ticks, map(tables.count, ticks))
-            levels.error_axis(axes)
             axes.legend(fontsize="small")
+        levels.error_axis(panels[0])  # which both share
         yield figure
         yield "Line: mean over seeds. Band: its 95 % t interval. Both axes are logarithmic, accuracies in the error."
 
