@@ -8,7 +8,13 @@ teacher and without there are as many settings to choose from on dev. The test s
 On request: other shares of zeros, from 50 to 98 %, by which the accuracy is drawn; zeros that are spread evenly over
 the layers; and lottery tickets, rewound to the end of the first epoch.
 
-Command: scripts/study sparsity. --tune chooses the settings on dev again; --arms all adds the arms on request.
+Command: scripts/study sparsity. 16 seeds, 96 cells: about 20 minutes of one core. --tune chooses the settings on dev;
+--arms all adds the arms on request.
+
+Not yet run at full size, and the settings are those of the study before it, which had no choice of settings and 8
+seeds. It found, with 95 % zeros: magnitude instead of chance decides (+54 points); step by step is no better than at
+once (-0.02); the unpruned network as the teacher makes the recovery worse (-0.38 ± 0.25). 16 seeds show a difference of
+that size and spread with 99 % probability.
 """
 
 import functools
@@ -179,7 +185,7 @@ for arm, baseline in (
 def accuracy_against_sparsity(found):
     """Accuracy against sparsity."""
     curves = levels.curves(found.arms)
-    if max(len(curve.levels) for curve in curves) > 1:
+    if any(len(curve.levels) > 1 for curve in curves):
         figure = Figure(figsize=(8.5, 4.6), layout="constrained")
         axes = figure.subplots()
         for curve, color in zip(curves, plots.PALETTE, strict=False):
