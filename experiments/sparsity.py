@@ -196,7 +196,7 @@ def accuracy_against_sparsity(found):
         axes.set_xticks([100 - percent for percent in PERCENTS], map(str, PERCENTS))
         axes.invert_xaxis()
         levels.error_axis(axes)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="lower left")
         yield figure
         yield "Line: mean over seeds. Band: its 95 % t interval. The vertical axis is logarithmic in the error."
 
