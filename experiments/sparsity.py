@@ -8,7 +8,13 @@ teacher and without there are as many settings to choose from on dev. The test s
 On request: other shares of zeros, from 50 to 98 %, by which the accuracy is drawn; zeros that are spread evenly over
 the layers; and lottery tickets, rewound to the end of the first epoch.
 
-Command: scripts/study sparsity. --tune chooses the settings on dev again; --arms all adds the arms on request.
+Command: scripts/study sparsity. 16 seeds, 96 cells: about 20 minutes of one core. --tune chooses the settings on dev;
+--arms all adds the arms on request.
+
+Not yet run at full size, and the settings are those of the study before it, which had no choice of settings and 8
+seeds. It found, with 95 % zeros: magnitude instead of chance decides (+54 points); step by step is no better than at
+once (-0.02); the unpruned network as the teacher makes the recovery worse (-0.38 ± 0.25). 16 seeds show a difference of
+that size and spread with 99 % probability.
 """
 
 import functools
@@ -41,7 +47,7 @@ def images(seed, dataset="mnist5k"):
 study = studies.Study(
     "sparsity",
     data=images,
-    seeds=12,
+    seeds=16,
     title="How many weights can be removed",
     question="What decides how much accuracy a pruned network loses: which weights go, when they go, or how the rest "
     "recovers?",
@@ -179,7 +185,7 @@ for arm, baseline in (
 def accuracy_against_sparsity(found):
     """Accuracy against sparsity."""
     curves = levels.curves(found.arms)
-    if max(len(curve.levels) for curve in curves) > 1:
+    if any(len(curve.levels) > 1 for curve in curves):
         figure = Figure(figsize=(8.5, 4.6), layout="constrained")
         axes = figure.subplots()
         for curve, color in zip(curves, plots.PALETTE, strict=False):
@@ -190,7 +196,7 @@ def accuracy_against_sparsity(found):
         axes.set_xticks([100 - percent for percent in PERCENTS], map(str, PERCENTS))
         axes.invert_xaxis()
         levels.error_axis(axes)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="lower left")
         yield figure
         yield "Line: mean over seeds. Band: its 95 % t interval. The vertical axis is logarithmic in the error."
 

@@ -8,8 +8,17 @@ network otherwise have as many settings to choose from on dev. The test split is
 
 On request: other shares, from 30 to 90 %, by which the accuracy is drawn, and more ways to choose channels.
 
-Command: scripts/study structured, and with --data dataset=mnist5k on images, where the CNN has 106,000 parameters.
---tune chooses the settings on dev again; --arms all adds the arms on request.
+Command: scripts/study structured. 16 seeds, 80 cells: about 20 minutes of one core. With --data dataset=mnist5k it is
+on images, where the CNN has 106,000 parameters. --tune chooses the settings on dev; --arms all adds the arms on
+request.
+
+Not yet run at full size, and not tuned: the settings are those of the study before it, of 8 seeds, in which networks
+with new weights had half as many steps. It found, on mnist1d: labels recover more than the whole network as the teacher
+(+1.11 ± 0.64 points); that a large start, or these channels, are better was not shown. The first three seeds point the
+same way, and show nothing: accuracy 96.3 for the whole network, and of the small ones 95.3 by labels, 93.7 by the
+teacher, 94.3 from new weights, 94.3 with random channels. 16 seeds show a difference between labels and teacher of the
+size and spread that it had with 99 % probability; one of 1 point between ways to choose channels would take twice as
+many.
 """
 
 import functools
@@ -41,7 +50,7 @@ def series(seed, dataset="mnist1d"):
 study = studies.Study(
     "structured",
     data=series,
-    seeds=12,
+    seeds=16,
     title="How small a network can be made",
     question="Which channels should be removed, how should the rest recover, and is it better than a network that was "
     "small from the start?",
@@ -181,22 +190,22 @@ for criterion in ("fpgm", "taylor", "obd", "activation"):
 def accuracy_against_multiply_adds(found):
     """Accuracy against multiply-adds."""
     curves = levels.curves(found.arms)
-    if max(len(curve.levels) for curve in curves) > 1:
+    if any(len(curve.levels) > 1 for curve in curves):
         figure = Figure(figsize=(8.5, 4.2), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         chosen = {"How the rest recovers": METHODS, "Which channels are removed": ["fine-tuned", *CRITERIA]}
         for axes, (title, methods) in zip(panels, chosen.items(), strict=True):
             shown = [curve for curve in curves if curve.method in methods]
-            for curve, color in zip(shown, plots.PALETTE, strict=False):
-                levels.draw(
-                    axes, curve, [macs(found, f"{curve.method}-{at:g}") for at in curve.levels], color=color
-                )
+            places = [[macs(found, f"{curve.method}-{at:g}") for at in curve.levels] for curve in shown]
+            for curve, xs, color in zip(shown, places, plots.PALETTE, strict=False):
+                levels.draw(axes, curve, xs, color=color)
             levels.draw_line(axes, found.arm("whole"), label="whole")
-            ticks = plots.apart([macs(found, f"fine-tuned-{at:g}") for at in curves[0].levels], ratio=1.1)
+            ticks = plots.apart({x for xs in places for x in xs}, ratio=1.1)
             axes.set(xscale="log", xlabel="multiply-adds", title=title)
             axes.set_xticks(ticks, map(tables.count, ticks))
-            levels.error_axis(axes)
-            axes.legend(fontsize="small")
+            axes.minorticks_off()
+            axes.legend(fontsize="small", loc="lower right")
+        levels.error_axis(panels[0])  # which both share
         yield figure
         yield "Line: mean over seeds. Band: its 95 % t interval. Both axes are logarithmic, accuracies in the error."
 

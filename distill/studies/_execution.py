@@ -301,8 +301,8 @@ def _pool(design: Design, plan: Plan) -> Iterator[Executor]:
         pickle.dumps(design)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
-            "Other processes run the arms of a study, so the functions of its data, arms and metrics must be defined "
-            f"at the top of a file, under their own names. Received: study {design.name!r}: {error}."
+            "Other processes run the arms of a study, so the functions of its data, arms, metrics and sections must "
+            f"be defined at the top of a file, under their own names. Received: study {design.name!r}: {error}."
         ) from error
     with workers(plan.study_dir, jobs=plan.jobs) as pool:
         yield pool

@@ -190,5 +190,15 @@ class StudyResult:
         return StudyResult._shown(self)
 
     def arm(self, name: str) -> ArmResult:
-        """Returns the arm of that name."""
-        return next(arm for arm in self.arms if arm.name == name)
+        """Returns the arm of that name.
+
+        Raises:
+            ValueError: the study has no such arm.
+        """
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        known = ", ".join(arm.name for arm in self.arms)
+        raise ValueError(
+            f"The name must be that of an arm that was run. Received: {name!r}; there are {known}."
+        )

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import matplotlib
 from matplotlib.figure import Figure
 
-from distill.studies._page import escaped, figure, titled_grid
+from distill.studies._page import escaped, grid
 from distill.studies._plots import STYLE, svg
 from distill.studies._results import StudyResult
 from distill.studies._tables import Grid
@@ -48,14 +48,14 @@ def _section(study: StudyResult, section: Section) -> list[str]:
     except Exception as error:  # whatever it is, the study has its results
         traceback.print_exc()
         parts.append(f'<p class="warning">{escaped(f"Failed: {type(error).__name__}: {error}")}</p>')
-    return [f"<h2>{escaped(heading(section))}</h2>", *parts] if parts else []
+    return [f"<h3>{escaped(heading(section))}</h3>", *parts] if parts else []
 
 
 def _part(shown: Figure | Grid | str, *, name: str, title: str) -> str:
     if isinstance(shown, Figure):
-        return figure(svg(shown, name=name, description=title), "")
+        return f"<figure>{svg(shown, name=name, description=title)}</figure>"
     if isinstance(shown, Grid):
-        return titled_grid(shown)
+        return grid(shown)
     if isinstance(shown, str):
         return f"<p>{escaped(shown)}</p>"
     raise TypeError(

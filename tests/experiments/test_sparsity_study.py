@@ -102,6 +102,7 @@ def test_masks_move_once_an_epoch_until_the_share_is_reached(tiny):
     assert zeros(network) == (320, 640)
 
 
+@pytest.mark.slow
 def test_a_smoke_run_makes_the_zeros_of_each_arm_and_draws_them(here, tiny, tmp_path):
     names = ("gradual-50", "lottery-95", "one-shot-95-evenly", *JUDGED)
     found = sparsity.study.run(
@@ -131,6 +132,13 @@ def test_a_smoke_run_makes_the_zeros_of_each_arm_and_draws_them(here, tiny, tmp_
         else:
             assert count == round(size * float(name.rpartition("-")[2]) / 100), name
             assert max(shares) - min(shares) > 0.01
+    figure, _ = sparsity.accuracy_against_sparsity(found)
+    (axes,) = figure.axes
+    assert axes.xaxis_inverted()
+    assert axes.yaxis_inverted()
+    drawn = {line.get_label(): list(line.get_xdata()) for line in axes.get_lines()}
+    assert drawn["gradual"] == [50, 5]
+    assert drawn["lottery"] == [5]
     page = (folder / "report.html").read_text()
-    assert "<h2>Accuracy against sparsity</h2>" in page
+    assert "<h3>Accuracy against sparsity</h3>" in page
     assert 'aria-label="Accuracy against sparsity"' in page

@@ -75,6 +75,7 @@ def test_criteria_choose_different_channels_and_nothing_is_trained(run):
     assert len(kept) >= 4
 
 
+@pytest.mark.slow
 def test_a_smoke_run_shows_accuracy_against_multiply_adds(here, tmp_path, monkeypatch):
     monkeypatch.setattr(structured, "NETWORK", Network(filters=(4, 8), units=16, dropout=0.2))
     names = ("fine-tuned-60", "l2-60-untrained", "fine-tuned-80", "distilled-80", "scratch-80", "random-80")
@@ -97,6 +98,17 @@ def test_a_smoke_run_shows_accuracy_against_multiply_adds(here, tmp_path, monkey
     assert costs["fine-tuned-80"] == costs["distilled-80"] == costs["scratch-80"] == costs["random-80"]
     assert abs(costs["fine-tuned-80"] / costs["whole"] - 0.2) < 0.02
     assert structured.macs(found, "fine-tuned-60") == costs["l2-60-untrained"]
+    figure, _ = structured.accuracy_against_multiply_adds(found)
+    assert all(axes.yaxis_inverted() for axes in figure.axes)
+    lines = [[line.get_label() for line in axes.get_lines()] for axes in figure.axes]
+    assert lines == [
+        ["fine-tuned", "distilled", "scratch", "whole"],
+        ["fine-tuned", "random", "whole"],
+    ]
+    assert list(figure.axes[0].get_lines()[0].get_xdata()) == [
+        costs["fine-tuned-60"],
+        costs["fine-tuned-80"],
+    ]
     page = (tmp_path / "structured-digits-smoke" / "report.html").read_text()
     assert 'aria-label="Accuracy against multiply-adds"' in page
     (file,) = tmp_path.glob("*/cells/random-80-seed0-*/model.keras")
