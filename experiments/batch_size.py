@@ -173,10 +173,9 @@ def speed_of_learning_and_noise(found):
     """How soon it learns, and how noisy its gradients are."""
     rows = []
     for arm in found.arms:
-        if arm.name != "teacher":
-            values = [epochs_to_target(arm), *(noise_scale(arm, epoch) for epoch in MEASURED)]
-            shown = [f"{value:,.0f}" if math.isfinite(value) else tables.NOTHING for value in values]
-            rows.append((arm.name, *shown))
+        values = [epochs_to_target(arm), *(noise_scale(arm, epoch) for epoch in MEASURED)]
+        shown = [f"{value:,.0f}" if math.isfinite(value) else tables.NOTHING for value in values]
+        rows.append((arm.name, *shown))
     headings = ("arm", f"epochs to\n{TARGET:.0%}", *(f"noise after\n{epoch}" for epoch in MEASURED))
     yield tables.Grid("Epochs to the target on dev, and noise scale by epoch", headings, tuple(rows))
     yield (
