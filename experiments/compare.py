@@ -105,13 +105,13 @@ def teacher(run):
 
 
 @study.arm(tune=SMOOTHINGS)
-def alone(run, smoothing=0.1):
+def alone(run, smoothing=0.05):
     """The student, trained on labels."""
     return learn(cnn(STUDENT, run), run, smoothing)
 
 
 @study.arm(needs="teacher", tune=SOFT)
-def distilled(run, temperature=4.0, label_weight=0.1):
+def distilled(run, temperature=1.0, label_weight=0.1):
     """The student, trained on the teacher's soft targets."""
     return distil(
         run.model("teacher"), cnn(STUDENT, run), run, distill.SoftTargets(temperature), label_weight
@@ -129,7 +129,7 @@ FEW = f"{LABELS} labels"
 
 
 @study.arm(group=FEW, tune=SMOOTHINGS)
-def few_alone(run, smoothing=0.1):
+def few_alone(run, smoothing=0.2):
     """The student, trained on the few labelled images for as many steps."""
     x, y = run.train
     seen = np.resize(labelled(run), len(x))

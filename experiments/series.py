@@ -33,7 +33,7 @@ def mnist1d(seed):
 study = studies.Study(
     "series",
     data=mnist1d,
-    seeds=6,
+    seeds=8,
     title="An MLP learns series from labels and from a CNN",
     question="Does a student of another family learn more from a teacher than from labels alone?",
 )
@@ -87,25 +87,25 @@ def teacher(run):
 
 
 @study.arm(tune=LABELS)
-def alone(run, smoothing=0.0, dropout=0.3):
+def alone(run, smoothing=0.0, dropout=0.15):
     """The MLP, trained on labels."""
     return learn(run, smoothing, dropout, epochs=SHORT)
 
 
 @study.arm(tune=LABELS)
-def alone_patient(run, smoothing=0.0, dropout=0.15):
+def alone_patient(run, smoothing=0.1, dropout=0.0):
     """The MLP, trained four times as long on the labels of shifted series."""
     return learn(run, smoothing, dropout, epochs=LONG, places=PLACES)
 
 
 @study.arm(needs="teacher", tune=SOFT)
-def distilled(run, temperature=2.0, label_weight=0.0):
+def distilled(run, temperature=1.0, label_weight=0.1):
     """The MLP, trained on the teacher's soft targets."""
     return distil(run, temperature, label_weight, epochs=SHORT)
 
 
 @study.arm(needs="teacher", tune=SOFT)
-def distilled_patient(run, temperature=2.0, label_weight=0.0):
+def distilled_patient(run, temperature=1.0, label_weight=0.1):
     """The MLP, trained four times as long on the teacher's soft targets for shifted series, which both see."""
     return distil(run, temperature, label_weight, epochs=LONG, places=PLACES)
 
