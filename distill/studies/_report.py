@@ -52,7 +52,6 @@ def write(
     study_dir: str | os.PathLike[str],
     *others: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
-    first: Sequence[str] = (),
 ) -> Path:
     """Writes `report.html`, and beside it the folder `report` with tables as CSV, charts as SVG and PNG, and JSON.
 
@@ -62,7 +61,6 @@ def write(
         study_dir: path to the directory that holds `study.json`.
         *others: directories of further runs of the same study, with other seeds or other arms, which are merged.
         out: directory to write to; by default `study_dir`, if there are no others.
-        first: HTML to show before everything else, for a study with results of its own kind.
 
     Returns:
         The path to the page.
@@ -88,18 +86,17 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     own = Path(study_dir) / SECTIONS
     sections = own.read_text(encoding="utf-8") if own.is_file() and not others else ""
-    written = html(study, first=first, sections=sections)
+    written = html(study, sections=sections)
     write_beside(study, folder / "report")
     write_text(folder / "report.html", written)
     return folder / "report.html"
 
 
-def html(study: StudyResult, *, first: Sequence[str] = (), sections: str = "") -> str:
+def html(study: StudyResult, *, sections: str = "") -> str:
     """Makes the report as one HTML page that needs nothing from elsewhere.
 
     Args:
         study: a finished study.
-        first: HTML to show before everything else.
         sections: HTML of the study's own sections.
 
     Returns:
@@ -137,7 +134,6 @@ def html(study: StudyResult, *, first: Sequence[str] = (), sections: str = "") -
         study.title,
         [
             *opening(study, cautions(study)),
-            *first,
             *answer(judge(study)),
             *map(small, power(study)),
             _facts(study),
