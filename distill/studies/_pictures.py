@@ -86,8 +86,10 @@ class Picture:
     def svg(self) -> str:
         """An `<svg>` element in the colours of the page around it."""
         drawn = str(vl_convert.vegalite_to_svg(self.spec, vl_version=_VERSION))
-        # Several on one page must not have ids in common.
-        return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{self.name}-", drawn)
+        # Several on one page must not have ids in common, and Vega counts on from one chart to the next.
+        for index, own in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]*)"', drawn))):
+            drawn = re.sub(rf'(\bid="|href="#|url\(#){re.escape(own)}\b', rf"\1{self.name}-{index}", drawn)
+        return drawn
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the chart, dark on white, whole or not at all.
