@@ -30,7 +30,9 @@ def trained(teacher, student, loss, data, y=Y, **kwargs):
     keras.utils.set_random_seed(5)
     student = twin(student)
     distiller = distill.Distiller(teacher, student, loss)
-    distiller.compile(keras.optimizers.SGD(1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    distiller.compile(
+        keras.optimizers.SGD(1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     history = distiller.fit(data, y, batch_size=8, epochs=2, verbose=0, **kwargs)
     return student.get_weights(), history.history
 

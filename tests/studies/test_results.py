@@ -104,7 +104,7 @@ def edit_cells(folder, arm, **changes):
         ),
         (
             lambda d: edit_cells(d, "alone", seed=9),
-            r"study\.json, .*alone has seeds \[9\], but distilled has seeds \[0, 1, .*\]",
+            r"study\.json, .*alone has seeds \[9\], but distilled has \[0, 1, .*\]",
         ),
         (
             lambda d: edit(d / "cells/alone-seed3/result.json", arm="x"),
