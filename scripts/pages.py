@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.studies import StudyResult, judge, plots, read, summary, tables
+from distill.studies import StudyResult, charts, judge, read, summary, tables
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -70,8 +70,8 @@ def filled(text: str) -> str:
 
 def pictures(study: StudyResult) -> dict[str, str]:
     """The pictures of a study, by the name of their file."""
-    drawn = {"forest": plots.forest(study), "size": plots.size(study)} if study.comparisons else {}
-    return {f"{study.name}-{name}.svg": _alone(picture) for name, picture in drawn.items()}
+    drawn = [*charts.forest(study), *charts.pareto(study)] if study.comparisons else []
+    return {f"{study.name}-{picture.name}.svg": _alone(picture.svg) for picture in drawn}
 
 
 def snippets(text: str) -> list[str]:

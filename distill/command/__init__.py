@@ -1,7 +1,8 @@
-"""The `distill` command: looks into model files, and compares what they answer.
+"""The `distill` command: looks into model files, compares what they answer, and makes reports of studies.
 
     distill inspect student.keras --files --latency
     distill compare teacher.keras student.tflite --test test.npz
+    distill report runs/compare
 
 `distill --help` lists its commands, and `distill compare --help` explains one. `main` is the command as a function, and
 returns its exit status.
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import distill
-from distill.command import _compare, _inspect
+from distill.command import _compare, _inspect, _report
 
 __all__ = ["main"]
 
@@ -46,11 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ```
     """
     parser = argparse.ArgumentParser(
-        prog="distill", description="Looks into model files, and compares what they answer."
+        prog="distill",
+        description="Looks into model files, compares what they answer, and makes reports of studies.",
     )
     parser.add_argument("--version", action="version", version=f"distill {distill.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (_inspect, _compare):
+    for module in (_inspect, _compare, _report):
         module.add_to(commands)
     options = parser.parse_args(arguments)
     try:

@@ -88,7 +88,7 @@ class Design:
     sections: list[Section] = dataclasses.field(default_factory=list)
 
     def only(self, names: Sequence[str] | Literal["all"] | None) -> "Design":
-        """The study with some of its arms, those that they need, and the comparisons of these.
+        """The study with some of its arms, and those that they need.
 
         Args:
             names: names of arms; "all", or `None` for those that are not run on request only.
@@ -112,8 +112,6 @@ class Design:
         return dataclasses.replace(
             self,
             arms={name: arm for name, arm in self.arms.items() if name in wanted},
-            comparisons=[pair for pair in self.comparisons if set(pair) <= wanted],
-            primary=[pair for pair in self.primary if set(pair) <= wanted],
         )
 
     def on(self, settings: Mapping[str, Any]) -> "Design":

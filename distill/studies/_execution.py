@@ -79,10 +79,9 @@ def execute(design: Design, plan: Plan) -> StudyResult:
         tuning = _tune(design, plan, runner, work, chosen) if plan.tune else []
         finished, notes = _all_seeds(design, plan, runner, work, chosen, began)
         arms = [name for name in design.arms if finished[name]]
-        seeds = [seed for seed in plan.seeds if all(seed in finished[name] for name in arms)]
-        if not arms or not seeds:
+        if not arms:
             raise CellError(
-                f"No seed was finished by all arms, so there is nothing to compare. What went wrong is in "
+                f"No arm finished a seed, so there is nothing to compare. What went wrong is in "
                 f"{plan.study_dir / 'workers.log'}. Finished cells are kept: fix the cause and run the study again."
             )
         notes += [
@@ -90,7 +89,17 @@ def execute(design: Design, plan: Plan) -> StudyResult:
             for name in design.arms
             if not finished[name]
         ]
-        cells = {name: [finished[name][seed] for seed in seeds] for name in arms}
+        cells = {name: [finished[name][seed] for seed in sorted(finished[name])] for name in arms}
+        shared = [
+            (baseline, arm)
+            for baseline, arm in design.comparisons
+            if finished.get(baseline, {}).keys() & finished.get(arm, {}).keys()
+        ]
+        notes += [
+            f"{arm} and {baseline} finished no seed that both have, and are not compared."
+            for baseline, arm in design.comparisons
+            if baseline in arms and arm in arms and (baseline, arm) not in shared
+        ]
         files = {name: model_file(plan.study_dir / own[0].folder) for name, own in cells.items()}
         with locked(plan.study_dir):
             latency_ms, litert_bytes, unshipped = pool.submit(
@@ -106,8 +115,10 @@ def execute(design: Design, plan: Plan) -> StudyResult:
                 smoke=plan.smoke,
                 notes=[*notes, *unshipped],
                 measures=design.metrics,
-                comparisons=[pair for pair in design.comparisons if set(pair) <= set(arms)],
-                primary=[pair for pair in design.primary if set(pair) <= set(arms)],
+                comparisons=shared,
+                primary=[pair for pair in design.primary if pair in shared],
+                # With the arms of another run, more of these can be made.
+                declared={"comparisons": design.comparisons, "primary": design.primary},
                 tuning=tuning,
                 latency_ms=latency_ms,
                 litert_bytes=litert_bytes,

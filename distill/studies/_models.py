@@ -115,7 +115,7 @@ class ComparedModels:
         return "\n\n".join([*map(for_markdown, self._grids), MEANING])
 
     def _repr_html_(self) -> str:
-        return "".join([*map(page.titled_grid, self._grids), page.small(MEANING)])
+        return "".join([*map(page.grid, self._grids), page.small(MEANING)])
 
 
 def compare_models(

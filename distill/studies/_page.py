@@ -62,12 +62,6 @@ def opening(study: StudyResult, remarks: Sequence[str]) -> list[str]:
     ]
 
 
-def closing(study: StudyResult) -> list[str]:
-    """The end of a study's page: notes, and what it takes to repeat the study."""
-    notes = ["<h2>Notes</h2>", listed(study.notes)] if study.notes else []
-    return [*notes, "<h2>How to repeat it</h2>", *repeating(study)]
-
-
 def repeating(study: StudyResult) -> list[str]:
     """What it takes to repeat a study: command, commit and versions."""
     versions = [("commit", study.git_commit or "none"), ("created", study.created), *study.versions.items()]
@@ -167,12 +161,7 @@ def charts(pictures: Sequence[Picture], study: StudyResult, *, choose: str) -> s
 
 
 def grid(content: Grid) -> str:
-    """A table; it scrolls if it is too wide."""
-    return for_html(content)
-
-
-def titled_grid(content: Grid) -> str:
-    """A table under its title."""
+    """A table under its title, which sorts, filters, and scrolls if it is too wide."""
     return for_html(content)
 
 

@@ -5,6 +5,7 @@ import functools
 import html
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -84,7 +85,11 @@ class Picture:
     @functools.cached_property
     def svg(self) -> str:
         """An `<svg>` element in the colours of the page around it."""
-        return str(vl_convert.vegalite_to_svg(self.spec, vl_version=_VERSION))
+        drawn = str(vl_convert.vegalite_to_svg(self.spec, vl_version=_VERSION))
+        # Several on one page must not have ids in common, and Vega counts on from one chart to the next.
+        for index, own in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]*)"', drawn))):
+            drawn = re.sub(rf'(\bid="|href="#|url\(#){re.escape(own)}\b', rf"\1{self.name}-{index}", drawn)
+        return drawn
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the chart, dark on white, whole or not at all.

@@ -7,5 +7,6 @@ with needed("distill.studies", "experiments"):
     import rich
     import scipy
     import tyro
+    import vl_convert
 
-__all__ = ["matplotlib", "rich", "scipy", "tyro"]
+__all__ = ["matplotlib", "rich", "scipy", "tyro", "vl_convert"]

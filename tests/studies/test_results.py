@@ -51,6 +51,16 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def edit_cells(folder, arm, **changes):
+    """Leaves one cell of an arm, with changes."""
+    raw = json.loads((folder / "study.json").read_text())
+    for one in raw["arms"]:
+        if one["name"] == arm:
+            one["cells"] = one["cells"][:1]
+            edit(folder / one["cells"][0] / "result.json", **changes)
+    edit(folder / "study.json", **raw)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -93,8 +103,8 @@ def edit(path, **changes):
             r"result\.json, .*KeyError: 'parameters'",
         ),
         (
-            lambda d: edit(d / "cells/alone-seed3/result.json", seed=9),
-            r"study\.json, .*has seeds \[0, .*, 9\]",
+            lambda d: edit_cells(d, "alone", seed=9),
+            r"study\.json, .*alone has seeds \[9\], but distilled has \[0, 1, .*\]",
         ),
         (
             lambda d: edit(d / "cells/alone-seed3/result.json", arm="x"),

@@ -43,7 +43,7 @@ def test_a_study_in_processes_scores_what_its_arms_return(tmp_path):
     assert set(found.latency_ms) == set(found.litert_bytes) == {"teacher", "taught", "trained"}
     assert any("not tuned" in note for note in found.notes)
     page = (tmp_path / "tiny" / "report.html").read_text()
-    for text in ("Which one?", "exploratory:", "Accuracy against size"):
+    for text in ("Which one?", "exploratory:", "Accuracy against cost"):
         assert text in page
     assert "dev-selected" not in terminal(found, 200)
     # What is finished is not done again.
@@ -146,17 +146,24 @@ def test_an_arm_that_fails_is_shown_and_the_rest_goes_on(here, tmp_path, capsys)
     study.compare("never", "teacher")
     found = run(study, tmp_path)
     assert {arm.name: [cell.seed for cell in arm.cells] for arm in found.arms} == {
-        "teacher": [0, 2],
+        "teacher": [0, 1, 2],
         "failing": [0, 2],
         "needing": [0, 2],
     }
     assert found.comparisons == (("teacher", "failing"),)
     assert "The arm never was never finished, and is left out." in found.notes
+    assert studies.judge(found)[0].seeds == (0, 2)
+    page = (tmp_path / "tiny" / "report.html").read_text()
+    for text in (
+        "Not every arm has all 3 seeds: failing lacks 1; needing lacks 1.",
+        "The arm never was never",
+    ):
+        assert text in page
     shown = capsys.readouterr().out
     assert "ZeroDivisionError: as told" in shown
     assert "in failing" in shown
     assert "FileNotFoundError" not in shown  # what needs a failed cell is not tried
-    with pytest.raises(studies.CellError, match="No seed was finished by all arms"):
+    with pytest.raises(studies.CellError, match="No arm finished a seed"):
         run(study_of((never, {}), name="none"), tmp_path)
 
 
@@ -367,7 +374,7 @@ def test_what_an_arm_may_not_return(here, tmp_path):
         function.__name__ = "arm"
         study = studies.Study("refused", data=splits, seeds=1)
         study.arm(function)
-        with pytest.raises(studies.CellError, match="No seed was finished"):
+        with pytest.raises(studies.CellError, match="No arm finished a seed"):
             run(study, tmp_path / name)
 
 

@@ -1,0 +1,104 @@
+"""Runs of one study on several machines, read as one."""
+
+import json
+
+import pytest
+
+from distill import command, studies
+from distill.studies import report
+from tests.studies.made_up import LAST, write_study
+
+
+def part(folder, *, arms=tuple(LAST), seeds=range(8), configs=None, **changes):
+    """A run of the made-up study with some of its arms and seeds."""
+    write_study(folder, **changes)
+    raw = json.loads((folder / "study.json").read_text())
+    raw["declared"] = {"comparisons": raw["comparisons"], "primary": raw["primary"][:1]}
+    raw["primary"] = raw["primary"][:1]
+    raw["arms"] = [arm for arm in raw["arms"] if arm["name"] in arms]
+    for arm in raw["arms"]:
+        arm["cells"] = [arm["cells"][seed] for seed in seeds]
+        for cell in arm["cells"]:
+            config = {"settings": {"rate": (configs or {}).get(arm["name"], 0.1)}, "needs": {"x": cell}}
+            (folder / cell / "config.json").write_text(json.dumps({"config": config}))
+    for kind in ("comparisons", "primary"):
+        raw[kind] = [pair for pair in raw[kind] if set(pair) <= set(arms)]
+    (folder / "study.json").write_text(json.dumps(raw))
+    return folder
+
+
+def test_other_seeds_and_other_arms_make_one_study(tmp_path):
+    one = part(tmp_path / "a", arms=("teacher", "alone"), seeds=range(8))
+    two = part(tmp_path / "b", arms=("teacher", "distilled"), seeds=range(4), command="on b")
+    three = part(tmp_path / "c", arms=("distilled",), seeds=range(4, 7), command="on c", git_commit="abc")
+    found = studies.read(one, two, three)
+    assert {arm.name: arm.seeds for arm in found.arms} == {
+        "teacher": list(range(8)),
+        "alone": list(range(8)),
+        "distilled": list(range(7)),
+    }
+    # No single run had both of its arms.
+    assert studies.read(one).comparisons == studies.read(two).comparisons == ()
+    assert found.comparisons == found.primary == (("alone", "distilled"),)
+    (judged,) = studies.judge(found)
+    assert judged.seeds == tuple(range(7))
+    assert judged.differences == pytest.approx((LAST["distilled"] - LAST["alone"])[:7])
+    assert found.command.splitlines() == ["scripts/compare --seeds 8", "on b", "on c"]
+    assert "The runs are of different commits: none, abc." in found.notes
+    page = report.html(found)
+    assert "Not every arm has all 8 seeds: distilled lacks 7." in page
+    assert "on c" in page
+
+
+def test_latencies_are_of_one_machine_and_cells_of_the_first(tmp_path):
+    one = part(tmp_path / "a", arms=("teacher", "alone"))
+    two = part(tmp_path / "b", arms=("teacher", "distilled"))
+    times = {"median": 1.0, "low": 0.9, "high": 1.1}
+    for folder, timed in ((one, ["teacher"]), (two, ["teacher", "distilled"])):
+        raw = json.loads((folder / "study.json").read_text())
+        (folder / "study.json").write_text(json.dumps(raw | {"latency_ms": dict.fromkeys(timed, times)}))
+    result = two / "cells/teacher-seed3/result.json"
+    other = json.loads(result.read_text())
+    other["test"]["last"]["accuracy"] = 0.5
+    result.write_text(json.dumps(other))
+    found = studies.read(one, two)
+    assert list(found.latency_ms) == ["teacher"]
+    assert "No latency is shown of distilled" in "".join(found.notes)
+    assert found.arm("teacher").values(studies.ACCURACY) == pytest.approx(LAST["teacher"])
+    assert "Several runs trained teacher with seed 3, to other scores" in "".join(found.notes)
+    assert studies.read(two, one).arm("teacher").values(studies.ACCURACY)[3] == 50
+
+
+def test_what_is_no_run_of_the_same_is_refused(tmp_path):
+    one = part(tmp_path / "a", arms=("teacher", "alone"))
+    other = part(tmp_path / "b", arms=("alone",), configs={"alone": 0.2})
+    with pytest.raises(ValueError, match=r"arm 'alone' as .*0\.1.* and as .*0\.2.*Run it again"):
+        studies.read(one, other)
+    for changes, message in (({"study": "other"}, "one name"), ({"smoke": True}, "smoke or not")):
+        with pytest.raises(ValueError, match=message):
+            studies.read(one, part(tmp_path / message, arms=("alone",), **changes))
+    with pytest.raises(studies.BrokenStudyError, match="nothing"):
+        studies.read(one, tmp_path / "nothing")
+
+
+def test_the_command_writes_the_report_of_several_runs(tmp_path, capsys):
+    one = part(tmp_path / "a", arms=("teacher", "alone"))
+    two = part(tmp_path / "b", arms=("distilled",))
+    assert command.main(["report", str(one), str(two)]) == 1
+    assert "Received: 2 directories and no out." in capsys.readouterr().err
+    assert command.main(["report", str(one), str(two), "--out", str(tmp_path / "both")]) == 0
+    shown = capsys.readouterr().out
+    assert "distilled is better than alone" in shown
+    assert f"Report: {tmp_path / 'both' / 'report.html'}" in shown.replace("\n", "")
+    assert not (one / "report.html").exists()
+    beside = tmp_path / "both" / "report"
+    content = json.loads((beside / "report.json").read_text())
+    assert content["pareto"]["macs"]["front"] == ["distilled", "teacher"]
+    assert content["verdicts"][0]["verdict"] == "better"
+    lines = (beside / "seeds.csv").read_text().splitlines()
+    assert lines[0] == "arm,seed,split,epoch,measure,value"
+    row = next(line for line in lines if line.startswith("distilled,3,test,last,accuracy %,"))
+    assert float(row.rpartition(",")[2]) == pytest.approx(LAST["distilled"][3])
+    arms = (beside / "arms.csv").read_text().splitlines()
+    assert float(arms[1].split(",")[1]) == pytest.approx(LAST["teacher"].mean())
+    assert {path.suffix for path in beside.iterdir()} == {".csv", ".json", ".png", ".svg"}
