@@ -34,9 +34,7 @@ class Ray:
         ```python
         from distill import studies
 
-        study = studies.Study("birds", data=load_birds)
-        ...
-        study.run(engine=studies.Ray(cpus=4, gpus=0.5))
+        cluster = studies.Ray(cpus=4, gpus=0.5)  # two cells share a GPU: study.run(engine=cluster)
         ```
     """
 

@@ -49,12 +49,12 @@ class CellError(RuntimeError):
         ```python
         from distill import studies
 
-        study = studies.Study("birds", data=load_birds)
-        ...
-        try:
-            study.run()
-        except studies.CellError as error:
-            print(error)
+
+        def results(study):
+            try:
+                return study.run()
+            except studies.CellError as error:
+                print(len(error.failed), "cells failed.", error)
         ```
     """
 
