@@ -44,6 +44,7 @@ def browser():
 def opened(browser, path, *, width=1200, **options):
     """A page that has drawn its charts; whatever it complains of, or asks from elsewhere, is an error."""
     page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+    page.set_default_timeout(200_000)  # other tests may be slow
     said = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -93,12 +94,12 @@ def test_charts_answer_to_the_pointer_and_to_the_keyboard(browser, path):
         tip = page.locator("#vg-tooltip-element")
         point = page.get_by_role("img", name="distilled: accuracy")
         point.hover()
-        assert tip.is_visible()
+        tip.wait_for()
         assert "96.07" in tip.inner_text()
         page.mouse.move(5, 5)
         tip.wait_for(state="hidden")
         point.focus()
-        assert tip.is_visible()
+        tip.wait_for()
         assert "274k" in tip.inner_text()
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(tuple(LAST))
@@ -118,12 +119,14 @@ def test_curves_are_switched_by_arm(browser, path):
         figure = page.locator('figure[data-name="curves-score"]')
         lines = figure.locator(".chart svg g.mark-line path")
         assert lines.count() == 4
-        figure.get_by_label("smoothing").uncheck()
+        figure.get_by_role("checkbox", name="smoothing").uncheck()
         page.wait_for_function(
             "document.querySelectorAll('figure[data-name=\"curves-score\"] g.mark-line path').length === 3"
         )
-        figure.locator(".chart svg").hover()
-        assert "epoch" in page.locator("#vg-tooltip-element").inner_text()
+        figure.locator(".chart svg.marks").hover()
+        tip = page.locator("#vg-tooltip-element")
+        tip.wait_for()
+        assert "epoch" in tip.inner_text()
 
 
 @pytest.mark.parametrize("width", [400, 1200])
