@@ -54,7 +54,7 @@ def opened(browser, path, *, width=1200, **options):
     if options.get("java_script_enabled", True):
         page.wait_for_function(
             "[...document.querySelectorAll('figure[data-name]:not([hidden]) .chart')]"
-            ".every((chart) => chart.querySelector('.vega-embed svg'))"
+            ".every((chart) => chart.querySelector('.vega-embed svg.marks'))"
         )
     yield page
     page.close()
@@ -105,7 +105,7 @@ def test_charts_answer_to_the_pointer_and_to_the_keyboard(browser, path):
         assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(tuple(LAST))
         # Another cost is another picture.
         page.get_by_role("radio", name="latency").check()
-        page.locator('figure[data-name="pareto-latency"] .vega-embed svg').wait_for()
+        page.locator('figure[data-name="pareto-latency"] .vega-embed svg.marks').wait_for()
         assert page.locator('figure[data-name="pareto-macs"]').is_hidden()
         assert (
             page.get_by_role("img", name="distilled: accuracy")
