@@ -82,7 +82,7 @@ def _forest(rows: Sequence[Judged], measure: Measure, name: str, group: str) -> 
         words = {**left, "text": text(line)}
         style: Json = {"align": "left", "dy": dy, "fontWeight": weight}
         layers += [
-            layer(data, "text", words, **style, stroke=PAGE, strokeWidth=5, strokeJoin="round"),
+            layer(data, "text", words, **style, color=PAGE, stroke=PAGE, strokeWidth=5, strokeJoin="round"),
             layer(data, "text", words, **style),
         ]
     return Picture(
