@@ -40,7 +40,7 @@ def _forest(rows: Sequence[Judged], measure: Measure, name: str, group: str) -> 
     ]
     unit = f" in {measure.unit}" * bool(measure.unit)
     better = "left" if measure.lower_is_better else "right"
-    title = f"difference in test {measure.name}{unit}; {better} of 0 is better"
+    title = [f"difference in test {measure.name}{unit}", f"{better} of 0 is better"]
     x = number("difference", scale=scaled(_difference_domain(rows)), axis={"title": title, "tickCount": 6})
     y = {"y": text("comparison", sort=None, axis=None)}
     colors = {"domain": list(VERDICTS), "range": list(VERDICTS.values())}
@@ -82,7 +82,7 @@ def _forest(rows: Sequence[Judged], measure: Measure, name: str, group: str) -> 
         words = {**left, "text": text(line)}
         style: Json = {"align": "left", "dy": dy, "fontWeight": weight}
         layers += [
-            layer(data, "text", words, **style, stroke=PAGE, strokeWidth=5, strokeJoin="round"),
+            layer(data, "text", words, **style, color=PAGE, stroke=PAGE, strokeWidth=5, strokeJoin="round"),
             layer(data, "text", words, **style),
         ]
     return Picture(

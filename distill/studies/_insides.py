@@ -144,7 +144,7 @@ def _bars(arms: list[ArmResult]) -> Picture:
     y = {"y": text("layer", sort=None, axis={"title": None, "labelLimit": 130})}
     # Room for the words at the end of a bar.
     all_of = number(
-        "all", scale=scaled([0, 1.35 * most]), axis={"title": "weights", "format": "~s", "tickCount": 4}
+        "all", scale=scaled([0, 1.7 * most]), axis={"title": "weights", "format": "~s", "tickCount": 4}
     )
     hover = [
         text("layer"),

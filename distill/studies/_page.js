@@ -59,7 +59,7 @@ function filterable(table, index) {
 
 /** Lets the Tab key reach the points of a chart, and shows for the one in focus what the pointer would show. */
 function reachable(chart) {
-  for (const mark of chart.querySelectorAll('[role="graphics-symbol"][aria-label]')) {
+  for (const mark of chart.querySelectorAll('.role-mark [role="graphics-symbol"][aria-label]')) {
     mark.setAttribute("tabindex", "0");
     mark.setAttribute("role", "img");
   }

@@ -103,6 +103,7 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
         labels = place(points, [one.arm.name for one in ordered], width=width, height=_HEIGHT)
         for row, label in zip(rows, labels, strict=True):
             row |= {f"{key}{suffix}": value for key, value in label._asdict().items()}
+    rows.reverse()  # so that the front is drawn over the others
     cost = {"values": _ticks(xs), "labelExpr": _TICK[prices.key]}
     x = number("cost", scale=scaled(xs, type="log"), axis={"title": f"{prices.kind}: {prices.about}", **cost})
     y = number("score", scale=ys.scale, axis=ys.axis)

@@ -44,6 +44,7 @@ def browser():
 def opened(browser, path, *, width=1200, **options):
     """A page that has drawn its charts; whatever it complains of, or asks from elsewhere, is an error."""
     page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+    page.set_default_timeout(200_000)  # other tests may be slow
     said = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -53,7 +54,7 @@ def opened(browser, path, *, width=1200, **options):
     if options.get("java_script_enabled", True):
         page.wait_for_function(
             "[...document.querySelectorAll('figure[data-name]:not([hidden]) .chart')]"
-            ".every((chart) => chart.querySelector('.vega-embed svg'))"
+            ".every((chart) => chart.querySelector('.vega-embed svg.marks'))"
         )
     yield page
     page.close()
@@ -93,18 +94,18 @@ def test_charts_answer_to_the_pointer_and_to_the_keyboard(browser, path):
         tip = page.locator("#vg-tooltip-element")
         point = page.get_by_role("img", name="distilled: accuracy")
         point.hover()
-        assert tip.is_visible()
+        tip.wait_for()
         assert "96.07" in tip.inner_text()
         page.mouse.move(5, 5)
         tip.wait_for(state="hidden")
         point.focus()
-        assert tip.is_visible()
+        tip.wait_for()
         assert "274k" in tip.inner_text()
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(tuple(LAST))
         # Another cost is another picture.
         page.get_by_role("radio", name="latency").check()
-        page.locator('figure[data-name="pareto-latency"] .vega-embed svg').wait_for()
+        page.locator('figure[data-name="pareto-latency"] .vega-embed svg.marks').wait_for()
         assert page.locator('figure[data-name="pareto-macs"]').is_hidden()
         assert (
             page.get_by_role("img", name="distilled: accuracy")
@@ -118,12 +119,14 @@ def test_curves_are_switched_by_arm(browser, path):
         figure = page.locator('figure[data-name="curves-score"]')
         lines = figure.locator(".chart svg g.mark-line path")
         assert lines.count() == 4
-        figure.get_by_label("smoothing").uncheck()
+        figure.get_by_role("checkbox", name="smoothing").uncheck()
         page.wait_for_function(
             "document.querySelectorAll('figure[data-name=\"curves-score\"] g.mark-line path').length === 3"
         )
-        figure.locator(".chart svg").hover()
-        assert "epoch" in page.locator("#vg-tooltip-element").inner_text()
+        figure.locator(".chart svg.marks").hover()
+        tip = page.locator("#vg-tooltip-element")
+        tip.wait_for()
+        assert "epoch" in tip.inner_text()
 
 
 @pytest.mark.parametrize("width", [400, 1200])
