@@ -38,7 +38,7 @@ def plain(run):
 
 
 def large(run):
-    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(20_000), keras.layers.Dense(2)])
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(400_000), keras.layers.Dense(2)])
 
 
 def after_plain(run):
@@ -88,7 +88,7 @@ def test_without_space_it_fails_and_goes_on_once_there_is(tmp_path, capsys):
     study = study_of(plain, large, after_plain)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, before[1]))
     try:
         assert [arm.name for arm in run(study, tmp_path).arms] == ["plain", "after_plain"]
     finally:
