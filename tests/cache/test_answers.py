@@ -67,20 +67,15 @@ def test_training_on_dense_answers_is_live_bit_for_bit(teacher, student, tmp_pat
 
 
 def test_data_sets_cut_shuffled_and_repeated_find_their_answers(teacher, student, tmp_path):
-    train = tf.data.Dataset.from_tensor_slices((X, Y)).batch(
-        7
-    )  # batches and shards end at different examples
+    # Batches and shards end at different examples.
+    train = tf.data.Dataset.from_tensor_slices((X, Y)).batch(7)
     answers = cache.record(teacher, train, tmp_path / "cache", verbose=0, shard_size=20)
-
-    def of(data):
-        return data.skip(1).shuffle(7, seed=3, reshuffle_each_iteration=False).repeat(2)
-
-    def plain(numbered):
-        return numbered.map(lambda x, y: (x.inputs, y))
-
+    # One data set for both: another would be shuffled otherwise, since the seed of the process takes part.
+    numbered = answers.with_ids(train).skip(1).shuffle(7, seed=3, reshuffle_each_iteration=False).repeat(2)
+    plain = numbered.map(lambda x, y: (x.inputs, y))
     loss = losses.SoftTargets(2.0)
-    live = trained(teacher, student, loss, plain(of(answers.with_ids(train))), None, shuffle=False)
-    assert_same(live, trained(answers, student, loss, of(answers.with_ids(train)), None, shuffle=False))
+    live = trained(teacher, student, loss, plain, None, shuffle=False)
+    assert_same(live, trained(answers, student, loss, numbered, None, shuffle=False))
 
 
 def test_rows_are_found_in_any_order_and_number(teacher, tmp_path):
