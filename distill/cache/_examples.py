@@ -1,6 +1,7 @@
 """The examples that a teacher is asked for: numpy batches in one order, and digests by which they are known again."""
 
 import itertools
+import sys
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -101,10 +102,9 @@ def examples_of(data: Data, batch_size: int) -> ArrayExamples | DatasetExamples:
 
 
 def is_dataset(data: Any) -> bool:
-    """Whether data are a `tf.data.Dataset`."""
-    import tensorflow as tf
-
-    return isinstance(data, tf.data.Dataset)
+    """Whether data are a `tf.data.Dataset`; TensorFlow is not imported just to ask this."""
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and isinstance(data, tf.data.Dataset)
 
 
 def rows_of(x: Arrays, rows: Any) -> Arrays:

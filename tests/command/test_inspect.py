@@ -7,7 +7,7 @@ import pytest
 from backend import only_on
 from keras import layers
 
-from distill import command, exports
+from distill import cache, command, exports
 
 
 @pytest.fixture
@@ -219,3 +219,20 @@ def test_a_file_of_weights_has_weights(tmp_path, capsys, name):
     file.write_bytes(file.read_bytes()[:-100])
     assert command.main(["inspect", str(file)]) == 1
     assert "truncated" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_cache_of_answers_has_shards_and_targets(tmp_path, capsys):
+    x = np.arange(6.0, dtype="float32")[:, None] + [0.0, 5, 1, 2]
+    target = cache.TopK(2, from_logits=True)
+    cache.record(np.asarray, x, tmp_path / "cache", targets=target, shard_size=4, name="server", verbose=0)
+    assert command.main(["inspect", str(tmp_path / "cache")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("bytes, answers of a teacher")
+    at = lines.index("Cache")
+    assert lines[at + 1] == "Answers of 'server' to 6 examples, weights unknown"
+    assert lines[at + 2].startswith("2 of 2 shards, ")
+    assert lines[at + 4].split() == ["answer", "shape", "kept", "as", "bytes", "an", "example"]
+    assert lines[at + 5].split()[:2] == ["output", "4"]
+    assert lines[at + 5].endswith(str(2 * (2 + 4) + 4))
+    assert command.main(["inspect", str(tmp_path / "cache"), "--latency"]) == 1
+    assert "Inspect the teacher" in capsys.readouterr().err

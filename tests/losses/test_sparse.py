@@ -117,8 +117,9 @@ def test_all_classes_are_the_dense_loss(name):
 def test_hard_targets_are_the_dense_loss():
     teacher, student = sides()
     teacher[2, 3] = teacher[2, 7] = 50.0  # of equal logits, the first
-    dense, (_, dense_slope) = value_and_gradients(lambda t, s: HardTargets()(t, s), teacher, student)
-    value, (slope,) = value_and_gradients(lambda s: HardTargets()(top(teacher, 2, (1.0,)), s), student)
+    loss = HardTargets()
+    dense, (_, dense_slope) = value_and_gradients(lambda t, s: loss(t, s), teacher, student)
+    value, (slope,) = value_and_gradients(lambda s: loss(top(teacher, 2, (1.0,)), s), student)
     np.testing.assert_array_equal(value, dense)
     np.testing.assert_array_equal(slope, dense_slope)
 
@@ -168,7 +169,7 @@ def test_the_mean_over_draws_is_the_divergence_and_its_gradient():
     teacher, student = sides(rows=1, classes=6, scale=1.5)
     p = np.array(reference.softmax(teacher[0] / 2.0))
     # The mean over single draws is the sum over classes of p times the value of each.
-    values, slopes = [], []
+    values, slopes, loss = [], [], SoftTargets(2.0)
     for drawn in range(6):
         known = SampledLogits(
             as_tensor(np.array([[drawn]], "int32")),
@@ -176,10 +177,10 @@ def test_the_mean_over_draws_is_the_divergence_and_its_gradient():
             2.0,
             6,
         )
-        value, (slope,) = value_and_gradients(lambda s, known=known: SoftTargets(2.0)(known, s), student)
+        value, (slope,) = value_and_gradients(lambda s, known=known: loss(known, s), student)
         values.append(value)
         slopes.append(slope)
-    dense, (_, dense_slope) = value_and_gradients(lambda t, s: SoftTargets(2.0)(t, s), teacher, student)
+    dense, (_, dense_slope) = value_and_gradients(lambda t, s: loss(t, s), teacher, student)
     np.testing.assert_allclose(np.dot(p, values), dense, rtol=1e-5)
     np.testing.assert_allclose(np.tensordot(p, slopes, 1), dense_slope, rtol=1e-4, atol=1e-6)
 
