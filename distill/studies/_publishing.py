@@ -48,8 +48,7 @@ def publish(
     folder = Path(study_dir).resolve()
     study = read(folder)
     shutil.rmtree(folder / "wandb", ignore_errors=True)
-    media = {path.stem: path for path in sorted(folder.glob("report/*.png"))}
-    media |= {"report": path for path in folder.glob("report.html")}
+    media = {path.stem: path for path in [*sorted(folder.glob("report/*.png")), *folder.glob("report.html")]}
     with tracking.Tracker(
         folder, study=study.name, arm="study", config=_config(study), wandb=wandb, code=code
     ) as tracker:

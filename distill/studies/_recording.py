@@ -43,10 +43,10 @@ def name_artifacts(tracker: tracking.Tracker, cell: Cell, file: Path, needs: Map
         needs: arm -> model of the cell that it needs.
     """
     for path, name, kind in _artifacts(cell.study, cell.arm, file):
-        tracker.log_artifact(path, name, type=kind)
+        tracker.log_artifact(path, name=name, type=kind)
     for arm, model in needs.items():
         for path, name, kind in _artifacts(cell.study, arm, model):
-            tracker.use_artifact(path, name, type=kind)
+            tracker.use_artifact(path, name=name, type=kind)
 
 
 def record_again(

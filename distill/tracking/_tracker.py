@@ -183,7 +183,7 @@ class Tracker:
         """Whether `log` takes this step."""
         return not self._closed and step > self._last_step
 
-    def log_artifact(self, path: PathLike, name: str, *, type: str = "model") -> None:
+    def log_artifact(self, path: PathLike, *, name: str, type: str = "model") -> None:
         """Name something that this run made, such as its student, as an artifact of W&B.
 
         A file is uploaded; it is not copied, so an offline run needs it in its place when it is uploaded. Of a folder,
@@ -201,7 +201,7 @@ class Tracker:
         """
         self._add_artifact("log_artifact", path, name, type, used=False)
 
-    def use_artifact(self, path: PathLike, name: str, *, type: str = "model") -> None:
+    def use_artifact(self, path: PathLike, *, name: str, type: str = "model") -> None:
         """Name something that this run learns from, such as its teacher: W&B draws an arrow from the run that made it.
 
         W&B knows it by its content, so this works offline, and whichever of the two runs is uploaded first.

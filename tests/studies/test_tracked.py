@@ -94,6 +94,8 @@ def test_offline_runs_of_a_study_arrive_complete(here, tmp_path, capsys):
     assert summary["verdicts"] == ": ".join(studies.summary.verdict(judged))
     assert summary[f"{versus}/verdict"] == judged.adjusted.verdict
     assert summary[f"{versus}/difference"] == judged.adjusted.difference
+    pictures = {path.stem for path in tmp_path.glob("runs/tiny/report/*.png")}
+    assert {"pareto-macs", "forest"} <= pictures
     shown = {
         name: value["_type"]
         for name, value in summary.items()
@@ -101,7 +103,8 @@ def test_offline_runs_of_a_study_arrive_complete(here, tmp_path, capsys):
     }
     assert shown == {
         **dict.fromkeys(("arms", "seeds", "comparisons"), "table-file"),
-        **dict.fromkeys(("size", "curves", "forest", "report"), "html-file"),
+        **dict.fromkeys(pictures, "image-file"),
+        "report": "html-file",
     }
     report = (tmp_path / "runs" / "tiny" / "report.html").read_text()
     assert server.files[summary["report"]["path"]].decode() == report

@@ -186,7 +186,7 @@ def test_an_artifact_must_exist(tmp_path, call):
             FileNotFoundError, match=f"{call} takes a file or a folder that exists. Received: .*none"
         ),
     ):
-        getattr(tracker, call)(tmp_path / "none", "nothing")
+        getattr(tracker, call)(tmp_path / "none", name="nothing")
 
 
 def test_the_directory_alone_suffices(tmp_path):
@@ -208,7 +208,7 @@ def test_an_offline_run_holds_everything(tmp_path, caplog):
         student.write_bytes(b"weights")
         for epoch in range(3):
             tracker.log({"loss": 1 / (epoch + 1), "odd": math.inf if epoch == 1 else math.nan}, epoch)
-        tracker.log_artifact(student, "widths-distilled")
+        tracker.log_artifact(student, name="widths-distilled")
         scores = {"accuracy": np.float32(0.5), "agreement": None}
         tracker.finish({"test": {"last": scores}, "seconds": 3}, tables={"table": TABLE})
     (offline,) = read_runs(tmp_path / "run")
@@ -393,7 +393,7 @@ def test_an_online_run_reaches_the_server(tmp_path, monkeypatch, caplog, key):
     with WandbServer() as server, track_online(tmp_path, server.url, monkeypatch, PATIENCE) as tracker:
         tracker.log({"loss": 0.5, "odd": math.nan}, 0)
         tracker.log({"loss": 0.25}, 7)
-        tracker.log_artifact(student, "widths/distilled", type="student")
+        tracker.log_artifact(student, name="widths/distilled", type="student")
         tracker.finish({"accuracy": 0.75}, tables={"table": TABLE})
     ((name, run),) = server.runs.items()
     assert (run["project"], run["groupName"], run["jobType"]) == ("distill", "widths", "distilled")
@@ -517,13 +517,13 @@ def test_offline_runs_arrive_with_media_commit_and_lineage(tmp_path):
         file.write_bytes(content)
     made, used = tmp_path / "teacher", tmp_path / "student"
     with track(made, arm="teacher", code=tmp_path / "code") as tracker:
-        tracker.log_artifact(teacher, "widths-teacher")
-        tracker.log_artifact(answers, "widths-answers", type="cache")
+        tracker.log_artifact(teacher, name="widths-teacher")
+        tracker.log_artifact(answers, name="widths-answers", type="cache")
         tracker.finish({})
     with track(used) as tracker:
-        tracker.use_artifact(teacher, "widths-teacher")
-        tracker.use_artifact(answers, "widths-answers", type="cache")
-        tracker.log_artifact(student, "widths-distilled")
+        tracker.use_artifact(teacher, name="widths-teacher")
+        tracker.use_artifact(answers, name="widths-answers", type="cache")
+        tracker.log_artifact(student, name="widths-distilled")
         tracker.log({"loss": 0.5}, 0)
         tracker.log({"loss": 0.25}, 1)
         media = {"picture": picture, "chart": tmp_path / "picture.svg"}
