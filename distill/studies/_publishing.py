@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -67,7 +68,8 @@ def sync_line(study_dir: Path) -> str | None:
     folders = [study_dir / "wandb", *sorted(study_dir.glob("cells/*/wandb"))]
     if not any(any(folder.glob("offline-run-*")) for folder in folders):
         return None
-    return f"wandb sync {study_dir / 'wandb'} {study_dir / 'cells'}/*/wandb"
+    place = shlex.quote(str(study_dir))
+    return f"wandb sync {place}/wandb {place}/cells/*/wandb"
 
 
 def _config(study: StudyResult) -> dict[str, Any]:

@@ -204,7 +204,7 @@ class Tracker:
     def use_artifact(self, path: PathLike, *, name: str, type: str = "model") -> None:
         """Name something that this run learns from, such as its teacher: W&B draws an arrow from the run that made it.
 
-        W&B knows it by its content, so this works offline, and whichever of the two runs is uploaded first.
+        W&B knows it by its content, so this works offline too.
 
         Args:
             path: path to the file or folder.
