@@ -17,9 +17,9 @@ studies.report.write("runs/compare")         # its page
 ```
 
 A study reads several directories as one, `read("machine-a/compare", "machine-b/compare")`, and `scripts/report` makes
-their page. In a notebook, studies, verdicts, tables and charts show themselves. A section that a study adds to its
-report is made of `page`, `tables`, `charts`, `plots` and `levels`; `statistics` and `metrics` are plain functions of
-numbers.
+their page. `publish` records a finished study as a run of W&B. In a notebook, studies, verdicts, tables and charts show
+themselves. A section that a study adds to its report is made of `page`, `tables`, `charts`, `plots` and `levels`;
+`statistics` and `metrics` are plain functions of numbers.
 
 This room needs the `experiments` extra.
 """
@@ -61,6 +61,7 @@ from distill.studies._measures import (
 )
 from distill.studies._models import ComparedModels, Interval, compare_models
 from distill.studies._pareto import Priced, Prices, prices
+from distill.studies._publishing import publish
 from distill.studies._ray import Ray
 from distill.studies._reading import read
 from distill.studies._results import ArmResult, BrokenStudyError, CellResult, StudyResult, Tuning
@@ -113,6 +114,7 @@ __all__ = [
     "page",
     "plots",
     "prices",
+    "publish",
     "read",
     "report",
     "statistics",

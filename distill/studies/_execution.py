@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import os
 import pickle
 import sys
 import time
@@ -21,8 +22,10 @@ from distill.studies import _sections as sections
 from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, about, code_of
+from distill.studies._publishing import publish
 from distill.studies._ray import Ray
 from distill.studies._reading import model_file, read
+from distill.studies._recording import is_named, record_again, tracker_of, unnamed
 from distill.studies._records import write_text
 from distill.studies._results import StudyResult
 from distill.studies._run import Run, settle
@@ -127,7 +130,41 @@ def execute(design: Design, plan: Plan) -> StudyResult:
             found = read(plan.study_dir)
             write_text(plan.study_dir / report.SECTIONS, sections.html(found, design.sections))
             report.write(plan.study_dir)
+            publish(plan.study_dir, wandb=plan.surroundings.wandb, code=_folder_of(design))
             return found
+
+
+def execute_trial(design: Design, plan: Plan, arm: str, settings: Mapping[str, Any], seed: int) -> Cell:
+    """Runs one cell of an arm, and before it those that it needs; its run of W&B may be one that an agent has named."""
+    plan.study_dir.mkdir(parents=True, exist_ok=True)
+    work = functools.partial(train, design=design, surroundings=plan.surroundings)
+    cell = _cell(design, plan, arm, seed, {arm: settings})
+    needed = [_cell(design, plan, one, seed, {}) for one in _needed(design, arm)]
+    is_finished = (plan.study_dir / cell.folder / "result.json").exists()
+    # Each in processes of its own, which get the variables of this one when they start.
+    with unnamed(), _pool(design, plan) as pool:
+        runner = Runner(plan.study_dir, pool=pool, console=Console())
+        lost = _run_depths(design, runner, work, needed, f"needed by {arm}")[1] if needed else []
+    if lost:
+        raise CellError(f"The trial of {arm} lacks what it needs: {lost[0].name} failed.", lost)
+    with _pool(design, plan) as pool:
+        Runner(plan.study_dir, pool=pool, console=Console()).run([cell], work, label=f"trial of {arm}")
+    if is_finished and is_named():
+        record_again(
+            cell,
+            plan.study_dir,
+            plan.study_dir / "sweeps" / os.environ["WANDB_RUN_ID"] / cell.name,
+            surroundings=plan.surroundings,
+            measures=design.metrics,
+            needs=_files_of(cell, plan.study_dir / "cells"),
+            code=_folder_of(design),
+        )
+    return cell
+
+
+def _files_of(cell: Cell, cells: Path) -> dict[str, Path]:
+    """The models of the cells that one needs, by their arms."""
+    return {name: model_file(cells / folder) for name, folder in cell.config.needs.items()}
 
 
 def _folder_of(design: Design) -> Path:
@@ -142,16 +179,8 @@ def train(cell: Cell, directory: Path, *, design: Design, surroundings: Surround
     """Does the work of one cell: calls the arm's function, and scores what it returns."""
     arm, config = design.arms[cell.arm], cell.config
     train_split, dev, test = design.splits(cell.seed)
-    files = {name: model_file(directory.parent / folder) for name, folder in config.needs.items()}
-    with tracking.Tracker(
-        directory,
-        study=cell.study,
-        arm=cell.arm,
-        config={"seed": cell.seed, **dataclasses.asdict(config)},
-        tags=[f"seed {cell.seed}"],
-        wandb=surroundings.wandb,
-        tensorboard=surroundings.tensorboard,
-    ) as tracker:
+    files = _files_of(cell, directory.parent)
+    with tracker_of(cell, directory, surroundings, code=_folder_of(design)) as tracker:
         run = Run(
             seed=cell.seed,
             train=train_split,
@@ -171,6 +200,7 @@ def train(cell: Cell, directory: Path, *, design: Design, surroundings: Surround
             dev=dev,
             test=test,
             teacher=files[arm.needs[0]] if arm.needs else None,
+            needs=files,
             measures=design.metrics,
             tracker=tracker,
         )

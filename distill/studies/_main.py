@@ -15,8 +15,11 @@ from rich.markup import escape
 from distill.studies import _summary as summary
 from distill.studies._declarations import Surroundings
 from distill.studies._declared import Design, about
+from distill.studies._execution import Plan
+from distill.studies._publishing import sync_line
 from distill.studies._ray import Ray
 from distill.studies._results import StudyResult
+from distill.studies._sweeps import run_trial, write_sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Options:
         budget: time after which no further seed is begun, such as 90s, 20m or 2h.
         wandb: mode of Weights & Biases; by default that of WANDB_MODE, or offline if it is not set.
         tensorboard: write TensorBoard files as well.
+        sweep: an arm: writes the file from which `wandb sweep` makes a sweep of its settings to try. With settings and
+            a seed as JSON after it, as the sweep's agent gives them: runs this trial alone.
     """
 
     out: Path = Path("runs")
@@ -57,6 +62,7 @@ class Options:
     budget: str | None = None
     wandb: Literal["offline", "online", "disabled"] | None = None
     tensorboard: bool = False
+    sweep: tuple[str, ...] | None = None
 
 
 def minutes(text: str) -> float:
@@ -100,7 +106,11 @@ def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[st
     """
     options = tyro.cli(Options, args=arguments, description=described(design), prog=shlex.join(program()))
     console = Console()
+    surroundings = Surroundings(wandb=options.wandb, tensorboard=options.tensorboard)
     try:
+        if options.sweep is not None:
+            console.print(_sweep(design, options, arguments, surroundings), soft_wrap=True, markup=False)
+            return 0
         found = run(
             out=options.out,
             arms="all" if options.arms == ("all",) else options.arms,
@@ -108,11 +118,11 @@ def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[st
             first_seed=options.first_seed,
             data=dict(map(setting, options.data)),
             jobs=options.jobs,
-            engine=Ray(options.cpus, options.gpus, options.memory) if options.engine == "ray" else None,
+            engine=_engine(options),
             tune=options.tune,
             smoke=options.smoke,
             budget=None if options.budget is None else minutes(options.budget),
-            surroundings=Surroundings(wandb=options.wandb, tensorboard=options.tensorboard),
+            surroundings=surroundings,
             command=shlex.join([*program(), *arguments]),
         )
     except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -124,11 +134,44 @@ def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[st
     console.print(summary.terminal(found))
     for note in found.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
-    changed = design.on(dict(map(setting, options.data)))
-    console.print(
-        f"Report: {options.out / changed.folder(smoke=options.smoke) / 'report.html'}", soft_wrap=True
-    )
+    study_dir = options.out / _changed(design, options).folder(smoke=options.smoke)
+    console.print(f"Report: {study_dir / 'report.html'}", soft_wrap=True)
+    if line := sync_line(study_dir):
+        console.print(f"To upload the runs to W&B: {line}", soft_wrap=True)
     return 0
+
+
+def _changed(design: Design, options: Options) -> Design:
+    return design.on(dict(map(setting, options.data)))
+
+
+def _engine(options: Options) -> Ray | None:
+    return Ray(options.cpus, options.gpus, options.memory) if options.engine == "ray" else None
+
+
+def _sweep(design: Design, options: Options, arguments: Sequence[str], surroundings: Surroundings) -> str:
+    """Writes a sweep's file, or runs one trial; returns what to print."""
+    changed = _changed(design, options)
+    study_dir = options.out / changed.folder(smoke=options.smoke)
+    arm, *settings = options.sweep or ("",)
+    if settings:
+        plan = Plan(
+            study_dir=study_dir,
+            seeds=range(0),
+            jobs=options.jobs or 1,
+            engine=_engine(options),
+            tune=True,
+            smoke=options.smoke,
+            budget=None,
+            surroundings=surroundings,
+            command=shlex.join([*program(), *arguments]),
+        )
+        return run_trial(changed, plan, arm, " ".join(settings))
+    place = arguments.index("--sweep") + 2
+    typed = [*arguments[:place], "${args_json}", *arguments[place:]]
+    mode = [] if options.wandb else ["--wandb", "online"]
+    file = write_sweep(changed, arm, study_dir, [*program()[1:], *typed, *mode])
+    return f"{file} is the sweep. To make it: wandb sweep {file}"
 
 
 def program() -> list[str]:

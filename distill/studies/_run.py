@@ -22,6 +22,7 @@ from distill.studies._cells import costs, save
 from distill.studies._declarations import Cell
 from distill.studies._details import Confusion, LayerSize, Reliability
 from distill.studies._measures import AGREEMENT, ECE, Measure
+from distill.studies._recording import name_artifacts
 
 # Of a split: inputs and labels, as arrays or as a data set of single examples.
 Split: TypeAlias = tuple[Any, Any] | tf.data.Dataset
@@ -110,6 +111,7 @@ def settle(
     dev: Split,
     test: Split,
     teacher: Path | None,
+    needs: Mapping[str, Path],
     measures: Sequence[Measure],
     tracker: tracking.Tracker,
 ) -> dict[str, Any]:
@@ -122,6 +124,7 @@ def settle(
         dev: split on which settings are chosen.
         test: split that is read here and nowhere else.
         teacher: file of the model that measures of agreement compare with.
+        needs: arm -> file of its model, of the arms that this one needs.
         measures: ways in which to score.
         tracker: tracker of this run, which is finished here.
 
@@ -151,7 +154,8 @@ def settle(
     }
     columns = ["split", *(measure.key for measure in measures)]
     table = (columns, [[split, *found.values()] for split, found in scores.items()])
-    tracker.finish(result, table=table, model_file=file)
+    name_artifacts(tracker, cell, file, needs)
+    tracker.finish(result, tables={"scores": table})
     return {**result, **_details(answered["test"], measures), "layers": _layers(network)}
 
 

@@ -6,10 +6,10 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
+from distill.tracking._values import dumps
 
 LOG = logging.getLogger("distill.tracking")
 _WANDB_PROGRAM = Path(__file__).with_name("_wandb_process.py")
@@ -104,18 +104,28 @@ class WandbProcess:
 
 
 class TensorBoard:
-    """Event files with the numbers of each epoch.
+    """Event files with the settings of the run, which the HParams tab shows, and the numbers of each epoch.
 
     Args:
         folder: folder for the event files.
+        settings: settings by name, plain values.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, settings: Mapping[str, Any]):
         # Imported here because the JAX and torch backends run without TensorFlow.
         import tensorflow as tf
+        from tensorboard.plugins.hparams import api
 
         self._summary = tf.summary
         self._writer = tf.summary.create_file_writer(str(folder))
+        self._last_step = 0
+        with self._writer.as_default(0):
+            api.hparams(
+                {
+                    name: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+                    for name, value in settings.items()
+                }
+            )
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Write the numbers of one epoch."""
@@ -123,27 +133,11 @@ class TensorBoard:
             for name, value in row.items():
                 self._summary.scalar(name, value)
         self._writer.flush()
+        self._last_step = step
 
     def close(self, final: bytes) -> None:
-        """Close the event file."""
+        """Write the final numbers, by which HParams compares runs, and close the event file."""
+        summary = json.loads(final)["summary"]
+        numbers = {name: value for name, value in summary.items() if isinstance(value, (int, float))}
+        self.log(numbers, self._last_step)
         self._writer.close()
-
-
-def dumps(value: Mapping[str, Any]) -> bytes:
-    """JSON of plain values, those of numpy and paths included.
-
-    Raises:
-        TypeError: a value is not plain.
-    """
-    return json.dumps(value, default=_plain).encode()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, PurePath):
-        return str(value)
-    raise TypeError(
-        "config, summary and table must hold plain values: numbers, strings, lists, dicts. "
-        f"Received: {value!r}. Give its name or its settings instead."
-    )

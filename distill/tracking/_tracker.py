@@ -5,19 +5,19 @@ it beyond a stated time-out. One that fails is reported once and left out.
 """
 
 import itertools
+import json
 import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 from weakref import WeakValueDictionary
 
-import numpy as np
-from keras import ops
-
 from distill._types import PathLike
-from distill.tracking._sinks import LOG, JsonLines, Sink, TensorBoard, WandbProcess, dumps
+from distill.tracking._sinks import LOG, JsonLines, Sink, TensorBoard, WandbProcess
+from distill.tracking._values import dumps, flat, numbers_of
 
 _WANDB_MODES = ("offline", "online", "disabled")
 
@@ -45,8 +45,10 @@ class Tracker:
         config: nested dictionary of plain values, for W&B.
         tags: tags for W&B, of up to 64 characters each.
         wandb: "offline", "online" or "disabled"; `None` for the value of WANDB_MODE, or "offline" without it.
-        tensorboard: also write event files to `directory`/tensorboard.
+        tensorboard: also write event files to `directory`/tensorboard: what is logged, and for the HParams tab the
+            arm, the config and the final numbers.
         project: project in W&B; `None` for the value of WANDB_PROJECT, or "distill" without it.
+        code: folder of the code, whose git commit W&B records; `None` for the folder of the program.
         timeout: seconds > 0 that W&B may add to the whole run. All of them may fall into `finish`, and half of them are
             for uploads: a large student on a slow line needs more.
 
@@ -77,6 +79,7 @@ class Tracker:
         wandb: Literal["offline", "online", "disabled"] | None = None,
         tensorboard: bool = False,
         project: str | None = None,
+        code: PathLike | None = None,
         timeout: float = 30.0,
     ):
         if wandb is not None and wandb not in _WANDB_MODES:
@@ -99,12 +102,14 @@ class Tracker:
             "wandb": wandb,
             "tensorboard": tensorboard,
             "project": project,
+            "code": code,
             "timeout": timeout,
         }
         self.reference = Reference(uuid.uuid4().hex, directory, options)
         _OPENED[self.reference.token] = self
         self._lines = JsonLines(directory / "metrics.jsonl")
         self._last_step = -1
+        self._artifacts: list[dict[str, Any]] = []
         self._closed = False
         self._sinks: dict[str, Sink] = {}
         mode = wandb or os.environ.get("WANDB_MODE") or "offline"
@@ -119,6 +124,7 @@ class Tracker:
                 "timeout": timeout,
                 "directory": directory,
                 "program": sys.argv[0],
+                "code": Path(sys.argv[0]).resolve().parent if code is None else Path(code).resolve(),
                 "metrics": self._lines.path,
                 # A continued file makes a new W&B run, because W&B cannot resume offline.
                 "offset": self._lines.path.stat().st_size,
@@ -127,7 +133,8 @@ class Tracker:
         if mode != "disabled":
             self._open("W&B", lambda: WandbProcess(directory / "wandb", start, timeout))
         if tensorboard:
-            self._open("TensorBoard", lambda: TensorBoard(directory / "tensorboard"))
+            settings = flat({"arm": arm, **json.loads(start)["config"]})
+            self._open("TensorBoard", lambda: TensorBoard(directory / "tensorboard", settings))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A run has one recorder in a process, so a copy is the tracker itself.
@@ -176,38 +183,70 @@ class Tracker:
         """Whether `log` takes this step."""
         return not self._closed and step > self._last_step
 
+    def log_artifact(self, path: PathLike, *, name: str, type: str = "model") -> None:
+        """Name something that this run made, such as its student, as an artifact of W&B.
+
+        A file is uploaded; it is not copied, so an offline run needs it in its place when it is uploaded. Of a folder,
+        such as a cache of a teacher's answers, W&B records the files' names, sizes and digests, and where they are.
+
+        Args:
+            path: path to the file or folder, which must not change any more.
+            name: name of the artifact, the same for all runs that make a version of it. W&B takes letters, digits,
+                ".", "-" and "_"; others become "_". The version is also called by the name of the run's directory.
+            type: kind of the artifact: "model", "cache" or another word.
+
+        Raises:
+            RuntimeError: the run is finished.
+            FileNotFoundError: there is nothing at this path.
+        """
+        self._add_artifact("log_artifact", path, name, type, used=False)
+
+    def use_artifact(self, path: PathLike, *, name: str, type: str = "model") -> None:
+        """Name something that this run learns from, such as its teacher: W&B draws an arrow from the run that made it.
+
+        W&B knows it by its content, so this works offline too.
+
+        Args:
+            path: path to the file or folder.
+            name: name of the artifact, as the run that made it gave it to `log_artifact`.
+            type: kind of the artifact, as that run gave it.
+
+        Raises:
+            RuntimeError: the run is finished.
+            FileNotFoundError: there is nothing at this path.
+        """
+        self._add_artifact("use_artifact", path, name, type, used=True)
+
     def finish(
         self,
         summary: Mapping[str, Any],
         *,
-        table: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None,
-        model_file: PathLike | None = None,
+        tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] | None = None,
+        media: Mapping[str, PathLike] | None = None,
     ) -> None:
         """End the run. This waits for W&B, for at most `timeout` seconds.
 
-        The arguments go to W&B alone: keep what they hold elsewhere too.
+        The arguments go to W&B, and numbers of the summary to TensorBoard: keep what they hold elsewhere too.
 
         Args:
-            summary: final values, plain.
-            table: names of columns, and rows; logged as "table".
-            model_file: path to the student, which is logged as an artifact of type "model". The file is not copied, so
-                an offline run needs it in its place when it is uploaded.
+            summary: final values, plain. Those of nested dictionaries are called by their path, "test/accuracy".
+            tables: name -> names of columns, and rows.
+            media: name -> path to a picture (`.png`, `.jpg`) or a page (`.html`, `.svg`).
 
         Raises:
             RuntimeError: the run is finished already.
-            TypeError: `summary` or `table` holds a value that is not plain.
+            TypeError: `summary` or `tables` holds a value that is not plain.
         """
         self._require_open("finish")
-        file = None if model_file is None else Path(model_file).resolve()
-        self._close(dumps({"exit_code": 0, "summary": summary, "table": table, "model_file": file}))
+        pictures = {name: Path(path).resolve() for name, path in (media or {}).items()}
+        self._close(self._final(0, summary=flat(summary), tables=tables or {}, media=pictures))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         if not self._closed:
-            exit_code = 0 if exc_type is None else 1
-            self._close(dumps({"exit_code": exit_code, "summary": {}, "table": None, "model_file": None}))
+            self._close(self._final(0 if exc_type is None else 1))
 
     def _require_open(self, call: str) -> None:
         if self._closed:
@@ -215,6 +254,32 @@ class Tracker:
                 f"A finished run takes nothing more. Received: {call}(). "
                 "Open another Tracker, which continues metrics.jsonl."
             )
+
+    def _add_artifact(self, call: str, path: PathLike, name: str, type: str, *, used: bool) -> None:
+        self._require_open(call)
+        place = Path(path).resolve()
+        if not place.exists():
+            raise FileNotFoundError(f"{call} takes a file or a folder that exists. Received: {place}.")
+        self._artifacts.append({"path": str(place), "name": name, "type": type, "used": used})
+
+    def _final(
+        self,
+        exit_code: int,
+        *,
+        summary: Mapping[str, Any] = MappingProxyType({}),
+        tables: Mapping[str, Any] = MappingProxyType({}),
+        media: Mapping[str, Path] = MappingProxyType({}),
+    ) -> bytes:
+        """The end of the run, as sinks are given it."""
+        return dumps(
+            {
+                "exit_code": exit_code,
+                "summary": dict(summary),
+                "tables": dict(tables),
+                "media": dict(media),
+                "artifacts": self._artifacts,
+            }
+        )
 
     def _open(self, name: str, sink: Callable[[], Sink]) -> None:
         self._guard(name, lambda: self._sinks.update({name: sink()}))
@@ -273,19 +338,3 @@ _OPENED: WeakValueDictionary[str, Tracker] = WeakValueDictionary()
 
 def _resolve(reference: Reference) -> Tracker:
     return reference.find() or reference.open_beside()
-
-
-def numbers_of(name: str, value: Any) -> dict[str, float]:
-    """Returns the numbers of a metric by name; those of an array with their positions."""
-    try:
-        array = np.asarray(ops.convert_to_numpy(value) if ops.is_tensor(value) else value)
-        if array.dtype.kind in "cmMSU":
-            raise TypeError
-        return {
-            "/".join([name, *map(str, position)]): float(number) for position, number in np.ndenumerate(array)
-        }
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"A metric must be a number or an array of numbers. Received: {name!r} = {value!r}. "
-            "Log what can be counted of it."
-        ) from None

@@ -14,6 +14,8 @@ import io
 import json
 import os
 import queue
+import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -80,6 +82,7 @@ def open_run(start: dict[str, Any]) -> Any:
                 init_timeout=start["timeout"] / 3,
                 finish_timeout=start["timeout"] / 2,
                 finish_timeout_raises=True,
+                git_commit=commit_of(start["code"]),
                 # This much is lost to kill -9. The default is 15 s.
                 x_transaction_log_flush_interval=0.2,
             ),
@@ -105,26 +108,64 @@ def forward(run: Any, data: bytes) -> bytes:
         row = json.loads(line)
         step = row.pop("step")
         # Unless a row is committed, W&B holds it back until the next one.
-        run.log({name: float(value) for name, value in row.items()}, step=step, commit=True)
+        run.log({"epoch": step} | {name: float(value) for name, value in row.items()}, step=step, commit=True)
     return rest
 
 
-def end(run: Any, final: dict[str, Any]) -> None:
-    """Log the final values, the table and the student, and close the run."""
+def commit_of(folder: str) -> str | None:
+    """The git commit of the code in a folder; `None` outside a repository."""
+    command = ["git", "-C", folder, "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def record(run: Any, final: dict[str, Any], alias: str) -> None:
+    """Log the final values, tables, media and artifacts."""
     import wandb
 
-    try:
-        run.summary.update(final["summary"])
-        if final["table"]:
-            columns, rows = final["table"]
-            run.log({"table": wandb.Table(columns=columns, data=rows, allow_mixed_types=True)})
-        if final["model_file"]:
-            artifact = wandb.Artifact(f"student-{run.id}", type="model")
+    run.summary.update(final["summary"])
+    shown: dict[str, Any] = {
+        name: wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+        for name, (columns, rows) in final["tables"].items()
+    }
+    for name, path in final["media"].items():
+        if path.endswith((".html", ".svg")):
+            content = Path(path).read_text(encoding="utf-8")
+            shown[name] = wandb.Html(content, inject=False, data_is_not_path=True)
+        else:
+            shown[name] = wandb.Image(path)
+    if shown:
+        run.log(shown)
+    for one in sorted(final["artifacts"], key=lambda one: bool(one["used"])):
+        artifact = wandb.Artifact(plain(one["name"]), type=one["type"])
+        if Path(one["path"]).is_dir():
+            artifact.add_reference(Path(one["path"]).as_uri())
+        else:
             # Immutable and uncached, so that the file stays where it is instead of being copied twice.
-            artifact.add_file(final["model_file"], policy="immutable", skip_cache=True)
-            run.log_artifact(artifact)
+            artifact.add_file(one["path"], policy="immutable", skip_cache=True)
+        if one["used"]:
+            # What `use_artifact` does, which refuses offline, and online waits for the server.
+            run._log_artifact(artifact, aliases=[], is_user_created=True, use_after_commit=True)
+        else:
+            run.log_artifact(artifact, aliases=["latest", plain(alias)])
+
+
+def plain(name: str) -> str:
+    """A name of the characters that W&B takes."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def end(run: Any, final: dict[str, Any], alias: str) -> None:
+    """Log what is final, and close the run."""
+    try:
+        record(run, final, alias)
     except Exception as error:
-        report(f"the final table or the student could not be logged ({type(error).__name__}: {error}).")
+        report(
+            f"a final table, picture or artifact could not be logged, nor those after it ({type(error).__name__}: "
+            f"{error})."
+        )
     try:
         run.finish(exit_code=final["exit_code"])
     except TimeoutError:
@@ -147,8 +188,8 @@ def main(start: dict[str, Any]) -> None:
             with contextlib.suppress(queue.Empty):
                 message = ended.get(timeout=POLL_SECONDS)
             rest = forward(run, rest + lines.read())
-    died = {"exit_code": 1, "summary": {}, "table": None, "model_file": None}
-    end(run, json.loads(message) if message else died)
+    died = {"exit_code": 1, "summary": {}, "tables": {}, "media": {}, "artifacts": []}
+    end(run, json.loads(message) if message else died, Path(start["directory"]).name)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Recorded runs: JSON lines, W&B offline, online and failing, TensorBoard, Keras and several processes."""
 
+import base64
 import contextlib
 import copy
 import json
@@ -13,6 +14,7 @@ import resource
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,6 +32,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 CONFIG = {"optimizer": {"name": "adam", "rate": 1e-3}, "seed": np.int64(3), "widths": (4, 8)}
 TABLE = (["arm", "accuracy"], [["alone", 0.9], ["distilled", 0.5], ["broken", math.nan]])
+PNG = base64.b64decode(  # one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 PATIENCE = 60.0  # seconds that a busy machine may take; no test waits as long when all is well
 
 
@@ -173,6 +178,17 @@ def test_a_summary_must_be_plain(tmp_path):
         tracker.finish({"type": int})
 
 
+@pytest.mark.parametrize("call", ["log_artifact", "use_artifact"])
+def test_an_artifact_must_exist(tmp_path, call):
+    with (
+        track(tmp_path, wandb="disabled") as tracker,
+        pytest.raises(
+            FileNotFoundError, match=f"{call} takes a file or a folder that exists. Received: .*none"
+        ),
+    ):
+        getattr(tracker, call)(tmp_path / "none", name="nothing")
+
+
 def test_the_directory_alone_suffices(tmp_path):
     with Tracker(tmp_path / "run") as tracker:
         tracker.log({"loss": 0.5}, 0)
@@ -192,7 +208,9 @@ def test_an_offline_run_holds_everything(tmp_path, caplog):
         student.write_bytes(b"weights")
         for epoch in range(3):
             tracker.log({"loss": 1 / (epoch + 1), "odd": math.inf if epoch == 1 else math.nan}, epoch)
-        tracker.finish({"accuracy": np.float32(0.5), "seconds": 3}, table=TABLE, model_file=student)
+        tracker.log_artifact(student, name="widths-distilled")
+        scores = {"accuracy": np.float32(0.5), "agreement": None}
+        tracker.finish({"test": {"last": scores}, "seconds": 3}, tables={"table": TABLE})
     (offline,) = read_runs(tmp_path / "run")
     assert (offline.run.run_group, offline.run.job_type) == ("widths", "distilled")
     assert offline.run.project == "distill"
@@ -202,7 +220,9 @@ def test_an_offline_run_holds_everything(tmp_path, caplog):
     assert config == {"optimizer": {"name": "adam", "rate": 1e-3}, "seed": 3, "widths": [4, 8]}
     assert offline.column("loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert [str(value) for _, value in offline.column("odd")] == ["nan", "inf", "nan"]
-    assert (offline.summary["accuracy"], offline.summary["seconds"]) == (0.5, 3)
+    assert (offline.summary["test/last/accuracy"], offline.summary["seconds"]) == (0.5, 3)
+    assert "test/last/agreement" not in offline.summary
+    assert offline.column("epoch") == [(0, 0), (1, 1), (2, 2)]
     table = offline.table("table")
     assert (table["columns"], str(table["data"])) == (TABLE[0], str(TABLE[1]))
     (artifact,) = [artifact for artifact in offline.artifacts if artifact.type == "model"]
@@ -373,7 +393,8 @@ def test_an_online_run_reaches_the_server(tmp_path, monkeypatch, caplog, key):
     with WandbServer() as server, track_online(tmp_path, server.url, monkeypatch, PATIENCE) as tracker:
         tracker.log({"loss": 0.5, "odd": math.nan}, 0)
         tracker.log({"loss": 0.25}, 7)
-        tracker.finish({"accuracy": 0.75}, table=TABLE, model_file=student)
+        tracker.log_artifact(student, name="widths/distilled", type="student")
+        tracker.finish({"accuracy": 0.75}, tables={"table": TABLE})
     ((name, run),) = server.runs.items()
     assert (run["project"], run["groupName"], run["jobType"]) == ("distill", "widths", "distilled")
     assert run["tags"] == ["small"]
@@ -384,12 +405,16 @@ def test_an_online_run_reaches_the_server(tmp_path, monkeypatch, caplog, key):
     assert math.isnan(server.history[0]["odd"])
     assert server.summary["accuracy"] == 0.75
     assert server.exit_code == 0
-    assert server.artifacts[f"student-{name}"] == {
-        "type": "model",
+    assert server.artifacts["widths_distilled"] == {
+        "type": "student",
         "state": "COMMITTED",
         "files": ["student.keras"],
     }
-    assert server.files[f"student-{name}/student.keras"] == b"weights"
+    ((version, found),) = [
+        (version, one) for version, one in server.versions.items() if one["collection"] == "widths_distilled"
+    ]
+    assert (found["made_by"], found["aliases"]) == (name, {"latest", tmp_path.name})
+    assert server.files[f"{version}/student.keras"] == b"weights"
     assert json.loads(server.files[server.summary["table"]["path"]])["data"][0] == ["alone", 0.9]
     assert server.unknown == []
     assert not caplog.records
@@ -428,7 +453,7 @@ def test_a_server_that_is_not_there_leaves_an_offline_run(tmp_path, monkeypatch,
         with track_online(tmp_path, url, monkeypatch, timeout) as tracker:
             tracker.log({"loss": 0.5}, 0)
             start = time.monotonic()
-            tracker.finish({"accuracy": 0.75}, table=TABLE)
+            tracker.finish({"accuracy": 0.75}, tables={"table": TABLE})
     assert time.monotonic() - start < timeout + 2
     (offline,) = [offline for offline in read_runs(tmp_path) if "offline" in str(offline.path)]
     assert offline.column("loss") == [(0, 0.5)]
@@ -449,15 +474,88 @@ def test_a_server_that_dies_half_way_costs_no_more_than_the_time_out(tmp_path, m
         server.die()
         tracker.log({"loss": 0.125}, 2)
         start = time.monotonic()
-        tracker.finish({"accuracy": 0.75}, table=TABLE)
+        tracker.finish({"accuracy": 0.75}, tables={"table": TABLE})
         assert time.monotonic() - start < timeout + 2
     (kept,) = read_runs(tmp_path)
     assert kept.column("loss") == [(0, 0.5), (1, 0.25), (2, 0.125)]
     assert kept.summary["accuracy"] == 0.75
     assert len(lines(tmp_path)) == 3
     reasons = [record.getMessage() for record in caplog.records]
-    assert reasons[0].startswith("W&B: the final table or the student could not be logged")
+    assert reasons[0].startswith("W&B: a final table, picture or artifact could not be logged")
     assert reasons[1].endswith(f"wandb sync {kept.path.parent}")
+
+
+# W&B offline, and uploaded later
+
+
+def repository(folder):
+    """Make a repository with one commit; returns that."""
+    git = ["git", "-C", folder, "-c", "user.name=me", "-c", "user.email=me@example.com"]
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    return subprocess.run(
+        [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_offline_runs_arrive_with_media_commit_and_lineage(tmp_path):
+    commit = repository(tmp_path / "code")
+    teacher, student, picture = (
+        tmp_path / "teacher.keras",
+        tmp_path / "student.keras",
+        tmp_path / "picture.png",
+    )
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    for file, content in (
+        (teacher, b"knows"),
+        (student, b"learns"),
+        (answers / "shard-0", b"answers"),
+        (tmp_path / "picture.svg", b"<svg></svg>"),
+        (picture, PNG),
+    ):
+        file.write_bytes(content)
+    made, used = tmp_path / "teacher", tmp_path / "student"
+    with track(made, arm="teacher", code=tmp_path / "code") as tracker:
+        tracker.log_artifact(teacher, name="widths-teacher")
+        tracker.log_artifact(answers, name="widths-answers", type="cache")
+        tracker.finish({})
+    with track(used) as tracker:
+        tracker.use_artifact(teacher, name="widths-teacher")
+        tracker.use_artifact(answers, name="widths-answers", type="cache")
+        tracker.log_artifact(student, name="widths-distilled")
+        tracker.log({"loss": 0.5}, 0)
+        tracker.log({"loss": 0.25}, 1)
+        media = {"picture": picture, "chart": tmp_path / "picture.svg"}
+        tracker.finish({"accuracy": 0.75}, tables={"scores": TABLE}, media=media)
+    with WandbServer() as server:
+        for folder in (used, made):  # the one that uses first
+            server.command(f"sync {folder / 'wandb'}", home=tmp_path / "uploading")
+    runs = {run["jobType"]: name for name, run in server.runs.items()}
+    teaching, learning = runs["teacher"], runs["distilled"]
+    assert server.runs[teaching]["commit"] == commit
+    assert [row["loss"] for row in server.histories[learning] if "loss" in row] == [0.5, 0.25]
+    assert server.config(learning) == {
+        "optimizer": {"name": "adam", "rate": 1e-3},
+        "seed": 3,
+        "widths": [4, 8],
+    }
+    assert server.exit_codes == {teaching: 0, learning: 0}
+    summary = server.summaries[learning]
+    assert summary["accuracy"] == 0.75
+    kinds = {name: summary[name]["_type"] for name in ("scores", "picture", "chart")}
+    assert kinds == {"scores": "table-file", "picture": "image-file", "chart": "html-file"}
+    assert server.files[summary["picture"]["path"]] == PNG
+    assert {one["collection"]: (one["made_by"], one["used_by"]) for one in server.versions.values()} == {
+        "widths-teacher": (teaching, {learning}),
+        "widths-answers": (teaching, {learning}),
+        "widths-distilled": (learning, set()),
+        # W&B keeps a table as an artifact too.
+        f"run-{learning}-scores": (learning, set()),
+    }
+    assert server.artifacts["widths-answers"]["files"] == []  # it stays where it is
+    assert server.artifacts["widths-teacher"]["files"] == ["teacher.keras"]
+    assert server.unknown == []
 
 
 # TensorBoard
@@ -470,12 +568,33 @@ def test_tensorboard_gets_the_epochs(tmp_path):
     with track(tmp_path, wandb="disabled", tensorboard=True) as tracker:
         tracker.log({"loss": 0.5, "val/loss": 0.75}, 0)
         tracker.log({"loss": 0.25}, 3)
+        tracker.finish({"test": {"accuracy": np.float32(0.75), "agreement": None}, "file": "student.keras"})
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     read = {
         name: [(event.step, float(make_ndarray(event.tensor_proto))) for event in events.Tensors(name)]
         for name in events.Tags()["tensors"]
+        if not name.startswith("_hparams_")
     }
-    assert read == {"loss": [(0, 0.5), (3, 0.25)], "val/loss": [(0, 0.75)]}
+    assert read == {"loss": [(0, 0.5), (3, 0.25)], "val/loss": [(0, 0.75)], "test/accuracy": [(3, 0.75)]}
+
+
+def test_tensorboard_gets_the_settings_for_its_hparams_tab(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    with track(tmp_path, wandb="disabled", tensorboard=True):
+        pass
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    summary = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG)
+    started = metadata.parse_session_start_info_plugin_data(summary.plugin_data.content)
+    found = {name: value.string_value or value.number_value for name, value in started.hparams.items()}
+    assert found == {
+        "arm": "distilled",
+        "optimizer/name": "adam",
+        "optimizer/rate": 1e-3,
+        "seed": 3.0,
+        "widths": "[4, 8]",
+    }
 
 
 def test_tensorboard_that_cannot_write_is_left_out(tmp_path, caplog):
