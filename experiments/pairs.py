@@ -36,7 +36,7 @@ EPOCHS, BATCH = 240, 64
 RATE, FALLS, FACTOR = 0.05, (150, 180, 210), 0.1  # after these epochs the rate is multiplied
 MOMENTUM, DECAY = 0.9, 5e-4
 BORDER = 4  # pixels
-SMOKE = 128  # images of a smoke run
+SMOKE = 64  # images of a smoke run
 
 PAIRS = (
     ("resnet56", "resnet20"),
@@ -85,7 +85,7 @@ SPLITS = {"imagenet_resized": {"train": "train[:99%]", "dev": "train[99%:]", "te
 def images(seed, dataset="cifar100", holdout=False):
     """The splits do not depend on the seed."""
     if dataset == "synthetic":
-        return tuple(synthetic(split, count) for split, count in enumerate((200, 100, 100)))
+        return tuple(synthetic(split, count) for split, count in enumerate((200, 50, 50)))
     splits = data.load(dataset, splits=SPLITS.get(dataset.partition("/")[0]))
     train, dev, test = (data.arrays(split) for split in (splits.train, splits.dev, splits.test))
     if not holdout:
@@ -153,15 +153,12 @@ def batches(run):
 
 def fit(model, run):
     """Trains as published: a network on labels, a Distiller on what else it has."""
-    identified = isinstance(model, distill.Distiller)  # for losses that remember examples
-    given = batches(run).map(
-        (lambda x, y, ids: (training.Identified(x, ids), y)) if identified else (lambda x, y, ids: (x, y))
-    )
-    steps = math.ceil(len(run.train[0]) / BATCH)
+    given = batches(run).map(identified if isinstance(model, distill.Distiller) else labelled)
     model.compile(
-        SGD(schedule(steps), momentum=MOMENTUM, decay=DECAY),
+        SGD(schedule(math.ceil(len(run.train[0]) / BATCH)), momentum=MOMENTUM, decay=DECAY),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        jit_compile=False if run.smoke else "auto",  # compiling takes longer than a smoke run
     )
     model.fit(
         given.prefetch(2),
@@ -171,6 +168,16 @@ def fit(model, run):
         verbose=0,
         shuffle=False,
     )
+
+
+def labelled(x, y, ids):
+    """A batch for a network."""
+    return x, y
+
+
+def identified(x, y, ids):
+    """A batch for a Distiller, whose loss may remember examples."""
+    return training.Identified(x, ids), y
 
 
 def alone(run, name="resnet20"):
