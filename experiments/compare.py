@@ -11,9 +11,10 @@ channels, a deeper network without layers, and int8 files.
 
 Command: scripts/compare. --tune chooses the settings on dev again; --arms all adds the arms on request.
 
-Found, with 8 seeds and settings chosen on dev: nothing is shown to be gained from the teacher with all labels (−.01 points,
-95 % interval −.26 to +.24), and 7.17 points (5.64 to 8.71) with 120 labels. An earlier form, in which images were not
-moved and training took 30 epochs, found half a point with all labels. The arms on request were not all run in this form.
+Found, with 8 seeds and settings chosen on dev: nothing is shown to be gained from the teacher with all labels (−.01
+points, 95 % interval −.26 to +.24), and 7.17 points (5.64 to 8.71) with 120 labels. An earlier form, in which images
+were not moved and training took 30 epochs, found half a point with all labels. The arms on request were not all run in
+this form.
 """
 
 import functools
