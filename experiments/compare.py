@@ -100,7 +100,10 @@ SOFT = {"temperature": (1.0, 4.0), "label_weight": (0.0, 0.1)}
 SOFT_ALONE = {"temperature": (1.0, 2.0, 4.0, 8.0)}
 
 
-@study.arm
+ALL, FEW = "all labels", f"{LABELS} labels"
+
+
+@study.arm(group=ALL)
 def teacher(run):
     """The large network, trained on labels."""
     network = cnn(TEACHER, run)
@@ -109,13 +112,13 @@ def teacher(run):
     return network
 
 
-@study.arm(tune=SMOOTHINGS)
+@study.arm(group=ALL, tune=SMOOTHINGS)
 def alone(run, smoothing=0.05):
     """The student, trained on labels."""
     return learn(cnn(STUDENT, run), run, smoothing)
 
 
-@study.arm(needs="teacher", tune=SOFT)
+@study.arm(group=ALL, needs="teacher", tune=SOFT)
 def distilled(run, temperature=1.0, label_weight=0.1):
     """The student, trained on the teacher's soft targets."""
     return distil(
@@ -123,14 +126,11 @@ def distilled(run, temperature=1.0, label_weight=0.1):
     )
 
 
-@on_request(needs="teacher", tune=SOFT)
+@on_request(group=ALL, needs="teacher", tune=SOFT)
 def distilled_standardized(run, temperature=4.0, label_weight=0.1):
     """The student, trained on soft targets of logits that have mean 0 and deviation 1."""
     loss = distill.losses.Standardized(distill.SoftTargets(temperature))
     return distil(run.model("teacher"), cnn(STUDENT, run), run, loss, label_weight)
-
-
-FEW = f"{LABELS} labels"
 
 
 @study.arm(group=FEW, tune=SMOOTHINGS)
