@@ -2,8 +2,9 @@
 
 import dataclasses
 
+from distill.studies._measures import Measure
 from distill.studies._results import ArmResult, StudyResult
-from distill.studies._statistics import Spread, spread
+from distill.studies._statistics import Spread, compare, spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +17,9 @@ class Priced:
         cost: what it costs; a median for latency.
         low: lower end of what it may cost: the lower quartile of latency, else the cost.
         high: upper end.
-        dominated_by: names of the arms that score at least as well for at most as much, and one of both is better; the
-            best of them first. Scores are means. Latencies whose quartiles overlap count as equal.
+        dominated_by: names of the arms that cost less and score at least as well, by their means, or cost no more and
+            are shown to score better, by a t test paired by seed; the best of them first. Latencies whose quartiles
+            overlap count as equal.
     """
 
     arm: ArmResult
@@ -105,13 +107,30 @@ def _dominating(one: Priced, arms: list[Priced], study: StudyResult) -> tuple[st
     found = [
         other
         for other in arms
-        if sign * (gain := other.score.mean - one.score.mean) >= 0
+        if sign * (other.score.mean - one.score.mean) >= 0
         and other.low <= one.high
-        and (gain or other.high < one.low)
+        and (other.high < one.low or _is_better(one.arm, other.arm, study.measures[0]))
     ]
     return tuple(
         other.arm.name for other in sorted(found, key=lambda other: (-sign * other.score.mean, other.cost))
     )
+
+
+def _is_better(one: ArmResult, other: ArmResult, measure: Measure) -> bool:
+    """Whether the other arm is shown to be better, by the seeds that both have."""
+    scores, others = (
+        {cell.seed: score for cell, score in zip(arm.cells, arm.values(measure) or (), strict=True)}
+        for arm in (one, other)
+    )
+    both = sorted(scores.keys() & others.keys())
+    if not both:
+        return False
+    found = compare(
+        [scores[seed] for seed in both],
+        [others[seed] for seed in both],
+        lower_is_better=measure.lower_is_better,
+    )
+    return found.verdict == "better"
 
 
 def _bytes(study: StudyResult) -> tuple[str, str, str, _Costs]:

@@ -179,7 +179,7 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
 
 def _dominated(prices: Prices) -> str:
     names = [f"{one.arm.name} by {one.dominated_by[0]}" for one in prices.arms if one.dominated_by]
-    return f"Dominated, by mean scores: {', '.join(names) or 'none'}."
+    return f"Dominated: {', '.join(names) or 'none'}."
 
 
 _IS_NARROW = "width < 430"

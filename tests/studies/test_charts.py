@@ -61,6 +61,20 @@ def test_an_arm_is_dominated_by_arms_that_score_as_well_for_as_little(study):
     ]
 
 
+def test_a_difference_that_is_not_shown_dominates_only_for_less(study):
+    alone = study.arm("alone")
+    scores = np.array(alone.values(study.measures[0])) / 100
+    lucky = [
+        dataclasses.replace(cell, test={"last": cell.test["last"] | {"accuracy": float(score)}})
+        for cell, score in zip(alone.cells, scores + np.resize([0.02, -0.019], len(scores)), strict=True)
+    ]
+    other = dataclasses.replace(alone, name="lucky", cells=tuple(lucky))
+    for size, expected in ((9, ("lucky",)), (10, ()), (11, ())):
+        two = dataclasses.replace(study, arms=(alone, other), litert_bytes={"alone": 10, "lucky": size})
+        found = next(kind for kind in prices(two) if kind.kind == "bytes")
+        assert [one.dominated_by for one in found.arms] == [expected, ()]
+
+
 def times(median, low, high):
     return {"median": median, "low": low, "high": high}
 
