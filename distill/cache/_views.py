@@ -44,7 +44,7 @@ def views(data: Data, augment: Augment, *, count: int, seed: int) -> Any:
         answers = cache.record(teacher, train, "cache", verbose=0)
         distiller = distill.Distiller(answers, student, distill.SoftTargets(1.0))
         distiller.compile("adam", loss="sparse_categorical_crossentropy")
-        distiller.fit(answers.with_ids(train), epochs=2)
+        distiller.fit(answers.with_ids(train), epochs=2, shuffle=False)
         ```
 
     References:
