@@ -25,6 +25,14 @@ class Judged:
         primary: whether the comparison answers the study's question; otherwise it is exploratory.
         together: number of comparisons that were adjusted together.
         digits: number of decimals to print.
+
+    Example:
+        ```python
+        from distill import studies
+
+        for judged in studies.judge(studies.read("runs/compare")):
+            print(judged.arm, judged.adjusted.verdict, judged.differences)
+        ```
     """
 
     baseline: str

@@ -20,6 +20,14 @@ class Priced:
         dominated_by: names of the arms that cost less and score at least as well, by their means, or cost no more and
             are shown to score better, by a t test paired by seed; the best of them first. Latencies whose quartiles
             overlap count as equal.
+
+    Example:
+        ```python
+        from distill import studies
+
+        for priced in studies.prices(studies.read("runs/compare"))[0].arms:
+            print(priced.arm.name, priced.score.mean, priced.cost, priced.dominated_by)
+        ```
     """
 
     arm: ArmResult

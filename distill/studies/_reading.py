@@ -42,7 +42,6 @@ def read(study_dir: str | os.PathLike[str], *others: str | os.PathLike[str]) -> 
 
         study = studies.read("runs/compare")
         print(study.arm("distilled").values(studies.ACCURACY))
-        both = studies.read("machine-a/compare", "machine-b/compare")
         ```
     """
     return merge([_read(Path(one)) for one in (study_dir, *others)])

@@ -1,5 +1,6 @@
 """A made-up study on disk, for tests of reports."""
 
+import dataclasses
 import io
 import json
 import re
@@ -8,6 +9,7 @@ import numpy as np
 import rich.console
 
 from distill.studies import CLASSIFICATION, summary
+from distill.studies._details import Confusion, LayerSize, Reliability
 
 SEEDS = 8
 MEASURES = [{key: value for key, value in vars(one).items() if key != "score"} for one in CLASSIFICATION]
@@ -124,3 +126,18 @@ def row(text, name):
     """Returns the cells of the first row that starts with the name."""
     (line, *_) = [line for line in text.splitlines() if re.match(rf"\|? *{re.escape(name)} *(  |\|)", line)]
     return [cell.strip() for cell in re.split(r" \| |  +", line.strip("| ")) if cell.strip()]
+
+
+CONFUSED = Confusion(3, ((0, 0, 5), (1, 1, 3), (2, 1, 2)), 0)
+LAYERS = (LayerSize("hidden", "Dense", 16, 1040, 520), LayerSize("logits", "Dense", 10, 170, 170))
+RELIABLE = Reliability((0,) * 13 + (4, 6), (0,) * 13 + (3, 6), (0.0,) * 13 + (3.6, 5.7))
+
+
+def with_cells(study, **changes):
+    """The study with changes to the first cell of some arms, each a function of the cell."""
+
+    def changed(arm):
+        cells = tuple(changes.get(arm.name, lambda cell: cell)(cell) for cell in arm.cells)
+        return dataclasses.replace(arm, cells=cells)
+
+    return dataclasses.replace(study, arms=tuple(map(changed, study.arms)))

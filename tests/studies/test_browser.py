@@ -9,8 +9,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from distill.studies import read, report
-from tests.studies.made_up import LAST, write_study
-from tests.studies.test_charts import CONFUSED, LAYERS, RELIABLE, with_cells
+from tests.studies.made_up import CONFUSED, LAST, LAYERS, RELIABLE, with_cells, write_study
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(

@@ -10,8 +10,7 @@ import pytest
 from distill.studies import CellResult, charts, plots, prices, read
 from distill.studies import _curves as drawn_curves
 from distill.studies import _labels as labels
-from distill.studies._details import Confusion, LayerSize, Reliability
-from tests.studies.made_up import LAST, SEEDS, write_study
+from tests.studies.made_up import CONFUSED, LAST, LAYERS, RELIABLE, SEEDS, with_cells, write_study
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +22,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(folder):
     return read(folder)
-
-
-def with_cells(study, **changes):
-    """The study with changes to the first cell of some arms, each a function of the cell."""
-
-    def changed(arm):
-        cells = tuple(changes.get(arm.name, lambda cell: cell)(cell) for cell in arm.cells)
-        return dataclasses.replace(arm, cells=cells)
-
-    return dataclasses.replace(study, arms=tuple(map(changed, study.arms)))
 
 
 def layers_of(picture, mark):
@@ -218,11 +207,6 @@ def test_what_has_no_curve_has_no_picture_and_long_ones_are_thinned(study):
     assert [row["epoch"] for row in rows] == list(range(5, 1001, 5))
     assert "Every 5th epoch is drawn." in long[0].caption
     json.dumps([picture.spec for picture in long], allow_nan=False)  # NaN has no place in JSON
-
-
-RELIABLE = Reliability((0,) * 13 + (4, 6), (0,) * 13 + (3, 6), (0.0,) * 13 + (3.6, 5.7))
-CONFUSED = Confusion(3, ((0, 0, 5), (1, 1, 3), (2, 1, 2)), 0)
-LAYERS = (LayerSize("hidden", "Dense", 16, 1040, 520), LayerSize("logits", "Dense", 10, 170, 170))
 
 
 def test_what_cells_record_of_their_models_is_drawn_over_all_seeds(study):
