@@ -218,6 +218,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_agent_runs_a_sweep(tmp_path, monkeypatch):
     (tmp_path / "birds.py").write_text(PROGRAM)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
