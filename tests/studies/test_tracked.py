@@ -49,6 +49,7 @@ def commit(folder):
 
 
 def test_offline_runs_of_a_study_arrive_complete(here, tmp_path, capsys):
+    before = commit(ROOT)
     study = study_of((teacher_with_answers, {}), (learner, {"needs": "teacher_with_answers"}))
     study.compare("learner", "teacher_with_answers")
     with pytest.raises(SystemExit) as ended:
@@ -62,7 +63,7 @@ def test_offline_runs_of_a_study_arrive_complete(here, tmp_path, capsys):
     cells = {path.name for path in tmp_path.glob("runs/tiny/cells/*")}
     assert set(by_name) == {"tiny", *cells}
     assert {one["groupName"] for one in server.runs.values()} == {"tiny"}
-    assert {one["commit"] for one in server.runs.values()} == {commit(ROOT)}
+    assert {one["commit"] for one in server.runs.values()} == {before}
     assert set(server.exit_codes.values()) == {0}
     for cell in found.arm("learner").cells:
         (name,) = [one for one in cells if one.startswith(f"learner-seed{cell.seed}-")]
@@ -217,6 +218,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_agent_runs_a_sweep(tmp_path, monkeypatch):
     (tmp_path / "birds.py").write_text(PROGRAM)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
