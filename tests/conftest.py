@@ -23,7 +23,7 @@ import tensorflow as tf
 LONG = {
     "test_multiworker",
     "test_pages",
-    "test_compare",
+    "test_compare_study",
     "test_replicas",
     "test_study",
     "test_study_examples",

@@ -56,9 +56,9 @@ def test_of_a_tested_version_nothing_is_said(version, monkeypatch):
         runpy.run_path(_versions.__file__)
 
 
-def test_the_tested_versions_are_those_that_may_be_installed():
+def test_the_oldest_tested_version_is_the_oldest_that_may_be_installed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (allowed,) = (needed for needed in project["dependencies"] if re.match(r"keras\b", needed))
     minors = [int(version.removeprefix("3.")) for version in _versions.TESTED]
     assert minors == list(range(minors[0], minors[-1] + 1))
-    assert allowed == f"keras>=3.{minors[0]},<3.{minors[-1] + 1}"
+    assert allowed == f"keras>=3.{minors[0]}"  # later ones only warn

@@ -265,6 +265,7 @@ def smoke(tmp_path, monkeypatch, arms):
     )
 
 
+@pytest.mark.slow
 def test_a_smoke_run_on_small_networks(tmp_path, monkeypatch):
     small = functools.partial(networks.resnet, depth=8, widths=(4, 4, 8, 8))
     for name in ("vgg13", "vgg8"):

@@ -190,10 +190,10 @@ MUTANTS = {
         ],
     },
     _jsd: {
-        "GeneralizedJSD.call": [
+        "GeneralizedJSD.call": [(JSD, "not softened", "side / self._temperature.variable", "side")],
+        "GeneralizedJSD._between": [
             (JSD, "T²", "return ops.sum(", "return ops.square(self._temperature.variable) * ops.sum("),
             (JSD, "mean over classes", "ops.sum(", "ops.mean("),
-            (JSD, "not softened", "side / self._temperature.variable", "side"),
             (
                 "GeneralizedJSD 0",
                 "reverse at 0",

@@ -29,8 +29,12 @@ def test_a_wheel_holds_the_library_and_nothing_else(tmp_path):
         (info,) = {name.partition("/")[0] for name in names} - {"distill"}
         described = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
         points = archive.read(f"{info}/entry_points.txt").decode().split()
-    library = {path.relative_to(ROOT).as_posix() for path in (ROOT / "distill").rglob("*.py")}
-    assert {name for name in names if name.startswith("distill/")} == {*library, "distill/py.typed"}
+    library = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "distill").rglob("*")
+        if path.suffix in {".css", ".js", ".py"} or path.name == "py.typed"
+    }
+    assert {name for name in names if name.startswith("distill/")} == library
     about = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     assert {name for name in names if not name.startswith("distill/")} == {f"{info}/{one}" for one in about}
     assert points == ["[console_scripts]", "distill", "=", "distill.command:main"]

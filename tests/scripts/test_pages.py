@@ -27,6 +27,10 @@ TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page 
 WITH_SNIPPETS = [name for name, text in TEXTS.items() if pages.snippets(text) and name != "docs/index.md"]
 
 
+# Tutorials whose studies and prunings take a minute, even on little data.
+LONG = {"docs/tutorials/compare.md", "docs/tutorials/prune.md"}
+
+
 @pytest.fixture
 def little(monkeypatch):
     """Little data, one epoch, studies that only check that they run: the pages show what came out of all of it."""
@@ -38,7 +42,9 @@ def little(monkeypatch):
 
 # Keras 3.15 says so at every fit of a data set.
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
-@pytest.mark.parametrize("name", WITH_SNIPPETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in WITH_SNIPPETS]
+)
 def test_the_snippets_of_a_page_run_in_order(name, tmp_path, monkeypatch, capsys, request):
     if "/tutorials/" in name:
         request.getfixturevalue("little")
@@ -110,7 +116,7 @@ def test_a_notebook_runs_in_a_kernel(page, tmp_path):
 def test_links_lead_to_files(name):
     text = re.sub(r"```.*?```|`[^`]*`", "", TEXTS[name], flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-        assert (ROOT / name).parent.joinpath(link).exists(), link
+        assert link.startswith("https://") or (ROOT / name).parent.joinpath(link).exists(), link
 
 
 def test_commands_that_pages_name_exist():
