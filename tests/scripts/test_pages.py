@@ -27,8 +27,8 @@ TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page 
 WITH_SNIPPETS = [name for name, text in TEXTS.items() if pages.snippets(text) and name != "docs/index.md"]
 
 
-# Tutorials whose studies and prunings take a minute, even on little data.
-LONG = {"docs/tutorials/compare.md", "docs/tutorials/prune.md"}
+# Tutorials train several networks, which takes ten seconds to a minute even on little data.
+LONG = [name for name in TEXTS if name.startswith("docs/tutorials/")]
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def commit(folder):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_offline_runs_of_a_study_arrive_complete(here, tmp_path, capsys):
     before = commit(ROOT)
     study = study_of((teacher_with_answers, {}), (learner, {"needs": "teacher_with_answers"}))
