@@ -1,15 +1,11 @@
-"""A study as it was declared: its arms and comparisons, and what tells one arm's code from another's."""
+"""A study as it was declared: its arms and comparisons."""
 
-import ast
 import dataclasses
-import hashlib
 import inspect
 import itertools
 import json
 import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from types import CodeType
 from typing import Any, Literal, TypeVar
 
 from distill.studies._measures import Measure
@@ -182,30 +178,3 @@ def is_plain(values: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def code_of(*functions: Callable[..., Any]) -> str:
-    """A digest of what functions do: of their code without comments, docstrings and layout."""
-    return hashlib.sha256("\n".join(map(_code, functions)).encode()).hexdigest()[:12]
-
-
-def _code(function: Callable[..., Any]) -> str:
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):  # typed at a prompt, a partial, or within an expression
-        code = getattr(function, "__code__", None)
-        return type(function).__qualname__ if code is None else repr(_compiled(code))
-    if isinstance(tree.body[0], ast.FunctionDef):
-        # Settings to try do not change what was tried; the settings of a cell are in its config.
-        tree.body[0].decorator_list = []
-        tree.body[0].args.defaults, tree.body[0].args.kw_defaults = [], []
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
-
-
-def _compiled(code: CodeType) -> tuple[Any, ...]:
-    """What compiled code does: its instructions, names and constants, and those of the functions in it."""
-    constants = [_compiled(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
-    return code.co_code, code.co_names, constants

@@ -19,9 +19,10 @@ from rich.console import Console
 from distill import tracking
 from distill.studies import _report as report
 from distill.studies import _sections as sections
+from distill.studies._code import code_of
 from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
-from distill.studies._declared import Design, about, code_of
+from distill.studies._declared import Design, about
 from distill.studies._publishing import publish
 from distill.studies._ray import Ray
 from distill.studies._reading import model_file, read

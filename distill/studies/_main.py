@@ -35,9 +35,9 @@ class Options:
         data: settings of the data to change, each as NAME=VALUE.
         jobs: number of cells to run at a time; by default one for each core.
         engine: "ray" runs cells on a Ray cluster, which has its own idea of how many at a time.
-        cpus: cores for each cell on a Ray cluster.
-        gpus: GPUs for each cell on a Ray cluster; below 1, cells share one.
-        memory: GiB of memory for each cell on a Ray cluster.
+        cpus: cores for each cell on a Ray cluster, by default 1.
+        gpus: GPUs for each cell on a Ray cluster, by default 0; below 1, cells share one.
+        memory: GiB of memory for each cell on a Ray cluster; by default it is no concern.
         tune: choose the settings of arms that have some to try, on dev.
         smoke: check that everything runs; scores mean nothing then.
         budget: time after which no further seed is begun, such as 90s, 20m or 2h.
@@ -54,8 +54,8 @@ class Options:
     data: tuple[str, ...] = ()
     jobs: int | None = None
     engine: Literal["local", "ray"] = "local"
-    cpus: int = 1
-    gpus: float = 0.0
+    cpus: int | None = None
+    gpus: float | None = None
     memory: float | None = None
     tune: bool = False
     smoke: bool = False
@@ -146,7 +146,24 @@ def _changed(design: Design, options: Options) -> Design:
 
 
 def _engine(options: Options) -> Ray | None:
-    return Ray(options.cpus, options.gpus, options.memory) if options.engine == "ray" else None
+    """The cluster that the options describe, if they do.
+
+    Raises:
+        ValueError: an option is of the other engine.
+    """
+    asked = {
+        name: value
+        for name in ("jobs", "cpus", "gpus", "memory")
+        if (value := getattr(options, name)) is not None
+    }
+    is_ray = options.engine == "ray"
+    others = {name: value for name, value in asked.items() if (name == "jobs") == is_ray}
+    if others:
+        raise ValueError(
+            "--jobs is for processes on this machine, and --cpus, --gpus and --memory for --engine ray. Received: "
+            f"{', '.join(f'--{name} {value:g}' for name, value in others.items())} with --engine {options.engine}."
+        )
+    return Ray(**asked) if is_ray else None
 
 
 def _sweep(design: Design, options: Options, arguments: Sequence[str], surroundings: Surroundings) -> str:

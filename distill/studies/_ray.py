@@ -51,7 +51,7 @@ class Ray:
 
     @contextlib.contextmanager
     def workers(self, study_dir: Path) -> Iterator[Executor]:
-        """Connects to the cluster, and leaves it afterwards.
+        """Connects to the cluster, and leaves it afterwards, unless this process was connected before.
 
         Args:
             study_dir: directory of the study; what cells print goes to its `workers.log`.
@@ -61,11 +61,14 @@ class Ray:
         """
         with needed("A Ray cluster", "ray"):
             import ray
-        ray.init(log_to_driver=False, ignore_reinit_error=True, include_dashboard=False)
+        is_mine = not ray.is_initialized()
+        if is_mine:
+            ray.init(log_to_driver=False, include_dashboard=False)
         try:
             yield _Cluster(ray, self, study_dir.resolve() / "workers.log")
         finally:
-            ray.shutdown()  # which also ends what is still running
+            if is_mine:
+                ray.shutdown()  # which also ends what is still running
 
 
 class _Cluster(Executor):

@@ -25,9 +25,9 @@ class Study:
     """A comparison of ways to train, its arms, over the same seeds.
 
     An arm is a function that builds, compiles and fits a model, and returns it. Each arm with each seed is a cell,
-    which has a directory and is never run again once it is finished, unless the code of its function or of the data's
-    changes (not of functions that these call). What an arm returns is scored on dev and on test; no arm gets to see
-    test.
+    which has a directory and is never run again once it is finished, unless its settings change, or the code of its
+    function or the data's, with the functions, classes and constants that these use from their own file and below its
+    folder. What an arm returns is scored on dev and on test; no arm gets to see test.
 
     Args:
         name: name of the study, and of its directory.
@@ -319,6 +319,11 @@ class Study:
             (bool(self.design.arms), "A study needs an arm", "none: decorate a function with @study.arm"),
             (count >= 1, "seeds must be at least 1", f"seeds={seeds}"),
             (jobs is None or jobs >= 1, "jobs must be at least 1", f"jobs={jobs}"),
+            (
+                jobs is None or engine is None,
+                "jobs is for processes on this machine; a Ray cluster runs as many cells as it has room for",
+                f"jobs={jobs}, engine={engine}",
+            ),
             (
                 first_seed >= 0 and not set(range(first_seed, first_seed + count)) & set(TUNING_SEEDS),
                 f"first_seed must be at least 0, and keep clear of the seeds {TUNING_SEEDS} that choose settings",

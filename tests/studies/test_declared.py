@@ -7,7 +7,6 @@ import pytest
 from keras import layers
 
 from distill import studies
-from distill.studies._declared import code_of
 from tests.studies.tiny import TAUGHT, classifier, run, splits, study_of, taught, teacher, trained
 
 
@@ -109,63 +108,3 @@ def test_functions_that_no_process_can_import_are_refused(tmp_path):
     study.arm(lambda run: classifier(1.0), name="one")
     with pytest.raises(ValueError, match=r"defined at the top of a file.* Received: study 'tiny': .*lambda"):
         run(study, tmp_path)
-
-
-def test_code_is_told_by_what_it_does():
-    def one(run, width=3):
-        """Says something."""
-        return width + 1  # adds
-
-    before = code_of(one)
-
-    def one(run, width=3):
-        return width + 1
-
-    assert code_of(one) == before
-
-    def one(run, width=4):  # a cell's settings are in its config
-        return width + 1
-
-    assert code_of(one) == before
-
-    def one(run, width=3):
-        return width + 2
-
-    assert code_of(one) != before
-    assert code_of(one, splits) != code_of(one, study_of)
-
-
-def test_what_is_inside_a_function_counts_whole():
-    def one(run):
-        def rate(step, start=0.1):
-            return start * step
-
-        return rate(run)
-
-    before = code_of(one)
-
-    def one(run):
-        def rate(step, start=0.2):
-            return start * step
-
-        return rate(run)
-
-    assert code_of(one) != before
-
-
-def test_code_without_a_source_is_told_by_its_constants_and_names():
-    def typed(text):
-        scope = {}
-        exec(text, scope)
-        return scope["arm"]
-
-    first = typed("def arm(run):\n    return [run.fit(epochs=20) for _ in range(2)]")
-    assert code_of(first) == code_of(
-        typed("def arm(run):\n    return [run.fit(epochs=20) for _ in range(2)]")
-    )
-    assert code_of(first) != code_of(
-        typed("def arm(run):\n    return [run.fit(epochs=30) for _ in range(2)]")
-    )
-    assert code_of(first) != code_of(
-        typed("def arm(run):\n    return [run.fits(epochs=20) for _ in range(2)]")
-    )

@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+from distill import studies
 from distill.studies import _main, _study
 from tests.studies.tiny import study_of, teacher, trained
 
@@ -43,6 +44,13 @@ def test_the_command(here, tmp_path, capsys, monkeypatch):
         study.main(["--out", str(tmp_path), "--data", "dataset"])
     assert ended.value.code == 1
     assert "NAME=VALUE. Received: --data dataset." in capsys.readouterr().out
+    for engine, option in (("local", "--cpus"), ("local", "--memory"), ("ray", "--jobs")):
+        with pytest.raises(SystemExit) as ended:
+            study.main(["--out", str(tmp_path), "--engine", engine, option, "2"])
+        assert ended.value.code == 1
+        assert f"Received: {option} 2 with --engine {engine}." in capsys.readouterr().out.replace("\n", " ")
+    with pytest.raises(ValueError, match=r"Received: jobs=2, engine=Ray\(cpus=1"):
+        study.run(jobs=2, engine=studies.Ray())
     assert [_main.setting(text) for text in ("a=1.5", "b=x=y", "c=true")] == [
         ("a", 1.5),
         ("b", "x=y"),
