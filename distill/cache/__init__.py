@@ -25,7 +25,8 @@ from distill.cache._answers import Answers, open
 from distill.cache._inspection import Contents, inspect
 from distill.cache._manifest import MANIFEST
 from distill.cache._recording import record
-from distill.cache._targets import Dense, Sampled, TopK
+from distill.cache._sparse_targets import Sampled, TopK
+from distill.cache._targets import Dense
 from distill.cache._views import views
 
 __all__ = [

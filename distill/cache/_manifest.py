@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distill._atomic import replacing
-from distill.cache._targets import Target, target_of
+from distill.cache._sparse_targets import Sampled, TopK
+from distill.cache._targets import Dense, Target
 from distill.training._recorded import Answer
 
 MANIFEST = "cache.json"
@@ -84,7 +86,7 @@ class Manifest:
             if content.pop("format") != _FORMAT:
                 raise ValueError("another version of distill wrote it")
             answers = tuple(Answer(**{**one, "shape": tuple(one["shape"])}) for one in content.pop("answers"))
-            targets = tuple(target_of(one) for one in content.pop("targets"))
+            targets = tuple(_target_of(one) for one in content.pop("targets"))
             manifest = cls(**content, answers=answers, targets=targets)
             if len(answers) != len(targets) or manifest.examples < 1 or manifest.shard_size < 1:
                 raise ValueError("its numbers do not fit each other")
@@ -125,3 +127,9 @@ class Manifest:
                 f"{str(folder)!r}, where these differ: {'; '.join(differ)}. Record into another folder, or delete this "
                 "one first."
             )
+
+
+def _target_of(config: Mapping[str, Any]) -> Target:
+    """Returns the target that `Target.config` describes; raises KeyError or TypeError for what is none."""
+    kinds: dict[str, type[Target]] = {kind.__name__: kind for kind in (Dense, TopK, Sampled)}
+    return kinds[config["kind"]](**{key: value for key, value in config.items() if key != "kind"})
