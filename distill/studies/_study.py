@@ -292,7 +292,8 @@ class Study:
 
         Args:
             out: folder for the study's directory, which has the study's name, `data`'s values and "smoke" in its name.
-            arms: names of the arms to run, with those that they need; by default all that are not `on_request`; "all".
+            arms: names of the arms to run and to report, with those that they need; by default all that are not
+                `on_request`; "all". What others have finished stays in the directory.
             seeds: number of seeds; by default the study's, or 2 in a smoke run.
             first_seed: the seed to count from, to repeat a study with other seeds.
             data: setting of the data -> value to take in place of its default.

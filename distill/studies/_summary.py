@@ -129,7 +129,7 @@ def power(study: StudyResult) -> list[str]:
     """What the seeds of the primary comparisons could show, where they show nothing."""
     return [
         f"{judged.raw.n} seeds are too few to tell {judged.arm} from {judged.baseline} unless they differ by "
-        f"{found:.2g}{f' {judged.raw.unit}' * bool(judged.raw.unit)} or more, which is shown with "
+        f"{float(f'{found:.2g}'):g}{f' {judged.raw.unit}' * bool(judged.raw.unit)} or more, which is shown with "
         f"{100 * CHANCE:.0f}% probability."
         for judged in judge(study)
         if judged.primary and judged.adjusted.verdict == "not shown" and judged.raw.deviation > 0

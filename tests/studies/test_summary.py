@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from distill.studies import BrokenStudyError, judge, read, report, statistics, summary, tables
@@ -50,6 +51,15 @@ def test_a_smoke_run_and_what_seeds_cannot_show_are_said_first(tmp_path):
         "shown with 95% probability."
     )
     assert other.startswith("8 seeds are too few to tell alone from smoothing")
+    noise = np.array([1, -1] * 4) * 60.0
+    assert statistics.detectable(noise.std(ddof=1), 8) > 90  # which is said without an exponent
+    cells = [
+        dataclasses.replace(cell, test={"last": cell.test["last"] | {"accuracy": 0.5 + value / 100}})
+        for cell, value in zip(few.arm("smoothing").cells, noise, strict=True)
+    ]
+    wild = dataclasses.replace(few.arm("smoothing"), cells=tuple(cells))
+    arms = tuple(wild if arm.name == "smoothing" else arm for arm in few.arms)
+    assert re.search(r"differ by \d+ points", summary.power(dataclasses.replace(few, arms=arms))[0])
     assert tables.comparisons(few).rows[1][6] == f"{found:.2f}"
     for text in (terminal(few, 240), summary.markdown(few)):
         assert text.index("Smoke run") < text.index("8 seeds are too few") < text.index("no difference shown")
