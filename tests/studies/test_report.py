@@ -116,7 +116,7 @@ def test_the_page_answers_first_and_tells_the_rest(page):
     order = [
         "Does it help?", "Is a distilled student better?", "distilled is better than alone",
         "distilled-unlabelled is worse than pseudo-labels", "8 seeds are too few", "4,000 labels.",
-        "Better is up and to the left", "Dominated, by mean scores: alone by distilled", "read once",
+        "Better is up and to the left", "Dominated: alone by distilled", "read once",
         "Diamond: mean difference", "adjustment is made within each measure", "Mean over seeds",
         "About distilled.", "temperature = 4.0", "scripts/compare --seeds 8", "commit none", "keras 3.15.1",
     ]  # fmt: skip
