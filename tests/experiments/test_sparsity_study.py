@@ -36,7 +36,8 @@ def begun(tiny, tmp_path, monkeypatch):
         network.set_weights(dense.get_weights())
         return network
 
-    def fit(model, examples, run, *, epochs, rate, callbacks=()):
+    def fit(model, examples, run, *, epochs, rate, places=0, callbacks=()):
+        assert places == 0
         network = getattr(model, "student", model)
         weights = [np.array(one) for one in network.get_weights()]
         found[name] = model, weights, zeros(network), examples[1], epochs, rate, callbacks
@@ -72,8 +73,13 @@ def test_pruned_networks_of_a_seed_differ_in_what_their_names_say(begun):
 
 
 def test_there_is_as_much_to_choose_from_with_a_teacher_as_without():
-    tried = [len(ARMS[name].trials) for name in ("one-shot-95", "gradual-95", "distilled-95")]
-    assert tried == [4, 4, 4]
+    moved = ("gradual-95-moved", "distilled-95-moved")
+    tried = [len(ARMS[name].trials) for name in ("one-shot-95", "gradual-95", "distilled-95", *moved)]
+    assert tried == [4] * 5
+    for name in moved:
+        still = ARMS[name.removesuffix("-moved")]
+        assert ARMS[name].function is still.function
+        assert ARMS[name].settings == {**still.settings, "places": sparsity.PLACES}
     for name in JUDGED:
         assert set(ARMS[name].tune) < set(ARMS[name].settings)
 

@@ -32,15 +32,16 @@ def channels(network):
 def test_small_networks_have_one_size_and_differ_in_what_their_names_say(run, monkeypatch):
     found = {}
 
-    def fit(model, examples, run, *, epochs, rate):
-        found[name] = model, epochs, rate, examples[1].max()
+    def fit(model, examples, run, *, epochs, rate, places=0):
+        found[name] = model, epochs, rate, examples[1].max(), places
 
     monkeypatch.setattr(structured, "fit", fit)
     whole = run.model("whole")
     kept = {}
     for name in SMALL:
         network = ARMS[name].function(run, **ARMS[name].settings)
-        model, epochs, rate, largest = found[name]
+        model, epochs, rate, largest, places = found[name]
+        assert places == 0
         assert abs(cost.macs(network) / cost.macs(whole) - 0.4) <= 0.02 * 0.4
         widths = [layer.weights[0].shape[-1] for layer in network.layers if hasattr(layer, "kernel")]
         assert widths == [2, 5, 14, 10]
@@ -58,7 +59,12 @@ def test_small_networks_have_one_size_and_differ_in_what_their_names_say(run, mo
 
 def test_arms_at_the_judged_share_have_as_much_to_choose_from():
     trained = [f"{method}-80" for method in structured.METHODS]
-    assert [len(ARMS[name].trials) for name in trained] == [4, 4, 4, 4]
+    trained += ["fine-tuned-80-moved", "distilled-80-moved"]
+    assert [len(ARMS[name].trials) for name in trained] == [4] * 6
+    for name in trained[4:]:
+        still = ARMS[name.removesuffix("-moved")]
+        assert ARMS[name].function is still.function
+        assert ARMS[name].settings == {**still.settings, "places": structured.PLACES}
     assert not any(arm.tune for name, arm in ARMS.items() if name not in trained)
     assert {name for name, arm in ARMS.items() if not arm.on_request} == {
         *("whole", "fine-tuned-80", "distilled-80", "scratch-80", "random-80")
