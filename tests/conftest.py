@@ -133,6 +133,7 @@ def products():
 @pytest.fixture
 def here(monkeypatch):
     """Cells of studies run in this process, as in a notebook: a process of their own takes seconds to start."""
-    from distill.studies import _execution
+    from distill.studies import _execution, _pools
 
-    monkeypatch.setattr(_execution, "_pool", lambda *_: contextlib.nullcontext(_execution._Here()))
+    here = contextlib.nullcontext(_pools.InThisProcess())
+    monkeypatch.setattr(_execution, "pool_of", lambda *_, **__: here)

@@ -1,15 +1,13 @@
 """Runs a study: settings first, then seed by seed and arm by arm, to study.json and the report."""
 
-import contextlib
 import dataclasses
 import functools
 import inspect
 import os
-import pickle
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from distill.studies._code import code_of
 from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, about
+from distill.studies._pools import pool_of
 from distill.studies._publishing import publish
 from distill.studies._ray import Ray
 from distill.studies._reading import model_file, read
@@ -30,7 +29,7 @@ from distill.studies._recording import is_named, record_again, tracker_of, unnam
 from distill.studies._records import write_text
 from distill.studies._results import StudyResult
 from distill.studies._run import Run, settle
-from distill.studies._runner import CellError, Runner, Work, locked, workers
+from distill.studies._runner import CellError, Runner, Work, locked
 from distill.studies._shipping import ship
 
 TUNING_SEEDS = (1000, 1001, 1002)  # never those of a comparison
@@ -51,6 +50,10 @@ class Plan:
     budget: float | None
     surroundings: Surroundings
     command: str
+
+    def pool(self, design: Design) -> AbstractContextManager[Executor]:
+        """What runs the cells."""
+        return pool_of(design, self.study_dir, jobs=self.jobs, engine=self.engine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,7 @@ def execute(design: Design, plan: Plan) -> StudyResult:
     """Runs what is not finished, writes the report, and reads the study."""
     began = time.monotonic()
     plan.study_dir.mkdir(parents=True, exist_ok=True)
-    with _pool(design, plan) as pool:
+    with plan.pool(design) as pool:
         runner = Runner(plan.study_dir, pool=pool, console=Console())
         work = functools.partial(train, design=design, surroundings=plan.surroundings)
         chosen: dict[str, dict[str, Any]] = {}
@@ -143,12 +146,12 @@ def execute_trial(design: Design, plan: Plan, arm: str, settings: Mapping[str, A
     needed = [_cell(design, plan, one, seed, {}) for one in _needed(design, arm)]
     is_finished = (plan.study_dir / cell.folder / "result.json").exists()
     # Each in processes of its own, which get the variables of this one when they start.
-    with unnamed(), _pool(design, plan) as pool:
+    with unnamed(), plan.pool(design) as pool:
         runner = Runner(plan.study_dir, pool=pool, console=Console())
         lost = _run_depths(design, runner, work, needed, f"needed by {arm}")[1] if needed else []
     if lost:
         raise CellError(f"The trial of {arm} lacks what it needs: {lost[0].name} failed.", lost)
-    with _pool(design, plan) as pool:
+    with plan.pool(design) as pool:
         Runner(plan.study_dir, pool=pool, console=Console()).run([cell], work, label=f"trial of {arm}")
     if is_finished and is_named():
         record_again(
@@ -325,39 +328,3 @@ def _shown(design: Design, name: str, chosen: Chosen) -> Arm:
         label=label,
         description=about(arm.function),
     )
-
-
-@contextlib.contextmanager
-def _pool(design: Design, plan: Plan) -> Iterator[Executor]:
-    """Processes; or this one, where functions were typed at a prompt or in a notebook, which no process can import."""
-    if plan.engine is not None:
-        with plan.engine.workers(plan.study_dir) as cluster:
-            yield cluster
-        return
-    functions: list[Callable[..., Any]] = [design.data, *(arm.function for arm in design.arms.values())]
-    typed = not hasattr(sys.modules["__main__"], "__file__")
-    if typed and any(getattr(one, "__module__", None) == "__main__" for one in functions):
-        yield _Here()
-        return
-    try:
-        pickle.dumps(design)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(
-            "Other processes run the arms of a study, so the functions of its data, arms, metrics and sections must "
-            f"be defined at the top of a file, under their own names. Received: study {design.name!r}: {error}."
-        ) from error
-    with workers(plan.study_dir, jobs=plan.jobs) as pool:
-        yield pool
-
-
-class _Here(Executor):
-    """Does everything in this process, at once."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Calls a function."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future

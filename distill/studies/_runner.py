@@ -11,21 +11,16 @@ So several processes, and machines on one file system whose locks hold across th
 import contextlib
 import dataclasses
 import fcntl
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -156,62 +151,6 @@ class Runner:
 
 
 @contextlib.contextmanager
-def workers(study_dir: Path, *, jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Starts processes that share the cores, and ends them afterwards.
-
-    Args:
-        study_dir: directory of the study; what the processes print goes to its `workers.log`.
-        jobs: number of processes, >= 1. Each starts when there is work for it.
-
-    Yields:
-        The pool of processes.
-
-    Raises:
-        ValueError: `jobs` is less than 1.
-    """
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1. Received: jobs={jobs}.")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    # Not `fork`: TensorFlow's threads do not survive it.
-    context = multiprocessing.get_context("spawn")
-    pool = _LoggingPool(jobs, context, _begin_worker, (threads,), log=study_dir / "workers.log")
-    try:
-        yield pool
-    except BaseException:
-        # A failure or Ctrl-C: the work that is still running would only be thrown away.
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _LoggingPool(ProcessPoolExecutor):
-    """A pool whose processes print to a file from the start, and so not across the progress bar.
-
-    A process could not redirect itself in time: TensorFlow prints while it is imported, which is before the first line
-    of a worker runs.
-    """
-
-    def __init__(self, *args: Any, log: Path) -> None:
-        super().__init__(*args)
-        self._log = log
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submits a call; a process that is started for it inherits the file as its stdout and stderr."""
-        kept = os.dup(1), os.dup(2)
-        try:
-            with self._log.open("a") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            return super().submit(fn, *args, **kwargs)
-        finally:
-            for descriptor, own in enumerate(kept, 1):
-                os.dup2(own, descriptor)
-                os.close(own)
-
-
-@contextlib.contextmanager
 def locked(study_dir: Path) -> Iterator[None]:
     """Reserves the tables and the report of a study, and waits for another process that writes them."""
     study_dir.mkdir(parents=True, exist_ok=True)
@@ -246,22 +185,6 @@ def _progress(console: Console) -> Progress:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _begin_worker(threads: int) -> None:
-    """Gives a worker its share of the cores, and lets it end together with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed; it would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _run_cell(cell: Cell, work: Work, study_dir: Path, *, wait: bool = False) -> bool:

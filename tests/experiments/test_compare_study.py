@@ -12,7 +12,7 @@ import pytest
 
 from distill import cost, studies
 from distill._untouched import same_randomness
-from distill.studies import _execution as execution
+from distill.studies import _pools as pools
 from experiments import compare
 
 ARMS = compare.study.design.arms
@@ -122,7 +122,7 @@ def test_data_of_other_than_ten_classes_are_refused(monkeypatch):
 
 def test_a_smoke_run_of_all_arms(tmp_path, monkeypatch):
     """In this process; what becomes of a run that was killed is in tests/studies/test_faults.py."""
-    monkeypatch.setattr(execution, "workers", lambda *_, **__: execution._Here())
+    monkeypatch.setattr(pools, "workers", lambda *_, **__: pools.InThisProcess())
     found = compare.study.run(
         out=tmp_path,
         smoke=True,
@@ -173,14 +173,14 @@ def test_a_cell_is_the_same_in_a_process_of_its_own_and_after_others(tmp_path, m
             del result["seconds"]
             yield cell.name, result, (cell / "metrics.jsonl").read_text()
 
-    monkeypatch.setattr(execution, "workers", lambda *_, **__: execution._Here())
+    monkeypatch.setattr(pools, "workers", lambda *_, **__: pools.InThisProcess())
     after_others = list(results(tmp_path / "here"))
 
     def fresh(*_, **__):
         spawn = multiprocessing.get_context("spawn")
         return concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1)
 
-    monkeypatch.setattr(execution, "workers", fresh)
+    monkeypatch.setattr(pools, "workers", fresh)
     assert list(results(tmp_path / "fresh")) == after_others
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill import cost, data, losses, studies
-from distill.studies import _execution as execution
+from distill.studies import _pools as pools
 from experiments import _cifar_networks as networks
 from experiments import pairs
 
@@ -254,7 +254,7 @@ def test_synthetic_images_can_be_learned_and_no_split_repeats_another():
 
 
 def smoke(tmp_path, monkeypatch, arms):
-    monkeypatch.setattr(execution, "workers", lambda *_, **__: execution._Here())
+    monkeypatch.setattr(pools, "workers", lambda *_, **__: pools.InThisProcess())
     return pairs.study.run(
         out=tmp_path,
         smoke=True,

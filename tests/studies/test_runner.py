@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from distill.studies import Cell, CellError, _records
+from distill.studies import _pools as pools
 from distill.studies import _runner as runner
 
 
@@ -50,7 +51,7 @@ def work(made, directory):
 
 def run(cells, folder, jobs=1):
     console = Console(file=io.StringIO(), width=200)
-    with runner.workers(folder, jobs=jobs) as pool:
+    with pools.workers(folder, jobs=jobs) as pool:
         runner.Runner(folder, pool=pool, console=console).run(cells, work, label="cells")
     return [cell.folder for cell in cells], console.file.getvalue()
 
