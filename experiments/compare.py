@@ -5,9 +5,9 @@ large. First as one would do it in earnest: for 100 epochs, in each of which eve
 pixels. Then with 120 of the labels. Arms with a teacher and without have the same initial weights, the same images in
 the same order, as many steps, and as many settings to choose from on dev. The test split is read once.
 
-On request, another loss; the same pair trained for 30 epochs on images as they are, while its teacher has seen moved
-ones; the teacher's answers as hard labels; and rivals in size: the teacher with 95 % zeros or without most of its
-channels, a deeper network without layers, and int8 files.
+On request, twice the time; three teachers; another loss; the same pair trained for 30 epochs on images as they are,
+while its teacher has seen moved ones; the teacher's answers as hard labels; and rivals in size: the teacher with 80 or
+95 % zeros or without most of its channels, a deeper network without layers, and int8 files.
 
 Command: scripts/compare. --tune chooses the settings on dev again; --arms all adds the arms on request.
 
@@ -19,6 +19,7 @@ this form.
 
 import functools
 
+import keras
 import numpy as np
 
 import distill
@@ -64,25 +65,21 @@ def cnn(network, run):
     return plain_cnn(network, input_shape=run.train[0].shape[1:], classes=10)
 
 
-def learn(network, run, smoothing=0.0, *, epochs=LONG, places=PLACES, labels=None):
+def learn(network, run, smoothing=0.0, *, epochs=LONG, rate=RATE, places=PLACES, labels=None):
     """Trains on labels; `labels` are those to take in place of the true ones."""
     x, y = run.train
-    fit(
-        network,
-        (x, one_hot(y if labels is None else labels, smoothing)),
-        run,
-        epochs=epochs,
-        rate=RATE,
-        places=places,
-    )
+    examples = x, one_hot(y if labels is None else labels, smoothing)
+    fit(network, examples, run, epochs=epochs, rate=rate, places=places)
     return network
 
 
-def distil(teacher, student, run, loss, label_weight=None, *, epochs=LONG, places=PLACES, callbacks=()):
-    """Trains on what the teacher says of the images that the student sees."""
+def distil(
+    teacher, student, run, loss, label_weight=None, *, epochs=LONG, rate=RATE, places=PLACES, callbacks=()
+):
+    """Trains on what the teacher, or several, say of the images that the student sees."""
     distiller = distill.Distiller(teacher, student, loss, student_loss_weight=label_weight)
     x, y = run.train
-    fit(distiller, (x, one_hot(y)), run, epochs=epochs, rate=RATE, places=places, callbacks=callbacks)
+    fit(distiller, (x, one_hot(y)), run, epochs=epochs, rate=rate, places=places, callbacks=callbacks)
     return student
 
 
@@ -104,8 +101,9 @@ ALL, FEW = "all labels", f"{LABELS} labels"
 
 
 @study.arm(group=ALL)
-def teacher(run):
+def teacher(run, start=0):
     """The large network, trained on labels."""
+    keras.utils.set_random_seed(run.seed + 10_000 * start)
     network = cnn(TEACHER, run)
     x, y = run.train
     fit(network, (x, one_hot(y)), run, epochs=60, rate=RATE / 2, places=PLACES)
@@ -124,6 +122,35 @@ def distilled(run, temperature=1.0, label_weight=0.1):
     return distil(
         run.model("teacher"), cnn(STUDENT, run), run, distill.SoftTargets(temperature), label_weight
     )
+
+
+# As many again for twice the time, in which the best learning rate may be another.
+RATES = {"rate": (RATE / 2, RATE)}
+
+
+@on_request(group=ALL, tune={"smoothing": (0.0, 0.05), **RATES})
+def alone_longer(run, smoothing=0.05, rate=RATE):
+    """The student, trained on labels for twice as long."""
+    return learn(cnn(STUDENT, run), run, smoothing, epochs=2 * LONG, rate=rate)
+
+
+@on_request(group=ALL, needs="teacher", tune={"label_weight": (0.0, 0.1), **RATES})
+def distilled_longer(run, label_weight=0.1, rate=RATE):
+    """The student, trained on the teacher's soft targets for twice as long."""
+    loss, student = distill.SoftTargets(1.0), cnn(STUDENT, run)
+    return distil(run.model("teacher"), student, run, loss, label_weight, epochs=2 * LONG, rate=rate)
+
+
+TEACHERS = ("teacher", "teacher_2", "teacher_3")
+for start, name in enumerate(TEACHERS[1:], 1):
+    on_request(teacher, name=name, settings={"start": start}, group=ALL)
+
+
+@on_request(group=ALL, needs=TEACHERS, tune=SOFT)
+def three_teachers(run, temperature=1.0, label_weight=0.1):
+    """The student, trained on the soft targets of three teachers."""
+    loss = distill.SoftTargets(temperature)
+    return distil([run.model(name) for name in TEACHERS], cnn(STUDENT, run), run, loss, label_weight)
 
 
 @on_request(group=ALL, needs="teacher", tune=SOFT)
@@ -179,15 +206,24 @@ RIVALS = "rivals in size"
 
 
 @on_request(group=RIVALS, needs="teacher")
-def zeros(run, temperature=4.0):
-    """A copy of the teacher: 95 % of its weights are set to zero while it learns from the teacher."""
+def zeros(run, sparsity=SPARSITY, temperature=4.0):
+    """A copy of the teacher: most of its weights are set to zero while it learns from the teacher."""
     ramp, steps = SHORT // 2, -(-len(run.train[0]) // BATCH)
     # Keras calls callbacks once per epoch here.
-    schedule = pruning.PolynomialDecay(0.0, SPARSITY, 0, (1 if run.smoke else ramp) * steps, frequency=steps)
+    schedule = pruning.PolynomialDecay(0.0, sparsity, 0, (1 if run.smoke else ramp) * steps, frequency=steps)
     gradual = pruning.GradualPruning(schedule, scope="global")
     loss = distill.SoftTargets(temperature)
     student = run.model("teacher")
     return distil(run.model("teacher"), student, run, loss, 0.1, epochs=SHORT, callbacks=[gradual])
+
+
+on_request(zeros, name="zeros_80", settings={"sparsity": 0.8}, needs="teacher", group=RIVALS)
+
+
+@on_request(group=RIVALS, needs="teacher")
+def channels_labels(run):
+    """The teacher without most of its channels; what remains learns from labels."""
+    return learn(pruning.prune_channels(run.model("teacher"), macs=CHANNELS), run)
 
 
 @on_request(group=RIVALS, needs="teacher")
@@ -241,12 +277,16 @@ def channels_int8(run):
 study.compare("distilled", "alone")
 study.compare("few_distilled", "few_alone")
 study.compare("few_distilled", "few_pseudo", primary=False)
+study.compare("alone_longer", "alone", primary=False)
+study.compare("distilled_longer", "alone_longer", primary=False)
+study.compare("three_teachers", "distilled", primary=False)
 study.compare("distilled_standardized", "distilled", primary=False)
 study.compare("distilled_plain", "alone_plain", primary=False)
 study.compare("alone", "alone_plain", primary=False)
 study.compare("distilled", "distilled_plain", primary=False)
 study.compare("zeros", "distilled", primary=False)
 study.compare("channels", "distilled", primary=False)
+study.compare("channels", "channels_labels", primary=False)
 study.compare("layers", "teacher", primary=False)
 
 if __name__ == "__main__":

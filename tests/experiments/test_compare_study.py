@@ -19,8 +19,14 @@ ARMS = compare.study.design.arms
 PUBLISHED = Path(__file__).parents[2] / "docs" / "studies" / "compare.json"
 STUDENTS = [
     "alone", "distilled", "few_alone", "few_distilled", "few_pseudo", "alone_plain", "distilled_plain",
-    "distilled_standardized",
+    "distilled_standardized", "alone_longer", "distilled_longer", "three_teachers",
 ]  # fmt: skip
+
+VARIATIONS = [  # of other arms, with nothing that these have not
+    "alone_longer", "distilled_longer", "teacher_2", "teacher_3", "three_teachers", "distilled_standardized",
+    "few_pseudo", "alone_plain", "distilled_plain", "zeros_80", "channels_labels",
+]  # fmt: skip
+KINDS = [arm for arm in ARMS if arm not in VARIATIONS]
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def trained(run, monkeypatch):
     seen = {}
     networks = {
         name: compare.cnn(network, run)
-        for name, network in (("teacher", compare.TEACHER), ("deep", compare.DEEP))
+        for name, network in (*((name, compare.TEACHER) for name in compare.TEACHERS), ("deep", compare.DEEP))
     }
 
     def fit(model, examples, run, **how):
@@ -55,7 +61,7 @@ def trained(run, monkeypatch):
     for arm, declared in ARMS.items():
         if "int8" not in arm:
             keras.utils.set_random_seed(3)
-            made = declared.function(run)
+            made = declared.function(run, **declared.settings)
             seen[arm] = *seen[arm], made
     return seen
 
@@ -67,10 +73,12 @@ def test_pairs_differ_in_the_teacher_alone(trained):
         ("few_pseudo", "few_distilled"),
         ("alone_plain", "distilled_plain"),
         ("alone", "distilled_standardized"),
+        ("alone_longer", "distilled_longer"),
+        ("distilled", "three_teachers"),
     ):
         (_, (x, _), how, one), (_, (same, _), as_well, other) = trained[baseline], trained[arm]
         np.testing.assert_array_equal(x, same)
-        assert how == {key: value for key, value in as_well.items() if key != "callbacks"}
+        assert {**how, "callbacks": ()} == as_well
         assert all(map(np.array_equal, one.get_weights(), other.get_weights()))
         assert len(ARMS[arm].trials) == len(ARMS[baseline].trials) == 4
     for arm in ("few_alone", "few_distilled"):
@@ -105,12 +113,24 @@ def test_rivals_start_as_what_is_left_of_their_teacher(trained, run):
     teacher, student = (cost.macs(compare.cnn(one, run)) for one in (compare.TEACHER, compare.STUDENT))
     sizes = {arm: cost.macs(made) for arm, (*_, made) in trained.items()}
     assert {sizes[arm] for arm in STUDENTS} == {student}
-    assert sizes["zeros"] == sizes["teacher"] == teacher
+    assert sizes["zeros"] == sizes["zeros_80"] == sizes["teacher"] == teacher
     assert len(trained["zeros"][2]["callbacks"]) == 1
-    assert sizes["channels"] == pytest.approx(compare.CHANNELS * teacher, rel=0.02)
+    assert (
+        sizes["channels"] == sizes["channels_labels"] == pytest.approx(compare.CHANNELS * teacher, rel=0.02)
+    )
+    (*_, labels, by_labels), (*_, soft, by_teacher) = trained["channels_labels"], trained["channels"]
+    assert {**labels, "callbacks": ()} == soft
+    assert all(map(np.array_equal, by_labels.get_weights(), by_teacher.get_weights()))
     convolution = 4 * 9 * 32 * 32
     assert sizes["deep"] == teacher + 4 * convolution
     assert (sizes["deep"] - sizes["layers"]) / convolution in (2, 3, 4)  # convolutions, or blocks of two
+
+
+def test_three_teachers_are_different_networks(trained):
+    weights = [trained[name][-1].get_weights()[0] for name in compare.TEACHERS]
+    assert not any(np.array_equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    distiller = trained["three_teachers"][0]
+    assert len(distiller.teacher) == 3
 
 
 def test_data_of_other_than_ten_classes_are_refused(monkeypatch):
@@ -120,28 +140,28 @@ def test_data_of_other_than_ten_classes_are_refused(monkeypatch):
         compare.images(0, "birds")
 
 
-def test_a_smoke_run_of_all_arms(tmp_path, monkeypatch):
+def test_a_smoke_run_of_each_kind_of_arm(tmp_path, monkeypatch):
     """In this process; what becomes of a run that was killed is in tests/studies/test_faults.py."""
     monkeypatch.setattr(pools, "workers", lambda *_, **__: pools.InThisProcess())
     found = compare.study.run(
         out=tmp_path,
         smoke=True,
         seeds=1,
-        arms="all",
+        arms=KINDS,
         data={"dataset": "digits"},
         surroundings=studies.Surroundings(wandb="disabled"),
     )
-    assert [arm.name for arm in found.arms] == list(ARMS)
+    assert [arm.name for arm in found.arms] == KINDS
     folder = tmp_path / "compare-digits-smoke"
     of = {arm.name: arm.cells[0] for arm in found.arms}
     assert {name for name, cell in of.items() if cell.test["last"]["agreement"] is None} == {
-        name for name, arm in ARMS.items() if not arm.needs
+        name for name in KINDS if not ARMS[name].needs
     }
-    sizes = [of[arm].cost["file_bytes"] for arm in STUDENTS]
+    sizes = [of[arm].cost["file_bytes"] for arm in STUDENTS if arm in KINDS]
     assert (
         max(sizes) - min(sizes) < 300
     )  # the same network: only names differ, and no file contains an optimizer
-    assert set(found.latency_ms) == set(found.litert_bytes) == set(ARMS)
+    assert set(found.latency_ms) == set(found.litert_bytes) == set(KINDS)
     for name in ("teacher", "distilled", "channels"):
         assert found.litert_bytes[f"{name}_int8"] < found.litert_bytes[name]
     assert of["teacher_int8"].test["last"]["agreement"] > 0.9
