@@ -97,9 +97,7 @@ study.compare(name_of(1.0, 0.1), "alone", primary=False)
 @study.section
 def accuracy_on_dev(found):
     """Accuracy on dev by temperature and weight of the labels."""
-    means = {
-        arm.name: 100 * np.mean([cell.dev["last"]["accuracy"] for cell in arm.cells]) for arm in found.arms
-    }
+    means = {arm.name: 100 * np.mean([cell.dev["accuracy"] for cell in arm.cells]) for arm in found.arms}
     grid = np.array([[means.get(name_of(one, weight), np.nan) for one in TEMPERATURES] for weight in WEIGHTS])
     if np.isfinite(grid).sum() > 1:
         figure = Figure(figsize=(7.0, 3.8), layout="constrained")

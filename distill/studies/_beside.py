@@ -59,15 +59,14 @@ def write_beside(study: StudyResult, folder: Path) -> None:
 def seeds(study: StudyResult) -> Grid:
     """Every score of every cell."""
     rows = [
-        (arm.name, str(cell.seed), split, epoch, measure.heading, Number(str(score), measure.scale * score))
+        (arm.name, str(cell.seed), split, measure.heading, Number(str(score), measure.scale * score))
         for arm in study.arms
         for cell in arm.cells
-        for split, by_epoch in (("dev", cell.dev), ("test", cell.test))
-        for epoch, found in by_epoch.items()
+        for split, found in (("dev", cell.dev), ("test", cell.test))
         for measure in study.measures
         if (score := found[measure.key]) is not None
     ]
-    return Grid("Scores of single seeds", ("arm", "seed", "split", "epoch", "measure", "value"), tuple(rows))
+    return Grid("Scores of single seeds", ("arm", "seed", "split", "measure", "value"), tuple(rows))
 
 
 def content(study: StudyResult) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Trials = Sequence[tuple[Mapping[str, Any], Sequence[Cell]]]
 def choose(
     trials: Mapping[str, Trials], study_dir: Path, *, measures: Sequence[Measure] = CLASSIFICATION
 ) -> list[dict[str, Any]]:
-    """Chooses the settings of each arm with the best mean score on dev after the last epoch.
+    """Chooses the settings of each arm with the best mean score on dev.
 
     Args:
         trials: by arm, the settings that were tried with their finished cells; the first of equals is chosen.
@@ -33,7 +33,7 @@ def choose(
         choices: list[dict[str, Any]] = []
         for settings, cells in tried:
             finished = [read_cell(study_dir / cell.folder, measures) for cell in cells]
-            score = sum(one.dev["last"][decides.key] or 0.0 for one in finished) / len(finished)
+            score = sum(one.dev[decides.key] or 0.0 for one in finished) / len(finished)
             choices.append({"settings": dict(settings), "dev": score})
         chosen = best(choices, key=lambda choice: choice["dev"])["settings"]
         tuning.append({"arm": arm, "choices": choices, "chosen": chosen})

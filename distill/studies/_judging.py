@@ -65,7 +65,7 @@ class Verdicts(list[Judged]):
         return for_html(Grid("Differences on test, paired by seed", headings, rows))
 
 
-def judge(study: StudyResult, *, measure: Measure | None = None, epoch: str = "last") -> Verdicts:
+def judge(study: StudyResult, *, measure: Measure | None = None) -> Verdicts:
     """Compares a study's arms on test, and adjusts for the number of comparisons by Holm's method.
 
     Arms are paired by the seeds that both have. Primary comparisons are adjusted among themselves, and exploratory
@@ -74,7 +74,6 @@ def judge(study: StudyResult, *, measure: Measure | None = None, epoch: str = "l
     Args:
         study: a finished study.
         measure: measure to compare; by default the study's first. Comparisons with an arm that lacks it are left out.
-        epoch: "last", or "selected" for the epoch that was best on dev.
 
     Returns:
         One `Judged` per comparison: the primary ones, then the others, each in the study's order.
@@ -91,9 +90,7 @@ def judge(study: StudyResult, *, measure: Measure | None = None, epoch: str = "l
     return Verdicts(
         judged
         for family in (study.primary, others)
-        for judged in _family(
-            study, family, measure or study.measures[0], epoch, primary=family is study.primary
-        )
+        for judged in _family(study, family, measure or study.measures[0], primary=family is study.primary)
     )
 
 
@@ -105,14 +102,14 @@ def interval(comparison: Comparison, *, digits: int = 2) -> str:
 
 
 def _family(
-    study: StudyResult, family: Sequence[tuple[str, str]], measure: Measure, epoch: str, *, primary: bool
+    study: StudyResult, family: Sequence[tuple[str, str]], measure: Measure, *, primary: bool
 ) -> list[Judged]:
     """Comparisons that are adjusted together."""
     pairs = [
         (names, [before[seed] for seed in seeds], [after[seed] for seed in seeds], seeds)
         for names in family
-        if (before := study.arm(names[0]).by_seed(measure, epoch=epoch)) is not None
-        and (after := study.arm(names[1]).by_seed(measure, epoch=epoch)) is not None
+        if (before := study.arm(names[0]).by_seed(measure)) is not None
+        and (after := study.arm(names[1]).by_seed(measure)) is not None
         for seeds in [tuple(seed for seed in before if seed in after)]
     ]
     raw = [

@@ -71,7 +71,7 @@ def draw_line(axes: Axes, arm: ArmResult, *, label: str, dash: str = "-") -> Non
 
 def error_axis(axes: Axes) -> None:
     """Makes the axis of accuracies logarithmic in the error, so that 99% and 98% differ as much as 50% and 0%."""
-    axes.set(yscale="log", ylabel="test accuracy %, last epoch")
+    axes.set(yscale="log", ylabel="test accuracy %")
     axes.invert_yaxis()
     low, high = sorted(axes.get_ylim())
     shown = [error for error in (0.5, 1, 2, 3, 5, 10, 20, 30, 50, 90) if low <= error <= high]

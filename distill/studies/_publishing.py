@@ -144,7 +144,7 @@ def _seeds(study: StudyResult) -> _Table:
             cell.seed,
             cell.epochs,
             cell.seconds,
-            *(scores["last"][key] for scores in (cell.dev, cell.test) for key in keys),
+            *(scores[key] for scores in (cell.dev, cell.test) for key in keys),
         ]
         for arm in study.arms
         for cell in arm.cells

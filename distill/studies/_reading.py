@@ -137,15 +137,13 @@ def _cell(
     history: tuple[dict[str, float], ...] = (),
     config: Mapping[str, Any] | None = None,
 ) -> CellResult:
-    epochs = ("last",) if raw["selected_epoch"] is None else ("last", "selected")
     return CellResult(
         arm=raw["arm"],
         seed=int(raw["seed"]),
-        selected_epoch=None if raw["selected_epoch"] is None else int(raw["selected_epoch"]),
         epochs=int(raw["epochs"]),
         seconds=float(raw["seconds"]),
-        test={epoch: _scores(raw["test"][epoch], measures) for epoch in epochs},
-        dev={epoch: _scores(raw["dev"][epoch], measures) for epoch in epochs},
+        test=_scores(raw["test"], measures),
+        dev=_scores(raw["dev"], measures),
         cost={
             **{key: raw["cost"][key] for key in ("parameters", "macs", "file_bytes")},
             **{key: raw["cost"].get(key) for key in ("nonzero", "gzip_bytes")},

@@ -30,11 +30,9 @@ class CellResult:
     Attributes:
         arm: name of the arm.
         seed: seed of initial weights and data order.
-        selected_epoch: the epoch that was chosen on dev, counted from 0; `None` in a study that chooses none.
         epochs: number of epochs trained.
         seconds: training time.
-        test: scores on test after the "last" epoch, and after the "selected" one if one was, by `Measure.key`; `None`
-            for a measure that needs a teacher where there is none.
+        test: scores on test, by `Measure.key`; `None` for a measure that needs a teacher where there is none.
         dev: the same scores on dev.
         cost: "parameters", "macs", "file_bytes", "nonzero" and "gzip_bytes"; `None` for what is unknown, as the last
             two are in results from before they were measured.
@@ -54,11 +52,10 @@ class CellResult:
 
     arm: str
     seed: int
-    selected_epoch: int | None
     epochs: int
     seconds: float
-    test: dict[str, dict[str, float | None]]
-    dev: dict[str, dict[str, float | None]]
+    test: dict[str, float | None]
+    dev: dict[str, float | None]
     cost: dict[str, int | None]
     history: tuple[dict[str, float], ...]
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -92,24 +89,22 @@ class ArmResult:
     group: str
     cells: tuple[CellResult, ...]
 
-    def values(self, measure: Measure, *, epoch: str = "last") -> list[float] | None:
-        """Returns the test scores by seed, in printed units; `None` if a cell lacks the measure or the epoch.
+    def values(self, measure: Measure) -> list[float] | None:
+        """Returns the test scores by seed, in printed units; `None` if a cell lacks the measure.
 
         Args:
             measure: measure to return.
-            epoch: "last" or "selected".
         """
-        found = self.by_seed(measure, epoch=epoch)
+        found = self.by_seed(measure)
         return None if found is None else list(found.values())
 
-    def by_seed(self, measure: Measure, *, epoch: str = "last") -> dict[int, float] | None:
+    def by_seed(self, measure: Measure) -> dict[int, float] | None:
         """Returns the same scores as `values`, each under its seed.
 
         Args:
             measure: measure to return.
-            epoch: "last" or "selected".
         """
-        scores = {cell.seed: cell.test.get(epoch, {}).get(measure.key) for cell in self.cells}
+        scores = {cell.seed: cell.test.get(measure.key) for cell in self.cells}
         known = {seed: measure.scale * score for seed, score in scores.items() if score is not None}
         return known if len(known) == len(scores) else None
 

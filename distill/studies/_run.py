@@ -147,9 +147,8 @@ def settle(
     epochs = len((directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     result = {
         "epochs": epochs,
-        "selected_epoch": None,
         "file": file.name,
-        **{split: {"last": found} for split, found in scores.items()},
+        **scores,
         "cost": _costs(network, file),
     }
     columns = ["split", *(measure.key for measure in measures)]

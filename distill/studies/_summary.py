@@ -31,14 +31,9 @@ TEST = (
 
 def protocol(study: StudyResult) -> str:
     """How the models were scored."""
-    chosen = (
-        "Last epoch: the model as training left it. Dev-selected: the model after the epoch with the best score on "
-        "dev; all other columns are of the last epoch. "
-    )
-    selected = any(cell.selected_epoch is not None for arm in study.arms for cell in arm.cells)
     about = "; ".join(f"{one.name}: {one.about}" for one in study.measures if one.about)
     return (
-        f"Scores are on the test split, which was read once, at the end. {chosen * selected}{about}{'.' * bool(about)}"
+        f"Scores are on the test split, which was read once, at the end. {about}{'.' * bool(about)}"
     ).rstrip()
 
 

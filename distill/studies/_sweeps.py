@@ -42,7 +42,7 @@ def write_sweep(design: Design, arm: str, folder: Path, command: Sequence[str]) 
         "program": command[0],
         "method": "grid",
         "metric": {
-            "name": f"dev/last/{first.key}",
+            "name": f"dev/{first.key}",
             "goal": "minimize" if first.lower_is_better else "maximize",
         },
         "parameters": {
@@ -86,8 +86,8 @@ def run_trial(design: Design, plan: Plan, arm: str, settings: str) -> str:
         )
     cell = execute_trial(design, plan, arm, given, seed)
     first = design.metrics[0]
-    score = read_cell(plan.study_dir / cell.folder, design.metrics).dev["last"][first.key]
-    return f"{arm} with {json.dumps(given)}, seed {seed}: dev/last/{first.key} = {score}"
+    score = read_cell(plan.study_dir / cell.folder, design.metrics).dev[first.key]
+    return f"{arm} with {json.dumps(given)}, seed {seed}: dev/{first.key} = {score}"
 
 
 def _declared(design: Design, arm: str) -> Declared:

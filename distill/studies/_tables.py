@@ -49,11 +49,7 @@ def scores(study: StudyResult) -> Grid:
     """The test scores of each arm."""
     counts = sorted({len(arm.cells) for arm in study.arms})
     seeds = number_of_seeds(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-    first, *others = study.measures
-    columns = [(first.heading, _score(first)), *((one.heading, _score(one)) for one in others)]
-    if any("selected" in cell.test for arm in study.arms for cell in arm.cells):
-        last, selected = f"{first.heading},\nlast epoch", f"{first.heading},\ndev-selected"
-        columns[:1] = [(last, _score(first)), (selected, _score(first, "selected"))]
+    columns = [(one.heading, _score(one)) for one in study.measures]
     return _grid(study, f"Test scores, mean ± standard deviation over {seeds}", columns)
 
 
@@ -93,29 +89,27 @@ def shipped(study: StudyResult) -> Grid | None:
 
 
 def comparisons(study: StudyResult) -> Grid:
-    """The paired comparisons on test, with the differences at the dev-selected epochs, if there are any, at the end."""
+    """The paired comparisons on test."""
     first = study.measures[0]
-    selected = [_number(one.raw.difference, f"+.{first.digits}f") for one in judge(study, epoch="selected")]
     judged = judge(study)
     vary = len({one.raw.n for one in judged}) > 1
     rows = [
         (
-            f"{last.arm} − {last.baseline}",
-            *([_number(last.raw.n, "d")] if vary else []),
-            _number(last.raw.difference, f"+.{first.digits}f"),
-            interval(last.adjusted, digits=first.digits),
-            _p(last.adjusted.p),
-            _p(last.raw.sign_flip_p),
-            last.adjusted.verdict,
-            _shown_from(last, first),
-            *selected[i : i + 1],
+            f"{one.arm} − {one.baseline}",
+            *([_number(one.raw.n, "d")] if vary else []),
+            _number(one.raw.difference, f"+.{first.digits}f"),
+            interval(one.adjusted, digits=first.digits),
+            _p(one.adjusted.p),
+            _p(one.raw.sign_flip_p),
+            one.adjusted.verdict,
+            _shown_from(one, first),
         )
-        for i, last in enumerate(judged)
+        for one in judged
     ]
     headings = (
         *("comparison", *(["seeds"] if vary else [])),
         *(first.unit or "difference", "interval", "p,\nHolm", "p, sign\nflips", "verdict"),
-        *("shown\nfrom", *(["selected"] if selected else [])),
+        "shown\nfrom",
     )
     return Grid(f"Differences in test {first.name}", headings, tuple(rows))
 
@@ -232,9 +226,9 @@ def _settings(settings: Mapping[str, object]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in settings.items())
 
 
-def _score(measure: Measure, epoch: str = "last") -> Callable[[StudyResult, ArmResult], str]:
+def _score(measure: Measure) -> Callable[[StudyResult, ArmResult], str]:
     def cell(study: StudyResult, arm: ArmResult) -> str:
-        values = arm.values(measure, epoch=epoch)
+        values = arm.values(measure)
         if values is None:
             return NOTHING
         over_seeds = spread(values)

@@ -118,7 +118,6 @@ def arm_of(*seeds):
         studies.CellResult(
             arm="alone-8",
             seed=seed,
-            selected_epoch=None,
             epochs=4,
             seconds=1.0,
             test={},

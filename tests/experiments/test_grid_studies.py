@@ -106,6 +106,6 @@ def test_the_heat_map_has_a_place_for_each_pair():
 
 def scored(name, accuracy):
     """An arm with one cell."""
-    arm = mock.Mock(cells=[mock.Mock(dev={"last": {"accuracy": accuracy}})])
+    arm = mock.Mock(cells=[mock.Mock(dev={"accuracy": accuracy})])
     arm.name = name  # of a mock, an argument names something else
     return arm

@@ -104,7 +104,7 @@ def test_a_smoke_run_of_all_arms(here, tmp_path):
     )
     assert [arm.name for arm in found.arms] == list(ARMS)
     assert found.primary == (("alone", "distilled"), ("omitted-alone", "omitted-distilled"))
-    test = {arm.name: arm.cells[0].test["last"] for arm in found.arms}
+    test = {arm.name: arm.cells[0].test for arm in found.arms}
     assert test["teacher"]["errors"] < 600  # of 1,500: it learns
     assert test["omitted-alone"]["errors_on_omitted"] > 140  # of 150
     assert test["omitted-distilled-biased"]["errors_on_omitted"] < 140

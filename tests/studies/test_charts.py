@@ -54,7 +54,7 @@ def test_a_difference_that_is_not_shown_dominates_only_for_less(study):
     alone = study.arm("alone")
     scores = np.array(alone.values(study.measures[0])) / 100
     lucky = [
-        dataclasses.replace(cell, test={"last": cell.test["last"] | {"accuracy": float(score)}})
+        dataclasses.replace(cell, test=cell.test | {"accuracy": float(score)})
         for cell, score in zip(alone.cells, scores + np.resize([0.02, -0.019], len(scores)), strict=True)
     ]
     other = dataclasses.replace(alone, name="lucky", cells=tuple(lucky))

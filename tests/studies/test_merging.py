@@ -59,7 +59,7 @@ def test_latencies_are_of_one_machine_and_cells_of_the_first(tmp_path):
         (folder / "study.json").write_text(json.dumps(raw | {"latency_ms": dict.fromkeys(timed, times)}))
     result = two / "cells/teacher-seed3/result.json"
     other = json.loads(result.read_text())
-    other["test"]["last"]["accuracy"] = 0.5
+    other["test"]["accuracy"] = 0.5
     result.write_text(json.dumps(other))
     found = studies.read(one, two)
     assert list(found.latency_ms) == ["teacher"]
@@ -96,8 +96,8 @@ def test_the_command_writes_the_report_of_several_runs(tmp_path, capsys):
     assert content["pareto"]["macs"]["front"] == ["distilled", "teacher"]
     assert content["verdicts"][0]["verdict"] == "better"
     lines = (beside / "seeds.csv").read_text().splitlines()
-    assert lines[0] == "arm,seed,split,epoch,measure,value"
-    row = next(line for line in lines if line.startswith("distilled,3,test,last,accuracy %,"))
+    assert lines[0] == "arm,seed,split,measure,value"
+    row = next(line for line in lines if line.startswith("distilled,3,test,accuracy %,"))
     assert float(row.rpartition(",")[2]) == pytest.approx(LAST["distilled"][3])
     arms = (beside / "arms.csv").read_text().splitlines()
     assert float(arms[1].split(",")[1]) == pytest.approx(LAST["teacher"].mean())

@@ -26,11 +26,10 @@ def test_read_returns_what_was_written(study):
     assert (arm.label, arm.group) == ("distilled, T=4", "full labels")
     assert [cell.seed for cell in arm.cells] == list(range(SEEDS))
     assert arm.values(ACCURACY) == pytest.approx(LAST["distilled"])
-    assert arm.values(ACCURACY, epoch="selected") == pytest.approx(LAST["distilled"] + 0.75)
     assert arm.values(NLL) == pytest.approx(4 - LAST["distilled"] / 25)
     assert study.arm("teacher").values(AGREEMENT) is None
     cell = arm.cells[3]
-    assert (cell.selected_epoch, cell.epochs, cell.seconds) == (2, 4, 9.0)
+    assert (cell.epochs, cell.seconds) == (4, 9.0)
     assert cell.cost == {
         "parameters": 7402, "macs": 37 * 7402, "file_bytes": 30108, "nonzero": 6910, "gzip_bytes": 7000
     }  # fmt: skip
@@ -88,13 +87,13 @@ def edit_cells(folder, arm, **changes):
             r"/alone-seed3/metrics\.jsonl",
         ),
         (
-            lambda d: edit(d / "cells/alone-seed3/result.json", test={"last": {}}),
+            lambda d: edit(d / "cells/alone-seed3/result.json", test={}),
             r"result\.json, .*'accuracy'",
         ),
         (
             lambda d: edit(
                 d / "cells/alone-seed3/result.json",
-                test=dict.fromkeys(("last", "selected"), scores(90.0, 0.9) | {"nll": None}),
+                test=scores(90.0, 0.9) | {"nll": None},
             ),
             r"alone-seed3/result\.json, .*TypeError",
         ),
@@ -113,7 +112,7 @@ def edit_cells(folder, arm, **changes):
         (
             lambda d: edit(
                 d / "cells/alone-seed3/result.json",
-                dev=dict.fromkeys(("last", "selected"), scores(float("nan"), 0.9)),
+                dev=scores(float("nan"), 0.9),
             ),
             r"alone-seed3/result\.json, .*accuracy is nan",
         ),

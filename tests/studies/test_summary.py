@@ -54,7 +54,7 @@ def test_a_smoke_run_and_what_seeds_cannot_show_are_said_first(tmp_path):
     noise = np.array([1, -1] * 4) * 60.0
     assert statistics.detectable(noise.std(ddof=1), 8) > 90  # which is said without an exponent
     cells = [
-        dataclasses.replace(cell, test={"last": cell.test["last"] | {"accuracy": 0.5 + value / 100}})
+        dataclasses.replace(cell, test=cell.test | {"accuracy": 0.5 + value / 100})
         for cell, value in zip(few.arm("smoothing").cells, noise, strict=True)
     ]
     wild = dataclasses.replace(few.arm("smoothing"), cells=tuple(cells))

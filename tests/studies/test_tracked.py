@@ -77,7 +77,7 @@ def test_offline_runs_of_a_study_arrive_complete(here, tmp_path, capsys):
             (row["step"], row["val_accuracy"]) for row in cell.history
         ]
         summary = server.summaries[mine]
-        assert summary["test/last/accuracy"] == cell.test["last"]["accuracy"]
+        assert summary["test/accuracy"] == cell.test["accuracy"]
         assert (summary["cost/macs"], summary["epochs"]) == (4, 2)
         assert summary["scores"]["_type"] == "table-file"
         (theirs,) = [one for one in by_name if one.startswith(f"teacher_with_answers-seed{cell.seed}-")]
@@ -113,7 +113,7 @@ def test_offline_runs_of_a_study_arrive_complete(here, tmp_path, capsys):
     table = json.loads(server.files[summary["seeds"]["path"]])
     position = table["columns"].index("test/accuracy")
     assert [row[position] for row in table["data"]] == [
-        cell.test["last"]["accuracy"] for arm in found.arms for cell in arm.cells
+        cell.test["accuracy"] for arm in found.arms for cell in arm.cells
     ]
     assert server.config(study_run)["versions"]["keras"] == keras.__version__
     assert server.unknown == []
@@ -121,7 +121,7 @@ def test_offline_runs_of_a_study_arrive_complete(here, tmp_path, capsys):
     events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "runs" / "tiny")).Reload()
     tags = {name: set(found["tensors"]) for name, found in events.Runs().items()}
     assert len(tags) == 4
-    assert all({"test/last/accuracy", "_hparams_/session_start_info"} <= found for found in tags.values())
+    assert all({"test/accuracy", "_hparams_/session_start_info"} <= found for found in tags.values())
     # Another end of the study replaces the run of this one.
     (kept,) = tmp_path.glob("runs/tiny/wandb/offline-run-*")
     studies.publish(tmp_path / "runs" / "tiny", wandb="offline")
@@ -161,7 +161,7 @@ def test_a_sweep_is_the_grid_that_tuning_tries(tmp_path, capsys, monkeypatch):
         "name": "tiny taught",
         "program": "tiny.py",
         "method": "grid",
-        "metric": {"name": "dev/last/accuracy", "goal": "maximize"},
+        "metric": {"name": "dev/accuracy", "goal": "maximize"},
         "parameters": {"slope": {"values": [1.0, 5.0]}, "seed": {"values": [1000, 1001, 1002]}},
         "command": [
             *("${env}", "${interpreter}", "tiny.py", "--out", str(tmp_path / "runs"), "--jobs", "1"),
@@ -179,7 +179,7 @@ def test_a_trial_is_a_cell_of_tuning(here, tmp_path, capsys, monkeypatch):
     trials = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/tiny/cells/*/result.json")}
     assert len(trials) == 3  # the teacher, and two trials
     result = json.loads(next(path for path in trials if "taught" in str(path)).read_text())
-    assert f"dev/last/accuracy = {result['dev']['last']['accuracy']}" in shown
+    assert f"dev/accuracy = {result['dev']['accuracy']}" in shown
     run(study, tmp_path / "runs", tune=True, seeds=1)
     assert {path: path.stat().st_mtime_ns for path in trials} == trials
 
@@ -231,7 +231,7 @@ def test_an_agent_runs_a_sweep(tmp_path, monkeypatch):
         server.command("sweep runs/tiny/sweep-taught.yaml", home=tmp_path, cwd=tmp_path)
         server.command("agent --count 1 me/distill/sweep1", home=tmp_path, cwd=tmp_path)
     assert server.unknown == []
-    assert server.summaries["trial0"]["dev/last/accuracy"] < 0.5
+    assert server.summaries["trial0"]["dev/accuracy"] < 0.5
     assert server.runs["trial0"]["jobType"] == "taught"
     assert server.config("trial0")["settings"]["slope"] == -1.0
     others = set(server.runs) - {"trial0"}
