@@ -9,7 +9,7 @@ from distill.studies import report
 from tests.studies.made_up import LAST, write_study
 
 
-def part(folder, *, arms=tuple(LAST), seeds=range(8), configs=None, **changes):
+def part(folder, *, arms=tuple(LAST), seeds=range(8), configs=None, code="1a2b", **changes):
     """A run of the made-up study with some of its arms and seeds."""
     write_study(folder, **changes)
     raw = json.loads((folder / "study.json").read_text())
@@ -19,7 +19,8 @@ def part(folder, *, arms=tuple(LAST), seeds=range(8), configs=None, **changes):
     for arm in raw["arms"]:
         arm["cells"] = [arm["cells"][seed] for seed in seeds]
         for cell in arm["cells"]:
-            config = {"settings": {"rate": (configs or {}).get(arm["name"], 0.1)}, "needs": {"x": cell}}
+            settings = {"rate": (configs or {}).get(arm["name"], 0.1)}
+            config = {"settings": settings, "code": code, "needs": {"x": cell}}
             (folder / cell / "config.json").write_text(json.dumps({"config": config}))
     for kind in ("comparisons", "primary"):
         raw[kind] = [pair for pair in raw[kind] if set(pair) <= set(arms)]
@@ -50,6 +51,23 @@ def test_other_seeds_and_other_arms_make_one_study(tmp_path):
     assert "on c" in page
 
 
+def test_arms_without_a_seed_in_common_are_not_compared(tmp_path):
+    one = part(tmp_path / "a", arms=("alone",), seeds=range(4))
+    two = part(tmp_path / "b", arms=("distilled",), seeds=range(4, 8))
+    found = studies.read(one, two)
+    assert [arm.name for arm in found.arms] == ["alone", "distilled"]
+    assert found.comparisons == found.primary == ()
+
+
+def test_settings_were_chosen_as_the_first_run_says(tmp_path):
+    tuning = json.loads((write_study(tmp_path / "made") / "study.json").read_text())["tuning"]
+    other = [{**tuning[0], "chosen": {"temperature": 2.0}}]
+    one = part(tmp_path / "a", arms=("distilled",), tuning=tuning)
+    two = part(tmp_path / "b", arms=("distilled",), tuning=other)
+    assert [one.chosen for one in studies.read(one, two).tuning] == [{"temperature": 4.0}]
+    assert [one.chosen for one in studies.read(two, one).tuning] == [{"temperature": 2.0}]
+
+
 def test_latencies_are_of_one_machine_and_cells_of_the_first(tmp_path):
     one = part(tmp_path / "a", arms=("teacher", "alone"))
     two = part(tmp_path / "b", arms=("teacher", "distilled"))
@@ -74,6 +92,9 @@ def test_what_is_no_run_of_the_same_is_refused(tmp_path):
     other = part(tmp_path / "b", arms=("alone",), configs={"alone": 0.2})
     with pytest.raises(ValueError, match=r"arm 'alone' as .*0\.1.* and as .*0\.2.*Run it again"):
         studies.read(one, other)
+    changed = part(tmp_path / "c", arms=("alone",), code="3c4d")
+    with pytest.raises(ValueError, match=r"arm 'alone' as .*1a2b.* and as .*3c4d"):
+        studies.read(one, changed)
     for changes, message in (({"study": "other"}, "one name"), ({"smoke": True}, "smoke or not")):
         with pytest.raises(ValueError, match=message):
             studies.read(one, part(tmp_path / message, arms=("alone",), **changes))
