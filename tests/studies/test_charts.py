@@ -62,6 +62,13 @@ def test_a_difference_that_is_not_shown_dominates_only_for_less(study):
         two = dataclasses.replace(study, arms=(alone, other), litert_bytes={"alone": 10, "lucky": size})
         found = next(kind for kind in prices(two) if kind.kind == "bytes")
         assert [one.dominated_by for one in found.arms] == [expected, ()]
+    for high, expected in (
+        (0.89, ("lucky",)),
+        (1.0, ()),
+    ):  # faster by the median, but by more than the noise?
+        timed = {"alone": times(1.0, 0.9, 1.1), "lucky": times(0.88, 0.85, high)}
+        *_, latency = prices(dataclasses.replace(study, arms=(alone, other), latency_ms=timed))
+        assert [one.dominated_by for one in latency.arms] == [expected, ()]
 
 
 def times(median, low, high):
@@ -88,6 +95,26 @@ def test_the_lowest_error_dominates_where_lower_is_better(study):
     lower = dataclasses.replace(study.measures[0], lower_is_better=True)
     macs = prices(dataclasses.replace(study, measures=(lower, *study.measures[1:])))[0]
     assert [one.arm.name for one in macs.front] == ["alone-120"]
+
+
+def test_an_arm_is_shown_to_be_better_by_the_seeds_that_both_have(study):
+    """Scores depend on the seed more than on the arm, so that only pairs tell; the better arm has lost two."""
+    alone = study.arm("alone")
+    steep = [
+        dataclasses.replace(cell, test=cell.test | {"accuracy": 0.9 + 0.01 * cell.seed})
+        for cell in alone.cells
+    ]
+    behind = [
+        dataclasses.replace(
+            cell, test=cell.test | {"accuracy": cell.test["accuracy"] - 0.0001 * (1 + cell.seed)}
+        )
+        for cell in steep
+    ]
+    one = dataclasses.replace(alone, name="one", cells=tuple(behind))
+    other = dataclasses.replace(alone, name="other", cells=tuple(steep[2:]))
+    two = dataclasses.replace(study, arms=(one, other), litert_bytes={"one": 10, "other": 10})
+    found = next(kind for kind in prices(two) if kind.kind == "bytes")
+    assert [priced.dominated_by for priced in found.arms] == [("other",), ()]
 
 
 def test_equal_arms_do_not_dominate_each_other(study):
