@@ -271,3 +271,17 @@ def test_replicas_look_up_their_own_examples(teacher, tmp_path):
         found.append(student.get_weights())
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_logits_of_recorded_probabilities_are_compared_as_live_ones(teacher, student, tmp_path):
+    """Up to a number for each example, which probabilities do not tell, and which this loss would see."""
+    answers = cache.record(lambda x: keras.ops.convert_to_numpy(teacher(x)), X, tmp_path / "cache", **QUIET)
+    options = {"student_loss_weight": 0, "from_logits": (False, None)}
+    distiller = distill.Distiller(answers, student, losses.LogitMSE(), **options)
+    distiller.compile(keras.optimizers.SGD(0.0))
+    taught, learned = (
+        np.log(keras.ops.convert_to_numpy(net(X))).astype("float64") for net in (teacher, student)
+    )
+    apart = (taught - taught.mean(axis=-1, keepdims=True)) - (learned - learned.mean(axis=-1, keepdims=True))
+    logs = distiller.train_on_batch(answers.with_ids(X), return_dict=True)
+    assert logs["loss"] == pytest.approx(np.mean(apart**2), rel=1e-4)
