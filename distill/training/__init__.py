@@ -10,6 +10,7 @@ print(distiller.check(x, y))  # what would make training useless
 distiller.fit(x, y, epochs=2, callbacks=[training.Backup("backup")])
 distiller.save("student.keras")
 print(training.largest_batch(distiller, (x, y), sizes=(8, 16), runs=2))
+print(training.fastest(distiller, (x, y), batch_size=8, runs=2))  # sets steps_per_execution
 
 
 def make_student():
@@ -69,6 +70,7 @@ from distill.training._distiller import Distiller
 from distill.training._ensemble import ensemble
 from distill.training._identified import Identified
 from distill.training._mutual_learning import MutualLearning
+from distill.training._step_settings import StepSetting, StepSettings, fastest
 from distill.training._teacher import Teacher
 from distill.training._weights import WeightRow, WeightsTable
 
@@ -83,10 +85,13 @@ __all__ = [
     "Distiller",
     "Identified",
     "MutualLearning",
+    "StepSetting",
+    "StepSettings",
     "Teacher",
     "WeightRow",
     "WeightsTable",
     "chain",
     "ensemble",
+    "fastest",
     "largest_batch",
 ]
