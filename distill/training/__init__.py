@@ -68,6 +68,7 @@ from distill.training._check import Checkup
 from distill.training._checked import CheckedModel, CheckedTerm
 from distill.training._distiller import Distiller
 from distill.training._ensemble import ensemble
+from distill.training._faster_teacher import FasterTeacher, TeacherForm, faster_teacher
 from distill.training._identified import Identified
 from distill.training._mutual_learning import MutualLearning
 from distill.training._step_settings import StepSetting, StepSettings, fastest
@@ -83,15 +84,18 @@ __all__ = [
     "CheckedTerm",
     "Checkup",
     "Distiller",
+    "FasterTeacher",
     "Identified",
     "MutualLearning",
     "StepSetting",
     "StepSettings",
     "Teacher",
+    "TeacherForm",
     "WeightRow",
     "WeightsTable",
     "chain",
     "ensemble",
+    "faster_teacher",
     "fastest",
     "largest_batch",
 ]
