@@ -33,6 +33,14 @@ class TeacherForm:
         batch_ms: median time of the batch, in milliseconds; `None` if it could not be made or run.
         difference: largest difference of an example's answer from the original's, see `faster_teacher`.
         failed: why it could not be made or run, or `None`.
+
+    Example:
+    ```python
+    from distill import training
+
+    for row in training.faster_teacher(teacher, x[:32], runs=1).rows:
+        print(row.name, row.batch_ms, row.difference)  # of a `TeacherForm`
+    ```
     """
 
     name: str

@@ -41,6 +41,15 @@ class StepSetting:
         difference: relative difference of the loss that was reported after the same steps as with the settings that
             the model had; 0 only if all that the steps changed has the same bits.
         failed: why it did not run, or `None`.
+
+    Example:
+    ```python
+    from distill import training
+
+    model.compile("adam", loss="sparse_categorical_crossentropy")
+    for row in training.fastest(model, (x, y), batch_size=8, steps=(1, 2), runs=1).rows:
+        print(row.steps_per_execution, row.step_ms)  # of a `StepSetting`
+    ```
     """
 
     steps_per_execution: int
