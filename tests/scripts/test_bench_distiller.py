@@ -24,7 +24,8 @@ def modules():
     sys.path.insert(0, str(BENCH))
     try:
         yield {
-            name: importlib.import_module(name) for name in ("distiller", "distiller_pairs", "distiller_ways")
+            name: importlib.import_module(name)
+            for name in ("distiller", "distiller_parts", "distiller_pairs", "distiller_ways")
         }
     finally:
         sys.path.remove(str(BENCH))
@@ -48,7 +49,7 @@ def tiny(modules, **changes):
 def test_an_epoch_is_timed_in_every_way(modules, monkeypatch, tmp_path):
     bench, pair = modules["distiller"], tiny(modules)
     monkeypatch.setattr(modules["distiller_pairs"], "PAIRS", {"ResNet": pair})
-    lines = list(bench.epochs(bench.Bench(rounds=2)))
+    lines = list(modules["distiller_parts"].epochs(bench.Bench(rounds=2)))
     assert [line.over for line in lines] == [
         "live / (teacher + student)",
         "keras.distillation / live",
@@ -69,7 +70,7 @@ def test_an_epoch_is_timed_in_every_way(modules, monkeypatch, tmp_path):
 
 
 def test_what_is_divided_is_what_the_line_says(modules, monkeypatch):
-    bench, pair = modules["distiller"], tiny(modules, convolutional=True)
+    parts, pair = modules["distiller_parts"], tiny(modules, convolutional=True)
     times = {
         "live": 6.0,
         "student": 4.0,
@@ -87,7 +88,7 @@ def test_what_is_divided_is_what_the_line_says(modules, monkeypatch):
     forms = modules["distiller_ways"].training
     row = forms.TeacherForm("as it is", 1.0, 0.0)
     faster = forms.FasterTeacher(None, (row,), row, 0.05, {})
-    lines = bench.compared("any", pair, {way: np.full(3, value) for way, value in times.items()}, faster)
+    lines = parts.compared("any", pair, {way: np.full(3, value) for way, value in times.items()}, faster)
     assert {line.over: line.quartiles[1] for line in lines} == {
         "live / (teacher + student)": 1.2,
         "keras.distillation / live": 1.5,
@@ -115,18 +116,18 @@ def test_what_is_divided_is_what_the_line_says(modules, monkeypatch):
 )
 def test_a_goal_is_missed_only_surely(modules, monkeypatch, capsys, ratios, goal, verdict):
     bench = modules["distiller"]
-    line = bench.Line("a", "b / c", np.array(ratios), goal)
+    line = modules["distiller_parts"].Line("a", "b / c", np.array(ratios), goal)
     assert line.verdict == verdict
-    monkeypatch.setattr(bench, "epochs", lambda options: [line])
+    monkeypatch.setitem(bench.PARTS, "epochs", lambda options: [line])
     assert bench.main(bench.Bench(only=("epochs",))) == (verdict == "missed")
     assert f"{np.median(ratios):.3g}" in capsys.readouterr().out
 
 
 def test_functions_take_turns(modules):
     bench, ran = modules["distiller"], []
-    functions = {name: functools.partial(ran.append, name) for name in "abc"}
-    times = bench.in_turns(functions, bench.Bench(rounds=4, clock="cpu"))
-    assert {name: values.shape for name, values in times.items()} == dict.fromkeys("abc", (4,))
+    functions = {name: lambda clock, name=name: ran.append(name) or float(clock == "cpu") for name in "abc"}
+    times = modules["distiller_parts"].in_turns(functions, bench.Bench(rounds=4, clock="cpu"))
+    assert {name: values.tolist() for name, values in times.items()} == dict.fromkeys("abc", [1.0] * 4)
     assert all(sorted(ran[i : i + 3]) == ["a", "b", "c"] for i in range(0, 15, 3))
 
 
@@ -145,23 +146,23 @@ def test_repaired_and_recipe_compute_our_loss(modules):
 
 
 def test_recording_and_its_bytes(modules, monkeypatch):
-    bench = modules["distiller"]
+    parts = modules["distiller_parts"]
     monkeypatch.setattr(modules["distiller_pairs"], "PAIRS", {"MLP": tiny(modules)})
-    monkeypatch.setattr(bench, "share_of_bytes", functools.partial(bench.share_of_bytes, 40_000, 32))
-    recording, kept = bench.recording(bench.Bench(rounds=1))
+    monkeypatch.setattr(parts, "share_of_bytes", functools.partial(parts.share_of_bytes, 40_000, 32))
+    recording, kept = parts.recording(modules["distiller"].Bench(rounds=1))
     assert recording.ratios > 0
     assert 64 * (2 + 4) / (4 * 40_000) < kept.ratios[0] < 2 * 64 * (2 + 4) / (4 * 40_000)
 
 
-def wide(classes):
-    return keras.Sequential([keras.Input((6,)), layers.Dense(classes)])
+def test_dense_networks_differ_in_one_number(modules, monkeypatch):
+    parts, asked = modules["distiller_parts"], []
 
+    def ways(pair, folder, only):
+        asked.append((pair.teacher().layers[0].units, pair.batch, pair.student().output_shape[1]))
+        return {way: lambda clock: 1.0 for way in only}, None
 
-def test_dense_networks_are_scaled(modules, monkeypatch):
-    bench, pairs = modules["distiller"], modules["distiller_pairs"]
-    monkeypatch.setattr(pairs, "dense", lambda units, classes: wide(classes))
-    monkeypatch.setattr(pairs, "MLP", tiny(modules, features=None))
-    lines = list(bench.scaling(bench.Bench(quick=True, rounds=1)))
+    monkeypatch.setattr(modules["distiller_ways"], "ways", ways)
+    lines = list(parts.scaling(modules["distiller"].Bench(quick=True, rounds=1)))
     assert [line.subject for line in lines] == [
         *(
             "teacher's width 256",
@@ -172,4 +173,14 @@ def test_dense_networks_are_scaled(modules, monkeypatch):
             "classes 1000",
         )
     ]
-    assert all("cached top-k" in line.note for line in lines)
+    assert asked == [
+        *(
+            (256, 128, 10),
+            (1024, 128, 10),
+            (1024, 16, 10),
+            (1024, 128, 10),
+            (1024, 128, 10),
+            (1024, 128, 1000),
+        )
+    ]
+    assert all("cached top-k 250" in line.note and line.ratios.tolist() == [0.5] for line in lines)
