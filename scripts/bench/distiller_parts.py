@@ -242,11 +242,11 @@ def startup(options):
 
 
 def recorders(pair):
-    """Two functions that ask a teacher for all answers: a bare compiled loop, and `cache.record`."""
+    """Two functions that ask a teacher for all answers: a bare compiled loop, and `cache.record`; both trace it."""
     teacher, (x, _) = pair.teacher(), pair.data
-    step = tf.function(lambda part: teacher(part, training=False), autograph=False, reduce_retracing=True)
 
     def loop():
+        step = tf.function(lambda part: teacher(part, training=False), autograph=False, reduce_retracing=True)
         parts = range(0, len(x), pair.batch)
         return np.concatenate([step(x[i : i + pair.batch]).numpy() for i in parts])
 
