@@ -250,6 +250,11 @@ def compile_settings(model: keras.Model) -> dict[str, Any]:
     return dict(model._compile_config.config)
 
 
+def note_compile_settings(model: keras.Model, **settings: Any) -> None:
+    """Changes what `get_compile_config` says and a file of the model holds; `compile` would begin anew."""
+    model._compile_config.config.update(settings)
+
+
 def compute_loss(model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Any:
     """A model's loss as its training step asks for it: a `compute_loss` of older code knows no `training`."""
     return model._compute_loss(x, y, y_pred, sample_weight, training=training)

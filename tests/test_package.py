@@ -40,10 +40,12 @@ LEVELS = (
     {
         "_atomic",
         "_extras",
+        "_folding",
         "_graphs",
         "_keras",
         "_quiet",
         "_replicas",
+        "_rewriting",
         "_tables",
         "_types",
         "_untouched",

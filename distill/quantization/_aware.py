@@ -7,9 +7,9 @@ import numpy as np
 
 from distill._graphs import Step, functional_of, run
 from distill._keras import flatten_layers, standardize_inputs
+from distill._rewriting import copy_of, rewrite
 from distill._types import Arrays, Tensor
 from distill.quantization._layers import CONVERTIBLE, PLAIN, FakeQuantize
-from distill.quantization._rewriting import copy_of, rewrite
 from distill.quantization._rounding import rounded
 
 

@@ -4,11 +4,12 @@ import collections
 from typing import Any
 
 import keras
-import numpy as np
 from keras import activations, layers
 
+from distill._folding import folded_weights
 from distill._graphs import Step, functional_of, input_like, model_like, node_of, nodes_of, run
 from distill._keras import Functional, inbound_nodes
+from distill._rewriting import copy_of, names_of, rewrite, unused
 from distill.quantization._known import (
     CLAMPS,
     HEADS,
@@ -19,7 +20,6 @@ from distill.quantization._known import (
     unknown_activation,
 )
 from distill.quantization._layers import QUANTIZED, FakeQuantize
-from distill.quantization._rewriting import copy_of, names_of, rewrite, unused
 
 
 def rounded(model: keras.Model) -> keras.Model:
@@ -110,7 +110,7 @@ class _Rounding:
                 config.update(name=unused(f"{layer.name}_logits", self._names), activation="linear")
             if normalization is not None:
                 config["use_bias"] = True
-                weights = _fold(layer, normalization)
+                weights = folded_weights(layer, normalization)
             self._made[id(layer)] = QUANTIZED[type(layer)].from_config(config)
         new = self._made[id(layer)]
         output = new(inputs)
@@ -182,17 +182,3 @@ class _Rounding:
         rounded = layer(tensor)
         self._ranges[id(rounded)] = layer
         return rounded
-
-
-def _fold(layer: Any, normalization: Any) -> list[np.ndarray]:
-    """Kernel and bias with which a layer computes what it and the normalization after it did."""
-    values = {variable.name: np.asarray(variable, "float64") for variable in normalization.weights}
-    scale = values.get("gamma", 1.0) / np.sqrt(values["moving_variance"] + normalization.epsilon)
-    kernel, *bias = (np.asarray(weight, "float64") for weight in layer.get_weights())
-    shift = ((bias[0] if bias else 0.0) - values["moving_mean"]) * scale + values.get("beta", 0.0)
-    filters: tuple[int, ...] = (-1,)
-    if isinstance(layer, layers.DepthwiseConv2D):
-        filters = kernel.shape[-2:]
-    elif isinstance(layer, layers.Conv2DTranspose):
-        filters = (-1, 1)  # its kernel is (height, width, filters, channels)
-    return [kernel * scale.reshape(filters), shift]

@@ -10,6 +10,7 @@ print(distiller.check(x, y))  # what would make training useless
 distiller.fit(x, y, epochs=2, callbacks=[training.Backup("backup")])
 distiller.save("student.keras")
 print(training.largest_batch(distiller, (x, y), sizes=(8, 16), runs=2))
+print(training.fastest(distiller, (x, y), batch_size=8, runs=2))  # sets steps_per_execution
 
 
 def make_student():
@@ -67,8 +68,10 @@ from distill.training._check import Checkup
 from distill.training._checked import CheckedModel, CheckedTerm
 from distill.training._distiller import Distiller
 from distill.training._ensemble import ensemble
+from distill.training._faster_teacher import FasterTeacher, TeacherForm, faster_teacher
 from distill.training._identified import Identified
 from distill.training._mutual_learning import MutualLearning
+from distill.training._step_settings import StepSetting, StepSettings, fastest
 from distill.training._teacher import Teacher
 from distill.training._weights import WeightRow, WeightsTable
 
@@ -81,12 +84,18 @@ __all__ = [
     "CheckedTerm",
     "Checkup",
     "Distiller",
+    "FasterTeacher",
     "Identified",
     "MutualLearning",
+    "StepSetting",
+    "StepSettings",
     "Teacher",
+    "TeacherForm",
     "WeightRow",
     "WeightsTable",
     "chain",
     "ensemble",
+    "faster_teacher",
+    "fastest",
     "largest_batch",
 ]

@@ -81,7 +81,7 @@ class Answering:
         Raises:
             ValueError: an answer is no array of numbers with a row for each example, or is NaN.
         """
-        values = self._ask(batch)
+        values = self.ask(batch)
         count = len(keras.tree.flatten(batch)[0])
         split = len(values) - len(self._layers)
         outputs, layers = values[:split], values[split:]
@@ -93,9 +93,15 @@ class Answering:
             named, [*outputs, *layers], self._axes or (None,) * len(named), strict=True
         ):
             array = _array(value)
+            if array.dtype.name == "bfloat16":  # which numpy does not count among the numbers
+                array = array.astype("float32")
             self._require_rows(one, array, count)
             answered.append((one._replace(shape=array.shape[1:], axis=axis), array))
         return answered
+
+    def ask(self, batch: Arrays) -> list[Tensors]:
+        """Returns the outputs, as logits where they are known, and the layers: tensors, which may be on their way."""
+        return self._ask(batch)
 
     def weights(self) -> Iterator[np.ndarray]:
         """Returns the values of the teacher's variables; none of a function."""
@@ -184,4 +190,7 @@ def _array(value: Any) -> np.ndarray:
     """Returns a tensor of any library as an array."""
     if isinstance(value, keras.Variable):
         return np.asarray(keras.ops.convert_to_numpy(value))
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        return np.asarray(value.float() if str(value.dtype) == "torch.bfloat16" else value)
+    return np.asarray(value)

@@ -1,10 +1,8 @@
 """Measures which batch sizes fit in memory, and which is fastest, with a model's own training steps."""
 
-import contextlib
 import dataclasses
 import itertools
 import statistics
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import keras
 import numpy as np
 
 from distill._types import Data
-from distill.training._preparing import as_arrays, preparation_of
+from distill.training._own_steps import as_examples, as_they_were, own_batches, require_own_steps, seconds_of
 
 SIZES = tuple(2**power for power in range(3, 13))
 
@@ -125,7 +123,7 @@ def largest_batch(
         model.fit(x, y, batch_size=found.fastest)
         ```
     """
-    _require_measurable(model)
+    require_own_steps(model, "largest_batch")
     sizes = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
     _require_numbers(sizes, runs, memory_limit)
     import tensorflow as tf
@@ -138,21 +136,18 @@ def largest_batch(
         )
     if memory_limit is None and in_use is not None and not tf.config.list_logical_devices("GPU"):
         memory_limit = in_use + _bytes("/proc/meminfo", "MemAvailable") // 2
-    examples = _as_examples(data)
-    own = preparation_of(model)
-    prepare = (lambda batches: batches) if own is None else (lambda batches: batches.map(own))
+    examples = as_examples(data)
 
     batches: dict[int, Iterator[Any]] = {}
     peaks: list[int | None] = []
-    with _kept(model):
+    with as_they_were(model):
         model.make_train_function()
         for size in sizes:
             try:
-                # TensorFlow does not know the size of the batch, as in `fit`, so one trace serves all sizes.
-                batch = iter(prepare(examples.repeat().batch(size).take(1)).cache().repeat())
-                _run(model, batch)  # traces and warms up, which itself takes memory
+                batch = iter(own_batches(model, examples, size))
+                seconds_of(model, batch)  # traces and warms up, which itself takes memory
                 _peak_memory(reset=True)
-                _run(model, batch)
+                seconds_of(model, batch)
             except (tf.errors.ResourceExhaustedError, MemoryError):
                 break
             peak = _peak_memory()
@@ -163,7 +158,7 @@ def largest_batch(
         seconds: dict[int, list[float]] = {size: [] for size in batches}
         for _ in range(runs):
             for size, batch in batches.items():
-                seconds[size].append(_run(model, batch) / model.steps_per_execution)
+                seconds[size].append(seconds_of(model, batch) / model.steps_per_execution)
     if not batches:
         raise MemoryError(
             f"Not even the smallest batch fits. Received: sizes from {sizes[0]} on and memory_limit={memory_limit}, "
@@ -172,17 +167,6 @@ def largest_batch(
     steps = {size: statistics.median(times) for size, times in seconds.items()}
     rows = [BatchSize(n, n / s, 1000 * s, peak) for (n, s), peak in zip(steps.items(), peaks, strict=True)]
     return BatchSizes(tuple(rows), sizes[len(rows)] if len(rows) < len(sizes) else None)
-
-
-def _require_measurable(model: keras.Model) -> None:
-    backend = keras.backend.backend()
-    replicas = model.distribute_strategy.num_replicas_in_sync if backend == "tensorflow" else 1
-    if backend != "tensorflow" or not model.compiled or not model.built or replicas > 1:
-        raise ValueError(
-            "largest_batch needs a model that is compiled, built and on one device, with the TensorFlow backend. "
-            f"Received: {model.name!r}, compiled={model.compiled}, built={model.built}, {replicas} replicas, backend "
-            f"{backend}. Compile it, and give it a keras.Input or call it on a batch."
-        )
 
 
 def _require_numbers(sizes: Sequence[int], runs: int, memory_limit: int | None) -> None:
@@ -194,48 +178,6 @@ def _require_numbers(sizes: Sequence[int], runs: int, memory_limit: int | None) 
             f"sizes={sizes}, runs={runs!r}, memory_limit={memory_limit!r}. Leave them out to try {SIZES[0]} to "
             f"{SIZES[-1]} within the memory of the machine."
         )
-
-
-def _as_examples(data: Data) -> Any:
-    """Returns a data set of single examples; there is at least one."""
-    import tensorflow as tf
-
-    if not isinstance(data, tf.data.Dataset):
-        try:
-            data = tf.data.Dataset.from_tensor_slices(
-                as_arrays(tuple(data) if isinstance(data, list) else data)
-            )
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                "data must be arrays with the same number of rows, such as (x, y), or an unbatched tf.data.Dataset. "
-                f"Received: {type(data).__name__} ({error})."
-            ) from error
-    if not list(data.take(1)):
-        raise ValueError("data must hold at least one example, to fill batches with. Received: no example.")
-    return data
-
-
-def _run(model: keras.Model, batch: Iterator[Any]) -> float:
-    """Runs `steps_per_execution` training steps and returns the seconds that they took."""
-    start = time.perf_counter()
-    for value in keras.tree.flatten(model.train_function(batch)):
-        keras.ops.convert_to_numpy(value)  # waits for the GPU
-    return time.perf_counter() - start
-
-
-@contextlib.contextmanager
-def _kept(model: keras.Model) -> Iterator[None]:
-    """Restores everything that training steps change."""
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    changed = {id(v): v for v in (*model.variables, *model.metrics_variables, *model.optimizer.variables)}
-    before = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in changed.values()]
-    try:
-        yield
-    finally:
-        model.reset_metrics()  # compiled metrics have variables only after the first step
-        for variable, value in before:
-            variable.assign(value)
 
 
 def _peak_memory(*, reset: bool = False) -> int | None:

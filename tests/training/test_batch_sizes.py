@@ -43,13 +43,13 @@ def state(model):
 def memory(monkeypatch):
     """Makes a batch of n take 10 n bytes beside `IN_USE`, and returns the sizes that were run."""
     ran = []
-    run = tuning._run
+    run = tuning.seconds_of
 
     def counted(model, batch):
         ran.append(len(next(batch)[1]))
         return run(model, batch)
 
-    monkeypatch.setattr(tuning, "_run", counted)
+    monkeypatch.setattr(tuning, "seconds_of", counted)
     monkeypatch.setattr(
         tuning, "_peak_memory", lambda *, reset=False: IN_USE + (0 if reset or not ran else 10 * ran[-1])
     )
@@ -105,7 +105,7 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(batch, monkeypatch):
     model = compiled(plain, run_eagerly=True)
     model.fit(*batch, epochs=1, verbose=0)
     before = state(model)
-    run, calls = tuning._run, iter(range(3))
+    run, calls = tuning.seconds_of, iter(range(3))
 
     def breaks(*arguments):
         seconds = run(*arguments)
@@ -113,7 +113,7 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(batch, monkeypatch):
             raise RuntimeError("unplugged")
         return seconds
 
-    monkeypatch.setattr(tuning, "_run", breaks)
+    monkeypatch.setattr(tuning, "seconds_of", breaks)
     with pytest.raises(RuntimeError, match="unplugged"):
         tuning.largest_batch(model, batch, sizes=(2, 4))
     for old, new in zip(before, state(model), strict=True):
@@ -122,14 +122,14 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(batch, monkeypatch):
 
 @pytest.mark.parametrize("error", [tf.errors.ResourceExhaustedError(None, None, "OOM"), MemoryError()])
 def test_a_size_that_runs_out_of_memory_does_not_fit(error, batch, monkeypatch):
-    model, run = compiled(plain, run_eagerly=True), tuning._run
+    model, run = compiled(plain, run_eagerly=True), tuning.seconds_of
 
     def full(model, iterator):
         if len(next(iterator)[1]) > 8:
             raise error
         return run(model, iterator)
 
-    monkeypatch.setattr(tuning, "_run", full)
+    monkeypatch.setattr(tuning, "seconds_of", full)
     found = tuning.largest_batch(model, batch, sizes=(4, 8, 16, 32), runs=1)
     assert (found.largest, found.refused) == (8, 16)
 

@@ -137,21 +137,3 @@ def with_layers(config: Any, new: Callable[[keras.Layer], Any]) -> Any:
     if isinstance(config, dict):
         return {key: with_layers(value, new) for key, value in config.items()}
     return new(config) if isinstance(config, keras.Layer) else config
-
-
-def in_dtype(config: Any, dtype: str) -> Any:
-    """A config, with those inside it, that computes in another floating-point type; quantized layers stay quantized."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(in_dtype(part, dtype) for part in config)
-    if not isinstance(config, dict):
-        return config
-    return {
-        key: dtype if key == "dtype" and _is_floating(value) else in_dtype(value, dtype)
-        for key, value in config.items()
-    }
-
-
-def _is_floating(dtype: Any) -> bool:
-    if isinstance(dtype, dict):
-        return dtype["class_name"] == "DTypePolicy" and "float" in dtype["config"]["name"]
-    return "float" in str(dtype) and "_from_" not in str(dtype)

@@ -7,10 +7,10 @@ import keras
 
 from distill._graphs import functional_of, nested_calls
 from distill._keras import compute_output_spec, inbound_nodes, marking, taking
+from distill._rewriting import in_dtype
 from distill.pruning.structured._configs import (
     config_of,
     functions_of,
-    in_dtype,
     layers_in,
     marks_in,
     naming,
