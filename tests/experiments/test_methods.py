@@ -68,7 +68,9 @@ def fitted():
         patch.setattr(studies.Run, "model", model)
         patch.setattr(methods, "fit", lambda model, run, **how: seen.update({arm: (model, how)}) or model)
         patch.setattr(methods, "record_answers", lambda *_: seen["recorded"].append(arm))
-        patch.setattr(methods, "recorded_answers", lambda run, name: seen["read"].append(arm) or run.model(name))
+        patch.setattr(
+            methods, "recorded_answers", lambda run, name: seen["read"].append(arm) or run.model(name)
+        )
         for arm, declared in ARMS.items():
             if arm != "ensemble":
                 keras.utils.set_random_seed(SEED)
