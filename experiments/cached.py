@@ -37,7 +37,7 @@ TEACHER = Network(filters=(16, 32), units=64, dropout=0.4)
 STUDENT = Network(filters=(4, 8), units=16)
 TEACHER_EPOCHS, PLACES, TEACHER_RATE = 20, 2, 3e-3
 HALF, PADDING, BLOCK, LEAST = 1024, 256, 4096, 8  # what Magika reads of a file: its two ends
-ALIKE, FILES = 12, 2400  # files of one suffix, and in all
+ALIKE, FILES = 12, 1800  # files of one suffix, and in all
 HOT, COLD = 2.0, 1.0  # temperatures
 
 
@@ -61,7 +61,7 @@ class Task:
 
 
 DIGITS = Task(epochs=3, views=8, rate=6e-3, kept=2, drawn=6)
-FILETYPES = Task(epochs=30, views=1, rate=4e-3, kept=8, drawn=24)
+FILETYPES = Task(epochs=24, views=1, rate=4e-3, kept=8, drawn=24)
 
 
 # Data.
