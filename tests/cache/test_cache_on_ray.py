@@ -58,7 +58,7 @@ def test_workers_write_what_one_process_does_and_one_that_was_killed_goes_on(tmp
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         answers = cache.record_on_ray(make, tmp_path / "cache", workers=2, **GIVEN)
         asked = [line.split() for line in Path(log).read_text().splitlines()]
-        again = cache.record_on_ray(make, tmp_path / "cache", workers=9, **GIVEN)
+        again = cache.record_on_ray(make, tmp_path / "cache", workers=2, **GIVEN)
         compared = Path(log).read_text().splitlines()[len(asked) :]
         with pytest.raises(Exception, match="shard_size: recorded 10, now 12"):
             cache.record_on_ray(make, tmp_path / "cache", workers=1, **{**GIVEN, "shard_size": 12})
@@ -69,6 +69,6 @@ def test_workers_write_what_one_process_does_and_one_that_was_killed_goes_on(tmp
     assert len({process for process, _ in asked}) >= 2
     third = X[32:40].tobytes().hex()[:16]
     assert [batch for _, batch in asked].count(third) >= 2  # once before the kill, and again
-    assert len(compared) == 9  # the first batch, by each
+    assert len(compared) == 2  # the first batch, by each
     assert {line.split()[1] for line in compared} == {X[:8].tobytes().hex()[:16]}
     np.testing.assert_array_equal(again.look_up([47])["output.ids"], answers.look_up([47])["output.ids"])
