@@ -46,7 +46,7 @@ def record_on_ray(
     Raises:
         ImportError: Ray is not installed.
         ValueError: `workers` is less than 1, or `shards` or `verbose` is given.
-        ray.exceptions.RayError: a worker failed; it names the worker's own error, such as a ValueError of `record`.
+        ray.exceptions.RayError: a worker failed; what `record` raises there, such as a ValueError, is raised here.
 
     Example:
         ```python
