@@ -18,7 +18,7 @@ file and would make a training of 15 s one of 4 minutes.
 Found in mnist5k by a run that was stopped after three of its five seeds (intervals of a t test, not adjusted): all
 numbers of a cache teach as the live teacher does, in every digit. In float16 nothing is shown to change (accuracy +.07
 ± .17 points). Two of ten classes with the sum of the rest cost .22 ± .10 points of 95.7; without that sum no further
-accuracy is shown to be lost (+.09 ± .63), but the probabilities get worse, by .028 ± .008 nats of .130. Six draws, which
+accuracy is shown to be lost (+.09 ± .63), but probabilities get worse, by .028 ± .008 nats of .130. Six draws, which
 take as many bytes, cost .58 ± .10 points and .014 ± .005 nats. The 24,000 answers take 1.06 MB, .58 in float16 and .49
 in part, and 3 s of a core to record; training takes 9 s with a cache, 11 with the teacher, which is small, and 6 on
 labels. These reach 96.0 % here, but .170 nats to the .123 of soft targets.
