@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from distill import cache
+from distill.cache._recording import record_part
+from distill.cache._shards import present
 
 X = np.random.default_rng(0).normal(size=(48, 6)).astype("float32")
 KERNEL = np.random.default_rng(3).normal(size=(6, 5)).astype("float32")
@@ -27,6 +29,26 @@ def test_what_cannot_be_asked_of_workers_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r'pip install "distill\[ray\]"'):
         cache.record_on_ray(lambda: (None, X), tmp_path, workers=2)
+
+
+def test_parts_are_all_shards_once(tmp_path):
+    """What workers do, here without Ray: five shards, seven parts, of which two have none."""
+    asked = []
+
+    def linear(batch):
+        asked.append(len(batch))
+        return batch @ KERNEL
+
+    cache.record(linear, X, tmp_path / "whole", verbose=0, **GIVEN)
+    found = set()
+    for number in (6, 1, 0, 5, 2, 4, 3):
+        asked.clear()
+        record_part(linear, X, tmp_path / "cache", number, 7, **GIVEN)
+        added = set(present(tmp_path / "cache")) - found
+        assert added == ({number} if number < 5 else set())
+        assert (len(asked) == 1) == (number >= 5)  # the first batch, which is always compared
+        found |= added
+    assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
 
 
 @pytest.mark.slow
