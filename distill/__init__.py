@@ -38,7 +38,7 @@ from distill import cache, cost, exports, files, losses, pruning, quantization, 
 from distill.exports import export
 from distill.files import load_model, load_weights, save_model, save_weights
 from distill.losses import AttentionTransfer, BernoulliSoftTargets, Hint, SoftTargets
-from distill.training import Distiller, MutualLearning
+from distill.training import Distiller, Identified, MutualLearning
 
 if TYPE_CHECKING:
     from distill import data, studies, tracking
@@ -50,6 +50,7 @@ __all__ = [
     "BernoulliSoftTargets",
     "Distiller",
     "Hint",
+    "Identified",
     "MutualLearning",
     "SoftTargets",
     "cache",

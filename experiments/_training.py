@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from distill import data, studies
+from distill import cache, data, studies
 
 BATCH = 64
 
@@ -19,6 +19,16 @@ def batches(examples, run, *, size=BATCH, places=0):
     """The batches of an epoch; above 0 places, each example is moved by up to as many, anew in each epoch."""
     plain = data.batches(examples, size, seed=run.seed)
     return data.shift(plain, places, seed=run.seed) if places else plain
+
+
+def record_answers(network: keras.Model, run: studies.Run, layers: Sequence[str] = ()):
+    """Records what a trained network answers to the training examples as they are, in the folder of its cell."""
+    cache.record(network, run.train[0], run.directory / "answers", layers=layers, batch_size=BATCH, verbose=0)
+
+
+def recorded_answers(run: studies.Run, arm: str) -> cache.Answers:
+    """What the network of an arm that this one needs answered, which its cell recorded: the teacher, once per seed."""
+    return cache.open(run.file(arm).parent / "answers")
 
 
 def fit(

@@ -232,7 +232,8 @@ def test_help_is_a_page():
 def test_the_top_holds_what_is_typed_daily():
     daily = {name for name in distill.__all__ if not inspect.ismodule(getattr(distill, name))}
     assert len(daily) <= 15
-    assert {"Distiller", "MutualLearning", "SoftTargets", "export", "load_model", "save_model"} <= daily
+    assert {"Distiller", "Identified", "MutualLearning", "SoftTargets", "export", "load_model"} <= daily
+    assert distill.Identified is distill.training.Identified
     assert distill.__version__ == metadata.version("distill")
 
 

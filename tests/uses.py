@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 import distill
-from distill import command, cost, pruning
+from distill import cache, command, cost, pruning
 
 x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 y = (x[:, 0] > 0).astype("int64")
@@ -75,6 +75,9 @@ def ray():
 
     with studies.Ray().workers(Path(".")) as cluster:
         assert cluster.submit(sum, [1, 2]).result() == 3
+    numbers = np.arange(6.0).reshape(3, 2)
+    answers = cache.record_on_ray(lambda: (np.negative, numbers), "on_ray", workers=1)
+    np.testing.assert_array_equal(answers.look_up([2, 0])["output"], [[-4, -5], [0, -1]])
 
 
 def plot():

@@ -18,12 +18,14 @@ print(cache.inspect("cache"))
     Dense       all numbers of an output or a layer, in float32, bfloat16 or float16
     TopK        the largest logits, and the sum of all others at each temperature
     Sampled     classes drawn from the softened probabilities
+    record_on_ray   records on the machines of a Ray cluster
     views       random views of a data set that come again in the same way
 """
 
 from distill.cache._answers import Answers, open
 from distill.cache._inspection import Contents, inspect
 from distill.cache._manifest import MANIFEST
+from distill.cache._ray import record_on_ray
 from distill.cache._recording import record
 from distill.cache._sparse_targets import Sampled, TopK
 from distill.cache._targets import Dense
@@ -39,5 +41,6 @@ __all__ = [
     "inspect",
     "open",
     "record",
+    "record_on_ray",
     "views",
 ]

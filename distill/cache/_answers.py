@@ -24,7 +24,7 @@ class Answers(Recorded):
 
     A `Distiller` takes it as a teacher. It then needs the ids of the examples in each batch, in any order and as often
     as is wanted: train on `with_ids(data)`, on a data set that was shuffled, repeated, filtered or batched again after
-    that, or on `distill.training.Identified(x, ids)`.
+    that, or on `distill.Identified(x, ids)`.
 
     Files are mapped into memory, so it takes no more of it for more examples. Another process that it is sent to gets
     the folder's name, and opens it.
@@ -92,7 +92,7 @@ class Answers(Recorded):
             data: what `record` got: arrays, or a `tf.data.Dataset` of batches; of a tuple of arrays, the first is x.
 
         Returns:
-            Of arrays, a `distill.training.Identified` of x, in whose place labels are passed as ever. Of a data set
+            Of arrays, a `distill.Identified` of x, in whose place labels are passed as ever. Of a data set
             of x or (x, …), one of (Identified(x, ids), …).
 
         Raises:
@@ -104,7 +104,7 @@ class Answers(Recorded):
                 raise ValueError(
                     "Ids belong to the examples that were recorded. Received: "
                     f"{examples.count()} examples, and {self!r}. For some of these, pass "
-                    "distill.training.Identified(x, ids)."
+                    "distill.Identified(x, ids)."
                 )
             x = examples.x  # type: ignore[union-attr]
             some = np.unique(np.linspace(0, self.examples - 1, _COMPARED).round().astype(int))

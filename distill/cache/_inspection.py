@@ -90,10 +90,10 @@ def inspect(path: PathLike) -> Contents:
             shards.map(number)
         except (OSError, ValueError) as error:
             damaged[number] = str(error)
-    rows = []
-    for answer, target in zip(manifest.answers, manifest.targets, strict=True):
-        fields = [(name, dtype, shape) for name, (dtype, shape) in target.fields(answer).items()]
-        rows.append((answer.label, answer.shape, str(target), np.dtype(fields).itemsize))
+    rows = tuple(
+        (answer.label, answer.shape, str(target), target.bytes_of(answer.shape))
+        for answer, target in zip(manifest.answers, manifest.targets, strict=True)
+    )
     dense = sum(4 * int(np.prod(answer.shape)) for answer in manifest.answers)
     return Contents(
         folder,
@@ -105,5 +105,5 @@ def inspect(path: PathLike) -> Contents:
         damaged,
         sum(file.stat().st_size for file in files.values()),
         dense * manifest.examples,
-        tuple(rows),
+        rows,
     )

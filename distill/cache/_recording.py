@@ -84,7 +84,47 @@ def record(
         distiller.fit(answers.with_ids(x), y, epochs=2)
         ```
     """
-    folder = Path(folder)
+    return _record(
+        teacher,
+        data,
+        Path(folder),
+        lambda manifest: _wanted(shards, manifest),
+        targets=targets,
+        layers=layers,
+        preprocessing=preprocessing,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        name=name,
+        verbose=verbose,
+    )
+
+
+def record_part(teacher: Any, data: Data, folder: PathLike, number: int, parts: int, **given: Any) -> None:
+    """Records every `parts`-th shard from one number on, if there are so many; `given` is what else `record` takes."""
+    _record(
+        teacher,
+        data,
+        Path(folder),
+        lambda manifest: set(range(number, manifest.shards, parts)),
+        verbose=0,
+        **given,
+    )
+
+
+def _record(
+    teacher: Any,
+    data: Data,
+    folder: Path,
+    choose: Callable[[Manifest], set[int]],
+    *,
+    targets: Target | Mapping[str | int, Target] = Dense(),
+    layers: Sequence[str] | Mapping[str, Dense] = (),
+    preprocessing: Callable[[Any], Any] | None = None,
+    batch_size: int = 32,
+    shard_size: int | None = None,
+    name: str | None = None,
+    verbose: int,
+) -> Answers:
     kept = layers if isinstance(layers, Mapping) else dict.fromkeys(layers, Dense())
     answering = Answering(
         teacher.predict if isinstance(teacher, Exported) else teacher,
@@ -112,8 +152,7 @@ def record(
         target.check(answer)
     if before is not None:
         before.require_same(manifest, folder)
-    wanted = _wanted(shards, manifest)
-    recorder = _Recorder(manifest, folder, answering, wanted)
+    recorder = _Recorder(manifest, folder, answering, choose(manifest))
     recorder.compare(x, first)
     if before is None:
         folder.mkdir(parents=True, exist_ok=True)

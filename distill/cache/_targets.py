@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -49,6 +49,17 @@ class Target(abc.ABC):
     @abc.abstractmethod
     def require(self, answer: Answer, loss: DistillationLoss) -> None:
         """Raises ValueError unless a loss can be computed from what is kept."""
+
+    def bytes_of(self, shape: Sequence[int]) -> int:
+        """Returns how many bytes a cache takes for each answer of a shape.
+
+        A cache takes 4 more for each example, a checksum of its inputs.
+
+        Args:
+            shape: shape of the answer to one example, such as (classes,) or (tokens, classes).
+        """
+        fields = self.fields(Answer(None, None, None, tuple(shape)))
+        return int(np.dtype([(name, *field) for name, field in fields.items()]).itemsize)
 
     def config(self) -> dict[str, Any]:
         """Returns kind and arguments, for a file."""

@@ -55,7 +55,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
             `LogitMSE`, gets both sides less their mean over the classes where the Distiller is told that one of them
             returns probabilities (`from_logits=False`).
         needs_labels: whether `call` takes the labels as its third argument.
-        needs_ids: whether `call` takes the examples' ids as its last argument; see `distill.training.Identified`.
+        needs_ids: whether `call` takes the examples' ids as its last argument; see `distill.Identified`.
         sparse: kinds of `SparseLogits` that `call_sparse` computes the loss from, such as the largest logits of a row
             that `distill.cache` keeps. Empty for a loss that needs all of them.
         recipe: weights that the loss was published with, as keyword arguments of the Distiller. A loss that is used
@@ -205,7 +205,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         if self.needs_ids and ids is None:
             raise ValueError(
                 f"{type(self).__name__} remembers each example, so it must know which examples a batch holds. "
-                "Received: inputs without ids. Train on distill.training.Identified(x, ids), where ids numbers the "
+                "Received: inputs without ids. Train on distill.Identified(x, ids), where ids numbers the "
                 "training examples from 0."
             )
         self._in_training = training  # while it is called

@@ -31,7 +31,7 @@ class ContrastiveRepresentation(Relation):
     anchor, and stays. After each step the memory of the batch's examples becomes
     momentum · old + (1 − momentum) · new, at length 1 [1].
 
-    A training step must know which examples it has: train on `distill.training.Identified(x, ids)`. An id without a
+    A training step must know which examples it has: train on `distill.Identified(x, ids)`. An id without a
     label makes the loss NaN.
 
     Memory: two banks of n · width floats, created once and updated in place; and for a step a few times
@@ -78,7 +78,7 @@ class ContrastiveRepresentation(Relation):
         loss = distill.losses.ContrastiveRepresentation(y, *layers, negatives=16)
         distiller = distill.Distiller(teacher, student, loss)
         distiller.compile("adam", loss="sparse_categorical_crossentropy")
-        distiller.fit(distill.training.Identified(x, np.arange(len(x))), y)
+        distiller.fit(distill.Identified(x, np.arange(len(x))), y)
         ```
 
     References:

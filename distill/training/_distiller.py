@@ -371,7 +371,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         """Runs the student once.
 
         Args:
-            inputs: a batch of the student's inputs, or a `distill.training.Identified` of them.
+            inputs: a batch of the student's inputs, or a `distill.Identified` of them.
             training: in training, the result also holds what the losses read.
 
         Returns:
@@ -406,7 +406,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
 
         Args:
             x: inputs of the student, and of the teacher after its `teacher_preprocessing`; or a
-                `distill.training.Identified` for losses that remember examples.
+                `distill.Identified` for losses that remember examples.
             y: labels; may be `None` if `student_loss_weight` is 0.
             y_pred: what `call` returned for `x`; `None` to call it here.
             sample_weight: one weight per example, or `None`.

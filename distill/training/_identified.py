@@ -22,11 +22,11 @@ class Identified(NamedTuple):
         loss = distill.losses.ContrastiveRepresentation(y, "hidden", "hidden", negatives=4)
         distiller = distill.Distiller(teacher, student, loss)
         distiller.compile("adam", loss="sparse_categorical_crossentropy")
-        distiller.fit(distill.training.Identified(x, np.arange(len(x))), y)
+        distiller.fit(distill.Identified(x, np.arange(len(x))), y)
         ```
 
         In a data set of (x, y, id):
-        `data.map(lambda x, y, id: (distill.training.Identified(x, id), y))`.
+        `data.map(lambda x, y, id: (distill.Identified(x, id), y))`.
     """
 
     inputs: Tensors | Arrays

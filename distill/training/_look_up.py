@@ -45,7 +45,7 @@ class LookUp:
             raise ValueError(
                 f"Recorded answers are found by the ids of the examples. Received: {self._owner} as a teacher, and a "
                 "batch of inputs without ids. Train on answers.with_ids(data), or on "
-                "distill.training.Identified(x, ids) where ids numbers the examples as they were recorded, from 0."
+                "distill.Identified(x, ids) where ids numbers the examples as they were recorded, from 0."
             )
         if not (hasattr(ids, "graph") and not hasattr(ids, "numpy")):
             return self._read(np.asarray(ids))

@@ -17,6 +17,8 @@ from distill.training import Identified
 X = np.random.default_rng(0).normal(size=(48, 6)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 3, 48)
 QUIET = {"verbose": 0, "batch_size": 8, "shard_size": 20}
+# On other backends, Keras shuffles arrays by a generator of its own, and data from a pipeline by TensorFlow's.
+SHUFFLE = {"shuffle": BACKEND == "tensorflow"}
 
 
 def twin(model):
@@ -60,11 +62,9 @@ def everything():
 def test_training_on_dense_answers_is_live_bit_for_bit(teacher, student, tmp_path):
     answers = cache.record(teacher, X, tmp_path / "cache", layers=["hidden"], **QUIET)
     ids = Identified(X, np.arange(48))
-    # On other backends, Keras shuffles arrays by a generator of its own, and data from a pipeline by TensorFlow's.
-    shuffle = {"shuffle": BACKEND == "tensorflow"}
     assert_same(
-        trained(teacher, student, everything(), ids, **shuffle),
-        trained(answers, student, everything(), answers.with_ids(X), **shuffle),
+        trained(teacher, student, everything(), ids, **SHUFFLE),
+        trained(answers, student, everything(), answers.with_ids(X), **SHUFFLE),
     )
 
 
@@ -122,7 +122,7 @@ def test_several_outputs_have_their_live_names(structure, tmp_path):
         loss = {"kind": losses.SoftTargets(2.0), "place": losses.OutputMSE()}
         distiller = distill.Distiller(one, learner, loss, student_loss_weight=0)
         distiller.compile(keras.optimizers.SGD(0.1))
-        found[one is answers] = distiller.fit(answers.with_ids(X), batch_size=8, epochs=1, verbose=0).history
+        found[one is answers] = distiller.fit(answers.with_ids(X), batch_size=8, verbose=0, **SHUFFLE).history
     assert set(found[True]) == {"loss", "kind_soft_targets", "place_output_mse"}
     for key, value in found[False].items():
         np.testing.assert_allclose(found[True][key], value, rtol=1e-5)
@@ -169,8 +169,8 @@ def test_a_cache_beside_a_live_teacher(teacher, student, tmp_path):
     whole = cache.record(other, X, tmp_path / "whole", **QUIET)
     ids, loss = Identified(X, np.arange(48)), losses.SoftTargets(1.0)
     assert_same(
-        trained([teacher, other], student, losses.SoftTargets(1.0), ids),
-        trained([teacher, whole], student, losses.SoftTargets(1.0), ids),
+        trained([teacher, other], student, losses.SoftTargets(1.0), ids, **SHUFFLE),
+        trained([teacher, whole], student, losses.SoftTargets(1.0), ids, **SHUFFLE),
     )
     distill.Distiller([teacher, answers], student, loss)
     with pytest.raises(ValueError, match="teacher_mean averages the logits of all classes.*cache.Dense"):

@@ -57,6 +57,8 @@ def trained(run, monkeypatch):
             return keras.models.clone_model(networks[name])
 
     monkeypatch.setattr(studies.Run, "model", model)
+    monkeypatch.setattr(compare, "record_answers", lambda *_: None)
+    monkeypatch.setattr(compare, "recorded_answers", lambda run, arm: run.model(arm))
     monkeypatch.setattr(compare.studies, "logits", lambda model, x: np.eye(10)[np.full(len(x), 7)])
     for arm, declared in ARMS.items():
         if "int8" not in arm:
@@ -131,6 +133,23 @@ def test_three_teachers_are_different_networks(trained):
     assert not any(np.array_equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     distiller = trained["three_teachers"][0]
     assert len(distiller.teacher) == 3
+
+
+def test_the_teacher_of_unmoved_images_is_asked_once_and_teaches_the_same_bit_for_bit(run, monkeypatch):
+    run = dataclasses.replace(run, smoke=True)
+    keras.utils.set_random_seed(3)
+    compare.teacher(run).save(run.directory / "model.keras")
+    needing = dataclasses.replace(run, _files={"teacher": run.directory / "model.keras"})
+
+    def student():
+        keras.utils.set_random_seed(3)
+        return compare.distilled_plain(needing).get_weights()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "recorded_answers", studies.Run.model)
+        live = student()
+    monkeypatch.setattr(studies.Run, "model", None)
+    assert all(map(np.array_equal, live, student()))
 
 
 def test_data_of_other_than_ten_classes_are_refused(monkeypatch):

@@ -1,5 +1,7 @@
 """The study of all methods: what each arm trains with, how networks start, and a smoke run."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -50,8 +52,10 @@ SEED = 3
 def fitted():
     """What each arm would train on 130 series, and how, by name; finished models are new ones."""
     seen, kinds = {}, {"teacher": methods.TEACHER, "assistant": methods.ASSISTANT}
+    seen["asked"], seen["read"], seen["recorded"] = [], [], []
 
     def model(_, name):
+        seen["asked"].append(arm)
         with same_randomness():
             keras.utils.set_random_seed(99)
             return small(kinds.get(name.partition("_")[0], methods.STUDENT), name)
@@ -59,13 +63,18 @@ def fitted():
     x = np.random.default_rng(0).normal(size=(130, 40, 1)).astype("float32")
     split = x, np.arange(130) % 10
     run = studies.Run(seed=SEED, train=split, dev=split, callbacks=[], directory=None, smoke=False, _files={})
+    seen["run"] = run
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(studies.Run, "model", model)
-        patch.setattr(methods, "fit", lambda model, run, **how: seen.update({name: (model, how)}) or model)
-        for name, arm in ARMS.items():
-            if name != "ensemble":
+        patch.setattr(methods, "fit", lambda model, run, **how: seen.update({arm: (model, how)}) or model)
+        patch.setattr(methods, "record_answers", lambda *_: seen["recorded"].append(arm))
+        patch.setattr(
+            methods, "recorded_answers", lambda run, name: seen["read"].append(arm) or run.model(name)
+        )
+        for arm, declared in ARMS.items():
+            if arm != "ensemble":
                 keras.utils.set_random_seed(SEED)
-                arm.function(run, **arm.settings)
+                declared.function(run, **declared.settings)
     return seen
 
 
@@ -73,7 +82,8 @@ def test_every_arm_has_its_published_weights_and_starts_as_the_others(fitted):
     keras.utils.set_random_seed(SEED)
     start = small(methods.STUDENT).get_weights()
     found = {}
-    for name, (model, _) in fitted.items():
+    for name in ARMS.keys() - {"ensemble"}:
+        model, _ = fitted[name]
         if isinstance(model, distill.Distiller):
             found[name] = model.student_loss_weight, model.distillation_weight
         network = getattr(model, "students", [getattr(model, "student", model)])[0]
@@ -99,8 +109,12 @@ def test_decoupled_distillation_warms_up_for_a_twelfth_of_the_training(fitted, m
 
 
 def test_what_students_see(fitted):
-    inputs, labels = next(iter(fitted["crd"][1]["given"]))
-    assert inputs.ids.shape == labels.shape == (64,)
+    for name in ("crd", "kd"):
+        inputs, labels = next(iter(fitted[name][1]["given"]))
+        assert inputs.ids.shape == labels.shape == (64,)
+        plain, same = next(iter(methods.batches(fitted["run"])))
+        np.testing.assert_array_equal(inputs.inputs, plain)
+        np.testing.assert_array_equal(labels, same)
     for name in ("unlabelled", "function_matching"):
         assert len(next(iter(fitted[name][1]["given"]))) == 1
     assert fitted["alone"][1]["decay"] == 0.0
@@ -108,6 +122,39 @@ def test_what_students_see(fitted):
     probabilities = np.full(10, 0.01) + 0.9 * (np.arange(10) == 3)
     expected = -(probabilities * (logits[0] - np.log(np.exp(logits[0]).sum()))).sum()
     assert float(fitted["smoothing"][1]["loss"](y, logits)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_teachers_are_not_run_where_their_cells_recorded_what_a_loss_reads(fitted):
+    """Maps of features are not recorded, nor what is answered to mixed examples."""
+    run = [name for name in fitted["asked"] if name not in fitted["read"]]
+    assert set(run) == {"hint", "attention", "vid", "nst", "ofd", "similarity", "function_matching"}
+    assert set(fitted["recorded"]) == {name for name, arm in ARMS.items() if arm.group == methods.TEACHERS}
+
+
+@pytest.mark.parametrize("name", ["kd", "crd"])
+def test_students_of_recorded_answers_are_those_of_the_teacher_bit_for_bit(name, tmp_path, monkeypatch):
+    """130 series, in batches of 64, 64 and 2."""
+    x = np.random.default_rng(0).normal(size=(130, 40, 1)).astype("float32")
+    split, file = (x, np.arange(130) % 10), tmp_path / "model.keras"
+    run = studies.Run(
+        seed=SEED, train=split, dev=split, callbacks=[], directory=tmp_path, smoke=True, _files={}
+    )
+    keras.utils.set_random_seed(SEED)
+    methods.teacher(run).save(file)
+    needing = dataclasses.replace(run, _files={"teacher": file})
+
+    def student():
+        keras.utils.set_random_seed(SEED)
+        return ARMS[name].function(needing).get_weights()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(methods, "recorded_answers", studies.Run.model)
+        live = student()
+    monkeypatch.setattr(studies.Run, "model", None)
+    recorded = student()
+    assert all(map(np.array_equal, live, recorded))
+    fresh = small(methods.STUDENT)
+    assert not np.array_equal(live[0], fresh.get_weights()[0])
 
 
 def test_every_method_tries_three_settings_and_is_compared_with_the_student_alone():

@@ -1,0 +1,409 @@
+"""What does it cost to keep little of a teacher's answers: in accuracy, in bytes, and in minutes?
+
+A student learns from a teacher's soft targets alone, at a temperature of 2: from the live teacher, or from a cache that
+holds all numbers, the k largest with the exact sum of the rest, the k largest as if there were no others (they are
+renormalised, as in published caches), or classes that were drawn, as many as take the bytes of the k largest. All
+students of a seed start alike and see the same batches in the same order, so they differ in what they are told alone.
+On request, the same at a temperature of 1, where a sure teacher leaves little to the rest.
+
+Two problems. In mnist5k, a small CNN learns from a CNN 16 times as large what it answers to mixed digits, in eight
+views of each; of ten classes it is told two. And in the files below /usr (--data task=filetypes) a small network learns
+from Magika (PyPI `magika`, 2,048 bytes of a file to 214 types, an ONNX file) what a file is; it is told eight types.
+The right type is there the one that Magika names; files in the directories of test were not seen in training.
+
+Command: scripts/study cached, and with --data task=filetypes once magika and onnxruntime are installed, about 10 and 20
+minutes of one core. Of files, leave the live teacher out (--arms alone dense top renormalised sampled): it takes 8 ms a
+file and would make a training of 15 s one of 4 minutes.
+
+Found in mnist5k by a run that was stopped after three of its five seeds (intervals of a t test, not adjusted): all
+numbers of a cache teach as the live teacher does, in every digit. In float16 nothing is shown to change (accuracy +.07
+± .17 points). Two of ten classes with the sum of the rest cost .22 ± .10 points of 95.7; without that sum no further
+accuracy is shown to be lost (+.09 ± .63), but probabilities get worse, by .028 ± .008 nats of .130. Six draws, which
+take as many bytes, cost .58 ± .10 points and .014 ± .005 nats. The 24,000 answers take 1.06 MB, .58 in float16 and .49
+in part, and 3 s of a core to record; training takes 9 s with a cache, 11 with the teacher, which is small, and 6 on
+labels. These reach 96.0 % here, but .170 nats to the .123 of soft targets.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import distill
+from distill import cache, data, exports, studies
+from distill.studies import tables
+from experiments._networks import Network, plain_cnn
+from experiments._training import BATCH, fit, one_hot
+
+TEACHER = Network(filters=(16, 32), units=64, dropout=0.4)
+STUDENT = Network(filters=(4, 8), units=16)
+TEACHER_EPOCHS, PLACES, TEACHER_RATE = 20, 2, 3e-3
+HALF, PADDING, BLOCK, LEAST = 1024, 256, 4096, 8  # what Magika reads of a file: its two ends
+ALIKE, FILES = 12, 1800  # files of one suffix, and in all
+HOT, COLD = 2.0, 1.0  # temperatures
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """How a problem is trained, and what is kept of its teacher.
+
+    Attributes:
+        epochs: passes over all views.
+        views: views of each example.
+        rate: learning rate at the start.
+        kept: k of the largest logits, 6 bytes each and 4 for the rest.
+        drawn: classes that are drawn, which take as many bytes: 2 each and 4 for the entropy.
+    """
+
+    epochs: int
+    views: int
+    rate: float
+    kept: int
+    drawn: int
+
+
+DIGITS = Task(epochs=3, views=8, rate=6e-3, kept=2, drawn=6)
+FILETYPES = Task(epochs=24, views=1, rate=4e-3, kept=8, drawn=24)
+
+
+# Data.
+
+
+def examples(seed, task="mnist5k", root="/usr"):
+    """The splits do not depend on the seed."""
+    if task == "filetypes":
+        return remembered(files, root)
+    splits = data.load(task)
+    return data.arrays(splits.train), data.arrays(splits.dev), data.arrays(splits.test)
+
+
+@functools.cache
+def remembered(function, *arguments):
+    """What a function returns; a process that runs several cells calls it once."""
+    return function(*arguments)
+
+
+def magika():
+    """Magika's network, a file.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    found = importlib.util.find_spec("magika")
+    if found is None or found.origin is None:
+        raise ImportError(
+            "task=filetypes learns from Magika's network, which is in the package magika. Received: no such package. "
+            "Run: pip install magika==1.0.3 onnxruntime"
+        )
+    return next(Path(found.origin).parent.glob("models/*/model.onnx"))
+
+
+def ends(content):
+    """The two ends of a file as Magika reads them, (2048,) int32; `None` if there is too little in it.
+
+    256 stands where there is nothing.
+    """
+    first, last = content[:BLOCK].lstrip()[:HALF], content[-BLOCK:].rstrip()[-HALF:]
+    if len(content) <= BLOCK:
+        first, last = content.strip()[:HALF], content.strip()[-HALF:]
+    if len(first) < LEAST:
+        return None
+    x = np.full(2 * HALF, PADDING, "int32")
+    x[: len(first)] = np.frombuffer(first, "uint8")
+    x[len(x) - len(last) :] = np.frombuffer(last, "uint8")
+    return x
+
+
+def chosen(root):
+    """Paths of files below a folder, at most so many of a suffix, in an order that their names alone decide."""
+    by_suffix = defaultdict(list)
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
+                by_suffix[path.suffix.lower()].append(path)
+    some = [path for paths in by_suffix.values() for path in sorted(paths, key=digest)[:ALIKE]]
+    return sorted(some, key=digest)
+
+
+def digest(path):
+    """A number that a path decides."""
+    return int(hashlib.sha256(str(path).encode()).hexdigest()[:15], 16)
+
+
+def files(root):
+    """Train, dev and test: ends of files that differ, and the type that Magika names; no directory is in two splits."""
+    seen, splits = set(), ([], [], [])
+    for path in chosen(root):
+        with path.open("rb") as file:
+            content = file.read(BLOCK)
+            file.seek(max(0, path.stat().st_size - BLOCK))
+            x = ends(content if path.stat().st_size <= BLOCK else content + file.read(BLOCK))
+        if x is None or x.tobytes() in seen:
+            continue
+        seen.add(x.tobytes())
+        part = digest(path.parent) % 8
+        splits[0 if part < 5 else 1 if part < 6 else 2].append(x)
+        if len(seen) == FILES:
+            break
+    if not all(splits):
+        raise ValueError(
+            f"There must be files in a few directories. Received: root={root!r}, with {len(seen)} files that can be "
+            "read. Pass another folder: --data task=filetypes root=/usr"
+        )
+    network = exports.Exported(magika())
+    return tuple((np.stack(split), network.predict(np.stack(split)).argmax(axis=1)) for split in splits)
+
+
+def mixed(x, seed):
+    """Each image with another of its batch, in one share for all: both are drawn."""
+    partner = tf.random.experimental.stateless_shuffle(tf.range(tf.shape(x)[0]), seed)
+    share = tf.random.stateless_uniform((), seed)
+    return share * x + (1 - share) * tf.gather(x, partner)
+
+
+def same(x, seed):
+    """Files are not mixed."""
+    return x
+
+
+def task_of(run):
+    """Images have four axes, ends of files two."""
+    task = DIGITS if run.train[0].ndim == 4 else FILETYPES
+    return dataclasses.replace(task, epochs=1, views=1) if run.smoke else task
+
+
+def views(run):
+    """What all students see in an epoch but that on labels, (x,); each batch is a view of the same examples."""
+    plain = data.batches(run.train[0], BATCH)
+    augment = mixed if run.train[0].ndim == 4 else same
+    return cache.views(plain, augment, count=task_of(run).views, seed=run.seed)
+
+
+# Networks.
+
+
+def student(run):
+    """A new student; all of a seed start alike."""
+    x = run.train[0]
+    if x.ndim == 4:
+        return plain_cnn(STUDENT, input_shape=x.shape[1:], classes=10)
+    layers = keras.layers
+    inputs = keras.Input(x.shape[1:], dtype="int32")
+    maps = layers.Conv1D(32, 8, strides=4, activation="relu")(layers.Embedding(PADDING + 1, 8)(inputs))
+    maps = layers.Conv1D(48, 5, strides=4, activation="relu")(maps)
+    # What is anywhere, and what a file begins with.
+    found = [layers.GlobalMaxPooling1D()(maps), layers.Flatten()(maps[:, :4])]
+    hidden = layers.Dense(64, activation="relu")(layers.Concatenate()(found))
+    return keras.Model(inputs, layers.Dense(214)(hidden))
+
+
+def asked(run):
+    """The teacher as a function of a numpy batch, or as a model; it returns logits."""
+    if run.train[0].ndim == 4:
+        return run.model("teacher")
+    network = exports.Exported(run.file("teacher"))
+
+    def logits(x):
+        return np.log(np.maximum(network.predict(x), 1e-30))
+
+    return logits
+
+
+class Costs(keras.callbacks.Callback):
+    """Adds to the logs of an epoch what was spent until its end: bytes, and seconds of all cores that were at work."""
+
+    def __init__(self, recording=0.0, size=0):
+        super().__init__()
+        self._recording, self._size, self._began = recording, size, time.process_time()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds them."""
+        logs["cache_bytes"], logs["recording_seconds"] = self._size, self._recording
+        logs["training_seconds"] = time.process_time() - self._began
+
+
+def train(model, given, run, costs, *, epochs=None, loss=None):
+    """Trains in the same way for all students, from batches in an order of the seed."""
+    task = task_of(run)
+    epochs, steps = task.epochs if epochs is None else epochs, int(given.cardinality())
+    model.compile(
+        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(task.rate, epochs * steps)),
+        loss,
+        steps_per_execution=steps,
+    )
+    given = given.shuffle(steps, seed=run.seed)
+    model.fit(given, epochs=epochs, callbacks=[costs, *run.callbacks], verbose=0, shuffle=False)
+
+
+def recorded(run, target):
+    """The teacher's answers to what students see, in the cell's folder, and what they cost."""
+    began = time.process_time()
+    answers = cache.record(asked(run), views(run), run.directory / "answers", targets=target, verbose=0)
+    spent = time.process_time() - began
+    return answers, Costs(spent, cache.inspect(answers.path).bytes)
+
+
+def taught(run, target, temperature):
+    """A student that learns from a cache."""
+    answers, costs = recorded(run, target)
+    distiller = distill.Distiller(
+        answers,
+        student(run),
+        distill.SoftTargets(temperature),
+        student_loss_weight=0.0,
+        from_logits=(True, None),
+    )
+    train(distiller, answers.with_ids(views(run)), run, costs)
+    return distiller.student
+
+
+def renormalised_loss(kept, temperature):
+    """T² KL(p ‖ q) with p = softmax over the k classes of a cache alone: what the teacher gives to others is dropped.
+
+    Labels of this loss are the classes and their logits, (batch, 2k).
+    """
+
+    def loss(told, logits):
+        ids, largest = keras.ops.cast(told[:, :kept], "int32"), told[:, kept:]
+        log_p = keras.ops.log_softmax(largest / temperature, axis=-1)
+        log_q = keras.ops.log_softmax(logits / temperature, axis=-1)
+        apart = log_p - keras.ops.take_along_axis(log_q, ids, axis=-1)
+        return temperature**2 * keras.ops.sum(keras.ops.exp(log_p) * apart, axis=-1)
+
+    return loss
+
+
+study = studies.Study(
+    "cached",
+    data=examples,
+    seeds=5,
+    metrics=(studies.ACCURACY, studies.NLL, studies.AGREEMENT),
+    title="What is lost when little of a teacher's answers is kept",
+    question="Does a student learn as much from a part of the teacher's answers as from all of them?",
+)
+NONE, ALL, PART = "no cache", "all numbers", "a part of them"
+
+
+@study.arm(group=NONE)
+def teacher(run):
+    """The teacher: a CNN trained on the labels of moved digits, or Magika's file."""
+    x, y = run.train
+    if x.ndim == 2:
+        return magika()
+    network = plain_cnn(TEACHER, input_shape=x.shape[1:], classes=10)
+    fit(network, (x, one_hot(y)), run, epochs=TEACHER_EPOCHS, rate=TEACHER_RATE, places=PLACES)
+    return network
+
+
+@study.arm(group=NONE)
+def alone(run):
+    """The student, trained on labels for as many steps; of files, these are the types that Magika names."""
+    task, network = task_of(run), student(run)
+    given = data.batches(run.train, BATCH, seed=run.seed)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    train(network, given, run, Costs(), epochs=task.epochs * task.views, loss=loss)
+    return network
+
+
+@study.arm(group=NONE, needs="teacher")
+def live(run, temperature=HOT):
+    """The student, taught by the teacher itself."""
+    ask = asked(run)
+    classes = 10 if isinstance(ask, keras.Model) else 214
+
+    def within(x):
+        return tf.ensure_shape(tf.numpy_function(ask, [x], tf.float32), (None, classes))
+
+    distiller = distill.Distiller(
+        ask if isinstance(ask, keras.Model) else within,
+        student(run),
+        distill.SoftTargets(temperature),
+        student_loss_weight=0.0,
+        from_logits=(True, None),
+    )
+    train(distiller, views(run), run, Costs())
+    return distiller.student
+
+
+def dense(run, temperature=HOT, dtype="float32"):
+    """The student, taught by a cache of all numbers."""
+    return taught(run, cache.Dense(dtype), temperature)
+
+
+def top(run, temperature=HOT):
+    """The student, taught by the largest logits and the exact sum of the rest."""
+    target = cache.TopK(task_of(run).kept, temperatures=(temperature,), from_logits=True)
+    return taught(run, target, temperature)
+
+
+def renormalised(run, temperature=HOT):
+    """The student, taught by the largest logits as if there were no other classes."""
+    kept = task_of(run).kept
+    answers, costs = recorded(run, cache.TopK(kept, temperatures=(temperature,), from_logits=True))
+    found = answers.look_up(np.arange(answers.examples))
+    told = tf.constant(np.concatenate([found["output.ids"], found["output.logits"]], axis=1))
+    network = student(run)
+    given = answers.with_ids(views(run)).map(lambda x: (x.inputs, tf.gather(told, x.ids)))
+    train(network, given, run, costs, loss=renormalised_loss(kept, temperature))
+    return network
+
+
+def sampled(run, temperature=HOT):
+    """The student, taught by classes that were drawn from the softened answers."""
+    target = cache.Sampled(task_of(run).drawn, temperature=temperature, seed=run.seed, from_logits=True)
+    return taught(run, target, temperature)
+
+
+for function, group in ((dense, ALL), (top, PART), (renormalised, PART), (sampled, PART)):
+    study.arm(function, group=group, needs="teacher")
+    study.arm(
+        function,
+        name=f"{function.__name__}-cold",
+        settings={"temperature": COLD},
+        group=f"{group}, at a temperature of 1",
+        needs="teacher",
+        on_request=True,
+    )
+study.arm(dense, name="dense-float16", settings={"dtype": "float16"}, group=ALL, needs="teacher")
+
+study.compare("top", "dense")
+study.compare("renormalised", "top")
+study.compare("sampled", "dense")
+study.compare("dense", "live", primary=False)
+study.compare("dense-float16", "dense", primary=False)
+study.compare("dense", "alone", primary=False)
+study.compare("sampled", "top", primary=False)
+for name in ("top", "renormalised", "sampled"):
+    study.compare(f"{name}-cold", "dense-cold", primary=False)
+
+
+@study.section
+def bytes_and_seconds(found):
+    """What a cache takes, and what training does."""
+    rows = []
+    for arm in found.arms:
+        last = [cell.history[-1] for cell in arm.cells if cell.history and "cache_bytes" in cell.history[-1]]
+        if last:
+            size, recording, training = (
+                float(np.median([logs[key] for logs in last]))
+                for key in ("cache_bytes", "recording_seconds", "training_seconds")
+            )
+            rows.append(
+                (arm.name, f"{size:,.0f}" if size else tables.NOTHING, f"{recording:.1f}", f"{training:.1f}")
+            )
+    headings = ("arm", "bytes of\nthe cache", "seconds to\nrecord", "seconds to\ntrain")
+    yield tables.Grid("Bytes and seconds", headings, tuple(rows))
+    yield "Medians over seeds. Seconds are of all cores together, and depend on the machine."
+
+
+if __name__ == "__main__":
+    study.main()
