@@ -24,7 +24,7 @@ The names used daily are here. Everything else is in a subpackage, whose help ha
     distill.studies       comparisons over seeds, with statistics and a report (needs the `experiments` extra)
     distill.command       the `distill` command for model files: `distill inspect`, `distill compare`
 
-The runtime of LiteRT files is in the `litert` extra, ONNX in `onnx`, tfmot's schedules in `tfmot`.
+The runtime of LiteRT files is in the `litert` extra, ONNX in `onnx`, tfmot's schedules in `tfmot`, a text in `text`.
 """
 
 import importlib

@@ -107,7 +107,7 @@ runpy.run_path(USES, run_name="__main__")
         None,
         *(
             pytest.param(extra, marks=pytest.mark.slow)
-            for extra in ("experiments", "litert", "onnx", "ray", "tfmot")
+            for extra in ("experiments", "litert", "onnx", "ray", "text", "tfmot")
         ),
     ],
 )

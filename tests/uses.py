@@ -61,6 +61,12 @@ def data():
         assert data.load(name, data_dir="data").num_classes == 10
 
 
+def text():
+    from distill import data
+
+    assert len(data.load_text("kjv").train) > 3_000_000
+
+
 def studies():
     from distill import studies
 
@@ -107,6 +113,7 @@ BROUGHT = {
     "litert": LITERT,
     "onnx": (onnx,),
     "ray": (*EXPERIMENTS, ray),
+    "text": (*EXPERIMENTS, text),
     "tfmot": (tfmot,),
 }
 ALWAYS = {tracking}  # what is missing is left out there, and reported

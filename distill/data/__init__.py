@@ -4,6 +4,7 @@
 (signals), which Python packages carry or compute. It also gives those of any classification set of tensorflow-datasets
 that is already on the machine, and never downloads. `batches` shuffles by a seed, `shift` moves images and series,
 `flip` mirrors images, `mixup` mixes views for distillation without labels, and `arrays` reads a split into numpy.
+`load_text` gives a text for language models, in train, dev and test too.
 
 ```python
 import keras
@@ -26,5 +27,6 @@ from distill.data._batches import batches
 from distill.data._loading import Splits, arrays, load
 from distill.data._mixing import mixup
 from distill.data._shifting import flip, shift
+from distill.data._texts import Texts, load_text
 
-__all__ = ["Splits", "arrays", "batches", "flip", "load", "mixup", "shift"]
+__all__ = ["Splits", "Texts", "arrays", "batches", "flip", "load", "load_text", "mixup", "shift"]

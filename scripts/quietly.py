@@ -1,0 +1,13 @@
+"""Runs a module as `python -m` does, without what TensorFlow says when it starts: quietly.py MODULE ARGUMENT..."""
+
+import runpy
+import sys
+
+from distill_command import unheard
+
+with unheard():
+    import distill  # noqa: F401  # and with it Keras and its backend
+
+if __name__ == "__main__":
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
