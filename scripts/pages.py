@@ -32,7 +32,7 @@ from distill.studies import StudyResult, charts, judge, read, summary, tables
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 STUDIES = DOCS / "studies"
-NOTEBOOKS = tuple(DOCS / "tutorials" / f"{name}.md" for name in ("first", "prune", "phone"))
+NOTEBOOKS = tuple(DOCS / "tutorials" / f"{name}.md" for name in ("first", "prune", "phone", "language"))
 PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 
 _MARKED = re.compile(

@@ -1,6 +1,5 @@
 """README.md and docs/: snippets run, tables say what the data say, links lead somewhere, the reference is complete."""
 
-import functools
 import importlib
 import importlib.util
 import json
@@ -14,7 +13,8 @@ import nbformat
 import pytest
 
 import distill
-from distill import data, studies
+from distill import studies
+from tests.little import make_little
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("pages", ROOT / "scripts" / "pages.py")
@@ -27,23 +27,25 @@ TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page 
 WITH_SNIPPETS = [name for name, text in TEXTS.items() if pages.snippets(text) and name != "docs/index.md"]
 
 
-# Tutorials train several networks, which takes ten seconds to a minute even on little data.
-LONG = [name for name in TEXTS if name.startswith("docs/tutorials/")]
+# Tutorials train several networks. Those of the notebooks run there.
+LONG = [name for name in WITH_SNIPPETS if name.startswith("docs/tutorials/")]
+IN_NOTEBOOKS = {str(page.relative_to(ROOT)) for page in pages.NOTEBOOKS}
 
 
 @pytest.fixture
 def little(monkeypatch):
-    """Little data, one epoch, studies that only check that they run: the pages show what came out of all of it."""
-    arrays, fit, run = data.arrays, keras.Model.fit, studies.Study.run
-    monkeypatch.setattr(keras.Model, "fit", lambda *args, **kwargs: fit(*args, **{**kwargs, "epochs": 1}))
-    monkeypatch.setattr(data, "arrays", lambda split: tuple(part[:160] for part in arrays(split)))
-    monkeypatch.setattr(studies.Study, "run", functools.partialmethod(run, smoke=True))
+    make_little(monkeypatch.setattr)
 
 
 # Keras 3.15 says so at every fit of a data set.
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in WITH_SNIPPETS]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
+        for name in WITH_SNIPPETS
+        if name not in IN_NOTEBOOKS
+    ],
 )
 def test_the_snippets_of_a_page_run_in_order(name, tmp_path, monkeypatch, capsys, request):
     if "/tutorials/" in name:
@@ -103,13 +105,25 @@ def test_a_notebook_is_its_page(page):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", pages.NOTEBOOKS, ids=lambda page: page.stem)
-def test_a_notebook_runs_in_a_kernel(page, tmp_path):
-    cells = nbformat.reads(page.with_suffix(".ipynb").read_text(encoding="utf-8"), 4)
+@pytest.mark.timeout(600)
+def test_the_notebooks_run_in_a_kernel(tmp_path):
+    """One after another in one kernel, which takes seconds to start, with names of their own and little to do."""
+    smoke = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.little import make_little; make_little()"
+    )
+    cells = [nbformat.v4.new_code_cell(smoke)]
+    for page in pages.NOTEBOOKS:
+        own = nbformat.reads(page.with_suffix(".ipynb").read_text(encoding="utf-8"), 4).cells
+        cells += [nbformat.v4.new_code_cell("%reset -f"), *own]
     resources = {"metadata": {"path": str(tmp_path)}}
-    done = nbclient.NotebookClient(cells, timeout=600, resources=resources).execute()
-    assert any(cell.get("outputs") for cell in done.cells)
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3"}})
+    done = nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
+    printing = [cell for cell in done.cells if re.search(r"^print\(", cell.source, flags=re.MULTILINE)]
+    assert len(printing) > 2 * len(pages.NOTEBOOKS)
+    for cell in printing:
+        assert any(output.get("name") == "stdout" for output in cell.outputs), cell.source
+    shown = {path for name in IN_NOTEBOOKS for path in re.findall(r"\(pictures/([\w-]+\.svg)\)", TEXTS[name])}
+    assert {path.name for path in tmp_path.glob("*.svg")} == shown
 
 
 @pytest.mark.parametrize("name", TEXTS)
