@@ -113,10 +113,10 @@ def test_the_notebooks_run_in_a_kernel(tmp_path):
     )
     cells = [nbformat.v4.new_code_cell(smoke)]
     for page in pages.NOTEBOOKS:
-        own = nbformat.reads(page.with_suffix(".ipynb").read_text(encoding="utf-8"), 4).cells
-        cells += [nbformat.v4.new_code_cell("%reset -f"), *own]
+        notebook = nbformat.reads(page.with_suffix(".ipynb").read_text(encoding="utf-8"), 4)
+        cells += [nbformat.v4.new_code_cell("%reset -f"), *notebook.cells]
+    notebook.cells = cells
     resources = {"metadata": {"path": str(tmp_path)}}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3"}})
     done = nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
     printing = [cell for cell in done.cells if re.search(r"^print\(", cell.source, flags=re.MULTILINE)]
     assert len(printing) > 2 * len(pages.NOTEBOOKS)
