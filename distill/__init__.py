@@ -27,10 +27,18 @@ The names used daily are here. Everything else is in a subpackage, whose help ha
 The runtime of LiteRT files is in the `litert` extra, ONNX in `onnx`, tfmot's schedules in `tfmot`, a text in `text`.
 """
 
+import contextlib
 import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from distill._quiet import is_command, unheard
+
+# What TensorFlow says when it starts is not about the command; a library leaves it alone.
+with unheard() if is_command() else contextlib.nullcontext():
+    import keras  # noqa: F401
+
+# isort: split
 from distill import _versions  # noqa: F401  # warns of a Keras that may lack what is imported next
 
 # isort: split

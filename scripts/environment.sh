@@ -46,5 +46,5 @@ if [ -n "$missing" ]; then
   echo "$wanted $extras" >"$root/.venv/installed"
 fi
 
-# TensorFlow's notices are not about this program; set it to 0 to see them (what distill_command.py drops, too).
+# TensorFlow's notices are not about this program; set it to 0 to see them.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}

@@ -2,10 +2,11 @@
 
 import runpy
 import sys
+from pathlib import Path
 
-from distill_command import unheard
-
-with unheard():
+# As a file: to import anything of distill is to import TensorFlow.
+quiet = runpy.run_path(str(Path(__file__).parents[1] / "distill" / "_quiet.py"))
+with quiet["unheard"]():
     import distill  # noqa: F401  # and with it Keras and its backend
 
 if __name__ == "__main__":

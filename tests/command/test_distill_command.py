@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+QUIET = str(Path(__file__).parents[2] / "distill" / "_quiet.py")
 PROGRAM = """
-import os, sys, warnings
-import distill_command
+import os, runpy, sys, warnings
 
-with distill_command.unheard():
+with runpy.run_path(sys.argv[1])["unheard"]():
     os.write(2, b"from below\\n")
     import logging
     logging.getLogger("kept").addHandler(logging.StreamHandler())
@@ -29,12 +30,12 @@ def run(*arguments, **variables):
 
 
 def test_the_command_prints_what_it_was_asked_for_and_nothing_else():
-    out, err = run("-m", "distill_command", "--version")
+    out, err = run("-m", "distill", "--version")
     assert out.startswith("distill ")
     assert err == ""
 
 
 def test_only_what_is_not_python_s_is_dropped_and_only_meanwhile():
-    heard = [line for line in run("-c", PROGRAM)[1].splitlines() if "warnings.warn(" not in line]
-    assert heard == ["<string>:9: UserWarning: of a library", "printed", "afterwards", "logged", "last"]
-    assert "from below" in run("-c", PROGRAM, TF_CPP_MIN_LOG_LEVEL="0")[1]
+    heard = [line for line in run("-c", PROGRAM, QUIET)[1].splitlines() if "warnings.warn(" not in line]
+    assert heard == ["<string>:8: UserWarning: of a library", "printed", "afterwards", "logged", "last"]
+    assert "from below" in run("-c", PROGRAM, QUIET, TF_CPP_MIN_LOG_LEVEL="0")[1]

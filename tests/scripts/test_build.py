@@ -26,7 +26,7 @@ def test_a_wheel_holds_the_library_and_nothing_else(tmp_path):
     (wheel,) = tmp_path.iterdir()
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        (info,) = {name.partition("/")[0] for name in names} - {"distill", "distill_command.py"}
+        (info,) = {name.partition("/")[0] for name in names} - {"distill"}
         described = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
         points = archive.read(f"{info}/entry_points.txt").decode().split()
     library = {
@@ -36,9 +36,8 @@ def test_a_wheel_holds_the_library_and_nothing_else(tmp_path):
     }
     assert {name for name in names if name.startswith("distill/")} == library
     about = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
-    others = {"distill_command.py", *(f"{info}/{one}" for one in about)}
-    assert {name for name in names if not name.startswith("distill/")} == others
-    assert points == ["[console_scripts]", "distill", "=", "distill_command:main"]
+    assert {name for name in names if not name.startswith("distill/")} == {f"{info}/{one}" for one in about}
+    assert points == ["[console_scripts]", "distill", "=", "distill.command:main"]
     # No version is shut out that is not known to break.
     for needed in map(Requirement, described.get_all("Requires-Dist")):
         assert {one.operator for one in needed.specifier} <= {">=", "!="}, str(needed)
