@@ -21,7 +21,9 @@ numbers of a cache teach as the live teacher does, in every digit. In float16 no
 accuracy is shown to be lost (+.09 ± .63), but probabilities get worse, by .028 ± .008 nats of .130. Six draws, which
 take as many bytes, cost .58 ± .10 points and .014 ± .005 nats. The 24,000 answers take 1.06 MB, .58 in float16 and .49
 in part, and 3 s of a core to record; training takes 9 s with a cache, 11 with the teacher, which is small, and 6 on
-labels. These reach 96.0 % here, but .170 nats to the .123 of soft targets.
+labels. These reach 96.0 % here, but .170 nats to the .123 of soft targets. Of files only one training was run, none in
+pairs; what is known is what Magika answers to 1,419 of them: its eight largest types hold 96 % of the probability at a
+temperature of 1, 76 % at 2 and 32 % at 4.
 """
 
 import dataclasses
