@@ -32,10 +32,10 @@ import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from distill._quiet import is_command, unheard
+from distill import _quiet
 
 # What TensorFlow says when it starts is not about the command; a library leaves it alone.
-with unheard() if is_command() else contextlib.nullcontext():
+with _quiet.unheard() if _quiet.is_command() else contextlib.nullcontext():
     import keras  # noqa: F401
 
 # isort: split
