@@ -69,6 +69,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_replicas_learn_from_a_part_of_a_cache_as_from_the_live_teacher(tmp_path):
     """With weights of examples; that the live teacher teaches two replicas as one is in training/test_replicas.py."""
     done = subprocess.run(

@@ -131,7 +131,7 @@ def test_teachers_are_not_run_where_their_cells_recorded_what_a_loss_reads(fitte
     assert set(fitted["recorded"]) == {name for name, arm in ARMS.items() if arm.group == methods.TEACHERS}
 
 
-@pytest.mark.parametrize("name", ["kd", "crd"])
+@pytest.mark.parametrize("name", ["kd", pytest.param("crd", marks=pytest.mark.slow)])
 def test_students_of_recorded_answers_are_those_of_the_teacher_bit_for_bit(name, tmp_path, monkeypatch):
     """130 series, in batches of 64, 64 and 2."""
     x = np.random.default_rng(0).normal(size=(130, 40, 1)).astype("float32")

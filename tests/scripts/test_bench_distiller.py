@@ -46,6 +46,7 @@ def tiny(modules, **changes):
     return dataclasses.replace(pair, **changes)
 
 
+@pytest.mark.slow
 def test_an_epoch_is_timed_in_every_way(modules, monkeypatch, tmp_path):
     bench, pair = modules["distiller"], tiny(modules)
     monkeypatch.setattr(modules["distiller_pairs"], "PAIRS", {"ResNet": pair})
