@@ -124,7 +124,7 @@ def test_a_notebook_runs_in_a_kernel(page, tmp_path):
     resources = {"metadata": {"path": str(tmp_path)}}
     done = nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
     printing = [cell for cell in done.cells if re.search(r"^print\(", cell.source, flags=re.MULTILINE)]
-    assert len(printing) > 2
+    assert len(printing) > 1
     for cell in printing:
         assert any(output.get("name") == "stdout" for output in cell.outputs), cell.source
     text = page.read_text(encoding="utf-8")
