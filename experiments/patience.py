@@ -15,20 +15,14 @@ import functools
 
 from matplotlib.figure import Figure
 
-from distill import data, studies
+from distill import studies
 from distill.studies import levels, plots
 from experiments._training import fit, one_hot
-from experiments.series import PLACES, RATE, SHORT, cnn, distil, learn
+from experiments.series import PLACES, RATE, SHORT, cnn, distil, learn, mnist1d
 
 LENGTHS = (10, 40, 160, 640)
 LABELS = {"smoothing": (0.0, 0.1), "dropout": (0.0, 0.15)}
 SOFT = {"temperature": (1.0, 4.0), "label_weight": (0.0, 0.1)}
-
-
-def mnist1d(seed):
-    """The splits do not depend on the seed."""
-    splits = data.load("mnist1d")
-    return data.arrays(splits.train), data.arrays(splits.dev), data.arrays(splits.test)
 
 
 study = studies.Study(
