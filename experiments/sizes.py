@@ -3,8 +3,9 @@
 CNNs of three sizes, of 24,000, 94,000 and 373,000 parameters, learn to read 4,000 series (mnist1d), and each teaches
 students of two sizes, of 1,000 and 6,300. A student that is far smaller than its teacher may be unable to follow it;
 the remedy is an assistant, a network of a size between, that learns from the teacher and then teaches the student [1].
-All students of a size start alike within a seed, and see the same series in the same order for as long; what a teacher
-or an assistant costs is not counted. A student alone has as many settings to choose from on dev as one that is taught.
+All students of a size start alike within a seed, and see the same series in the same order for as long. Each teacher
+and assistant is asked once a seed; what it costs is not counted. A student alone has as many settings to choose from on
+dev as one that is taught.
 
 Command: scripts/study sizes --tune. 14 arms of 8 seeds.
 
@@ -19,7 +20,7 @@ import distill
 from distill import data, studies
 from distill.studies import plots
 from experiments._networks import Network, normalized_cnn
-from experiments._training import fit, one_hot
+from experiments._training import fit, one_hot, record_answers, recorded_answers
 
 EPOCHS, RATE = 60, 6e-3
 TEACHERS = {
@@ -56,15 +57,19 @@ def alone(run, size="", smoothing=0.0):
     """Trained on labels."""
     network, (x, y) = cnn(run, (TEACHERS | STUDENTS)[size], size), run.train
     fit(network, (x, one_hot(y, smoothing)), run, epochs=EPOCHS, rate=RATE)
+    if size in TEACHERS:
+        record_answers(network, run)
     return network
 
 
 def taught(run, size="", by="", temperature=4.0, label_weight=0.1):
     """Trained on soft targets and labels."""
     network, (x, y) = cnn(run, (TEACHERS | STUDENTS)[size], size), run.train
-    loss = distill.SoftTargets(temperature)
-    distiller = distill.Distiller(run.model(by), network, loss, student_loss_weight=label_weight)
-    fit(distiller, (x, one_hot(y)), run, epochs=EPOCHS, rate=RATE)
+    answers, loss = recorded_answers(run, by), distill.SoftTargets(temperature)
+    distiller = distill.Distiller(answers, network, loss, student_loss_weight=label_weight)
+    fit(distiller, (answers.with_ids(x), one_hot(y)), run, epochs=EPOCHS, rate=RATE)
+    if size in TEACHERS:
+        record_answers(network, run)
     return network
 
 

@@ -4,7 +4,8 @@ The CNN of 6,790 parameters that `compare` trains learns 3,000 digits (mnist5k) 
 Its teacher, 16 times as large, has seen them moved, and so knows what these labels do not tell. Each student learns at
 one temperature and one weight of the labels; the rest of the weight is the teacher's. The gradient of soft targets is
 multiplied by T², so that the weight means the same at each temperature. All students of a seed start alike and see the
-same images in the same order. The rival without a teacher has its label smoothing chosen on dev.
+same images in the same order. The teacher is asked once a seed, and students are the same to the bit as from a live
+one. The rival without a teacher has its label smoothing chosen on dev.
 
 The report draws the grid by its scores on dev, from which one would choose. Two differences are judged on test: what is
 published most (T = 4, labels .1) against T = 1, and against labels of half the weight.
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 import distill
 from distill import data, studies
 from experiments._networks import Network, plain_cnn
-from experiments._training import fit, one_hot
+from experiments._training import fit, one_hot, record_answers, recorded_answers
 
 EPOCHS, RATE = 30, 6e-3
 PLACES = 2  # pixels, by which the teacher's images are moved
@@ -54,6 +55,7 @@ def teacher(run):
     """The large network, trained on the labels of moved images for twice as long."""
     network, (x, y) = cnn(TEACHER, run), run.train
     fit(network, (x, one_hot(y)), run, epochs=2 * EPOCHS, rate=RATE / 2, places=PLACES)
+    record_answers(network, run)
     return network
 
 
@@ -68,8 +70,9 @@ def alone(run, smoothing=0.0):
 def distilled(run, temperature=4.0, label_weight=0.1):
     """The student, trained on the teacher's soft targets and on labels."""
     student, loss, (x, y) = cnn(STUDENT, run), distill.SoftTargets(temperature), run.train
-    distiller = distill.Distiller(run.model("teacher"), student, loss, student_loss_weight=label_weight)
-    fit(distiller, (x, one_hot(y)), run, epochs=EPOCHS, rate=RATE)
+    answers = recorded_answers(run, "teacher")
+    distiller = distill.Distiller(answers, student, loss, student_loss_weight=label_weight)
+    fit(distiller, (answers.with_ids(x), one_hot(y)), run, epochs=EPOCHS, rate=RATE)
     return student
 
 
