@@ -1,6 +1,6 @@
 """Is any published method better than a tuned student without a teacher, and than plain distillation?
 
-Small CNNs learn from 4,000 series (mnist1d) or 3,000 digits (mnist5k) with every method of `distill`, side by side:
+Small CNNs learn from 3,500 series (mnist1d) or 3,000 digits (mnist5k) with every method of `distill`, side by side:
 with the same seed they have the same teacher, initial weights, data order, optimizer and number of steps. Each method
 has one setting of three values that --tune tries on dev, most often a factor of the weight that its paper gives its
 loss: a tenth, the weight itself, or ten times it. Labels weigh what the loss's `recipe` says. The papers of logit_mse,

@@ -1,6 +1,6 @@
 """How long must training be until a distilled student wins?
 
-An MLP learns to read 4,000 series (mnist1d), which are moved anew in each epoch, from labels or from a CNN that finds
+An MLP learns to read 3,500 series (mnist1d), which are moved anew in each epoch, from labels or from a CNN that finds
 digits wherever they lie: the pair of `series`. A consistent teacher that sees the same views is said to pay off late
 [1], so training takes from 10 to 640 epochs, each with a whole cosine of the learning rate. At each length a student
 with a teacher and one without start alike, see the same series in the same order, and have as many settings to choose
