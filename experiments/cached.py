@@ -27,13 +27,7 @@ temperature of 1, 76 % at 2 and 32 % at 4.
 """
 
 import dataclasses
-import functools
-import hashlib
-import importlib.util
-import os
 import time
-from collections import defaultdict
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -42,14 +36,13 @@ import tensorflow as tf
 import distill
 from distill import cache, data, exports, studies
 from distill.studies import tables
+from experiments._filetypes import PADDING, TYPES, files, magika
 from experiments._networks import Network, plain_cnn
 from experiments._training import BATCH, fit, one_hot
 
 TEACHER = Network(filters=(16, 32), units=64, dropout=0.4)
 STUDENT = Network(filters=(4, 8), units=16)
 TEACHER_EPOCHS, PLACES, TEACHER_RATE = 20, 2, 3e-3
-HALF, PADDING, BLOCK, LEAST = 1024, 256, 4096, 8  # what Magika reads of a file: its two ends
-ALIKE, FILES = 12, 1800  # files of one suffix, and in all
 HOT, COLD = 2.0, 1.0  # temperatures
 
 
@@ -82,87 +75,9 @@ FILETYPES = Task(epochs=24, views=1, rate=4e-3, kept=8, drawn=24)
 def examples(seed, task="mnist5k", root="/usr"):
     """The splits do not depend on the seed."""
     if task == "filetypes":
-        return remembered(files, root)
+        return files(root)
     splits = data.load(task)
     return data.arrays(splits.train), data.arrays(splits.dev), data.arrays(splits.test)
-
-
-@functools.cache
-def remembered(function, *arguments):
-    """What a function returns; a process that runs several cells calls it once."""
-    return function(*arguments)
-
-
-def magika():
-    """Magika's network, a file.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    found = importlib.util.find_spec("magika")
-    if found is None or found.origin is None:
-        raise ImportError(
-            "task=filetypes learns from Magika's network, which is in the package magika. Received: no such package. "
-            "Run: pip install magika==1.0.3 onnxruntime"
-        )
-    return next(Path(found.origin).parent.glob("models/*/model.onnx"))
-
-
-def ends(content):
-    """The two ends of a file as Magika reads them, (2048,) int32; `None` if there is too little in it.
-
-    256 stands where there is nothing.
-    """
-    first, last = content[:BLOCK].lstrip()[:HALF], content[-BLOCK:].rstrip()[-HALF:]
-    if len(content) <= BLOCK:
-        first, last = content.strip()[:HALF], content.strip()[-HALF:]
-    if len(first) < LEAST:
-        return None
-    x = np.full(2 * HALF, PADDING, "int32")
-    x[: len(first)] = np.frombuffer(first, "uint8")
-    x[len(x) - len(last) :] = np.frombuffer(last, "uint8")
-    return x
-
-
-def chosen(root):
-    """Paths of files below a folder, at most so many of a suffix, in an order that their names alone decide."""
-    by_suffix = defaultdict(list)
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = Path(folder, name)
-            if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
-                by_suffix[path.suffix.lower()].append(path)
-    some = [path for paths in by_suffix.values() for path in sorted(paths, key=digest)[:ALIKE]]
-    return sorted(some, key=digest)
-
-
-def digest(path):
-    """A number that a path decides."""
-    return int(hashlib.sha256(str(path).encode()).hexdigest()[:15], 16)
-
-
-def files(root):
-    """Train, dev and test: ends of files that differ, and the type that Magika names; no directory is in two splits."""
-    seen, splits = set(), ([], [], [])
-    for path in chosen(root):
-        with path.open("rb") as file:
-            content = file.read(BLOCK)
-            file.seek(max(0, path.stat().st_size - BLOCK))
-            x = ends(content if path.stat().st_size <= BLOCK else content + file.read(BLOCK))
-        if x is None or x.tobytes() in seen:
-            continue
-        seen.add(x.tobytes())
-        part = digest(path.parent) % 8
-        splits[0 if part < 5 else 1 if part < 6 else 2].append(x)
-        if len(seen) == FILES:
-            break
-    if not all(splits):
-        raise ValueError(
-            f"There must be files in a few directories. Received: root={root!r}, with {len(seen)} files that can be "
-            "read. Pass another folder: --data task=filetypes root=/usr"
-        )
-    network = exports.Exported(magika())
-    return tuple((np.stack(split), network.predict(np.stack(split)).argmax(axis=1)) for split in splits)
 
 
 def mixed(x, seed):
@@ -205,7 +120,7 @@ def student(run):
     # What is anywhere, and what a file begins with.
     found = [layers.GlobalMaxPooling1D()(maps), layers.Flatten()(maps[:, :4])]
     hidden = layers.Dense(64, activation="relu")(layers.Concatenate()(found))
-    return keras.Model(inputs, layers.Dense(214)(hidden))
+    return keras.Model(inputs, layers.Dense(TYPES)(hidden))
 
 
 def asked(run):
@@ -320,7 +235,7 @@ def alone(run):
 def live(run, temperature=HOT):
     """The student, taught by the teacher itself."""
     ask = asked(run)
-    classes = 10 if isinstance(ask, keras.Model) else 214
+    classes = 10 if isinstance(ask, keras.Model) else TYPES
 
     def within(x):
         return tf.ensure_shape(tf.numpy_function(ask, [x], tf.float32), (None, classes))

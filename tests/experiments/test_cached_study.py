@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill import cache, data, studies
-from experiments import cached
+from experiments import _filetypes, cached
 
 ARMS = cached.study.design.arms
 RNG = np.random.default_rng(0)
@@ -104,14 +104,14 @@ def test_draws_take_the_bytes_of_the_largest(task):
 
 def test_the_ends_of_a_file():
     long = b" \n" + bytes(range(33, 123)) * 60 + b"\t "
-    x = cached.ends(long)
+    x = _filetypes.ends(long)
     assert x.dtype == "int32"
     np.testing.assert_array_equal(x[:1024], np.frombuffer(long[2:1026], "uint8"))
     np.testing.assert_array_equal(x[1024:], np.frombuffer(long[-1026:-2], "uint8"))
-    short = cached.ends(b"  #!/bin/sh\n")
+    short = _filetypes.ends(b"  #!/bin/sh\n")
     assert short[:9].tolist() == short[-9:].tolist() == list(b"#!/bin/sh")
     assert set(short[9:-9]) == {256}
-    assert cached.ends(b"  1234567 \n") is None
+    assert _filetypes.ends(b"  1234567 \n") is None
 
 
 class Named:
@@ -125,17 +125,17 @@ class Named:
 
 
 def test_files_of_a_directory_are_in_one_split(tmp_path, monkeypatch):
-    monkeypatch.setattr(cached, "magika", lambda: "magika.onnx")
-    monkeypatch.setattr(cached.exports, "Exported", Named)
+    monkeypatch.setattr(_filetypes, "magika", lambda: "magika.onnx")
+    monkeypatch.setattr(_filetypes.exports, "Exported", Named)
     for folder in range(40):
         (tmp_path / f"{folder}").mkdir()
         for number in range(3):
             (tmp_path / f"{folder}" / f"{number}.{folder % 20}").write_text(
                 f"{number} in the folder {folder}"
             )
-    (tmp_path / "0" / "same.txt").write_text("1 in the folder 7")
+    (tmp_path / "0" / "same.txt").write_text("1 in the folder 0")
     (tmp_path / "0" / "link.sh").symlink_to(tmp_path / "1" / "1.1")
-    monkeypatch.setattr(cached, "ALIKE", 4)
+    monkeypatch.setattr(_filetypes, "ALIKE", 4)
     splits = cached.examples(0, "filetypes", str(tmp_path))
     folders = []
     for x, y in splits:
@@ -149,13 +149,13 @@ def test_files_of_a_directory_are_in_one_split(tmp_path, monkeypatch):
     )  # four of six files of a suffix; two files hold the same
     assert len(splits[0][0]) > len(splits[1][0])
     with pytest.raises(ValueError, match="files in a few directories"):
-        cached.files(str(tmp_path / "0"))
+        _filetypes.files(str(tmp_path / "0"))
 
 
 def test_magika_that_is_not_installed_is_asked_for(monkeypatch):
-    monkeypatch.setattr(cached.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(_filetypes.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install magika==1.0.3 onnxruntime"):
-        cached.magika()
+        _filetypes.magika()
 
 
 @pytest.mark.slow
