@@ -17,6 +17,7 @@ them. The tutorials take one to two minutes each on two cores.
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import re
@@ -27,7 +28,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.studies import StudyResult, charts, judge, read, summary, tables
+import matplotlib
+from matplotlib.figure import Figure
+
+from distill.studies import StudyResult, charts, judge, plots, read, summary, tables
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -69,9 +73,19 @@ def filled(text: str) -> str:
 
 
 def pictures(study: StudyResult) -> dict[str, str]:
-    """The pictures of a study, by the name of their file."""
+    """The pictures of a study, those of its own sections too, by the name of their file."""
     drawn = [*charts.forest(study), *charts.pareto(study)] if study.comparisons else []
-    return {f"{study.name}-{picture.name}.svg": _alone(picture.svg) for picture in drawn}
+    found = {picture.name: picture.svg for picture in drawn}
+    own: list[Callable[[StudyResult], Any]] = []
+    if (ROOT / "experiments" / f"{study.name}.py").is_file():
+        own = importlib.import_module(f"experiments.{study.name}").study.design.sections
+    for section in own:
+        with matplotlib.rc_context({**plots.STYLE, "svg.fonttype": "none"}):  # letters, which a test reads
+            for figure in section(study):
+                if isinstance(figure, Figure):
+                    name = section.__name__.replace("_", "-")
+                    found[name] = plots.svg(figure, name=name, description=str(section.__doc__))
+    return {f"{study.name}-{name}.svg": _alone(picture) for name, picture in found.items()}
 
 
 def snippets(text: str) -> list[str]:
