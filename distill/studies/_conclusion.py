@@ -33,7 +33,8 @@ def choose(
         choices: list[dict[str, Any]] = []
         for settings, cells in tried:
             finished = [read_cell(study_dir / cell.folder, measures) for cell in cells]
-            score = sum(one.dev[decides.key] or 0.0 for one in finished) / len(finished)
+            # Study.arm refused what has no such score.
+            score = sum(float(one.dev[decides.key]) for one in finished) / len(finished)  # type: ignore[arg-type]
             choices.append({"settings": dict(settings), "dev": score})
         chosen = best(choices, key=lambda choice: choice["dev"])["settings"]
         tuning.append({"arm": arm, "choices": choices, "chosen": chosen})

@@ -237,7 +237,7 @@ def _run_depths(
             continue
         failed: tuple[Cell, ...] = ()
         try:
-            runner.run(ready, work, label=f"{label}, {', '.join(dict.fromkeys(cell.arm for cell in ready))}")
+            runner.run(ready, work, label=f"{label}, {_listed([cell.arm for cell in ready])}")
         except CellError as error:
             if not error.failed:
                 raise
@@ -245,6 +245,12 @@ def _run_depths(
         lost += failed
         finished += [cell for cell in ready if cell not in failed]
     return finished, lost
+
+
+def _listed(arms: Sequence[str]) -> str:
+    """Names of arms in one line, or how many they are."""
+    names = list(dict.fromkeys(arms))
+    return ", ".join(names) if len(names) <= 4 else f"{len(names)} arms"
 
 
 def _tune(

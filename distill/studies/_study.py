@@ -208,6 +208,13 @@ class Study:
                 "settings and tune must name parameters of the function, and tune at least one value of each. "
                 f"Received: {strangers}; arm {name!r} has {', '.join(defaults) or 'none'}."
             )
+        decides = self.design.metrics[0]
+        if tried and decides.of_teacher and not needed:
+            raise ValueError(
+                "Settings are chosen by the study's first metric on dev. "
+                f"Received: {decides.name}, which compares with a teacher, and the arm {name!r} with tune and without "
+                "needs. Put a metric of labels first, or take tune away."
+            )
         depth = 1 + max((self.design.arms[one].depth for one in needed), default=-1)
         self.design.arms[name] = Declared(
             function=function,

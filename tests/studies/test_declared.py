@@ -7,6 +7,7 @@ import pytest
 from keras import layers
 
 from distill import studies
+from distill.studies import _execution
 from tests.studies.tiny import TAUGHT, classifier, run, splits, study_of, taught, teacher, trained
 
 
@@ -17,6 +18,11 @@ def grandchild(run):
 def test_what_an_arm_needs_is_run_however_deep(tmp_path):
     study = study_of(*TAUGHT, (grandchild, {"needs": "taught"}), (trained, {}))
     assert list(study.design.only(["grandchild"]).arms) == ["teacher", "taught", "grandchild"]
+
+
+def test_progress_names_few_arms_and_counts_many():
+    assert _execution._listed(["b", "a", "b"]) == "b, a"
+    assert _execution._listed(list("abcde") * 2) == "5 arms"
 
 
 def test_declarations_that_do_not_fit():
@@ -43,6 +49,10 @@ def test_declarations_that_do_not_fit():
         with pytest.raises(ValueError, match=message):
             study.arm(function, **options)
     assert list(study.design.arms) == ["teacher"]
+    with pytest.raises(
+        ValueError, match=r"first metric on dev. Received: agreement, .* the arm 'taught' with tune"
+    ):
+        studies.Study("tiny", data=splits, metrics=[studies.AGREEMENT]).arm(taught, tune={"slope": (1.0,)})
     with pytest.raises(ValueError, match=r"Declared arms are \['teacher'\]. Received: \['taught'\]"):
         study.compare("taught", "teacher")
     with pytest.raises(ValueError, match="Compare two arms, and once"):
