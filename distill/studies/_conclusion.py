@@ -34,7 +34,7 @@ def choose(
         for settings, cells in tried:
             finished = [read_cell(study_dir / cell.folder, measures) for cell in cells]
             # Study.arm refused what has no such score.
-            score = sum(float(one.dev[decides.key]) for one in finished) / len(finished)  # type: ignore[arg-type]
+            score = sum(float(one.dev[decides.key]) for one in finished) / len(finished)  # type: ignore[arg-type, misc]
             choices.append({"settings": dict(settings), "dev": score})
         chosen = best(choices, key=lambda choice: choice["dev"])["settings"]
         tuning.append({"arm": arm, "choices": choices, "chosen": chosen})
