@@ -137,3 +137,13 @@ def here(monkeypatch):
 
     here = contextlib.nullcontext(_pools.InThisProcess())
     monkeypatch.setattr(_execution, "pool_of", lambda *_, **__: here)
+
+
+@pytest.fixture
+def deterministic():
+    """TensorFlow's operations give the same bits each time, for one test."""
+    from tensorflow.python.framework import config  # only here it can be switched off
+
+    config.enable_op_determinism()
+    yield
+    config.disable_op_determinism()

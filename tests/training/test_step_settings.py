@@ -64,6 +64,19 @@ def takes(monkeypatch):
     return make
 
 
+@pytest.mark.usefixtures("deterministic")
+def test_with_deterministic_operations_training_goes_the_same_way(batch, takes):
+    takes(lambda steps, jit: {1: 2.0, 4: 1.0}[steps])
+    models = compiled(distilled), compiled(distilled)
+    found = fastest(models[0], batch, batch_size=8, steps=(1, 4), runs=2)
+    assert [row.difference for row in found.rows] == [0.0, 0.0]
+    assert models[0].steps_per_execution == 4
+    for model in models:
+        keras.utils.set_random_seed(5)
+        model.fit(*batch, batch_size=8, epochs=2, verbose=0)
+    assert bits(models[0]) == bits(models[1])
+
+
 @pytest.mark.parametrize("make", [plain, distilled])
 def test_the_fastest_is_set_and_training_goes_the_same_way_as_without(make, batch, takes):
     takes(lambda steps, jit: {1: 2.0, 2: 1.0, 4: 4.0}[steps])

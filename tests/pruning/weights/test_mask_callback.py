@@ -43,16 +43,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.fixture
-def _deterministic():
-    from tensorflow.python.framework import config  # only here it can be switched off
-
-    config.enable_op_determinism()
-    yield
-    config.disable_op_determinism()
-
-
-@pytest.mark.usefixtures("_deterministic")
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("stop", [5, 7, 13])
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(stop, batch, tmp_path):
     x, y = batch
