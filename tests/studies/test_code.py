@@ -77,6 +77,7 @@ import dataclasses
 import numpy as np
 
 WIDTH = 8
+DEPTH = 5
 OTHER = 1
 
 
@@ -102,11 +103,20 @@ def rate(start=0.1):
 
 def unused():
     return 1
+
+
+def declared(tune):
+    return lambda function: function
+"""
+INSTALLED = """
+def size():
+    return 77
 """
 STUDY = """
 import numpy as np
 import helpers
-from helpers import Model, Network, OTHER
+from helpers import Model, Network, OTHER, declared
+from installed import size
 
 EPOCHS, LATE = 30, [1, 2]
 NETWORK = Network(units=6)
@@ -120,28 +130,35 @@ def fit_again(low=2, high=1):
     return low - high
 
 
+@declared(tune=(1, 2))
 def arm(run, width=3):
-    return fit(), fit_again(), Model(), helpers.WIDTH
+    def late():
+        return LATE[0]
+
+    return fit(), fit_again(), Model(), helpers.WIDTH, helpers.DEPTH, late(), size()
 """
 
 
 @pytest.fixture
 def changed(tmp_path, monkeypatch):
-    """A function that writes a study of two modules, with a change, and returns the digest of its arm."""
-    monkeypatch.syspath_prepend(str(tmp_path))
+    """A function that writes a study and what it uses, with a change, and returns the digest of its arm."""
+    folders = {"helpers": tmp_path, "installed": tmp_path / ".venv" / "site-packages", "own_study": tmp_path}
+    folders["installed"].mkdir(parents=True)
+    for folder in folders.values():
+        monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def digest(old="", new=""):
-        assert old in HELPERS + STUDY
-        for name, text in (("helpers", HELPERS), ("own_study", STUDY)):
-            (tmp_path / f"{name}.py").write_text(text.replace(old, new) if old else text)
+        assert old in HELPERS + INSTALLED + STUDY
+        for name, text in (("helpers", HELPERS), ("installed", INSTALLED), ("own_study", STUDY)):
+            (folders[name] / f"{name}.py").write_text(text.replace(old, new) if old else text)
             sys.modules.pop(name, None)
         importlib.invalidate_caches()
         linecache.checkcache()
         return code_of(importlib.import_module("own_study").arm)
 
     yield digest
-    for name in ("helpers", "own_study"):
+    for name in folders:
         sys.modules.pop(name, None)
 
 
@@ -153,6 +170,8 @@ def changed(tmp_path, monkeypatch):
         ("(low=2, high=1)", "(low=1, high=2)"),
         ("Network(units=6)", "Network(units=7)"),
         ("WIDTH = 8", "WIDTH = 9"),  # of another module, by its name there and through what a method calls
+        ("DEPTH = 5", "DEPTH = 6"),
+        ("LATE = 30, [1, 2]", "LATE = 30, [2, 2]"),  # in a function within the arm
         ("start * WIDTH", "start + WIDTH"),
         ("start=0.1", "start=0.2"),
         ("rate() + self", "rate() - self"),
@@ -170,6 +189,8 @@ def test_a_change_in_what_an_arm_uses_is_a_change_of_the_arm(old, new, changed):
         ("OTHER = 1", "OTHER = 2"),
         ("return 1\n", "return 5\n"),  # in a function that nobody calls
         ("width=3", "width=4"),  # a setting, which is in the config of a cell
+        ("tune=(1, 2)", "tune=(1, 3)"),  # so are those that were tried
+        ("return 77", "return 78"),  # in a package that is installed below the study's folder
     ],
 )
 def test_a_change_elsewhere_is_none(old, new, changed):
