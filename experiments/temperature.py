@@ -10,7 +10,12 @@ one. The rival without a teacher has its label smoothing chosen on dev.
 The report draws the grid by its scores on dev, from which one would choose. Two differences are judged on test: what is
 published most (T = 4, labels .1) against T = 1, and against labels of half the weight.
 
-Command: scripts/study temperature --tune. 22 arms of 8 seeds.
+Command: scripts/study temperature --tune. 22 arms of 8 seeds, about an hour of one core.
+
+Found, with 8 seeds: the grid is flat, .8 points on dev from its best corner to its worst. T = 4 has the highest scores,
+and half a point more than T = 1 on test (+.50, 97.5 % interval −.08 to +1.08), which is not shown; the weight of the
+labels is not shown to matter (−.07, −.28 to +.13). No setting scores higher on test than labels alone, smoothed by .1,
+and T = 1 is worse (−.78, exploratory).
 """
 
 import itertools
@@ -60,7 +65,7 @@ def teacher(run):
 
 
 @study.arm(group="references", tune={"smoothing": (0.0, 0.05, 0.1, 0.2)})
-def alone(run, smoothing=0.0):
+def alone(run, smoothing=0.1):
     """The student, trained on labels."""
     network, (x, y) = cnn(STUDENT, run), run.train
     fit(network, (x, one_hot(y, smoothing)), run, epochs=EPOCHS, rate=RATE)
