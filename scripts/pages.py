@@ -44,7 +44,10 @@ _MARKED = re.compile(
 )
 _SNIPPET = re.compile(r"```python\n(?P<code>.*?)```(?P<printed>\n\n```text\n.*?```)?", re.DOTALL)
 # An image has no text colour to take over; it knows only which of the two its page wants.
-_COLORS = "<style>svg{color:#1b1b1f}@media(prefers-color-scheme:dark){svg{color:#ececf1}}</style>"
+_COLORS = (
+    "<style>svg{color:#1b1b1f;fill:currentColor}@media(prefers-color-scheme:dark){svg{color:#ececf1}}</style>"
+)
+_PAPER, _INK = re.compile("#ffffff"), re.compile("#(000000|1b1b1f)")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -199,8 +202,9 @@ PARTS: dict[str, Callable[[StudyResult], str]] = {
 
 
 def _alone(picture: str) -> str:
-    """A picture as a file of its own."""
-    return re.sub(r"(<svg[^>]*>)", rf"\1{_COLORS}", picture.strip(), count=1) + "\n"
+    """A picture as a file of its own, without white paper, and with the text colour of its page."""
+    picture = _INK.sub("currentColor", _PAPER.sub("none", picture.strip()))
+    return re.sub(r"(<svg[^>]*>)", rf"\1{_COLORS}", picture, count=1) + "\n"
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ distiller.fit(answers.with_ids(x), y, epochs=2)
 print(cache.inspect("cache"))
 ```
 
-    Dense       all numbers of an output or a layer, in float32, bfloat16 or float16
-    TopK        the largest logits, and the sum of all others at each temperature
-    Sampled     classes drawn from the softened probabilities
+    Dense           all numbers of an output or a layer, in float32, bfloat16 or float16
+    TopK            the largest logits, and the sum of all others at each temperature
+    Sampled         classes drawn from the softened probabilities
     record_on_ray   records on the machines of a Ray cluster
-    views       random views of a data set that come again in the same way
+    views           random views of a data set that come again in the same way
 """
 
 from distill.cache._answers import Answers, open

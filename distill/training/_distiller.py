@@ -491,8 +491,11 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
 
         It compares the scores and sizes of teacher and student, whether the student's head fits the compiled loss and
         the teacher's classes the labels, the range of the inputs, and the scale of each term of the loss and of its
-        gradient on one batch in training. Called again after `fit`, it says if the student is still far from its
-        teacher, and needs more steps. Nothing is trained, and no model, metric or random generator is changed.
+        gradient on one batch in training. Nothing is trained, and no model, metric or random generator is changed.
+
+        Before `fit` it cannot see how long training will be. With too few steps a distilled student can end far behind
+        one that had the labels alone, and nothing here warns of that. Called again after `fit`, it says if the student
+        is still far from its teacher, and needs more steps; only a student trained alone for as long is proof.
 
         Args:
             x: inputs, as for `fit`, or a data set of (x, y) or (x, y, sample_weight).

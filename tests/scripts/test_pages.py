@@ -109,7 +109,7 @@ def test_a_notebook_is_its_page(page):
 @pytest.mark.parametrize(
     "page",
     [
-        page if page.stem == "first" else pytest.param(page, marks=pytest.mark.slow)
+        pytest.param(page, marks=pytest.mark.slow if page.stem == "prune" else ())  # half a minute and more
         for page in pages.NOTEBOOKS
     ],
     ids=lambda page: page.stem,
