@@ -1,6 +1,7 @@
 """What a cache says of itself: whose answers it holds, to which data, and how they are kept."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ class Manifest:
         """Number of examples in a shard."""
         return min(self.shard_size, self.examples - shard * self.shard_size)
 
-    @property
+    @functools.cached_property
     def row(self) -> np.dtype[Any]:
         """Dtype of what a shard holds of an example: a digest of its inputs, and the answers."""
         fields: list[Any] = [("inputs", "<u4")]

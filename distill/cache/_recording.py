@@ -178,7 +178,6 @@ class _Recorder:
         self._done = set(present(folder)) if folder.is_dir() else set()
         self._missing = wanted - self._done
         self._shards = Shards(folder, manifest)
-        self._filled: dict[int, int] = {}
         self._rows: dict[int, np.ndarray] = {}
 
     def compare(self, x: Any, first: list[tuple[Answer, np.ndarray]]) -> None:
@@ -220,13 +219,13 @@ class _Recorder:
         apart = max(1, self._manifest.examples // _COMPARED)
         compared, done = -1, 0
         for start, x in examples:
-            ids = np.arange(start, start + len(keras.tree.flatten(x)[0]))
-            if ids[-1] >= self._manifest.examples:
+            ids = range(start, start + len(keras.tree.flatten(x)[0]))
+            if ids.stop > self._manifest.examples:
                 raise ValueError(
                     "Data must bring as many examples at each pass. Received: more than the "
                     f"{self._manifest.examples} that were counted. See distill.cache.views for random views."
                 )
-            touched = set((ids // self._manifest.shard_size).tolist())
+            touched = set(_shards_of(ids, self._manifest))
             if touched & self._missing:
                 done += self._keep(ids, self._encoded(start, x, first if start == 0 else self._answering(x)))
                 progress.update(done)
@@ -234,7 +233,7 @@ class _Recorder:
                     break
             elif touched <= self._done and (examples.batches is not None or start // apart > compared):
                 compared = start // apart
-                stored = self._shards.rows(ids[:1])["inputs"]
+                stored = self._shards.rows(np.array(ids[:1]))["inputs"]
                 self._require_same_inputs(
                     ids[:1], digests(keras.tree.map_structure(lambda part: part[:1], x)), stored
                 )
@@ -244,18 +243,17 @@ class _Recorder:
                 f"that were counted; shards {sorted(self._missing)} are not full."
             )
 
-    def _keep(self, ids: np.ndarray, rows: np.ndarray) -> int:
+    def _keep(self, ids: range, rows: np.ndarray) -> int:
         """Puts rows into their shards, and writes those that are full; returns how many were wanted."""
-        numbers, places = np.divmod(ids, self._manifest.shard_size)
         kept = 0
-        for number in sorted(set(numbers.tolist()) & self._missing):
-            size = self._manifest.size_of(number)
-            shard = self._rows.setdefault(number, np.zeros(size, self._manifest.row))
-            chosen = numbers == number
-            shard[places[chosen]] = rows[chosen]
-            kept += int(chosen.sum())
-            self._filled[number] = self._filled.get(number, 0) + int(chosen.sum())
-            if self._filled[number] == size:
+        for number in sorted(self._missing.intersection(_shards_of(ids, self._manifest))):
+            size, begin = self._manifest.size_of(number), number * self._manifest.shard_size
+            if number not in self._rows:
+                self._rows[number] = np.zeros(size, self._manifest.row)
+            first, end = max(ids.start, begin), min(ids.stop, begin + size)
+            self._rows[number][first - begin : end - begin] = rows[first - ids.start : end - ids.start]
+            kept += end - first
+            if end == begin + size:
                 write(self._folder, number, self._rows.pop(number))
                 self._missing.remove(number)
         return kept
@@ -278,9 +276,7 @@ class _Recorder:
                 rows[field] = part
         return rows
 
-    def _require_same_inputs(
-        self, ids: Sequence[int] | np.ndarray, now: np.ndarray, before: np.ndarray
-    ) -> None:
+    def _require_same_inputs(self, ids: Sequence[int], now: np.ndarray, before: np.ndarray) -> None:
         if (differ := np.flatnonzero(now != before)).size:
             raise ValueError(
                 "A cache holds answers to one set of examples. Received: "
@@ -288,6 +284,11 @@ class _Recorder:
                 "recorded. Use the same data in the same order, record into another folder, or delete this one "
                 "first."
             )
+
+
+def _shards_of(ids: range, manifest: Manifest) -> range:
+    """Returns the numbers of the shards that hold examples one after another."""
+    return range(ids.start // manifest.shard_size, (ids.stop - 1) // manifest.shard_size + 1)
 
 
 def _apart(old: np.ndarray, new: np.ndarray) -> float:

@@ -10,6 +10,7 @@ import re
 import threading
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,20 @@ _BLOCK = 1 << 24
 
 def write(folder: Path, shard: int, rows: np.ndarray) -> None:
     """Writes a shard, whole or not at all."""
-    buffer = io.BytesIO()
-    np.save(buffer, rows, allow_pickle=False)
-    content = buffer.getbuffer()
-    with replacing(folder / f"{shard:05d}-{zlib.crc32(content):08x}.npy") as draft:
-        draft.write_bytes(content)
+    checksum = _Checksum()
+    np.save(checksum, rows, allow_pickle=False)  # the name comes before the bytes, which are not held twice
+    with replacing(folder / f"{shard:05d}-{checksum.value:08x}.npy") as draft, draft.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
+
+
+class _Checksum(io.RawIOBase):
+    """A file that keeps of what is written to it the checksum alone."""
+
+    value = 0
+
+    def write(self, content: Any) -> int:
+        self.value = zlib.crc32(content, self.value)
+        return len(content)
 
 
 def present(folder: Path) -> dict[int, Path]:

@@ -80,13 +80,13 @@ class TopK(Target):
     def encode(
         self, answer: Answer, values: np.ndarray, random: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Returns the largest logits, and the rest's sums in float64 before they are rounded."""
+        """Returns the largest logits, and the rest's sums, added in float64 before they are rounded."""
         logits = _logits(answer, values, self.from_logits)
         ids = _largest(logits, self.k)
         top = np.take_along_axis(logits, ids, axis=-1)
-        others = logits.astype("float64")
+        others = logits.copy()
         np.put_along_axis(others, ids, -np.inf, axis=-1)
-        rest = [_log_sum_exp(others / temperature) for temperature in self.temperatures]
+        rest = [_log_sum_exp(others, temperature) for temperature in self.temperatures]
         return {
             f"{answer.label}.ids": ids,
             f"{answer.label}.logits": top,
@@ -291,7 +291,7 @@ def _decoded(fields: Mapping[str, tuple[str, tuple[int, ...]]], rows: np.ndarray
 
 def _logits(answer: Answer, values: np.ndarray, from_logits: bool | None) -> np.ndarray:
     """Returns logits in float32; of probabilities, their logarithms."""
-    values = values.astype("float32")
+    values = values.astype("float32", copy=False)
     if from_logits is not False:
         return values
     if values.min() < 0 or values.max() > 1 + 1e-3:
@@ -311,9 +311,16 @@ def _largest(logits: np.ndarray, k: int) -> np.ndarray:
     return np.take_along_axis(chosen, order, axis=-1)
 
 
-def _log_sum_exp(values: np.ndarray) -> np.ndarray:
-    """Returns log Σ exp over the last axis; −∞ of nothing but −∞."""
+def _log_sum_exp(values: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Returns log Σ exp(values / temperature) over the last axis; −∞ of nothing but −∞.
+
+    Exponentials are taken in the dtype of the values, and added in float64: those of float32 take half the time, and
+    their errors, 1e-7 of each, are less than what rounding the result to float32 adds.
+    """
     largest = values.max(axis=-1, keepdims=True)
-    safe = np.where(np.isfinite(largest), largest, 0.0)
-    with np.errstate(divide="ignore"):
-        return np.log(np.exp(values - safe).sum(axis=-1)) + safe[..., 0]
+    safe = np.where(np.isfinite(largest), largest, values.dtype.type(0))
+    terms = values - safe
+    with np.errstate(divide="ignore", over="ignore"):  # what masks classes is as large as the dtype allows
+        terms /= temperature
+        np.exp(terms, out=terms)
+        return np.log(terms.sum(axis=-1, dtype="float64")) + safe[..., 0].astype("float64") / temperature

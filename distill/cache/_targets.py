@@ -107,7 +107,7 @@ class Dense(Target):
         self, answer: Answer, values: np.ndarray, random: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """Returns the answers, rounded to the dtype."""
-        values = values.astype("float32")
+        values = values.astype("float32", copy=False)
         if self.dtype == "float16":
             largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
             if largest > np.finfo("float16").max:

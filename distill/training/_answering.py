@@ -189,7 +189,7 @@ def _compiled(teacher: Teacher) -> Callable[[Arrays], list[Tensors]]:
 def _array(value: Any) -> np.ndarray:
     """Returns a tensor of any library as an array."""
     if isinstance(value, keras.Variable):
-        return np.asarray(keras.ops.convert_to_numpy(value))
+        value = keras.ops.convert_to_tensor(value)  # of TensorFlow and JAX, an array is then no copy of it
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         return np.asarray(value.float() if str(value.dtype) == "torch.bfloat16" else value)

@@ -181,9 +181,14 @@ def scaling(options):
         yield Line(f"{what} {number}", "live / (teacher + student)", ratios, note=f"ms a step: {step}")
 
 
+def networks(options):
+    """The pairs whose memory and start are looked at: each costs a process, or traces anew, every time."""
+    return ("MLP",) if options.quick else ("MLP", "ResNet")
+
+
 def memory(options):
     """Lines of how much a process grows in training, each way in a process of its own."""
-    for name in [one for one in options.chosen if one in ("MLP", "ResNet")]:
+    for name in [one for one in options.chosen if one in networks(options)]:
         grown = {}
         for way in ("student", "live", "keras.distillation"):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -230,13 +235,14 @@ def startup(options):
         return ways.timed(lambda: subprocess.run([sys.executable, "-c", f"import {name}"], check=True))
 
     imports("distill")
-    times = np.array([(imports("distill"), imports("keras")) for _ in range(max(2, options.rounds // 2))])
+    turns = 1 if options.quick else max(2, options.rounds // 2)
+    times = np.array([(imports("distill"), imports("keras")) for _ in range(turns)])
     note = f"{np.median(times[:, 0]):.2g} s and {np.median(times[:, 1]):.2g} s"
     yield Line("import", "distill / keras", times[:, 0] / times[:, 1], "<= 1.1", note)
     for name, pair in options.chosen.items():
-        if name not in ("MLP", "ResNet"):
+        if name not in networks(options):
             continue
-        live, student, bare = np.array([first_steps(pair) for _ in range(3)]).T
+        live, student, bare = np.array([first_steps(pair) for _ in range(1 if options.quick else 3)]).T
         note = f"{np.median(live):.2g} s, {np.median(student):.2g} s and {np.median(bare):.2g} s"
         yield Line(name, "first step: live / (student + teacher)", live / (student + bare), note=note)
 

@@ -78,9 +78,9 @@ def networks(pair, quick):
     if pair == "MLP":
         return dense((1200, 1200)), dense((800, 800)), (784,), 10
     if pair == "ResNet":
-        return residual(20 if quick else 56), residual(20), (3, 32, 32), 100
+        return residual(8 if quick else 56), residual(8 if quick else 20), (3, 32, 32), 100
     if pair == "transformer":
-        return Transformer(2 if quick else 6), Transformer(1 if quick else 2), None, 20
+        return Transformer(1 if quick else 6), Transformer(1 if quick else 2), None, 20
     raise SystemExit(f"There is no twin of the pair {pair!r} in PyTorch.")
 
 

@@ -16,7 +16,7 @@ import pytest
 from launching import launch
 
 import distill
-from distill import _keras
+from distill import _keras, cache
 from distill.training import Backup
 
 EPOCHS, BATCH = 4, 16
@@ -35,7 +35,9 @@ def data():
     return x, (x[:, 0] > 0).astype("int64") + (x[:, 1] > 0)
 
 
-def make(strategy, model=distill.Distiller, **compiled):
+def make(strategy, model=distill.Distiller, answers=None, **compiled):
+    """A teacher, or what was recorded of it, and a student with the same weights each time."""
+
     def net(*layers):
         return keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(3, "softmax")])
 
@@ -44,7 +46,7 @@ def make(strategy, model=distill.Distiller, **compiled):
     with strategy.scope():
         normed = keras.layers.BatchNormalization(synchronized=True)
         student = net(keras.layers.Dense(8, "relu"), normed)
-        distiller = model(teacher, student, distill.SoftTargets(2.0))
+        distiller = model(teacher if answers is None else answers, student, distill.SoftTargets(2.0))
         metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")]
         distiller.compile(
             keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=metrics, **compiled
@@ -79,6 +81,24 @@ def compare(strategy):
 
     distiller = make(strategy)
     dataset = tf.data.Dataset.from_tensor_slices((x[:49], y[:49])).shuffle(49, seed=5).batch(BATCH)
+    run = distiller.fit(dataset, epochs=2, verbose=0, shuffle=False)
+    results["shuffled dataset, one worker has none"] = {"history": run.history, "weights": weights(distiller)}
+    return results
+
+
+def cached(strategy, folder):
+    """Returns what a student learns from answers on disk, each worker from those to its own examples."""
+    import tensorflow as tf
+
+    x, y = data()
+    answers = cache.open(folder / "dense")
+    distiller = make(strategy, answers=answers)
+    run = distiller.fit(answers.with_ids(x), y, BATCH, 2, verbose=0)
+    results = {"shuffled arrays": {"history": run.history, "weights": weights(distiller)}}
+
+    distiller = make(strategy, answers=cache.open(folder / "top"))
+    numbered = distill.Identified(x[:49], np.arange(49))
+    dataset = tf.data.Dataset.from_tensor_slices((numbered, y[:49])).shuffle(49, seed=5).batch(BATCH)
     run = distiller.fit(dataset, epochs=2, verbose=0, shuffle=False)
     results["shuffled dataset, one worker has none"] = {"history": run.history, "weights": weights(distiller)}
     return results
@@ -161,6 +181,8 @@ def work(what, folder):
         results = compare(strategy)
         results["disagree"] = disagree(strategy, number, folder)
         results["refusals"] = refusals(strategy)
+    elif what == "cached":
+        results = cached(strategy, folder)
     else:
         results = killed(strategy, number, folder)
     # Keras 3.13 evaluates to tensors.
@@ -205,6 +227,26 @@ def test_two_workers_equal_one_process(tmp_path):
     for name in ("fit", "evaluate"):
         assert f"with: 3.14.0. Received: Keras {keras.__version__}." in errors[name]
     assert workers[0]["disagree"] == "backups of epochs [3, -1] (-1: none"
+
+
+@only_tensorflow("its strategies")
+@pytest.mark.slow
+def test_two_workers_learn_from_a_cache_as_one_process(tmp_path):
+    import tensorflow as tf
+
+    one = tf.distribute.get_strategy()
+    x, y = data()
+    live = make(one)
+    quiet = {"shard_size": 10, "batch_size": BATCH, "verbose": 0}
+    cache.record(live.teacher.model, x, tmp_path / "dense", **quiet)
+    top = cache.TopK(2, temperatures=(2.0,))
+    cache.record(live.teacher.model, x, tmp_path / "top", targets=top, **quiet)
+    workers, _ = results_of("cached", tmp_path)
+    assert workers[0] == workers[1]
+    assert_close(workers[0], json.loads(json.dumps(cached(one, tmp_path), default=float)))
+    # The answers that are looked up are those to the examples of the batch: the live teacher teaches the same.
+    live.fit(x, y, BATCH, 2, verbose=0)
+    assert_close(workers[0]["shuffled arrays"]["weights"], weights(live))
 
 
 @only_tensorflow("its strategies")
