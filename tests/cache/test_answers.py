@@ -39,10 +39,14 @@ def trained(teacher, student, loss, data, y=Y, **kwargs):
     return student.get_weights(), history.history
 
 
-def assert_same(one, other):
-    """Bit for bit on TensorFlow; XLA, on JAX, rounds as it compiles each step."""
+def assert_same(one, other, *, shuffled=False):
+    """Bit for bit on TensorFlow; XLA, on JAX, rounds as it compiles each step.
+
+    A processor may round an answer otherwise where its example stands elsewhere in a batch, so a live teacher's answers
+    to shuffled examples are recorded but for their last bits.
+    """
     assert np.isfinite(one[1]["loss"]).all()
-    exact = {"rtol": 0.0 if BACKEND == "tensorflow" else 1e-4, "atol": 0.0}
+    exact = {"rtol": 0.0 if BACKEND == "tensorflow" and not shuffled else 1e-4, "atol": 1e-8 * shuffled}
     for left, right in zip(one[0], other[0], strict=True):
         np.testing.assert_allclose(left, right, **exact)
     for name, values in one[1].items():
@@ -59,12 +63,14 @@ def everything():
     ]
 
 
-def test_training_on_dense_answers_is_live_bit_for_bit(teacher, student, tmp_path):
+@pytest.mark.parametrize("shuffled", sorted({False, SHUFFLE["shuffle"]}))
+def test_training_on_dense_answers_is_live_bit_for_bit(shuffled, teacher, student, tmp_path):
     answers = cache.record(teacher, X, tmp_path / "cache", layers=["hidden"], **QUIET)
     ids = Identified(X, np.arange(48))
     assert_same(
-        trained(teacher, student, everything(), ids, **SHUFFLE),
-        trained(answers, student, everything(), answers.with_ids(X), **SHUFFLE),
+        trained(teacher, student, everything(), ids, shuffle=shuffled),
+        trained(answers, student, everything(), answers.with_ids(X), shuffle=shuffled),
+        shuffled=shuffled,
     )
 
 
@@ -169,8 +175,8 @@ def test_a_cache_beside_a_live_teacher(teacher, student, tmp_path):
     whole = cache.record(other, X, tmp_path / "whole", **QUIET)
     ids, loss = Identified(X, np.arange(48)), losses.SoftTargets(1.0)
     assert_same(
-        trained([teacher, other], student, losses.SoftTargets(1.0), ids, **SHUFFLE),
-        trained([teacher, whole], student, losses.SoftTargets(1.0), ids, **SHUFFLE),
+        trained([teacher, other], student, losses.SoftTargets(1.0), ids, shuffle=False),
+        trained([teacher, whole], student, losses.SoftTargets(1.0), ids, shuffle=False),
     )
     distill.Distiller([teacher, answers], student, loss)
     with pytest.raises(ValueError, match="teacher_mean averages the logits of all classes.*cache.Dense"):
