@@ -10,10 +10,11 @@ while its teacher has seen moved ones; the teacher's answers as hard labels; and
 95 % zeros or without most of its channels, a deeper network without layers, and int8 files.
 
 The teacher is asked once where students see images as they are (distilled_plain): 8.2 s of a core become 6.6, with the
-same weights to the bit. Where images are moved it stays live. Its answers to 100 views would serve the 130 epochs of
-both distilled arms: live, these take 44 s a seed (.34 an epoch); from a cache 35 (.27), and 26 more to make the views
-twice, to count and to ask, and to keep them (.26 a view). With --tune 520 epochs share them, 177 s against 167, in
-three seeds of eleven: in all, 884 s live and 992 from a cache.
+same weights to the bit, or but for last bits where a processor rounds an answer otherwise at another place in a batch.
+Where images are moved it stays live. Its answers to 100 views would serve the 130 epochs of both distilled arms: live,
+these take 44 s a seed (.34 an epoch); from a cache 35 (.27), and 26 more to make the views twice, to count and to ask,
+and to keep them (.26 a view). With --tune 520 epochs share them, 177 s against 167, in three seeds of eleven: in all,
+884 s live and 992 from a cache.
 
 Command: scripts/compare. --tune chooses the settings on dev again; --arms all adds the arms on request.
 

@@ -4,8 +4,8 @@ The CNN of 6,790 parameters that `compare` trains learns 3,000 digits (mnist5k) 
 Its teacher, 16 times as large, has seen them moved, and so knows what these labels do not tell. Each student learns at
 one temperature and one weight of the labels; the rest of the weight is the teacher's. The gradient of soft targets is
 multiplied by T², so that the weight means the same at each temperature. All students of a seed start alike and see the
-same images in the same order. The teacher is asked once a seed, and students are the same to the bit as from a live
-one. The rival without a teacher has its label smoothing chosen on dev.
+same images in the same order. The teacher is asked once a seed. The rival without a teacher has its label smoothing
+chosen on dev.
 
 The report draws the grid by its scores on dev, from which one would choose. Two differences are judged on test: what is
 published most (T = 4, labels .1) against T = 1, and against labels of half the weight.
