@@ -26,6 +26,8 @@ MEANING = (
     "same kind. They say nothing about training again: whether one way to train is better than another takes several "
     "seeds of each, as in a Study."
 )
+BIASED = "A number without an interval is shifted by resampling itself, as a calibration error is."
+_BIAS = 0.25  # of a standard error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Interval:
 
     Attributes:
         value: the number on all examples.
-        low: 2.5 % quantile over resamples.
-        high: 97.5 % quantile.
+        low: 2.5 % quantile over resamples; `None` if these are shifted, see `compare_models`.
+        high: 97.5 % quantile, or `None`.
 
     Example:
         >>> from distill import studies
@@ -44,8 +46,8 @@ class Interval:
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +110,19 @@ class ComparedModels:
             for key in ("parameters", "macs", "file_bytes")
         ]
 
+    @property
+    def _meaning(self) -> str:
+        shown = [one for own in (*self.scores.values(), *self.differences.values()) for one in own.values()]
+        return f"{MEANING} {BIASED}" if any(one.low is None for one in shown) else MEANING
+
     def __rich__(self) -> rich.console.Group:
-        return rich.console.Group(*map(for_terminal, self._grids), rich.text.Text(f"\n{MEANING}"))
+        return rich.console.Group(*map(for_terminal, self._grids), rich.text.Text(f"\n{self._meaning}"))
 
     def __str__(self) -> str:
-        return "\n\n".join([*map(for_markdown, self._grids), MEANING])
+        return "\n\n".join([*map(for_markdown, self._grids), self._meaning])
 
     def _repr_html_(self) -> str:
-        return "".join([*map(page.grid, self._grids), page.small(MEANING)])
+        return "".join([*map(page.grid, self._grids), page.small(self._meaning)])
 
 
 def compare_models(
@@ -131,6 +138,10 @@ def compare_models(
     Each resample draws as many examples as there are, with replacement, and scores all models on them; an interval has
     the middle 95 % of the resampled scores or differences [1]. A difference whose interval excludes 0 is more than the
     luck of these examples. It is of these models, not of the ways in which they were trained.
+
+    Where the mean of the resampled numbers is off by more than a quarter of their standard deviation, there is no
+    interval: it would be shifted as they are [2]. Calibration errors are such numbers, which rise with each resample's
+    own noise; means over examples are not.
 
     Args:
         models: name -> a model, or a `.keras`, `.tflite` or `.onnx` file; the others are compared with the first, with
@@ -149,6 +160,7 @@ def compare_models(
 
     References:
         [1] Efron, Tibshirani 1993, An Introduction to the Bootstrap, section 13.3 (percentile intervals).
+        [2] The same, section 10.3 (which bias can be ignored).
 
     Example:
         ```python
@@ -196,8 +208,13 @@ def compare_models(
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(values[1:], (LEVEL / 2, 1 - LEVEL / 2))
-    return Interval(float(values[0]), float(low), float(high))
+    """The interval of a number, which is the first, from the same on each resample."""
+    value, resampled = float(values[0]), values[1:]
+    rounding = 1e-12 * abs(value)
+    if abs(resampled.mean() - value) > _BIAS * resampled.std(ddof=1) + rounding:
+        return Interval(value, None, None)
+    low, high = np.quantile(resampled, (LEVEL / 2, 1 - LEVEL / 2))
+    return Interval(value, float(low), float(high))
 
 
 def _model(given: keras.Model | str | os.PathLike[str]) -> keras.Model | Path:
@@ -224,5 +241,7 @@ def _shown(found: Interval | None, measure: Measure, *, signed: bool = False) ->
     if found is None:
         return NOTHING
     form = f"{'+' * signed}.{measure.digits}f"
+    if found.low is None or found.high is None:
+        return f"{measure.scale * found.value:{form}}"
     value, low, high = (f"{measure.scale * one:{form}}" for one in (found.value, found.low, found.high))
     return f"{value} ({low} to {high})"

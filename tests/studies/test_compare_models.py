@@ -56,6 +56,23 @@ def test_intervals_are_those_of_a_mean_and_pairs_are_resampled_together(found):
     assert again.scores == found.scores
 
 
+def test_a_number_that_resampling_shifts_has_no_interval():
+    """The calibration error of a calibrated model is all noise, to which a resample adds as much again."""
+    p = RNG.uniform(0.5, 1, 400)
+    x, y = np.stack([np.zeros(400), np.log(p / (1 - p))], axis=1), (RNG.random(400) < p).astype("int64")
+    calibrated = keras.Sequential([keras.Input((2,)), layers.Identity()])
+    found = studies.compare_models({"calibrated": calibrated}, (x.astype("float32"), y))
+    error = found.scores["calibrated"]["ece"]
+    assert (error.low, error.high) == (None, None)
+    assert f"| {100 * error.value:.1f} |" in str(found)
+    assert (
+        found.scores["calibrated"]["accuracy"].low < np.mean(y) < found.scores["calibrated"]["accuracy"].high
+    )
+    assert "A number without an interval is shifted by resampling" in str(found)
+    only = studies.compare_models({"it": calibrated}, (x.astype("float32"), y), metrics=[studies.ACCURACY])
+    assert "without an interval" not in str(only)
+
+
 def test_it_says_what_it_cannot_show(found):
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(found)
