@@ -134,7 +134,9 @@ def printed(page: Path) -> str:
         for shown in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
             if (made := Path(folder) / Path(shown).name).exists():
                 (page.parent / shown).parent.mkdir(exist_ok=True)
-                (page.parent / shown).write_text(_alone(made.read_text(encoding="utf-8")), encoding="utf-8")
+                (page.parent / shown).write_text(
+                    _alone(_without_paper(made.read_text(encoding="utf-8"))), encoding="utf-8"
+                )
     return text
 
 
@@ -201,10 +203,14 @@ PARTS: dict[str, Callable[[StudyResult], str]] = {
 }
 
 
+def _without_paper(picture: str) -> str:
+    """A picture that a snippet wrote, dark on white, with the text colour of its page and nothing behind it."""
+    return _INK.sub("currentColor", _PAPER.sub("none", picture))
+
+
 def _alone(picture: str) -> str:
-    """A picture as a file of its own, without white paper, and with the text colour of its page."""
-    picture = _INK.sub("currentColor", _PAPER.sub("none", picture.strip()))
-    return re.sub(r"(<svg[^>]*>)", rf"\1{_COLORS}", picture, count=1) + "\n"
+    """A picture that takes the text colour of its page, as a file of its own."""
+    return re.sub(r"(<svg[^>]*>)", rf"\1{_COLORS}", picture.strip(), count=1) + "\n"
 
 
 if __name__ == "__main__":
