@@ -135,7 +135,8 @@ def test_three_teachers_are_different_networks(trained):
     assert len(distiller.teacher) == 3
 
 
-def test_the_teacher_of_unmoved_images_is_asked_once_and_teaches_the_same_bit_for_bit(run, monkeypatch):
+def test_the_teacher_of_unmoved_images_is_asked_once_and_teaches_the_same(run, monkeypatch):
+    """To the bit, or but for last bits where a processor rounds an answer otherwise at another place in a batch."""
     run = dataclasses.replace(run, smoke=True)
     keras.utils.set_random_seed(3)
     compare.teacher(run).save(run.directory / "model.keras")
@@ -149,7 +150,8 @@ def test_the_teacher_of_unmoved_images_is_asked_once_and_teaches_the_same_bit_fo
         patch.setattr(compare, "recorded_answers", studies.Run.model)
         live = student()
     monkeypatch.setattr(studies.Run, "model", None)
-    assert all(map(np.array_equal, live, student()))
+    for one, other in zip(live, student(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
 def test_data_of_other_than_ten_classes_are_refused(monkeypatch):
