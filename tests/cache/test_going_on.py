@@ -76,6 +76,12 @@ def test_a_batch_between_a_shard_of_another_process_and_one_that_is_done(tmp_pat
     assert sorted(present(tmp_path)) == [1, 3]
 
 
+@pytest.mark.parametrize("size", [1, 3, 10, 11, 48])
+def test_batches_that_end_anywhere_in_a_shard_fill_it(size, tmp_path):
+    answers = cache.record(linear, X, tmp_path, **{**QUIET, "batch_size": size})
+    np.testing.assert_allclose(answers.look_up(np.arange(48))["output"], linear(X), rtol=1e-5)
+
+
 def test_draws_depend_on_the_batch_and_on_the_seed(tmp_path):
     rows = np.repeat(X[:1], 16, axis=0)
     drawn = []

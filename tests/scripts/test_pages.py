@@ -87,11 +87,14 @@ def said(picture):
 def test_what_a_snippet_prints_and_draws_is_put_on_its_page(tmp_path):
     quiet = "```python\nfrom pathlib import Path\n\nx = 1\nprint(x)\n```\n\nWords.\n\n"
     printing = "```python\nprint(x + 1)\n```\n\n```text\n{}\n```\n\n"
-    drawing = '```python\nPath("drawn.svg").write_text("<svg><g/></svg>")\n```\n\n![It](pictures/drawn.svg)\n'
+    picture = "<svg><rect fill='{}'/><g stroke='{}'/></svg>"
+    drawn = f'Path("drawn.svg").write_text("{picture.format("#ffffff", "#000000")}")'
+    drawing = f"```python\n{drawn}\n```\n\n![It](pictures/drawn.svg)\n"
     page = tmp_path / "page.md"
     page.write_text(quiet + printing.format("old") + drawing)
     assert pages.printed(page) == quiet + printing.format(2) + drawing
-    assert (tmp_path / "pictures" / "drawn.svg").read_text() == f"<svg>{pages._COLORS}<g/></svg>\n"
+    kept = picture.format("none", "currentColor").replace("<svg>", f"<svg>{pages._COLORS}") + "\n"
+    assert (tmp_path / "pictures" / "drawn.svg").read_text() == kept
 
 
 @pytest.mark.parametrize("page", pages.NOTEBOOKS, ids=lambda page: page.stem)

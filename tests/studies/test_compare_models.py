@@ -73,6 +73,14 @@ def test_a_number_that_resampling_shifts_has_no_interval():
     assert "without an interval" not in str(only)
 
 
+def test_a_number_that_resampling_leaves_as_it_is_has_an_interval_without_width():
+    """The mean of a thousand equal numbers may differ from them in its last digit."""
+    tenth = studies.Measure("tenth", lambda y, outputs: 0.1, name="a tenth")
+    found = studies.compare_models({"it": classifier(3, 0)}, (X, Y), metrics=[tenth])
+    assert np.full(1000, 0.1).mean() != 0.1
+    assert found.scores["it"]["tenth"] == studies.Interval(0.1, 0.1, 0.1)
+
+
 def test_it_says_what_it_cannot_show(found):
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(found)
