@@ -236,13 +236,28 @@ def _answered(
 ) -> _Answered:
     x, y = examples_of(split)
     found = outputs(answer, x)
-    if wrong := int(np.sum(~np.isfinite(found).reshape(len(found), -1).all(axis=1))):
+    if (wrong := ~_are_finite(found)).any():
+        bad = wrong & ~np.all([_are_finite(part) for part in keras.tree.flatten(x)], axis=0)
         raise ValueError(
-            f"A model must answer with finite numbers. Received: NaN or infinity for {wrong:,} of {len(found):,} "
-            f"examples, from {where}. If its training diverged, use a smaller learning rate, or clip the gradients "
-            "with the optimizer's clipnorm."
+            f"A model must answer with finite numbers. Received: NaN or infinity for {wrong.sum():,} of "
+            f"{len(found):,} examples, from {where}. "
+            + (
+                f"The inputs of {bad.sum():,} of them have NaN or infinity: mend the data."
+                if bad.any()
+                else "If its training diverged, use a smaller learning rate, or clip the gradients with the "
+                "optimizer's clipnorm."
+            )
         )
     return _Answered(y, found, None if compared is None else outputs(compared, x))
+
+
+def _are_finite(values: Any) -> NDArray[np.bool_]:
+    """Whether all numbers of an example are finite; strings and the like are none."""
+    values = np.asarray(values)
+    try:
+        return np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    except TypeError:
+        return np.ones(len(values), bool)
 
 
 def _scores(answered: _Answered, measures: Sequence[Measure], where: str) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from distill import studies
+from distill.studies import _run
 
 pytestmark = pytest.mark.usefixtures("here")
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
@@ -109,6 +110,23 @@ def test_answers_that_are_no_numbers_are_refused_and_the_rest_goes_on(tmp_path, 
     shown = " ".join(capsys.readouterr().out.split())
     assert "NaN or infinity for 30 of 30 examples, from diverged-seed0-" in shown
     assert "use a smaller learning rate" in shown
+
+
+def test_inputs_that_are_no_numbers_are_named():
+    """Of several inputs, strings among them; the answer to the last example is the model's own fault."""
+    number, word = np.array([[0.0], [np.nan], [1.0], [2.0]]), np.array(["a", "b", "c", "d"])
+    x = {"number": number, "word": word}
+    answer = lambda x: np.where(x["word"] == "d", np.inf, x["number"][:, 0])[:, None]  # noqa: E731
+    message = (
+        "infinity for 2 of 4 examples, from here. The inputs of 1 of them have NaN or infinity: mend the data"
+    )
+    with pytest.raises(ValueError, match=message):
+        _run._answered(answer, None, (x, np.zeros(4)), "here")
+    number[1] = 0
+    with pytest.raises(
+        ValueError, match=r"infinity for 1 of 4 examples, from here\. If its training diverged"
+    ):
+        _run._answered(answer, None, (x, np.zeros(4)), "here")
 
 
 @pytest.mark.parametrize(
