@@ -17,7 +17,7 @@ from distill.files import load_model
 from distill.studies import _page as page
 from distill.studies._grids import NOTHING, Grid, for_markdown, for_terminal
 from distill.studies._measures import CLASSIFICATION, Measure
-from distill.studies._run import Split, answers_of, examples_of, outputs
+from distill.studies._run import Split, answers_of, examples_of, finite_answers
 from distill.studies._statistics import LEVEL
 from distill.studies._tables import count
 
@@ -155,8 +155,8 @@ def compare_models(
         Scores, differences and costs.
 
     Raises:
-        ValueError: there is no model or metric, or too few resamples; the outputs do not fit the labels; or a file is
-            damaged, or holds code.
+        ValueError: there is no model or metric, or too few resamples; the outputs are not finite or do not fit the
+            labels; or a file is damaged, or holds code.
 
     References:
         [1] Efron, Tibshirani 1993, An Introduction to the Bootstrap, section 13.3 (percentile intervals).
@@ -177,7 +177,9 @@ def compare_models(
     x, y = examples_of(test)
     y = np.asarray(y)
     opened = {name: _model(one) for name, one in models.items()}
-    answered = {name: outputs(answers_of(one), x) for name, one in opened.items()}
+    answered = {
+        name: finite_answers(answers_of(one), None, (x, y), name).outputs for name, one in opened.items()
+    }
     first = next(iter(answered.values()))
     rng = np.random.default_rng(seed)
     # All examples first, then each resample.

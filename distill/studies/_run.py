@@ -140,7 +140,7 @@ def settle(
     answer = answers_of(file if network is None else network)
     compared = None if teacher is None or not any(one.of_teacher for one in measures) else answers_of(teacher)
     answered = {
-        split: _answered(answer, compared, examples, f"{cell.name} on {split}")
+        split: finite_answers(answer, compared, examples, f"{cell.name} on {split}")
         for split, examples in (("dev", dev), ("test", test))
     }
     scores = {split: _scores(one, measures, f"{cell.name} on {split}") for split, one in answered.items()}
@@ -228,12 +228,13 @@ class _Answered:
     of_teacher: NDArray[Any] | None
 
 
-def _answered(
+def finite_answers(
     answer: Callable[[Any], NDArray[Any]],
     compared: Callable[[Any], NDArray[Any]] | None,
     split: Split,
     where: str,
 ) -> _Answered:
+    """What a model answers to a split; an error if some of it is not finite."""
     x, y = examples_of(split)
     found = outputs(answer, x)
     if (wrong := ~_are_finite(found)).any():

@@ -81,6 +81,15 @@ def test_a_number_that_resampling_leaves_as_it_is_has_an_interval_without_width(
     assert found.scores["it"]["tenth"] == studies.Interval(0.1, 0.1, 0.1)
 
 
+def test_answers_that_are_no_numbers_are_refused():
+    x = X.copy()
+    x[3, 0] = np.nan
+    with pytest.raises(
+        ValueError, match=r"for 1 of 200 examples, from good\. The inputs of 1 of them have NaN"
+    ):
+        studies.compare_models({"good": classifier(3, 0)}, (x, Y))
+
+
 def test_it_says_what_it_cannot_show(found):
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(found)

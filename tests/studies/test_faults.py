@@ -121,12 +121,12 @@ def test_inputs_that_are_no_numbers_are_named():
         "infinity for 2 of 4 examples, from here. The inputs of 1 of them have NaN or infinity: mend the data"
     )
     with pytest.raises(ValueError, match=message):
-        _run._answered(answer, None, (x, np.zeros(4)), "here")
+        _run.finite_answers(answer, None, (x, np.zeros(4)), "here")
     number[1] = 0
     with pytest.raises(
         ValueError, match=r"infinity for 1 of 4 examples, from here\. If its training diverged"
     ):
-        _run._answered(answer, None, (x, np.zeros(4)), "here")
+        _run.finite_answers(answer, None, (x, np.zeros(4)), "here")
 
 
 @pytest.mark.parametrize(
