@@ -110,11 +110,12 @@ def accuracy_on_dev(found):
     if np.isfinite(grid).sum() > 1:
         figure = Figure(figsize=(7.0, 3.8), layout="constrained")
         axes = figure.subplots()
+        axes.grid(False)
         drawn = axes.imshow(grid, cmap="viridis", aspect="auto")
         middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
         for (row, column), value in np.ndenumerate(grid):
             shown = f"{value:.2f}" if np.isfinite(value) else "–"
-            color = "black" if value > middle else "white"
+            color = "#111111" if value > middle else "#ffffff"  # of the cell, also on a dark page
             axes.text(column, row, shown, ha="center", va="center", color=color)
         axes.set_xticks(range(len(TEMPERATURES)), [f"{one:g}" for one in TEMPERATURES])
         axes.set_yticks(range(len(WEIGHTS)), [f"{one:g}" for one in WEIGHTS])
