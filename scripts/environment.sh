@@ -49,5 +49,5 @@ fi
 # TensorFlow's notices are not about this program; set it to 0 to see them.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
 # On processors without AVX-512 VNNI, TensorFlow leaves oneDNN's kernels off, with which small convolutions train there
-# 2.7 times as fast; on others they are on anyway, so that now all machines run the same.
+# 2.8 times as fast; on others they are on anyway, so that now all machines run the same.
 export TF_ENABLE_ONEDNN_OPTS=${TF_ENABLE_ONEDNN_OPTS:-1}
