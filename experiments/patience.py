@@ -2,7 +2,7 @@
 
 An MLP learns to read 3,500 series (mnist1d), which are moved anew in each epoch, from labels or from a CNN that finds
 digits wherever they lie: the pair of `series`. A consistent teacher that sees the same views is said to pay off late
-[1], so training takes from 10 to 640 epochs, each with a whole cosine of the learning rate. At each length a student
+[1], so training takes from 10 to 300 epochs, each with a whole cosine of the learning rate. At each length a student
 with a teacher and one without start alike, see the same series in the same order, and have as many settings to choose
 from on dev. The teacher is the same for all.
 
@@ -20,7 +20,7 @@ from distill.studies import levels, plots
 from experiments._training import fit, one_hot
 from experiments.series import PLACES, RATE, SHORT, cnn, distil, learn, mnist1d
 
-LENGTHS = (10, 40, 160, 640)
+LENGTHS = (10, 30, 100, 300)
 LABELS = {"smoothing": (0.0, 0.1), "dropout": (0.0, 0.15)}
 SOFT = {"temperature": (1.0, 4.0), "label_weight": (0.0, 0.1)}
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from distill.studies._labels import place
+from distill.studies._labels import Box, place
 from distill.studies._measures import Measure
 from distill.studies._pareto import Priced, Prices, prices
 from distill.studies._pictures import (
@@ -100,7 +100,9 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
     rows = [_point(one, prices, ys) for one in ordered]
     for suffix, width in (("", WIDTH - 80), ("_narrow", _NARROW)):
         points = [_pixels(one, xs, ys, width) for one in ordered]
-        labels = place(points, [one.arm.name for one in ordered], width=width, height=_HEIGHT)
+        bars = [bar for one in ordered for bar in _bars(one, xs, ys, width)]
+        names = [one.arm.name for one in ordered]
+        labels = place(points, names, width=width, height=_HEIGHT, bars=bars)
         for row, label in zip(rows, labels, strict=True):
             row |= {f"{key}{suffix}": value for key, value in label._asdict().items()}
     rows.reverse()  # so that the front is drawn over the others
@@ -216,7 +218,19 @@ def _point(one: Priced, prices: Prices, ys: _Scores) -> Json:
 
 
 def _pixels(one: Priced, xs: Sequence[float], ys: _Scores, width: float) -> tuple[float, float]:
-    return width * math.log(one.cost / xs[0]) / math.log(xs[1] / xs[0]), _HEIGHT * ys.place(one.score.mean)
+    return width * _along(one.cost, xs), _HEIGHT * ys.place(one.score.mean)
+
+
+def _bars(one: Priced, xs: Sequence[float], ys: _Scores, width: float) -> list[Box]:
+    """What the two bars of an arm cover, in pixels."""
+    (x, y), half = _pixels(one, xs, ys, width), one.score.half_interval
+    ends = [_HEIGHT * ys.place(one.score.mean + change) for change in (-half, half) if not math.isnan(half)]
+    upright = [(x - 1, min(ends), x + 1, max(ends))] if ends else []
+    return [*upright, (width * _along(one.low, xs), y - 1, width * _along(one.high, xs), y + 1)]
+
+
+def _along(cost: float, xs: Sequence[float]) -> float:
+    return math.log(cost / xs[0]) / math.log(xs[1] / xs[0])
 
 
 def _log_domain(lows: Sequence[float], highs: Sequence[float]) -> list[float]:

@@ -14,6 +14,7 @@ between the two, the machine is too noisy to tell.
 - "scaling": dense networks by width of the teacher, batch and number of classes.
 - "memory": growth of a process in training, beyond what the models and TensorFlow take.
 - "startup": `import distill` against `import keras`; the first step of a Distiller against that of the student's fit.
+- "kernels": TensorFlow's own kernels against oneDNN's (TF_ENABLE_ONEDNN_OPTS), for the student of `compare`.
 - "recording": `cache.record` against a bare compiled loop, and the bytes of the 64 largest of 49,152 logits.
 
 Command: scripts/bench/distiller, on a machine that does nothing else: about 15 minutes on two cores. --quick takes
@@ -40,7 +41,7 @@ class Bench:
     """Times distillation.
 
     Attributes:
-        only: parts, from epochs, teachers, torch, scaling, memory, startup and recording.
+        only: parts, from epochs, teachers, torch, scaling, memory, startup, kernels and recording.
         pairs: pairs, from MLP, ResNet, transformer and ImageNet; by default all, and without the last with --quick.
         rounds: number of timed rounds.
         quick: smaller networks, and three rounds.

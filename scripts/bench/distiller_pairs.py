@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from experiments import _cifar_networks as cifar
+from experiments._networks import Network, plain_cnn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,19 @@ MLP = Pair(
     functools.partial(dense, (800, 800)),
     lambda count: noise(count, (784,)),
     *(10, 128, 40),
+)
+
+
+def digits(**sizes):
+    """A CNN for the digits of `compare`."""
+    return plain_cnn(Network(**sizes), input_shape=(28, 28, 1), classes=10)
+
+
+DIGITS = Pair(
+    functools.partial(digits, filters=(16, 32), units=64, dropout=0.4),
+    functools.partial(digits, filters=(4, 8), units=16),
+    lambda count: noise(count, (28, 28, 1)),
+    *(10, 64, 47),
 )
 PAIRS = {
     "MLP": MLP,

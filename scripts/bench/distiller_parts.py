@@ -1,5 +1,6 @@
 """What distiller.py measures: each part is a function of the options that yields lines."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -247,6 +248,44 @@ def startup(options):
         yield Line(name, "first step: live / (student + teacher)", live / (student + bare), note=note)
 
 
+def kernels(options):
+    """Line of TensorFlow's own kernels against oneDNN's for a small CNN, each in a process of its own."""
+    with contextlib.ExitStack() as stack:
+        pools = [stack.enter_context(process(TF_ENABLE_ONEDNN_OPTS=choice)) for choice in "01"]
+        own, onednn = (functools.partial(pool.apply, digits_epoch) for pool in pools)
+        times = in_turns(
+            {name: lambda clock, run=run: run((clock,)) for name, run in (("own", own), ("onednn", onednn))},
+            options,
+        )
+    note = f"{np.median(times['own']):.2g} s and {np.median(times['onednn']):.2g} s for 47 steps of 64"
+    yield Line("small CNN", "TensorFlow's kernels / oneDNN's", times["own"] / times["onednn"], note=note)
+
+
+def process(**environment):
+    """A pool of one new process, with some environment variables set."""
+    before = os.environ.copy()
+    os.environ.update(environment)
+    try:
+        return multiprocessing.get_context("spawn").Pool(1)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@functools.cache
+def digits_student():
+    """The function that trains the student of `compare` for an epoch, in one call as there."""
+    pair = pairs.DIGITS
+    student = pair.student()
+    student.compile("adam", ways.CROSS_ENTROPY, steps_per_execution=pair.steps)
+    return ways.epoch(student, *pair.data, pair.batch)
+
+
+def digits_epoch(clock):
+    """The seconds of an epoch of it in this process."""
+    return digits_student()(clock)
+
+
 def recorders(pair):
     """Two functions that ask a teacher for all answers: a bare compiled loop, and `cache.record`; both trace it."""
     teacher, (x, _) = pair.teacher(), pair.data
@@ -295,5 +334,6 @@ PARTS = {
     "scaling": scaling,
     "memory": memory,
     "startup": startup,
+    "kernels": kernels,
     "recording": recording,
 }

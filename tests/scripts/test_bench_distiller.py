@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -153,6 +154,13 @@ def test_recording_and_its_bytes(modules, monkeypatch):
     recording, kept = parts.recording(modules["distiller"].Bench(rounds=1))
     assert recording.ratios > 0
     assert 64 * (2 + 4) / (4 * 40_000) < kept.ratios[0] < 2 * 64 * (2 + 4) / (4 * 40_000)
+
+
+def test_kernels_are_chosen_for_a_process(modules):
+    before = dict(os.environ)
+    with modules["distiller_parts"].process(TF_ENABLE_ONEDNN_OPTS="0", SOMETHING="new") as pool:
+        assert pool.map(os.getenv, ["TF_ENABLE_ONEDNN_OPTS", "SOMETHING"]) == ["0", "new"]
+    assert dict(os.environ) == before
 
 
 def test_dense_networks_differ_in_one_number(modules, monkeypatch):

@@ -186,6 +186,16 @@ def test_names_of_points_hide_neither_points_nor_names():
     assert 1 <= sum(label.free for label in crowd) < 30
 
 
+def test_names_of_points_cross_bars_only_where_they_must():
+    """Two points in one place at the left edge, with upright bars: the second name goes to a corner, not across."""
+    points, names, bar = [(44, 100), (44, 100)], ["alone", "distilled"], (43, 60, 45, 140)
+    first, second = labels.place(points, names, width=400, height=200, bars=[bar])
+    assert (first.dx, first.dy, first.align) == (9, 0, "left")
+    assert (second.dx, second.dy, second.align) == (9, -labels.LINE, "left")
+    everywhere = (0, 0, 400, 200)
+    assert labels.place(points, names, width=400, height=200, bars=[everywhere])[0].free
+
+
 def test_comparisons_are_drawn_with_their_seeds(study):
     first, second = charts.forest(study)
     assert (first.title, second.title) == ("full labels", "120 labels")
