@@ -41,7 +41,8 @@ if [ -n "$missing" ]; then
     "$found" -m venv --clear "$root/.venv"
   fi
   extras=$(printf '%s\n' $extras ${installed#* "$wanted"} | sort -u | paste -sd ' ' -) # and those that are there already
-  "$python" -m pip install --disable-pip-version-check --progress-bar off \
+  # Python compiles what is imported when it is: a fifth of the files, and a minute less.
+  "$python" -m pip install --disable-pip-version-check --progress-bar off --no-compile \
     --constraint "$root/constraints.txt" --editable "$root[${extras// /,}]" >&2
   echo "$wanted $extras" >"$root/.venv/installed"
 fi

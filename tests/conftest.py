@@ -87,6 +87,7 @@ def _untuned_iterators():
 def _cleared():
     yield
     keras.backend.clear_session()  # after each file: it takes longer than most tests
+    gc.freeze()  # what is left is there for good too; Keras' next collections would walk over ever more of it
 
 
 def dense_net(width, *, activation="softmax", name=None, batch_norm=False, classes=CLASSES):

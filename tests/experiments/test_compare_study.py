@@ -26,21 +26,34 @@ VARIATIONS = [  # of other arms, with nothing that these have not
     "alone_longer", "distilled_longer", "teacher_2", "teacher_3", "three_teachers", "distilled_standardized",
     "few_pseudo", "alone_plain", "distilled_plain", "zeros_80", "channels_labels",
 ]  # fmt: skip
-KINDS = [arm for arm in ARMS if arm not in VARIATIONS]
+# What makes these is tested in tests/pruning and tests/exports; the slow test below runs all arms.
+LONG = ["deep", "layers", "distilled_int8", "channels_int8"]
+KINDS = [arm for arm in ARMS if arm not in (*VARIATIONS, *LONG)]
 
 
-@pytest.fixture
-def run(tmp_path):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
     x = np.random.default_rng(0).random((240, 8, 8, 1)).astype("float32")
     split = x, np.arange(240) % 10
     return studies.Run(
-        seed=3, train=split, dev=split, callbacks=[], directory=tmp_path, smoke=False, _files={}
+        seed=3,
+        train=split,
+        dev=split,
+        callbacks=[],
+        directory=tmp_path_factory.mktemp("run"),
+        smoke=False,
+        _files={},
     )
 
 
-@pytest.fixture
-def trained(run, monkeypatch):
+@pytest.fixture(scope="module")
+def trained(run):
     """What each arm gives to `fit`, in place of training: (model, (x, y), how), by arm."""
+    with pytest.MonkeyPatch.context() as patch:
+        return made_by_arms(run, patch)
+
+
+def made_by_arms(run, patch):
     seen = {}
     networks = {
         name: compare.cnn(network, run)
@@ -50,16 +63,16 @@ def trained(run, monkeypatch):
     def fit(model, examples, run, **how):
         seen[arm] = model, examples, how
 
-    monkeypatch.setattr(compare, "fit", fit)
+    patch.setattr(compare, "fit", fit)
 
     def model(self, name):
         with same_randomness():  # as when a model is loaded
             return keras.models.clone_model(networks[name])
 
-    monkeypatch.setattr(studies.Run, "model", model)
-    monkeypatch.setattr(compare, "record_answers", lambda *_: None)
-    monkeypatch.setattr(compare, "recorded_answers", lambda run, arm: run.model(arm))
-    monkeypatch.setattr(compare.studies, "logits", lambda model, x: np.eye(10)[np.full(len(x), 7)])
+    patch.setattr(studies.Run, "model", model)
+    patch.setattr(compare, "record_answers", lambda *_: None)
+    patch.setattr(compare, "recorded_answers", lambda run, arm: run.model(arm))
+    patch.setattr(compare.studies, "logits", lambda model, x: np.eye(10)[np.full(len(x), 7)])
     for arm, declared in ARMS.items():
         if "int8" not in arm:
             keras.utils.set_random_seed(3)
@@ -183,8 +196,7 @@ def test_a_smoke_run_of_each_kind_of_arm(tmp_path, monkeypatch):
         max(sizes) - min(sizes) < 300
     )  # the same network: only names differ, and no file contains an optimizer
     assert set(found.latency_ms) == set(found.litert_bytes) == set(KINDS)
-    for name in ("teacher", "distilled", "channels"):
-        assert found.litert_bytes[f"{name}_int8"] < found.litert_bytes[name]
+    assert found.litert_bytes["teacher_int8"] < found.litert_bytes["teacher"]
     assert of["teacher_int8"].test["agreement"] > 0.9
     assert found.litert_bytes["zeros"] < 0.5 * found.litert_bytes["teacher"]  # its zeros are left out
     kernels = sum([3 * 3 * 16, 3 * 3 * 16 * 32, 128 * 64, 64 * 10])
