@@ -1,21 +1,21 @@
-"""What does the batch size change when the number of epochs stays: how much is learned, and what a teacher adds?
+"""At a fixed number of epochs, what does the batch size change: how much is learned, and what a teacher adds?
 
-A small CNN learns from 3,000 digits (mnist5k) with 8 to 1,024 examples a step, alone and distilled, all for the same
-number of epochs, so that small batches make many more updates: 11,250 at size 8, and 90 at 1,024. Nothing is tuned for
-a single size: the learning rate is the one that suits 64, scaled with the square root of the size or, on request, the
-same for all. For Adam, the root is the rule [1]: Adam divides the mean gradient by the root of its mean square, which
-is mostly noise, and the noise falls with the root of the size.
+A small CNN learns from 3,000 digits (mnist5k) with 8 to 1,024 examples a step, alone and distilled. All arms train for
+the same number of epochs, so small batches make many more updates: 11,250 at size 8, and 90 at 1,024. Nothing is tuned
+for a single size: the learning rate is the one that suits 64, scaled with the square root of the size or, on request,
+the same for all. For Adam, the square root is the rule [1]: Adam divides the mean gradient by the root of its mean
+square, which is mostly noise, and the noise falls with the root of the size.
 
-By default three sizes are judged, 8, 64 and 1,024; --arms all trains all eight. How noisy the gradients are is measured
-on the way. Speed and memory are no part of training: scripts/bench/batch_size measures them.
+By default three sizes are judged, 8, 64 and 1,024; --arms all trains all eight. Training also measures how noisy the
+gradients are. It does not measure speed and memory: scripts/bench/batch_size does.
 
 Command: scripts/study batch_size, or with --arms all.
 
 Found by this study's earlier form (`scripts/study batch_size` at commit c8320c9, with Adam and 9 seeds, 67 minutes on
-two cores that had as much other work to do); this form was not yet run at full size. At a constant rate accuracy falls
-from 96.4% at size 8 to 91.7% at 1,024 alone, and from 97.0% to 89.7% distilled, because there are ever fewer updates;
-with the rule of the root it falls to 94.7% and 94.1%. 94% on dev are reached soonest with 64 to 256. Distillation helps
-at 8 to 64 and hurts at 1,024, where it has too few updates.
+two cores that had as much other work to do); this form has not yet been run at full size. At a constant rate, accuracy
+falls from 96.4% at size 8 to 91.7% at 1,024 alone, and from 97.0% to 89.7% distilled, because there are ever fewer
+updates; with the square-root rule it falls to 94.7% and 94.1%. Sizes 64 to 256 reach 94% on dev soonest. Distillation
+helps at 8 to 64 and hurts at 1,024, where it has too few updates.
 
 [1] Malladi, Lyu, Panigrahi, Arora 2022, arXiv:2205.10287.
 """
@@ -104,7 +104,7 @@ def distilled(run, size=REFERENCE, rate=RATE):
     return distiller.student
 
 
-# What is trained how, and what that needs.
+# How each kind of arm is trained, and which arm it needs.
 KINDS = {"alone": (alone, ()), "distilled": (distilled, "teacher")}
 for kind, (function, needs) in KINDS.items():
     for size in SIZES:

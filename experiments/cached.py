@@ -1,29 +1,29 @@
 """What does it cost to keep little of a teacher's answers: in accuracy, in bytes, and in minutes?
 
-A student learns from a teacher's soft targets alone, at a temperature of 2: from the live teacher, or from a cache that
-holds all numbers, the k largest with the exact sum of the rest, the k largest as if there were no others (they are
-renormalised, as in published caches), or classes that were drawn, as many as take the bytes of the k largest. All
-students of a seed start alike and see the same batches in the same order, so they differ in what they are told alone.
-On request, the same at a temperature of 1, where a sure teacher leaves little to the rest.
+A student learns from a teacher's soft targets alone, at a temperature of 2. It learns from the live teacher, or from a
+cache that holds all numbers, the k largest with the exact sum of the rest, the k largest as if there were no others
+(renormalised, as in published caches), or classes that were drawn, as many as take the bytes of the k largest. All
+students of a seed start alike and see the same batches in the same order, so they differ only in what they are told.
+On request, the same is done at a temperature of 1, where a sure teacher leaves little to the rest.
 
-Two problems. In mnist5k, a small CNN learns from a CNN 16 times as large what it answers to mixed digits, in eight
-views of each; of ten classes it is told two. And in the files below /usr (--data task=filetypes) a small network learns
-from Magika (PyPI `magika`, 2,048 bytes of a file to 214 types, an ONNX file) what a file is; it is told eight types.
-The right type is there the one that Magika names; files in the directories of test were not seen in training.
+There are two problems. In mnist5k, a small CNN learns what a CNN 16 times as large answers to mixed digits, in eight
+views of each; of ten classes it is told two. In the files below /usr (--data task=filetypes), a small network learns
+from Magika (PyPI `magika`, an ONNX file that maps 2,048 bytes of a file to 214 types) what a file is; it is told eight
+types. There, the right type is the one that Magika names; files in the directories of test were not seen in training.
 
 Command: scripts/study cached, and with --data task=filetypes once magika and onnxruntime are installed, about 10 and 20
-minutes of one core. Of files, leave the live teacher out (--arms alone dense top renormalised sampled): it takes 8 ms a
-file and would make a training of 15 s one of 4 minutes.
+minutes of one core. For files, leave the live teacher out (--arms alone dense top renormalised sampled): it takes 8 ms
+a file and would turn a training of 15 s into one of 4 minutes.
 
-Found in mnist5k, with 5 seeds: all numbers of a cache teach as the live teacher does, in every digit. In float16
-nothing is shown to change. Two of ten classes with the sum of the rest are not shown to cost accuracy (−.08 points,
-−.50 to +.34) or NLL; without that sum accuracy stays, but probabilities get worse, by .029 nats of .131 (.014 to .043).
-Six draws, which take as many bytes, are not shown to cost anything either (−.28 points, −1.23 to +.67). The 24,000
-answers take 1.06 MB, .58 in float16 and .49 in part. On an AMD EPYC with AVX2 they take 6 s of a core to record, and
-training takes 15 s with a cache, 20 with the teacher, which is small, and 11 on labels. These reach as much accuracy
-here, but .169 nats to the .125 of soft targets. Of files only one training was run, none in pairs; what is known is
-what Magika answers to 1,419 of them: its eight largest types hold 96 % of the probability at a temperature of 1, 76 %
-at 2 and 32 % at 4.
+Found in mnist5k, with 5 seeds: all numbers of a cache teach as the live teacher does, in every digit. With float16, no
+change is shown. Two of ten classes with the sum of the rest are not shown to cost accuracy (−.08 points, −.50 to +.34)
+or NLL; without that sum accuracy stays, but probabilities get worse, by .029 nats on top of .131 (.014 to .043). Six
+draws, which take as many bytes, are not shown to cost anything either (−.28 points, −1.23 to +.67). The 24,000 answers
+take 1.06 MB, .58 in float16 and .49 in part. On an AMD EPYC with AVX2, recording them takes 6 s of a core; training
+takes 15 s with a cache, 20 s with the teacher, which is small, and 11 s on labels. Labels reach as much accuracy here,
+but .169 nats instead of the .125 of soft targets. For files, only one training was run, not a paired comparison. What
+is known is what Magika answers to 1,419 files: its eight largest types hold 96 % of the probability at a temperature of
+1, 76 % at 2 and 32 % at 4.
 """
 
 import dataclasses
@@ -117,7 +117,7 @@ def student(run):
     inputs = keras.Input(x.shape[1:], dtype="int32")
     maps = layers.Conv1D(32, 8, strides=4, activation="relu")(layers.Embedding(PADDING + 1, 8)(inputs))
     maps = layers.Conv1D(48, 5, strides=4, activation="relu")(maps)
-    # What is anywhere, and what a file begins with.
+    # Features found anywhere in the file, and those of its beginning.
     found = [layers.GlobalMaxPooling1D()(maps), layers.Flatten()(maps[:, :4])]
     hidden = layers.Dense(64, activation="relu")(layers.Concatenate()(found))
     return keras.Model(inputs, layers.Dense(TYPES)(hidden))

@@ -3,30 +3,30 @@
 A teacher with two layers of 1,200 rectified units and dropout learns from images that are shifted by up to two pixels.
 Students with two layers of 800 units and without regularization see the images as they are, and learn alone, or from
 the labels (weight .1) and the teacher's answers at T = 20. Then a student never sees the digit 3, and the bias of its
-logit is changed afterwards, by what is best on dev. The paper chose it on test; the measure "best bias" does that too.
+logit is changed afterwards to what is best on dev. The paper chose it on test; the measure "best bias" does that too.
 Unlike the paper, this study also trains a student alone without 3s, which shows that labels cannot teach what the
 teacher's answers do, and, on request, students that see shifted images.
 
 Differences from the paper: networks learn from 54,000 of the 60,000 training images, since dev takes the other 6,000;
 the teacher has no weight constraint; training takes 60 epochs of AdamW, and 40 for students.
 
-Command: scripts/study hinton_mnist. The four files of MNIST, in a folder DIR, are prepared once, by
+Command: scripts/study hinton_mnist. First prepare the four files of MNIST, in a folder DIR, once, with
 `python -c "from distill import data; data.load('mnist', manual_dir='DIR')"`. To see that it runs:
 scripts/study hinton_mnist --smoke --data dataset=mnist5k. A seed takes about a quarter of an hour of processor time.
 
 Found by this study's earlier form (`scripts/study hinton_mnist --manual-dir DIR` at commit c8320c9, with Adam and 2
-seeds, from which no test follows); this form was not yet run at full size. Test errors of the teacher 76 ± 2 (paper:
-67), alone 150 ± 12 (146), distilled 96 ± 2 (74), distilled without 3s 117 ± 8, of them 36 on 3s (206, of them 133), and
-with the better bias 106 ± 4 by dev or 102 ± 3 by test (109).
+seeds, which allow no test); this form has not yet been run at full size. Test errors: teacher 76 ± 2 (paper: 67), alone
+150 ± 12 (146), distilled 96 ± 2 (74), distilled without 3s 117 ± 8, of them 36 on 3s (206, of them 133), and with the
+better bias 106 ± 4 by dev or 102 ± 3 by test (109).
 
-Why 96 and not 74 was sought by hand, on dev with seed 0, where the teacher makes 46 errors and the student 58. It is
-not the length of the training (120 epochs at 1e-3: 56), the learning rate (5e-4: 64), Adam (SGD with momentum .9 at
-.02: 65, at .005: 77), the labels (without them: 55), or the number of images (48,000: 55). But a student that sees
-images shifted like the teacher's makes 47 errors, as few as the teacher: on unshifted images it already answers as the
-teacher does; what it lacks is what the teacher knows about shifted ones. The arms on request put that to a test. The
-paper's dropout rates, .5 and .2, and a weight constraint of 3 do not make a better teacher in so short a training: it
-makes 57 errors after 80 of 100 epochs. Labels have weight .1 rather than 0, since without 3s that makes 78 errors
-rather than 84 after the change of bias.
+Why 96 errors and not 74? This was explored by hand, on dev with seed 0, where the teacher makes 46 errors and the
+student 58. The cause is not the length of the training (120 epochs at 1e-3: 56), the learning rate (5e-4: 64), Adam
+(SGD with momentum .9 at .02: 65, at .005: 77), the labels (without them: 55), or the number of images (48,000: 55). But
+a student that sees images shifted like the teacher's makes 47 errors, about as few as the teacher. On unshifted images
+it already answers as the teacher does; what it lacks is what the teacher knows about shifted ones. The arms on request
+put that to a test. The paper's dropout rates, .5 and .2, and a weight constraint of 3 do not make a better teacher in
+so short a training: such a teacher makes 57 errors after 80 of 100 epochs. Labels have weight .1 rather than 0, since
+without 3s that makes 78 errors rather than 84 after the change of bias.
 """
 
 import functools
@@ -52,7 +52,7 @@ def best_bias(y, outputs):
     """What to add to the logit of the omitted digit for the fewest errors; the middle one of equals."""
     others = outputs.astype("float64")  # a copy
     others[:, OMITTED] = -np.inf
-    # With a bias above its margin, an example is taken for the digit.
+    # If the bias is above its margin, an example is taken for the digit.
     margins = others.max(axis=1) - outputs[:, OMITTED]
     won = np.sort(margins[y == OMITTED])
     lost = np.sort(margins[others.argmax(axis=1) == y])
@@ -164,7 +164,7 @@ def biased(run, of=""):
 
 
 study.arm(alone, name="omitted-alone", settings={"omit": True}, group=WITHOUT)
-# The paper: 206 errors, of which 133 on 3s; with the bias that is best on test, 109 and 14.
+# The paper: 206 errors, 133 of them on 3s; with the bias that is best on test, 109 and 14.
 study.arm(distilled, name="omitted-distilled", settings={"omit": True}, group=WITHOUT, needs="teacher")
 for omitted in ("omitted-alone", "omitted-distilled"):
     study.arm(biased, name=f"{omitted}-biased", settings={"of": omitted}, group=WITHOUT, needs=omitted)

@@ -3,37 +3,37 @@
 Small CNNs learn from 3,500 series (mnist1d) or 3,000 digits (mnist5k) with every method of `distill`, side by side:
 with the same seed they have the same teacher, initial weights, data order, optimizer and number of steps. Each method
 has one setting of three values that --tune tries on dev, most often a factor of the weight that its paper gives its
-loss: a tenth, the weight itself, or ten times it. Labels weigh what the loss's `recipe` says. The papers of logit_mse,
-jsd and reverse_kl use no labels, and that of hard_labels gives both half the weight; here labels weigh .1 and these
-losses .9, as for kd. function_matching and unlabelled see no label.
+loss: a tenth, the weight itself, or ten times it. Labels have the weight that the loss's `recipe` says. The papers of
+logit_mse, jsd and reverse_kl use no labels, and that of hard_labels gives both half the weight; here labels have weight
+.1 and these losses .9, as for kd. function_matching and unlabelled see no label.
 
-What a method needs beyond a teacher is an arm too: two more teachers, the assistant, the earlier generations. assisted
-so takes twice the training, born_again and the ensemble three times; the ensemble also costs three times as much to
-run. Primary comparisons are of plain distillation, and of the two methods that an earlier run of this study had ahead
-of the student alone; these and label smoothing are trained by default, and all others with --arms all. Of so many, one
-in twenty would be "better" by chance if verdicts were not adjusted.
+What a method needs beyond a teacher is an arm too: two more teachers, the assistant, the earlier generations. With
+these, assisted takes twice the training, and born_again and the ensemble three times; the ensemble also costs three
+times as much to run. The primary comparisons are of plain distillation, and of the two methods that an earlier run of
+this study had ahead of the student alone. These and label smoothing are trained by default, and all others with --arms
+all. Of so many methods, one in twenty would be "better" by chance if verdicts were not adjusted.
 
-The networks and their learning rate were chosen on dev with three arms alone (alone, smoothing, kd), so that teachers
+The networks and their learning rate were chosen on dev with only three arms (alone, smoothing, kd), so that teachers
 train without collapse, and students are neither as good as their teachers nor too small to follow them. On mnist1d,
 students with 4 and 8 filters become worse with any soft targets (82% against 87% alone, on dev); this study is not
 about them.
 
-Teachers answer once, and their cells keep it, where a loss reads outputs or the embedding of examples as they are: 16
-methods of 23 that need one. An epoch of kd on mnist5k takes .46 s of a core in place of .58 (a student alone .40), so
-30 epochs save 3.6 s of 17, for .4 s of recording that all methods of a seed share. Students are the same to the bit,
-or but for last bits where a processor rounds an answer otherwise at another place in a batch. Maps of features stay
-live: relu0 and relu1 are 75 kB an image, 226 MB a seed, and reading them takes as long as running the teacher. So do
-mixed examples, each of which is seen once.
+Where a loss reads outputs or the embedding for examples as they are, teachers answer once and their cells keep the
+answers; this holds for 16 of the 23 methods that need a teacher. An epoch of kd on mnist5k takes .46 s of a core
+instead of .58 (a student alone .40), so 30 epochs save 3.6 s of 17, for .4 s of recording that all methods of a seed
+share. Students are the same to the bit, except for last bits where a processor rounds an answer differently at another
+place in a batch. Maps of features stay live: relu0 and relu1 take 75 kB an image, 226 MB a seed, and reading them takes
+as long as running the teacher. Mixed examples stay live too, since each is seen once.
 
 Command: scripts/study methods --tune, and with --data dataset=mnist5k for the digits.
 
 Found by this study's earlier form (`scripts/study methods` at commit c8320c9: 5 seeds, each setting chosen on dev by
-two more, intervals that were not adjusted, 11 hours of one core); this form was not yet run at full size. Two of 28
-methods were better than the student alone on both data sets: three teachers (+1.7 ± 1.7 and +0.6 ± 0.5 points) and an
-ensemble of three students (+4.1 ± 1.9 and +0.6 ± 0.3). Only the ensemble was better than label smoothing on either.
-Plain distillation: +0.9 ± 2.4 and +0.2 ± 0.2; similarity: +1.6 ± 1.2 and +0.2 ± 1.0. By the spread between those seeds,
-16 show with 95% probability a difference of 2.2 points (kd), 1.5 (three_teachers) and 1.1 (similarity) on mnist1d, and
-of .2, .5 and .9 on mnist5k.
+two more, intervals that were not adjusted, 11 hours of one core); this form has not yet been run at full size. Two of
+28 methods were better than the student alone on both data sets: three teachers (+1.7 ± 1.7 and +0.6 ± 0.5 points) and
+an ensemble of three students (+4.1 ± 1.9 and +0.6 ± 0.3). Only the ensemble was better than label smoothing on either.
+Plain distillation gave +0.9 ± 2.4 and +0.2 ± 0.2; similarity gave +1.6 ± 1.2 and +0.2 ± 1.0. Judging by the spread
+between those seeds, 16 seeds show with 95% probability a difference of 2.2 points (kd), 1.5 (three_teachers) and 1.1
+(similarity) on mnist1d, and of .2, .5 and .9 on mnist5k.
 """
 
 import math
@@ -52,12 +52,12 @@ ASSISTANT = Network(filters=(10, 20), units=40)
 STUDENT = Network(filters=(6, 12), units=24)
 EPOCHS, RATE = 30, 4e-3
 MAPS, NORMS = ("relu0", "relu1"), ("norm0", "norm1")
-RECORDED = (None, "embedding")  # outputs, and the layer of few numbers; maps are as soon computed as read
+RECORDED = (None, "embedding")  # outputs, and the layer of few numbers; maps are computed as fast as read
 TEACHERS, ALONE = "networks that teach", "no teacher"
 LOGITS, FEATURES, RELATIONS, SCHEMES = "logits", "features", "relations", "schemes"
 PRIMARY = ("kd", "three_teachers", "similarity")
 FACTORS = (0.1, 1.0, 10.0)  # of the published weight
-# For losses that were published without labels or with as many, and for students that see none.
+# For losses published without labels or with labels of equal weight, and for students that see no labels.
 BESIDE_LABELS = losses.SoftTargets.recipe
 NO_LABELS = {"student_loss_weight": 0.0, "distillation_weight": 1.0}
 
@@ -161,7 +161,7 @@ def taught(
     return fit(distiller, run, given=given).student
 
 
-# What teaches: from a start of its own, if it is not the first.
+# The networks that teach; each but the first has a start of its own.
 
 
 def recorded(network, run):

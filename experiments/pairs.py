@@ -1,22 +1,22 @@
-"""Do the numbers that papers on distillation compare with come out?
+"""Do the numbers that papers on distillation compare against come out here too?
 
 The standard pairs of networks learn CIFAR-100 as in the paper and the code of contrastive representation distillation
 [1]: for 240 epochs with SGD, on images that are cropped at random with four black pixels around them and mirrored half
-the time. Each student learns from labels, and with every method of that paper's table that `distill` has, each at its
-published weights. The report has the published accuracies beside the measured ones. Nothing is chosen here, so training
-has all training images as in the paper, dev's too: dev only tells how well images are remembered. The test split is
-read once, after the last epoch.
+the time. Students learn from labels, and with every method of that paper's table that `distill` has, each at its
+published weights. The report shows the published accuracies beside the measured ones. No settings are chosen here, so
+training uses all training images as in the paper, dev's too: dev only tells how well images are remembered. The test
+split is read once, after the last epoch.
 
-What differs from the paper: each seed has a teacher of its own, where the paper has one teacher for all; when the
-learning rate falls, what SGD's momentum holds of earlier steps still counts at the old rate, for about ten steps.
+What differs from the paper: each seed has its own teacher, whereas the paper has one teacher for all; when the learning
+rate falls, the earlier steps that SGD's momentum holds still count at the old rate, for about ten steps.
 
-Command: scripts/study pairs. By default the first pair with soft targets, and its two networks alone; --arms
-vgg13_vgg8_crd for another, --arms all for all. Images lie where tensorflow-datasets keeps its own, or in the folder
-that TFDS_DATA_DIR names. --data dataset=cifar10, fashion_mnist or imagenet_resized/32x32 takes others;
-dataset=synthetic takes noise of the same shape, which shows that it runs; holdout=true keeps dev's images out of
+Command: scripts/study pairs. By default it trains the first pair with soft targets, and its two networks alone; --arms
+vgg13_vgg8_crd trains another, and --arms all trains all. Images lie where tensorflow-datasets keeps its own, or in the
+folder that TFDS_DATA_DIR names. --data dataset=cifar10, fashion_mnist or imagenet_resized/32x32 uses other images;
+dataset=synthetic uses noise of the same shape, which shows that the study runs; holdout=true keeps dev's images out of
 training.
 
-This was not run on real images yet.
+The study has not been run on real images yet.
 
 [1] Tian, Krishnan, Isola 2020, arXiv:1910.10699, table 1 (mean of 5 runs, last epoch), and
 github.com/HobbitLong/RepDistiller, train_student.py and scripts/run_cifar_distill.sh.
@@ -33,7 +33,7 @@ from distill.studies import tables
 from experiments import _cifar_networks as networks
 
 EPOCHS, BATCH = 240, 64
-RATE, FALLS, FACTOR = 0.05, (150, 180, 210), 0.1  # after these epochs the rate is multiplied
+RATE, FALLS, FACTOR = 0.05, (150, 180, 210), 0.1  # after these epochs the rate is multiplied by the factor
 MOMENTUM, DECAY = 0.9, 5e-4
 BORDER = 4  # pixels
 SMOKE = 64  # images of a smoke run
@@ -45,7 +45,7 @@ PAIRS = (
     ("wrn_40_2", "wrn_16_2"),
     ("vgg13", "vgg8"),
 )
-# What a student learns, from the names of the maps of its stages and the labels of all training images.
+# The loss of each method, made from the names of the maps of the stages and the labels of all training images.
 METHODS = {
     "kd": lambda maps, y: losses.SoftTargets(4.0),
     "fitnet": lambda maps, y: losses.Hint("stage2", "stage2"),
@@ -57,7 +57,7 @@ METHODS = {
     "nst": lambda maps, y: losses.NeuronSelectivity(maps, maps),
     "crd": lambda maps, y: losses.ContrastiveRepresentation(y, "embedding", "embedding"),
 }
-# Accuracies in percent [1]: of networks that learn from labels, and of the students of the pairs above.
+# Accuracies in percent [1]: those of networks that learn from labels, and of the students of the pairs above.
 ALONE = {
     "resnet56": 72.34, "resnet110": 74.31, "resnet32x4": 79.42, "wrn_40_2": 75.61, "vgg13": 74.64,
     "resnet20": 69.06, "resnet32": 71.14, "resnet8x4": 72.50, "wrn_16_2": 73.26, "vgg8": 70.36,
@@ -78,7 +78,7 @@ PUBLISHED = ALONE | {
     for method, values in TAUGHT.items()
     for (teacher, student), value in zip(PAIRS, values, strict=True)
 }
-# Of sets whose own splits `data.load` does not divide into train, dev and test.
+# Splits for the sets that `data.load` does not divide into train, dev and test by itself.
 SPLITS = {"imagenet_resized": {"train": "train[:99%]", "dev": "train[99%:]", "test": "validation"}}
 
 
@@ -125,7 +125,7 @@ class SGD(keras.optimizers.SGD):
 
 def schedule(steps):
     """The learning rate by step; an epoch has as many steps."""
-    # Keras changes the rate after a boundary.
+    # Keras changes the rate one step after a boundary.
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         [steps * epoch - 1 for epoch in FALLS], [RATE * FACTOR**falls for falls in range(len(FALLS) + 1)]
     )
@@ -134,7 +134,7 @@ def schedule(steps):
 def network(name, run):
     """A new network for the run's images."""
     x, y = run.train
-    sample = x[:50_000]  # all of CIFAR, and of larger sets enough
+    sample = x[:50_000]  # all of CIFAR, and enough of larger sets
     return networks.build(
         name,
         input_shape=x.shape[1:],
@@ -191,7 +191,7 @@ def taught(run, teacher="resnet56", student="resnet20", method="kd"):
     """The student, trained on labels and on what the method takes from the teacher."""
     model = network(student, run)
     loss = METHODS[method](networks.stages(model), run.train[1])
-    # A loss that is used alone has its published weight.
+    # A loss that is used alone gets its published weight.
     fit(distill.Distiller(run.model(teacher), model, loss), run)
     return model
 

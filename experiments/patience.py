@@ -1,10 +1,10 @@
-"""How long must training be until a distilled student wins?
+"""How long must training last before a distilled student wins?
 
 An MLP learns to read 3,500 series (mnist1d), which are moved anew in each epoch, from labels or from a CNN that finds
-digits wherever they lie: the pair of `series`. A consistent teacher that sees the same views is said to pay off late
-[1], so training takes from 10 to 300 epochs, each with a whole cosine of the learning rate. At each length a student
-with a teacher and one without start alike, see the same series in the same order, and have as many settings to choose
-from on dev. The teacher is the same for all.
+digits wherever they lie: the pair of `series`. A consistent teacher that sees the same views is reported to pay off
+late [1], so training takes from 10 to 300 epochs, each time with a full cosine decay of the learning rate. At each
+length, a student with a teacher and one without start alike, see the same series in the same order, and have as many
+settings to choose from on dev. The teacher is the same for all.
 
 Command: scripts/study patience --tune. 9 arms of 8 seeds.
 

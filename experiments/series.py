@@ -1,9 +1,10 @@
 """Does a network of another family learn more from a teacher than from labels, if both train as well as they can?
 
-mnist1d has 4,000 series of 40 numbers, in which a digit's outline lies at a random place. A CNN reads them well. The
-student is an MLP of two layers, which is faster but has to learn every place by itself. It learns from labels, or from
-the CNN: for a short training and for a long one, and on series that are shifted anew in each epoch or not. Labels and
-teacher get the same shifts, the same number of steps and as many settings to choose from on dev.
+mnist1d has 5,000 series of 40 numbers, in which a digit's outline lies at a random place. A CNN reads them well. The
+student is an MLP of two layers, which is faster but has to learn every place by itself. It learns from labels or from
+the CNN, for a short training and for a long one, and on series that are shifted anew in each epoch or not. Students on
+labels and students with the teacher get the same shifts, the same number of steps and as many settings to choose from
+on dev.
 
 Command: scripts/study series. --tune chooses the settings on dev again; --arms all adds the arms on request.
 """
@@ -70,7 +71,7 @@ def distil(run, temperature, label_weight, *, epochs, places=0):
     return distiller.student
 
 
-# As many for labels as for a teacher; without a label there is no weight to choose, and so no smoothing either.
+# As many settings for labels as for a teacher; without labels there is no weight to choose, so no smoothing either.
 LABELS = {"smoothing": (0.0, 0.1), "dropout": (0.0, 0.15, 0.3)}
 FEW_LABELS = {"dropout": LABELS["dropout"]}
 SOFT = {"temperature": (1.0, 2.0, 4.0), "label_weight": (0.0, 0.1)}

@@ -1,11 +1,11 @@
-"""Is a larger teacher a better one, and does a network of a size between help?
+"""Is a larger teacher a better one, and does a network of a size in between help?
 
 CNNs of three sizes, of 24,000, 94,000 and 373,000 parameters, learn to read 3,500 series (mnist1d), and each teaches
 students of two sizes, of 1,000 and 6,300. A student that is far smaller than its teacher may be unable to follow it;
-the remedy is an assistant, a network of a size between, that learns from the teacher and then teaches the student [1].
-All students of a size start alike within a seed, and see the same series in the same order for as long. Each teacher
-and assistant is asked once a seed; what it costs is not counted. A student alone has as many settings to choose from on
-dev as one that is taught.
+the remedy is an assistant, a network of a size in between, that learns from the teacher and then teaches the student
+[1]. All students of a size start alike within a seed, and see the same series in the same order for as long. Each
+teacher and assistant is asked once a seed; the cost of asking is not counted. A student alone has as many settings to
+choose from on dev as one that is taught.
 
 Command: scripts/study sizes --tune. 14 arms of 8 seeds.
 

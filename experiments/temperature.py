@@ -1,19 +1,19 @@
 """Which temperature, and how much weight for the labels?
 
 The CNN of 6,790 parameters that `compare` trains learns 3,000 digits (mnist5k) for 30 epochs, on images as they are.
-Its teacher, 16 times as large, has seen them moved, and so knows what these labels do not tell. Each student learns at
-one temperature and one weight of the labels; the rest of the weight is the teacher's. The gradient of soft targets is
-multiplied by T², so that the weight means the same at each temperature. All students of a seed start alike and see the
-same images in the same order. The teacher is asked once a seed. The rival without a teacher has its label smoothing
-chosen on dev.
+Its teacher, 16 times as large, was trained on moved images, and so knows what these labels do not tell. Each student
+learns at one temperature and one weight of the labels; the rest of the weight is the teacher's. The gradient of soft
+targets is multiplied by T², so that the weight means the same at each temperature. All students of a seed start alike
+and see the same images in the same order. The teacher is asked once a seed. The rival without a teacher has its label
+smoothing chosen on dev.
 
-The report draws the grid by its scores on dev, from which one would choose. Two differences are judged on test: what is
-published most (T = 4, labels .1) against T = 1, and against labels of half the weight.
+The report draws the grid by its scores on dev, from which one would choose. Two differences are judged on test: the
+setting published most often (T = 4, labels .1) against T = 1, and against labels of half the weight.
 
 Command: scripts/study temperature --tune. 22 arms of 8 seeds, about an hour of one core.
 
 Found, with 8 seeds: the grid is flat, .8 points on dev from its best corner to its worst. T = 4 has the highest scores,
-and half a point more than T = 1 on test (+.50, 97.5 % interval −.08 to +1.08), which is not shown; the weight of the
+and half a point more than T = 1 on test (+.50, 97.5 % interval −.08 to +1.08), which is not shown. The weight of the
 labels is not shown to matter (−.07, −.28 to +.13). No setting scores higher on test than labels alone, smoothed by .1,
 and T = 1 is worse (−.78, exploratory).
 """
@@ -29,7 +29,7 @@ from experiments._networks import Network, plain_cnn
 from experiments._training import fit, one_hot, record_answers, recorded_answers
 
 EPOCHS, RATE = 30, 6e-3
-PLACES = 2  # pixels, by which the teacher's images are moved
+PLACES = 2  # largest shift of the teacher's images, in pixels
 TEMPERATURES, WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0), (0.0, 0.1, 0.5, 0.9)
 TEACHER = Network(filters=(16, 32), units=64, dropout=0.4)
 STUDENT = Network(filters=(4, 8), units=16)
@@ -115,7 +115,7 @@ def accuracy_on_dev(found):
         middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
         for (row, column), value in np.ndenumerate(grid):
             shown = f"{value:.2f}" if np.isfinite(value) else "–"
-            color = "#111111" if value > middle else "#ffffff"  # of the cell, also on a dark page
+            color = "#111111" if value > middle else "#ffffff"  # contrasts with the cell, on a dark page too
             axes.text(column, row, shown, ha="center", va="center", color=color)
         axes.set_xticks(range(len(TEMPERATURES)), [f"{one:g}" for one in TEMPERATURES])
         axes.set_yticks(range(len(WEIGHTS)), [f"{one:g}" for one in WEIGHTS])

@@ -1,11 +1,11 @@
 """How many examples must a student see of its teacher, and what if labels are wrong?
 
 The CNN of 6,790 parameters that `compare` trains learns to read digits (mnist5k, moved images) from labels or from a
-CNN that is 16 times as large. First the number of examples that it sees is reduced, whose labels the teacher has seen
-among 3,000. Then a share of all labels is wrong, for the teacher too: the student learns from them, or from a teacher
-that has learned from them. Last, where a teacher must hurt: one that has seen 120 labels teaches a student that could
-have 3,000. All students make as many steps and start alike within a seed, and have as many settings to choose from on
-dev, whose labels are right.
+CNN that is 16 times as large. First, the student sees fewer examples; the teacher has seen their labels among 3,000.
+Then a share of all labels is wrong, for the teacher too: the student learns from them, or from a teacher that has
+learned from them. Last comes a case where a teacher must hurt: one that has seen 120 labels teaches a student that
+could have 3,000. All students take as many steps and start alike within a seed, and have as many settings to choose
+from on dev, whose labels are right.
 
 Command: scripts/study transfer --tune. 17 arms of 8 seeds.
 """
