@@ -1,6 +1,6 @@
 """Knowledge distillation and pruning for Keras 3.
 
-A trained teacher, a smaller student, and the loss between them:
+You give it a trained teacher, a smaller student, and a loss that compares the two:
 
     import distill
 
@@ -9,22 +9,23 @@ A trained teacher, a smaller student, and the loss between them:
     distiller.fit(x, y, epochs=10)
     distiller.save("student.keras")
 
-The names used daily are here. Everything else is in a subpackage, whose help has examples:
+The names you use most are in `distill` itself. Everything else is in a subpackage; its help has examples:
 
     distill.training      the Distiller, mutual learning, chains of students, several workers, batch sizes
-    distill.cache         a teacher's answers on disk, recorded once: a teacher themselves
+    distill.cache         a teacher's answers on disk, recorded once and then used as the teacher
     distill.losses        every distillation loss, and the base class for your own
-    distill.pruning       weights set to zero; channels, heads and layers removed
+    distill.pruning       setting weights to zero; removing channels, heads and layers
     distill.quantization  quantization-aware training for int8
     distill.exports       LiteRT, ONNX and SavedModel files, and their runtimes
     distill.files         loading and saving models and weights, from Keras 3, Keras 2 and tf_keras
     distill.cost          parameters, multiply-adds, memory, file sizes and latency
-    distill.data          data sets that need no network (needs the `experiments` extra)
+    distill.data          data sets that need no network connection (needs the `experiments` extra)
     distill.tracking      Weights & Biases, TensorBoard and JSON lines (needs the `experiments` extra)
     distill.studies       comparisons over seeds, with statistics and a report (needs the `experiments` extra)
     distill.command       the `distill` command for model files: `distill inspect`, `distill compare`
 
-The runtime of LiteRT files is in the `litert` extra, ONNX in `onnx`, tfmot's schedules in `tfmot`, a text in `text`.
+The `litert` extra has the runtime of LiteRT files, `onnx` has ONNX, `tfmot` has tfmot's schedules, and `text`
+has the text that `distill.data.load_text` reads.
 """
 
 import contextlib

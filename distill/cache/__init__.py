@@ -1,8 +1,9 @@
-"""A teacher's answers on disk: recorded once, and then a teacher themselves.
+"""A teacher's answers on disk: recorded once, then used as the teacher.
 
-Every epoch, seed and student would run the teacher again. A cache is recorded once, and goes where a teacher goes. The
-teacher can be anything that answers a numpy batch: a Keras model on any backend, a LiteRT or ONNX file or a SavedModel
-(`distill.exports.Exported`), a function of PyTorch, a function that asks a server.
+Without a cache, every epoch, seed and student runs the teacher again. You record a cache once, and use it
+wherever you would use the teacher. The teacher that you record can be anything that answers a numpy batch: a
+Keras model on any backend, a LiteRT or ONNX file or a SavedModel (`distill.exports.Exported`), a PyTorch
+function, or a function that asks a server.
 
 ```python
 from distill import cache
@@ -19,7 +20,7 @@ print(cache.inspect("cache"))
     TopK            the largest logits, and the sum of all others at each temperature
     Sampled         classes drawn from the softened probabilities
     record_on_ray   records on the machines of a Ray cluster
-    views           random views of a data set that come again in the same way
+    views           random views of a data set that are the same at every pass
 """
 
 from distill.cache._answers import Answers, open

@@ -1,4 +1,4 @@
-"""Answers that were recorded, as a teacher."""
+"""Recorded answers that take a teacher's place."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,19 +20,19 @@ _COMPARED = 64
 
 
 class Answers(Recorded):
-    """The recorded answers of a teacher, in its place. `record` and `open` return one.
+    """The recorded answers of a teacher, to use in its place. `record` and `open` return one.
 
-    A `Distiller` takes it as a teacher. It then needs the ids of the examples in each batch, in any order and as often
-    as is wanted: train on `with_ids(data)`, on a data set that was shuffled, repeated, filtered or batched again after
-    that, or on `distill.Identified(x, ids)`.
+    A `Distiller` takes it as a teacher. The Distiller then needs the ids of the examples in each batch; they
+    may come in any order and any number of times. Train on `with_ids(data)`, on a data set made from that by
+    shuffling, repeating, filtering or batching again, or on `distill.Identified(x, ids)`.
 
-    Files are mapped into memory, so it takes no more of it for more examples. Another process that it is sent to gets
-    the folder's name, and opens it.
+    Files are mapped into memory, so more examples take no more memory. If you send the object to another
+    process, that process gets only the folder's name, and opens the folder itself.
 
     Attributes:
         path: folder of the cache.
         name: name of the teacher.
-        examples: number of examples; ids are from 0 to `examples` − 1.
+        examples: number of examples; ids run from 0 to `examples` − 1.
 
     Example:
         ```python
@@ -64,11 +64,12 @@ class Answers(Recorded):
         return open, (self.path,)
 
     def look_up(self, ids: Any) -> dict[str, np.ndarray]:
-        """Returns what was recorded of examples, by name: float32 and int32 arrays (n, …).
+        """Returns what was recorded for the given examples, by name: float32 and int32 arrays (n, …).
 
-        An output is "output", "output heat" or "output 1", a layer "layer block3". It is the logits of a softmax or
-        sigmoid head, with channels or classes last. `TopK` has "output.ids", "output.logits" and "output.rest",
-        `Sampled` "output.ids" and "output.entropy".
+        An output is named "output", "output heat" or "output 1", and a layer "layer block3". The output of a
+        softmax or sigmoid head is given as its logits. Channels or classes come last. `TopK` gives
+        "output.ids", "output.logits" and "output.rest", and `Sampled` gives "output.ids" and
+        "output.entropy".
 
         Args:
             ids: integers (n,).
@@ -83,20 +84,21 @@ class Answers(Recorded):
         return found
 
     def with_ids(self, data: Data) -> Any:
-        """Returns the data that were recorded, with the ids of the examples: what a Distiller's `fit` takes.
+        """Returns the recorded data with the ids of the examples, as a Distiller's `fit` takes it.
 
-        Inputs are compared with those that were recorded: of arrays, those of 64 examples that lie evenly; of a data
+        It compares inputs with the recorded ones: in arrays, those of 64 evenly spaced examples; in a data
         set, those of the first example of each batch, at each pass. Augment, shuffle and batch after this.
 
         Args:
-            data: what `record` got: arrays, or a `tf.data.Dataset` of batches; of a tuple of arrays, the first is x.
+            data: what you passed to `record`: arrays, or a `tf.data.Dataset` of batches. In a tuple of
+                arrays, the first is x.
 
         Returns:
-            Of arrays, a `distill.Identified` of x, in whose place labels are passed as ever. Of a data set
-            of x or (x, …), one of (Identified(x, ids), …).
+            For arrays, a `distill.Identified` of x; pass it in place of x, and the labels as usual. For a
+            data set of x or (x, …), a data set of (Identified(x, ids), …).
 
         Raises:
-            ValueError: the data are not those that were recorded.
+            ValueError: the data is not the data that was recorded.
         """
         examples = examples_of(data, 1)
         if not is_dataset(data):
@@ -132,7 +134,7 @@ class Answers(Recorded):
         return self._targets[answer].restore(answer, found)
 
     def is_sparse(self, answer: Answer) -> bool:
-        """Whether some of an answer's classes are known alone."""
+        """Whether only some of an answer's classes are known."""
         return self._targets[answer].is_sparse
 
     def require(self, answer: Answer, loss: DistillationLoss) -> None:
@@ -174,7 +176,7 @@ class Answers(Recorded):
 
 
 def open(path: PathLike) -> Answers:
-    """Opens a cache that was recorded.
+    """Opens a recorded cache.
 
     Args:
         path: folder of the cache.

@@ -1,4 +1,4 @@
-"""The examples that a teacher is asked for: numpy batches in one order, and digests by which they are known again."""
+"""The examples that a teacher is asked for: numpy batches in one order, and digests that identify them."""
 
 import itertools
 import sys

@@ -18,14 +18,14 @@ class Contents:
     Attributes:
         path: folder of the cache.
         teacher: name of the teacher.
-        fingerprint: of the teacher's weights or file; `None` for a function.
+        fingerprint: fingerprint of the teacher's weights or file; `None` for a function.
         examples: number of examples.
         shards: number of shards.
-        missing: shards that are not recorded yet.
-        damaged: what is wrong with others, by number.
+        missing: numbers of the shards that are not recorded yet.
+        damaged: what is wrong with each damaged shard, by its number.
         bytes: size of the files.
-        dense_bytes: what the same answers would take in float32, all numbers kept.
-        rows: name, shape, target and bytes of an example of each answer.
+        dense_bytes: size of the same answers with all numbers kept in float32.
+        rows: for each answer, its name, shape, target and bytes per example.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Contents:
 
 
 def inspect(path: PathLike) -> Contents:
-    """Tells what is in a cache, whole or not. It reads all of it, to compare the checksums.
+    """Says what is in a cache, complete or not. It reads the whole cache to compare the checksums.
 
     Args:
         path: folder of the cache.

@@ -1,4 +1,4 @@
-"""What a cache says of itself: whose answers it holds, to which data, and how they are kept."""
+"""How a cache describes itself: whose answers it holds, to which data, and how they are kept."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ class Manifest:
 
     Attributes:
         teacher: name of the teacher.
-        fingerprint: of the teacher's weights or file; `None` for a function, which has none.
+        fingerprint: fingerprint of the teacher's weights or file; `None` for a function, which has none.
         examples: number of examples.
         batches: number of batches of a data set; `None` for arrays.
         shard_size: number of examples in a shard; the last may have fewer.

@@ -22,23 +22,24 @@ def record_on_ray(
     gpus: float = 0,
     **given: Any,
 ) -> Answers:
-    """Records as `record` does, on the machines of a Ray cluster, each worker its own shards of one cache.
+    """Records as `record` does, on a Ray cluster, where each worker records its own shards of one cache.
 
-    What is recorded is what `record` writes, as far as the processors compute alike. Shards that are there are kept,
-    so a call goes on where an earlier one ended, be it of `record` or of this. A worker that is lost is begun again by
-    Ray, and goes on as well.
+    The cache is the one that `record` would write, as far as the processors compute alike. Existing shards
+    are kept, so a call continues where an earlier one stopped, whether of `record` or of this function. If a
+    worker is lost, Ray starts it again, and it continues too.
 
-    Without a cluster that `ray start` made, one is started on this machine until this returns. All machines must see
-    the folder and this process' working directory under the same paths.
+    If no cluster was started by `ray start`, one runs on this machine until this function returns. All
+    machines must see the folder and this process' working directory under the same paths.
 
     Args:
-        make: function without arguments that returns the teacher and the data, as `record` takes them. Each worker
-            calls it, so neither is sent: it reads them from a file that all machines see, or makes them.
+        make: function without arguments that returns the teacher and the data, as `record` takes them. Each
+            worker calls it, so neither is sent: the function reads them from a file that all machines see, or
+            makes them.
         folder: folder of the cache.
-        workers: number of workers, >= 1; each has every `workers`-th shard.
-        cpus: cores for each.
-        gpus: GPUs for each; below 1, workers share one.
-        given: what else `record` takes, but `shards` and `verbose`.
+        workers: number of workers, >= 1; each records every `workers`-th shard.
+        cpus: cores for each worker.
+        gpus: GPUs for each worker; below 1, workers share one.
+        given: other arguments of `record`, except `shards` and `verbose`.
 
     Returns:
         The answers, a teacher for a `Distiller`.
@@ -46,7 +47,8 @@ def record_on_ray(
     Raises:
         ImportError: Ray is not installed.
         ValueError: `workers` is less than 1, or `shards` or `verbose` is given.
-        ray.exceptions.RayError: a worker failed; what `record` raises there, such as a ValueError, is raised here.
+        ray.exceptions.RayError: a worker failed. An error that `record` raises there, such as a ValueError,
+            is raised here.
 
     Example:
         ```python

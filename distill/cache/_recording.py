@@ -1,4 +1,4 @@
-"""Records the answers of a teacher: shard by shard, each written whole, so that a run that was ended can go on."""
+"""Records a teacher's answers shard by shard, each written whole, so that a stopped run can continue."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,40 +39,45 @@ def record(
 ) -> Answers:
     """Records what a teacher answers to each example, once for all epochs, seeds and students.
 
-    A call with the same arguments goes on where an earlier one ended, and returns at once if nothing is missing. What
-    was recorded before must be of the same teacher, data and targets: weights, shapes and targets are compared, the
-    first batch is asked for again, and so are the inputs of examples in finished shards: of each batch of a data set
-    that is passed over, the first; of arrays, 64 that lie evenly.
+    A call with the same arguments continues where an earlier one stopped, and returns at once if nothing is
+    missing. What was recorded before must come from the same teacher, data and targets. To check this,
+    `record` compares weights, shapes and targets, and asks for the first batch again. It also compares the
+    inputs of examples in finished shards: in a data set, the first of each batch that it passes over; in
+    arrays, 64 evenly spaced ones.
 
-    Several processes or machines can record into one folder, each its own `shards`.
+    Several processes or machines can record into one folder, each with its own `shards`.
 
     Args:
-        teacher: what a Distiller takes as a teacher; a `distill.exports.Exported` file; or any function that takes a
-            numpy batch, as one that asks a server does, and returns an array, or a list or dictionary of arrays.
-        data: arrays (examples, …), or a `tf.data.Dataset` of batches that comes in the same order at each pass. Of a
-            tuple, as in (x, y), the first is asked for. Examples are numbered from 0 in this order: these are their
-            ids. Whether a data set is the same is seen from its first batch; to count it, it is read once more.
-        folder: folder of the cache, which is made if it is not there.
-        targets: how outputs are kept, `Dense`, `TopK` or `Sampled`; for several outputs, one for all, or one for each
-            by name or position.
-        layers: names of layers whose outputs are recorded too, as losses name them; as a dictionary, with the `Dense`
-            in which each is kept.
-        preprocessing: function that makes the teacher's inputs from a batch, as `teacher_preprocessing` of a Distiller.
-        batch_size: number of examples of arrays that the teacher gets at once. Its last bits can depend on it, as they
-            can in training.
-        shard_size: number of examples in a file. By default a 256th of all, and at least 1,024. What was done of a
-            shard is lost if recording is ended within it.
+        teacher: what a Distiller takes as a teacher; a `distill.exports.Exported` file; or any function that
+            takes a numpy batch and returns an array, or a list or dictionary of arrays. Such a function can,
+            for example, ask a server.
+        data: arrays (examples, …), or a `tf.data.Dataset` of batches that comes in the same order at each
+            pass. From a tuple, as in (x, y), only the first element goes to the teacher. Examples are
+            numbered from 0 in this order; these numbers are their ids. Whether a data set is the same at each
+            pass is checked on its first batch; to count a data set, it is read once more.
+        folder: folder of the cache; it is created if it does not exist.
+        targets: how outputs are kept: `Dense`, `TopK` or `Sampled`. For several outputs, one for all, or a
+            dictionary with one for each, by name or position.
+        layers: names of layers whose outputs are recorded too, written as losses name them; or a dictionary
+            that gives for each name the `Dense` that keeps its output.
+        preprocessing: function that makes the teacher's inputs from a batch, like `teacher_preprocessing` of
+            a Distiller.
+        batch_size: number of examples that the teacher gets at once, if the data is arrays. The last bits of
+            its answers can depend on it, as they can in training.
+        shard_size: number of examples in a file. By default a 256th of all, and at least 1,024. If recording
+            stops within a shard, the part of it that was done is lost.
         shards: numbers of the shards to record, from 0; all by default.
         name: name of the teacher in errors and reports; its own by default.
         verbose: 1 shows progress, 0 nothing.
 
     Returns:
-        The answers, a teacher for a `Distiller`. With `shards`, others may be missing yet.
+        The answers, a teacher for a `Distiller`. With `shards`, other shards may still be missing.
 
     Raises:
-        ValueError: the teacher cannot be asked or answers otherwise than with one array of one shape for each output;
-            the data are neither arrays nor a data set, or differ from pass to pass; an answer cannot be kept as its
-            target does; what is in the folder is of another teacher, data or targets, or is damaged.
+        ValueError: the teacher cannot be asked, or does not answer with one array of one shape for each
+            output; the data is neither arrays nor a data set, or differs from pass to pass; an answer cannot
+            be kept by its target; what is in the folder belongs to another teacher, data or targets, or is
+            damaged.
 
     Example:
         ```python
@@ -100,7 +105,7 @@ def record(
 
 
 def record_part(teacher: Any, data: Data, folder: PathLike, number: int, parts: int, **given: Any) -> None:
-    """Records every `parts`-th shard from one number on, if there are so many; `given` is what else `record` takes."""
+    """Records every `parts`-th shard from `number` on, if there are any; `given` is as for `record`."""
     _record(
         teacher,
         data,

@@ -51,8 +51,8 @@ def present(folder: Path) -> dict[int, Path]:
 class Shards:
     """Reads rows of examples out of the shards of a cache.
 
-    A shard is mapped into memory when its first row is asked for, and its checksum is compared then. What is held in
-    memory are the rows that were asked for, and what the system keeps of the files.
+    A shard is mapped into memory when its first row is asked for, and its checksum is compared then. Memory
+    holds only the rows that were asked for, and what the system keeps of the files.
 
     Args:
         folder: folder of the cache.

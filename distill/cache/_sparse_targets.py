@@ -1,4 +1,4 @@
-"""What is kept of logits where all would be too much: the largest with the rest's sum, or classes that were drawn."""
+"""Targets that keep only part of the logits: the largest and the rest's sum, or classes that were drawn."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -19,15 +19,16 @@ from distill.training._recorded import Answer
 class TopK(Target):
     """Keeps the k largest logits of each row, and the sum over all other classes at each temperature.
 
-    A loss then compares k + 1 classes: those kept, and all others as one, whose probability is exact. For a Kullback-
-    Leibler divergence this is at most that of all classes, and the same if teacher and student share the rest alike.
-    Leaving the rest out, as is common, raises the probabilities that are kept, and biases the gradient [1].
+    A loss then compares k + 1 classes: those kept, and one for all others, whose probability is exact. A
+    Kullback-Leibler divergence of these is at most that of all classes, and equal to it if teacher and
+    student divide the rest in the same way. Leaving the rest out, as is common, raises the probabilities that
+    are kept, and biases the gradient [1].
 
     `SoftTargets`, `GeneralizedJSD` and `HardTargets` can be computed from it.
 
     Args:
         k: number of logits of each row, >= 1.
-        temperatures: the temperatures at which losses will soften these rows, each 4 bytes a row.
+        temperatures: the temperatures at which losses will soften these rows; each takes 4 bytes a row.
         from_logits: for a teacher whose head cannot be recognised, such as a function: whether it returns logits
             (`True`) or probabilities (`False`).
 
@@ -102,7 +103,7 @@ class TopK(Target):
         return _decoded(self.fields(answer), rows)
 
     def restore(self, answer: Answer, found: Mapping[str, Tensor]) -> TopLogits:
-        """Returns them as logits of which the largest are known."""
+        """Returns logits of which the largest are known."""
         rests = {t: found[f"{answer.label}.rest"][..., i] for i, t in enumerate(self.temperatures)}
         ids, logits = (found[f"{answer.label}.{part}"] for part in ("ids", "logits"))
         return TopLogits(ops.cast(ids, "int32"), logits, rests, answer.shape[-1])
@@ -121,15 +122,15 @@ class TopK(Target):
 class Sampled(Target):
     """Keeps k classes of each row, drawn from its softened probabilities with replacement, and their entropy.
 
-    Of a Kullback-Leibler divergence this gives an estimate whose mean over all draws, and that of its gradient, are
-    those of all classes [1]. The draws are made once, so every epoch sees the same.
+    A loss then estimates a Kullback-Leibler divergence. Averaged over all draws, the estimate and its
+    gradient are those of all classes [1]. The draws are made once, so every epoch sees the same ones.
 
     `SoftTargets` and `GeneralizedJSD(beta=0)` can be computed from it.
 
     Args:
         k: number of draws for each row, >= 1.
         temperature: the temperature at which losses will soften these rows.
-        seed: integer >= 0 on which the draws depend.
+        seed: integer >= 0 that determines the draws.
         from_logits: as for `TopK`.
 
     Raises:
@@ -202,7 +203,7 @@ class Sampled(Target):
         return _decoded(self.fields(answer), rows)
 
     def restore(self, answer: Answer, found: Mapping[str, Tensor]) -> SampledLogits:
-        """Returns them as logits from which was drawn."""
+        """Returns logits that are known only by draws from them."""
         ids, entropy = (found[f"{answer.label}.{part}"] for part in ("ids", "entropy"))
         return SampledLogits(ops.cast(ids, "int32"), entropy, self.temperature, answer.shape[-1])
 

@@ -1,4 +1,4 @@
-"""What is kept of an answer: what every way to keep one can do, and the one that keeps all of it."""
+"""What a cache keeps of an answer: the base class of all targets, and the target that keeps everything."""
 
 import abc
 import dataclasses
@@ -51,9 +51,9 @@ class Target(abc.ABC):
         """Raises ValueError unless a loss can be computed from what is kept."""
 
     def bytes_of(self, shape: Sequence[int]) -> int:
-        """Returns how many bytes a cache takes for each answer of a shape.
+        """Returns how many bytes a cache takes for each answer of the given shape.
 
-        A cache takes 4 more for each example, a checksum of its inputs.
+        A cache takes 4 more bytes for each example, for a checksum of its inputs.
 
         Args:
             shape: shape of the answer to one example, such as (classes,) or (tokens, classes).
@@ -71,11 +71,13 @@ class Dense(Target):
     """Keeps all numbers of an answer. Every loss can be computed from it.
 
     Args:
-        dtype: "float32" keeps what the teacher answered bit for bit. "bfloat16" and "float16" take half as many bytes:
-            they round a number by at most 2⁻⁸ or 2⁻¹¹ of itself; float16 those below 6e-5 by at most 3e-8.
+        dtype: "float32" keeps the teacher's answers bit for bit. "bfloat16" and "float16" take half as many
+            bytes. They round a number by at most 2⁻⁸ or 2⁻¹¹ of itself; float16 rounds numbers below 6e-5 by
+            at most 3e-8.
 
     Raises:
-        ValueError: there is no such dtype; or, when recording, a number is beyond the largest of float16, 65504.
+        ValueError: there is no such dtype; or, when recording, a number is larger than float16 can hold,
+            65504.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""Views of examples that come again in the same way: random, and yet the same at each pass."""
+"""Views of examples that are random, and yet the same at each pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,25 +9,25 @@ Augment = Callable[[Tensors, Tensor], Tensors]
 
 
 def views(data: Data, augment: Augment, *, count: int, seed: int) -> Any:
-    """Makes several random views of each batch, which depend on a seed, the view and the batch alone.
+    """Makes several random views of each batch, which depend only on a seed, the view and the batch.
 
-    What a teacher answers holds for the view that it saw, and distillation is better for teacher and student that see
-    the same [1]. So record views, and train on the same ones: a pass over the result brings all batches in their first
-    view, then all in their second, and so on. For the cache, each view is an example.
+    A teacher's answer holds only for the view that it saw, and distillation is better if teacher and student
+    see the same view [1]. So record views, and train on the same ones. A pass over the result brings all
+    batches in their first view, then all in their second, and so on. For the cache, each view is an example.
 
     Args:
         data: a `tf.data.Dataset` of batches of x, or of (x, …), in the same order at each pass.
-        augment: function of x and a seed, integers (2,), that returns x anew; such as one that calls
-            `tf.image.stateless_random_crop(x, size, seed)`. It must draw from the seed alone: `record` refuses data
-            that differ from pass to pass.
+        augment: function of x and a seed, integers (2,), that returns a new x; for example, one that calls
+            `tf.image.stateless_random_crop(x, size, seed)`. Its randomness must come from the seed alone:
+            `record` refuses data that differs from pass to pass.
         count: number of views, >= 1.
         seed: integer from 0 to 2³¹ − 1.
 
     Returns:
-        A data set of `count` times as many batches.
+        A data set with `count` times as many batches.
 
     Raises:
-        ValueError: `data` is no data set, or a number is out of range.
+        ValueError: `data` is not a data set, or a number is out of range.
 
     Example:
         ```python

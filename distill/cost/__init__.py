@@ -10,9 +10,9 @@ share = cost.macs(student) / cost.macs(teacher)
 faster = cost.latencies({"teacher": teacher, "student": student}, cost.TFFunction(batch_size=8))
 ```
 
-All numbers are for one example and for the model as it stands, so that a student and its teacher compare on the same
-terms. `compare_exports` measures files that `distill.exports` wrote: accuracy, agreement with the model, bytes and
-latency, each in its own runtime. It is here because it measures; `distill.exports` writes and runs.
+All numbers are for one example and for the model as it stands, so that you can compare a student and its teacher on the
+same terms. `compare_exports` measures files that `distill.exports` wrote: accuracy, agreement with the model, bytes and
+latency, each in its own runtime. It is here because it measures files; `distill.exports` writes and runs them.
 """
 
 from distill.cost._calls import Call, Calls

@@ -1,4 +1,4 @@
-"""The calls that a model makes with one example."""
+"""The calls that a model makes for one example."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ class Call:
     Attributes:
         path: path of the layer, such as "block/conv"; for an operation inside a layer, the path of that layer.
         operation: the layer or operation.
-        inputs: tensors that it is called on; a tensor that another call made is the same object there.
-        outputs: tensors that it makes.
-        products: its multiply-adds, or `None` if they are unknown.
+        inputs: input tensors; a tensor that another call made is the same object in both calls.
+        outputs: output tensors.
+        products: multiply-adds of the call, or `None` if they are unknown.
         unknown: reason why they are unknown, or "".
 
     Example:
@@ -39,7 +39,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calls:
-    """Everything that a model does with one example.
+    """All calls that a model makes for one example.
 
     Attributes:
         inputs: inputs of the model.
@@ -56,7 +56,7 @@ class Calls:
         """Multiply-adds of all calls together.
 
         Raises:
-            ValueError: those of a call are unknown.
+            ValueError: the multiply-adds of a call are unknown.
         """
         return total(self.calls)
 
@@ -65,7 +65,7 @@ def total(calls: Sequence[Call]) -> Products:
     """Adds up the multiply-adds of calls.
 
     Raises:
-        ValueError: those of a call are unknown.
+        ValueError: the multiply-adds of a call are unknown.
     """
     weights = activations = 0
     for call in calls:

@@ -1,4 +1,4 @@
-"""Compares exported files with the model they came from: what they answer, how large and how fast they are."""
+"""Compares exported files with the model they came from: their outputs, their size and their speed."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -21,14 +21,14 @@ class ExportRow:
     """Measurements of one exported file.
 
     Attributes:
-        accuracy: share of examples whose class is the label, 0 to 1; `None` without labels, or if the outputs tell no
-            classes.
-        agreement: share of examples whose class is the model's, 0 to 1; `None` if the outputs tell no classes.
-        metric: what the metric gives for the file's outputs, in its own unit; `None` without one.
+        accuracy: share of examples whose class is the label, 0 to 1; `None` without labels, or if the outputs do not
+            give classes.
+        agreement: share of examples whose class is the model's, 0 to 1; `None` if the outputs do not give classes.
+        metric: value of the metric for the file's outputs, in the metric's unit; `None` without a metric.
         largest_difference: largest difference of an output from the model's, in the unit of the outputs.
         bytes: size of the file, or of all files in the folder.
-        latency: time of one example, or of one batch where the file has a size of its own; on one thread for LiteRT
-            and ONNX.
+        latency: time of one example, or of one batch if the file fixes the batch size; on one thread for LiteRT and
+            ONNX.
 
     Example:
     ```python
@@ -53,8 +53,8 @@ class ExportComparison:
     """A model and its exported files; `print` shows a table.
 
     Attributes:
-        accuracy: accuracy of the model itself, 0 to 1; `None` as for a row.
-        metric: what the metric gives for the model itself; `None` without one.
+        accuracy: accuracy of the model itself, 0 to 1; `None` in the same cases as for a row.
+        metric: value of the metric for the model itself; `None` without a metric.
         metric_name: name of the metric, the head of its column.
         bytes: size of the model's `.keras` file.
         rows: name -> measurements of each file.
@@ -92,24 +92,24 @@ def compare_exports(
 ) -> ExportComparison:
     """Runs exported files in their own runtimes and compares them with the model.
 
-    The class that an output tells is where it is largest. With one column it is whether the output is above 0.5, as
-    Keras' "accuracy" has it, where the labels are 0 and 1 and the model's outputs are between them.
+    The class of an output is the column in which it is largest. With one column, the class is whether the output is
+    above 0.5, as in Keras' "accuracy", provided that the labels are 0 and 1 and the model's outputs are between them.
 
     Args:
         model: model with one output (examples, …, columns).
         files: name -> path that `export` wrote.
-        x: inputs as the model takes them, arrays (examples, …); real ones, since what is compared depends on them.
-        y: labels; for accuracy, int (examples, …) or (examples, …, 1), for a metric of your own, what it takes.
+        x: inputs as the model takes them, arrays (examples, …); use real ones, since the comparison depends on them.
+        y: labels; for accuracy, int (examples, …) or (examples, …, 1); for a metric of your own, whatever it takes.
         metric: a `keras.metrics.Metric`, or a function of labels and outputs such as
-            `keras.metrics.mean_absolute_error`; what a function gives for each example is averaged.
-        runs: number of timed runs of each file, in turn, as in `latencies`.
+            `keras.metrics.mean_absolute_error`; if a function returns a value for each example, these are averaged.
+        runs: number of timed runs of each file; the files take turns, as in `latencies`.
 
     Returns:
         The measurements of each file.
 
     Raises:
-        ValueError: the model has several outputs; a file's output has another shape; there is a metric and no labels;
-            without a metric, the labels are not one integer per answer.
+        ValueError: the model has several outputs; a file's output has another shape; there is a metric but no labels;
+            or, without a metric, the labels are not one integer per answer.
 
     Example:
         ```python
@@ -182,10 +182,10 @@ _ClassesOf = Callable[[np.ndarray], np.ndarray]
 def _classes(
     expected: np.ndarray, y: np.ndarray | None, *, required: bool
 ) -> tuple[_ClassesOf | None, np.ndarray | None]:
-    """How outputs tell classes, and the labels as classes; `None` where there is no such thing.
+    """A function that gets classes from outputs, and the labels as classes; `None` if there are no classes.
 
     Raises:
-        ValueError: they are required, and the labels are none.
+        ValueError: classes are required, but the outputs or labels do not give any.
     """
     columns = expected.shape[-1] if expected.ndim > 1 else 1
     answers = expected.shape[:-1] if expected.ndim > 1 else expected.shape
@@ -210,7 +210,7 @@ def _classes(
 
 
 def _integers(y: np.ndarray, answers: tuple[int, ...]) -> np.ndarray | None:
-    """Labels of one integer per answer, in the shape of the answers; `None` if they are others."""
+    """Labels of one integer per answer, in the shape of the answers; `None` for any other labels."""
     labels = y[..., 0] if y.shape == (*answers, 1) else y
     return labels if labels.shape == answers and labels.dtype.kind in "iub" else None
 
@@ -226,7 +226,7 @@ def _share(classes_of: _ClassesOf | None, outputs: np.ndarray, classes: np.ndarr
 
 
 def _measured(metric: Metric | None, y: np.ndarray | None, outputs: np.ndarray) -> float | None:
-    """What a metric gives; a metric of Keras is as before, without what it has counted."""
+    """The value of a metric; a Keras metric is reset before and after."""
     if metric is None:
         return None
     if not isinstance(metric, keras.metrics.Metric):

@@ -61,7 +61,7 @@ def _as_symbolic(leaf: Any) -> Any:
 
 
 def _forgetting(original: Any) -> Any:
-    """A method that keeps a value, of a loss or of a variable: there is none while a call is followed."""
+    """A method that stores a value of a loss or variable, and stores nothing while a call is followed."""
 
     def keep(owner: Any, *args: Any, **kwargs: Any) -> Any:
         leaves = keras.tree.flatten((args, kwargs))

@@ -22,7 +22,7 @@ class LayerCost:
         kind: name of its type.
         output_shape: shape of its last output, without the batch; `None` if it is not called or the model has no graph.
         parameters: number of scalars in its weights; a weight that several layers share counts for the first one.
-        nonzero: number of those that are not zero.
+        nonzero: number of these scalars that are not zero.
         macs: multiply-adds of one example in all calls of the layer; `None` if unknown.
         activation_bytes: bytes of the outputs of all its calls, for one example; `None` if unknown.
 

@@ -8,7 +8,7 @@ from distill._graphs import functional_of
 from distill._keras import get_input_signature
 from distill._types import Arrays
 
-# A number for every open size, or examples as for the model, whose shapes tell them.
+# One number for every open size, or examples, as for the model, whose shapes give the sizes.
 Lengths: TypeAlias = int | Arrays
 
 

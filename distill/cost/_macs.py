@@ -23,18 +23,18 @@ _MASKING = (layers.GroupQueryAttention, layers.MultiHeadAttention)
 def macs(model: keras.Model, *, lengths: Lengths = None) -> int:
     """Counts the multiply-adds of one example's forward pass; FLOPs are twice as many.
 
-    Counted are products with a kernel, in layers and in raw `keras.ops`, and products of two activations, as in
+    The count includes products with a kernel, in layers and in raw `keras.ops`, and products of two activations, as in
     attention. A layer that is called twice counts twice. Products with the zeros of "same" padding count, and a
     transposed convolution counts every product of an input with its kernel, cropped or not. Recurrent kernels count
     once per step. A custom layer counts by what its `call` does, if that is written with `keras.ops` or other layers.
 
-    Not counted are biases, activations, normalizations, pooling, interpolation, look-ups and other elementwise work,
-    and the angles of rotary positions, which depend on no input.
+    The count leaves out biases, activations, normalizations, pooling, interpolation, look-ups and other elementwise
+    work, and the angles of rotary positions, which do not depend on any input.
 
     Args:
         model: Functional or Sequential model, possibly with such models nested in it; channels last or first.
-        lengths: the sizes that the model leaves open, such as the length of a text: a number for all of them, or
-            examples as for the model, whose shapes tell.
+        lengths: the sizes that the model leaves open, such as the length of a text: one number for all of them, or
+            examples, as for the model, whose shapes give the sizes.
 
     Returns:
         Multiply-adds of one example, no unit.
@@ -53,7 +53,7 @@ def macs(model: keras.Model, *, lengths: Lengths = None) -> int:
 
 
 def calls_of(model: keras.Model, *, lengths: Lengths = None) -> Calls:
-    """Follows one example through a model's graph, nested models, and layers that hold layers.
+    """Follows one example through a model's graph, through nested models and layers that contain layers.
 
     Args:
         model: Functional or Sequential model; it is not changed.

@@ -15,16 +15,16 @@ from distill.cost._lengths import known
 class Activations:
     """Memory of the tensors between layers, for one example.
 
-    Every call is taken to make new tensors: nothing is written in place, and no calls are fused. Memory that a layer
-    uses while it runs does not count: the patches that a convolution unfolds its input to, the states of a recurrent
-    layer, and scores that `keras.ops.dot_product_attention` keeps to itself, as in MultiHeadAttention without dropout.
+    Every call is assumed to make new tensors: nothing is written in place, and no calls are fused. Memory that a layer
+    uses while it runs does not count: the patches into which a convolution unfolds its input, the states of a recurrent
+    layer, and the scores inside `keras.ops.dot_product_attention`, as in MultiHeadAttention without dropout.
 
     Attributes:
         all_bytes: bytes of the inputs and of all tensors that the calls make. Training keeps as much for its backward
             pass if it keeps everything.
         peak_bytes: largest number of bytes that inference needs at once. A tensor lives from the call that makes it to
-            the last call that reads it, in the order in which Keras runs them; inputs live from the start, outputs
-            to the end.
+            the last call that reads it, in the order in which Keras runs the calls; inputs live from the start, and
+            outputs to the end.
 
     Example:
     ```python

@@ -45,7 +45,7 @@ class Products(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """The sum of both."""
         return self.weights + self.activations
 
 

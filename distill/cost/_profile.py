@@ -37,7 +37,7 @@ class Profile:
         nonzero: number of scalars that are not zero.
         macs: multiply-adds of one example, as `distill.cost.macs` counts them; `None` if those of a layer are unknown.
         activations: memory of the tensors between layers; `None` if a size is unknown.
-        layers: costs of each layer and operation, in the order of the graph; of a model without a graph, only of
+        layers: costs of each layer and operation, in the order of the graph; for a model without a graph, only of
             the layers with weights.
         unknown: what is unknown -> why. The keys are the path of a layer or the model's name for multiply-adds,
             "LiteRT" for bytes, and the runtime for latency.

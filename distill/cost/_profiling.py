@@ -62,17 +62,17 @@ def profiles(
 ) -> Profiles:
     """Measures what models cost: parameters and zeros, multiply-adds and memory by layer, bytes and latency.
 
-    What cannot be known is left out with a reason, never guessed: the multiply-adds and memory of a model without a
-    graph, and the bytes and latency of a model that LiteRT cannot hold.
+    Numbers that cannot be known are left out with a reason, never guessed: the multiply-adds and memory of a model
+    without a graph, and the bytes and latency of a model that LiteRT cannot hold.
 
     Args:
         models: name -> built model.
-        files: whether to write the models to files for their sizes, as `sizes` does; takes seconds.
-        latency: runtimes to time the models in, such as `[LiteRT(threads=2), TFFunction(batch_size=32)]`; takes
+        files: whether to write the models to files to measure their sizes, as `sizes` does; this takes seconds.
+        latency: runtimes to time the models in, such as `[LiteRT(threads=2), TFFunction(batch_size=32)]`; this takes
             seconds. By default nothing is timed.
         runs: number of timed runs in each runtime; the models take turns, as in `latencies`.
-        lengths: the sizes that the models leave open, as for `macs`; without them, multiply-adds, memory and latency
-            of such a model are unknown.
+        lengths: the sizes that the models leave open, as for `macs`. Without lengths, the multiply-adds, memory and
+            latency of a model with open sizes are unknown.
 
     Returns:
         The costs.

@@ -16,7 +16,7 @@ from distill.cost._storage import litert_file
 
 
 class Runtime(Protocol):
-    """What `latency`, `latencies` and `profile` can time a model in; `str` of it names its row in tables.
+    """A runtime in which `latency`, `latencies` and `profile` can time a model; its `str` names its row in tables.
 
     `LiteRT` and `TFFunction` are such runtimes, and so is any object with the method `prepare`.
 
@@ -41,7 +41,7 @@ class Runtime(Protocol):
             model: built model.
 
         Returns:
-            A call without arguments that runs one batch and returns once its values are there.
+            A function without arguments that runs one batch and returns once its output values are there.
 
         Raises:
             ValueError: this runtime cannot run the model.
@@ -53,7 +53,7 @@ class LiteRT:
     """Runs a model's LiteRT file in float32.
 
     Attributes:
-        threads: number of CPU threads that it may use; >= 1.
+        threads: number of CPU threads that LiteRT may use; >= 1.
         batch_size: number of examples in a batch; >= 1.
     """
 
@@ -96,7 +96,7 @@ class TFFunction:
 
     Attributes:
         batch_size: number of examples in a batch; >= 1.
-        jit_compile: whether XLA compiles it.
+        jit_compile: whether XLA compiles the function.
     """
 
     batch_size: int = 1

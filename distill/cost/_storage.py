@@ -14,14 +14,14 @@ from distill.exports import export
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Bytes of a model's files. Zeros among the weights make the gzipped and sparse ones smaller.
+    """Bytes of a model's files. Zeros among the weights make the gzipped and sparse files smaller.
 
     Attributes:
         keras: bytes of the `.keras` file, see `file_bytes`.
         keras_gzip: bytes of the same file, gzipped.
         litert: bytes of the LiteRT file in float32; `None` in a profile of a model that LiteRT cannot hold.
         litert_gzip: bytes of the same file, gzipped; likewise `None`.
-        litert_sparse: bytes of the LiteRT file without the zeros, which LiteRT runs as it is; likewise `None`.
+        litert_sparse: bytes of the LiteRT file without the zeros, which LiteRT can run as it is; likewise `None`.
     """
 
     keras: int
@@ -78,10 +78,10 @@ def file_bytes(model: keras.Model) -> int:
 
 
 def sizes(model: keras.Model) -> Sizes:
-    """Measures the files that a model becomes, with and without its zeros.
+    """Measures a model's files, with and without its zeros.
 
     Args:
-        model: built model that Keras can save and LiteRT can run; every input size except the batch's is known.
+        model: built model that Keras can save and LiteRT can run, with every input size except the batch's known.
 
     Returns:
         Sizes in bytes.

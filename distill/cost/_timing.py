@@ -37,7 +37,7 @@ def latency(
     runs: int = 200,
     lengths: Lengths = None,
 ) -> Latency:
-    """Times one batch of random inputs; compare models with `latencies` instead.
+    """Times one batch of random inputs; to compare models, use `latencies` instead.
 
     Args:
         model: built model with known input sizes.
@@ -50,7 +50,7 @@ def latency(
 
     Raises:
         ImportError: ai-edge-litert is not installed.
-        TypeError: runtime is none.
+        TypeError: `runtime` is not a runtime.
         ValueError: runs < 1, or the runtime cannot run the model.
 
     Example:
@@ -68,10 +68,10 @@ def latencies(
     runs: int = 200,
     lengths: Lengths = None,
 ) -> dict[str, Latency]:
-    """Times one batch of random inputs of each model, in turn.
+    """Times one batch of random inputs for each model, in turn.
 
-    Every round runs each model once, in a random order. A slow spell of the machine so hits all of them, and their
-    ratios hold where single times do not. Inputs are random normal, or zero where they are integers.
+    Every round runs each model once, in random order. So a slow spell of the machine hits all models, and the ratios of
+    their times hold where single times do not. Inputs are random normal numbers, or zeros where they are integers.
 
     Args:
         models: name -> built model with known input sizes.
@@ -85,7 +85,7 @@ def latencies(
 
     Raises:
         ImportError: ai-edge-litert is not installed.
-        TypeError: runtime is none.
+        TypeError: `runtime` is not a runtime.
         ValueError: runs < 1, or the runtime cannot run a model, for instance because an input size other than the
             batch's is unknown.
 
@@ -115,7 +115,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], *, runs: int = 200) -> d
     """Times calls in turn, as `latencies` does for models.
 
     Args:
-        calls: name -> call without arguments.
+        calls: name -> function without arguments.
         runs: number of timed runs of each, after a tenth as many to warm up; >= 1.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Model files for phones and servers, and a way to run each in the runtime that ships it.
+"""Writes model files for phones and servers, and runs each file in the runtime that it is made for.
 
 ```python
 import numpy as np
@@ -12,7 +12,7 @@ file = exports.Exported("student.tflite")
 print(file.bytes, np.mean(file.predict(x).argmax(-1) == y))
 ```
 
-`distill.cost.compare_exports` puts several files beside the model: accuracy, agreement, bytes and latency.
+`distill.cost.compare_exports` compares several files with the model: accuracy, agreement, bytes and latency.
 """
 
 from distill.exports._export import export

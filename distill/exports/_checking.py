@@ -1,4 +1,4 @@
-"""Runs a file on examples and compares it with its model, before it takes its place."""
+"""Runs a file on examples and compares it with its model, before the file is put in its place."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +57,7 @@ def check(model: keras.Model, path: Path, precision: str, inputs: Inputs) -> Non
         inputs: examples by the names of inputs.
 
     Raises:
-        Fault: the file does not run, has other inputs or outputs than the model, or answers otherwise.
+        Fault: the file does not run, or its inputs, outputs or answers are not those of the model.
     """
     advice = ADVICE[precision]
     given = list(batches(model, inputs, _BATCH))
@@ -81,7 +81,7 @@ def check(model: keras.Model, path: Path, precision: str, inputs: Inputs) -> Non
 
 
 def _plain(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same with types that numpy knows."""
+    """The same outputs, in types that numpy knows."""
     return {
         name: output.astype("float32") if output.dtype.name == "bfloat16" else output
         for name, output in outputs.items()

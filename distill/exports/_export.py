@@ -35,34 +35,34 @@ def export(
 ) -> Path:
     """Exports a model for inference, in the format that the path names.
 
-    A path that ends in ".tflite" becomes a LiteRT file, one that ends in ".onnx" an ONNX file (needs the `onnx`
-    extra), and one without a suffix a TensorFlow SavedModel, which is a folder.
+    A path that ends in ".tflite" gives a LiteRT file, a path that ends in ".onnx" gives an ONNX file (needs the `onnx`
+    extra), and a path without a suffix gives a TensorFlow SavedModel, which is a folder.
 
-    The model is traced in inference, as `predict` runs it. The new file is run on examples before it takes the place
-    of an older one: its inputs and outputs must be the model's, and what it answers must be, for 19 of 20 examples,
-    within a share of the span of the outputs: 0.001 in float32, 0.01 in float16, 0.1 in int16x8, 0.2 in int8 and
-    dynamic_range. A file that is not right leaves nothing at the path.
+    The model is traced in inference mode, as `predict` runs it. The new file is run on examples before it replaces an
+    older one. It must have the model's inputs and outputs. For 19 of 20 examples, its outputs must differ from the
+    model's by no more than a share of the span of the outputs: 0.001 in float32, 0.01 in float16, 0.1 in int16x8, 0.2
+    in int8 and dynamic_range. A file that fails this check is not put at the path.
 
     Args:
         model: built model; for a Distiller, pass its `student`.
         path: path to write to.
-        precision: type of weights and activations; only LiteRT has more than "float32".
+        precision: type of weights and activations; only LiteRT supports more than "float32".
             "float32": both as trained.
             "float16": weights take half the space; LiteRT computes in float32.
             "dynamic_range": weights are int8, and activations are rounded to int8 as they are computed.
             "int8": weights, activations, inputs and outputs are int8, also for hardware without floating point.
             "int16x8": weights are int8; activations, inputs and outputs are int16.
-        examples: inputs as the model takes them, arrays (examples, …), on which the file is run; random ones if there
-            are none. "int8" and "int16x8" need them to measure the ranges of activations, except for a model from
-            `quantization.quantize_aware`, which has its ranges already; 100 to 500 training inputs are enough.
+        examples: inputs as the model takes them, arrays (examples, …), to run the file on; by default random ones.
+            "int8" and "int16x8" need examples to measure the ranges of activations, except for a model from
+            `quantization.quantize_aware`, which already has its ranges; 100 to 500 training inputs are enough.
         sparse: whether LiteRT stores kernels without their zeros, in "float32" or "float16".
 
     Returns:
         The path.
 
     Raises:
-        ValueError: the format cannot hold the model, or not in this precision; the file would not run, or would answer
-            otherwise than the model: the message names the layer at which this begins. Examples are missing.
+        ValueError: the format cannot hold the model, or not in this precision; the file would not run, or its outputs
+            would differ from the model's; or examples are missing. The message names the layer at which a fault begins.
         FileExistsError: the path is a folder where a file is to be written, a file where a folder is, or a folder
             with files that are not of a SavedModel.
         ImportError: a package that writes the format is not installed.

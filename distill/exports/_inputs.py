@@ -25,7 +25,7 @@ def inputs_by_name(model: keras.Model, x: Arrays) -> np.ndarray | dict[str, np.n
         x: inputs as the model takes them, arrays (examples, …).
 
     Returns:
-        The array of a model with one input; otherwise the name of each input and its array.
+        The array if the model has one input; otherwise a dict with the name of each input and its array.
 
     Raises:
         ValueError: there are more or fewer arrays than the model has inputs.

@@ -33,9 +33,9 @@ class _Runtime(Protocol):
 
 
 class Exported:
-    """An exported file or folder in its runtime: ai-edge-litert, onnxruntime or TensorFlow.
+    """An exported file or folder, opened in its runtime: ai-edge-litert, onnxruntime or TensorFlow.
 
-    Files in int8 or int16 take and return float32, as the model does: inputs and outputs are scaled here.
+    Files in int8 or int16 take and return float32, as the model does: this class scales their inputs and outputs.
 
     Args:
         path: path to what `export` wrote: a LiteRT file (".tflite"), an ONNX file (".onnx") or a SavedModel folder.
@@ -69,7 +69,7 @@ class Exported:
 
     @property
     def batch(self) -> int | None:
-        """The number of examples in a batch if the file has one of its own; else `None`."""
+        """The number of examples in a batch if the file fixes it, else `None`."""
         return self._runtime.batch
 
     @property
@@ -100,14 +100,14 @@ class Exported:
         Args:
             x: array (examples, …), or for several inputs a dict of their names and arrays; `inputs_by_name` makes
                 one from a model's inputs.
-            batch_size: number of examples that run at once, unless the file has a size of its own.
+            batch_size: number of examples to run at once, unless the file fixes it.
 
         Returns:
-            The output (examples, …), float32 where the model's is; a dict by name if there are several.
+            The output (examples, …), float32 where the model's is; a dict by name if there are several outputs.
 
         Raises:
-            ValueError: the names are not those of the file's inputs; there are no examples, or different numbers
-                of them.
+            ValueError: the names are not those of the file's inputs; there are no examples, or the inputs have
+                different numbers of them.
         """
         inputs = self._named(x)
         counts = {len(array) for array in inputs.values()}
@@ -134,7 +134,7 @@ class Exported:
             x: inputs as `predict` takes them.
 
         Returns:
-            A call without arguments that runs the batch.
+            A function without arguments that runs the batch.
         """
         return self._runtime.prepare(self._named(x))
 

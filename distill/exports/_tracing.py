@@ -46,8 +46,8 @@ def _usable(name: str, taken: list[str]) -> str:
 def serving(model: keras.Model) -> Any:
     """The function of the model's positional inputs that gives its outputs in inference.
 
-    `model.export` calls the model without saying that it is inference, and layers of augmentation then augment. Outputs
-    that are nested, which files cannot hold, come by their names.
+    `model.export` calls the model without saying that it is inference, so augmentation layers augment. Nested outputs,
+    which files cannot hold, are returned by name.
     """
 
     def serve(*inputs: Tensors) -> Tensors:
@@ -60,7 +60,7 @@ def serving(model: keras.Model) -> Any:
 
 
 def answers(model: keras.Model, batches: Iterable[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """What the model itself answers in inference, one batch after the other; no state of it moves.
+    """The model's own outputs in inference, batch by batch; the model's state does not change.
 
     Args:
         model: built model.

@@ -1,10 +1,11 @@
-"""Models and weights in files: read whatever Keras wrote, check it first, and write in one step.
+"""Load and save models and weights: read any file that Keras wrote, check it first, and write in one step.
 
-Trained models come in files of every age and format, from people you may not know. `load_model` makes a Keras 3 model
-of any of them: `.keras`, HDF5 from Keras 1 to 3, JSON with weights, keras_hub presets, tf_keras models and SavedModels.
-`load_weights` loads weights, TensorFlow checkpoints too, into a model that is already there, or lists what differs and
-changes nothing. Neither runs code from a file, nor takes memory for weights that the file does not hold. `save_model`
-and `save_weights` replace a file as a whole: a kill or a full disk leaves the old file or the new one.
+Trained models come in files of every age and format, from people you may not know. `load_model` turns any of them into
+a Keras 3 model: `.keras`, HDF5 from Keras 1 to 3, JSON with weights, keras_hub presets, tf_keras models and
+SavedModels. `load_weights` loads weights, also from TensorFlow checkpoints, into a model that you already have, or
+lists what differs and changes nothing. Neither runs code from a file, nor takes memory for weights that the file does
+not hold. `save_model` and `save_weights` replace a file as a whole: if the process is killed or the disk is full, you
+still have the old file or the new one.
 
 ```python
 import keras

@@ -91,7 +91,7 @@ class Bundle:
             raise OSError(str(error)) from error
 
     def text(self, key: str) -> bytes:
-        """The value of a scalar string, which lies there as its length, a checksum of that, and its bytes."""
+        """The value of a scalar string, which is stored as its length, a checksum of that, and its bytes."""
         entry = self._found[key]
         with self._data(entry.shard_id).open("rb") as file:
             file.seek(entry.offset)

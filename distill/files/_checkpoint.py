@@ -54,7 +54,7 @@ class Content(NamedTuple):
 
     Attributes:
         parts: weights.
-        in_training: whether the model is one of the objects in a `tf.train.Checkpoint`, which says by a name where.
+        in_training: whether the model is one of the objects in a `tf.train.Checkpoint`, which gives its place by name.
     """
 
     parts: Parts
@@ -100,7 +100,7 @@ def content_of(prefix: Path) -> Content:
 
 
 def weights_in(prefix: Path) -> dict[str, Weight]:
-    """All weights of a checkpoint by the names of their variables, labelled with their types.
+    """All weights of a checkpoint by the names of their variables, labeled with their types.
 
     Args:
         prefix: path to the checkpoint without ".index".

@@ -40,7 +40,7 @@ class Loaded:
 
     Attributes:
         taken: names of the layers that now have the file's weights.
-        differences: points on which the rest disagrees; empty unless `partial=True`.
+        differences: points on which the other layers disagree; empty unless `partial=True`.
 
     Example:
         ```python

@@ -1,7 +1,7 @@
-"""Find what of a file belongs to what of a model: all of both, or a model in one of them.
+"""Find which part of a file belongs to which part of a model: all of both, or a model inside one of them.
 
-A backbone may lie in the file of a whole model, and the student in a file that keeps the state of its training. The
-other way, the file of a backbone may be wanted in a model that has it as a layer.
+A backbone may be in the file of a whole model, and a student in a file that keeps the state of its training.
+Conversely, the file of a backbone may be meant for a model that has the backbone as a layer.
 """
 
 import json
@@ -62,12 +62,12 @@ def fitted(model: keras.Model, stored: Stored) -> Fit:
 
 
 def fitted_partly(model: keras.Model, stored: Stored) -> Fit:
-    """As `fitted`, for as much as agrees: in a model and a file, or in a model in one of them.
+    """Match as `fitted` does, but only what agrees: in a model and a file, or in a model inside one of them.
 
     The differences then list the rest of both.
 
     Raises:
-        ValueError: as much would fit in several models of the file.
+        ValueError: several models in the file fit equally well.
     """
     whole = _fit(model, stored, partly=True)
     if not whole.differences:

@@ -38,7 +38,7 @@ def _in_keras3(model: keras.Model) -> Parts:
 
 
 class _AnyLength:
-    """Stands for the frequencies of words that a file is to tell, with their number."""
+    """Stands for word frequencies whose values and number a file will provide."""
 
     shape = (None,)
 

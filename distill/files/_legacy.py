@@ -57,8 +57,8 @@ _RENAMED = {
     "LeakyReLU": ("alpha", "negative_slope"),
     "ThresholdedReLU": ("theta", "threshold"),
 }
-# Classes that Keras 3 has as another's special case, or with another behaviour -> what does the same, and the settings
-# that make the case.
+# Classes that in Keras 3 are a special case of another class, or behave differently -> the class that does the same,
+# and the settings that make it so.
 _REPLACED: dict[str, tuple[str, Config]] = {
     "RandomCrop": ("distill>ResizingRandomCrop", {}),
     "SyncBatchNormalization": ("BatchNormalization", {"synchronized": True}),

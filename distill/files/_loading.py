@@ -1,4 +1,4 @@
-"""Load trained models of every format that Keras has written as models of Keras 3."""
+"""Load trained models in every format that Keras has written, as Keras 3 models."""
 
 import os
 import pickle
@@ -33,12 +33,12 @@ def load_model(
     endpoint: str | None = None,
     trust: bool = False,
 ) -> keras.Model | InferenceOnly:
-    """Load a trained model as a model of Keras 3.
+    """Load a trained model as a Keras 3 model.
 
-    The content of a file decides how it is read, whatever its name ends in. These formats become a `keras.Model`, which
-    is not compiled:
+    The content of a file decides how it is read, whatever its suffix. These formats become a `keras.Model`, which is
+    not compiled:
 
-    - `.keras` files of Keras 3 and tf_keras, and folders that one was unpacked to;
+    - `.keras` files of Keras 3 and tf_keras, and folders into which one was unpacked;
     - HDF5 files of whole models, from Keras 3, tf_keras and Keras 1 and 2;
     - an architecture in JSON with a file of weights;
     - presets of keras_hub;
@@ -46,15 +46,15 @@ def load_model(
 
     A SavedModel can only be run. It becomes an `InferenceOnly`, a frozen layer that teaches by its outputs.
 
-    A file is checked before anything in it is built. It may contain Keras' own layers and classes of yours, and no code
+    A file is checked before anything in it is built. It may contain Keras' own layers and your classes, but no code
     unless you trust its writer. Memory for weights is taken only if the file holds them.
 
     Args:
         source: path to a file or folder, or a tf_keras model.
-        weights: path to the weights of an architecture in JSON, as `load_weights` takes it.
+        weights: path to the weights of an architecture in JSON, in any form that `load_weights` takes.
         custom_objects: your classes and functions by the names under which they are stored; not needed for those
             registered with `keras.saving.register_keras_serializable`.
-        endpoint: name of the function of a SavedModel to call, by default that of `model.export` or "serving_default".
+        endpoint: name of the SavedModel's function to call; by default that of `model.export` or "serving_default".
         trust: whether code in the file may run: lambdas, SavedModels, pickles, and vocabularies read from other files.
 
     Returns:

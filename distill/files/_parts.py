@@ -1,4 +1,4 @@
-"""What a file of weights holds of a model: parts by place.
+"""The parts of a model that a file of weights holds, by place.
 
 A part is the weights that one layer stores. `_layouts` says what places are called in each of Keras' layouts.
 """

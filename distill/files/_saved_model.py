@@ -9,14 +9,14 @@ from distill._types import PathLike, Tensor, Tensors
 
 
 class InferenceOnly(keras.layers.TFSMLayer):
-    """A SavedModel that answers as a teacher does. It cannot be trained, inspected or saved.
+    """A SavedModel that can be a teacher, but cannot be trained, inspected or saved.
 
-    In a `Distiller` it teaches by its outputs; `from_logits` must say what they are.
+    In a `Distiller` it teaches by its outputs; you must say what they are with `from_logits`.
 
     Args:
         folder: path to the SavedModel.
-        endpoint: name of the function to call. By default the one that `model.export` writes ("serve"), or the one that
-            other writers do ("serving_default"), or the only one there is.
+        endpoint: name of the function to call. By default it is the one that `model.export` writes ("serve"), the one
+            that other tools write ("serving_default"), or the only one there is.
 
     Attributes:
         call_endpoint: name of the function that is called.
@@ -46,7 +46,7 @@ class InferenceOnly(keras.layers.TFSMLayer):
         super().__init__(folder, call_endpoint=endpoint or _endpoint(folder), trainable=False)
 
     def call(self, inputs: Tensors, training: bool = False) -> Tensor:
-        """Run the function; `training` changes nothing."""
+        """Run the function; `training` has no effect."""
         named = isinstance(inputs, dict) and self.call_endpoint in signatures_of(self)
         outputs = self.call_endpoint_fn(**inputs) if named else self.call_endpoint_fn(inputs)
         if isinstance(outputs, dict) and len(outputs) == 1:

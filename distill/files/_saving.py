@@ -1,4 +1,4 @@
-"""Save models and weights in one step, so that a kill or a full disk cannot leave half a file."""
+"""Save models and weights in one step, so that a killed process or a full disk cannot leave half a file."""
 
 import contextlib
 import os
@@ -12,9 +12,10 @@ from distill._types import PathLike
 
 
 def save_model(model: keras.Model, path: PathLike) -> None:
-    """Save a model as `model.save` does, but replace an existing file at once or leave it as it is.
+    """Save a model as `model.save` does, but replace an existing file in one step or leave it as it is.
 
-    A kill at any moment leaves the old file or the new one. So does a full disk, with an error.
+    If the process is killed at any moment, you have the old file or the new one. The same is true if the disk is full,
+    which raises an error.
 
     Args:
         model: built model.

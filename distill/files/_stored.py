@@ -41,7 +41,7 @@ class Stored(NamedTuple):
         assets: folder with whatever is not an array; `None` if there is nothing.
         inside: function that returns the models in a file with weights.
         name: name of the model, if this is a model in a file.
-        in_training: whether the file keeps the state of a training, in which the model is a part.
+        in_training: whether the file keeps the state of a training, of which the model is a part.
     """
 
     source: str

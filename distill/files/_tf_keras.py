@@ -13,7 +13,7 @@ from distill.files._stored import Stored, parsed
 def stored_in(model: Any) -> Stored:
     """The content of a model in memory.
 
-    What layers have learned by `adapt` and keep elsewhere than in weights, such as words, is in the config.
+    The config also holds what layers have learned by `adapt` and do not keep in weights, such as words.
 
     Raises:
         ValueError: it is not a model of tf_keras.

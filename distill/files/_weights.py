@@ -1,4 +1,4 @@
-"""Load weights from a file into a model that is already there, all or nothing."""
+"""Load weights from a file into a model that you already have, all or nothing."""
 
 from pathlib import Path
 
@@ -14,21 +14,22 @@ from distill.files._stored import opened
 def load_weights(model: keras.Model, path: PathLike, *, partial: bool = False) -> Loaded:
     """Load weights into the architecture that they were saved from, or list the differences and load nothing.
 
-    The file may come from `model.save_weights` or `model.save`, of Keras 3, tf_keras or Keras before that, or be a
-    TensorFlow checkpoint: the ".index" and ".data" files that `save_weights` of Keras 2 wrote by default, the variables
-    of a SavedModel of tf_keras, or what `tf.train.Checkpoint` wrote of a model. Layers are matched by name if all names
-    agree, otherwise by order. If the file also holds an architecture, as all but files of weights do, it must be the
-    model's: a layer with another activation has weights of the same shapes.
+    The file may come from `model.save_weights` or `model.save` in Keras 3, tf_keras or older versions of Keras. It may
+    also be a TensorFlow checkpoint: the ".index" and ".data" files that `save_weights` in Keras 2 wrote by default, the
+    variables of a tf_keras SavedModel, or what `tf.train.Checkpoint` wrote for a model. Layers are matched by name if
+    all names agree, otherwise by order. If the file also holds an architecture, as all files except weights files do,
+    it must be the model's, because a layer with another activation has weights of the same shapes.
 
     Nothing in the file is built or run. Training state, such as an optimizer's, is not loaded: to resume training, use
-    `model.load_weights`. From a file that a `Distiller` wrote in training, its student is loaded.
+    `model.load_weights`. If a `Distiller` wrote the file during training, its student is loaded.
 
     Args:
         model: built model.
-        path: path to the file; its content decides how it is read. For a checkpoint, its path without endings, one of
-            its files, or its folder.
-        partial: load the layers whose name, kind and shapes agree, and leave the others as they are. They may be those
-            of a model in the file, such as the backbone of a whole model, or of a model in the model.
+        path: path to the file; its content decides how it is read. For a checkpoint, pass its path without endings, one
+            of its files, or its folder.
+        partial: whether to load the layers whose name, kind and shapes agree, and leave the others as they are. The
+            layers that agree may be those of a model in the file, such as the backbone of a whole model, or of a model
+            inside your model.
 
     Returns:
         The layers that were loaded, and the differences in the others.

@@ -10,7 +10,8 @@ Give one or several to a Distiller:
     distiller.compile("adam", loss="sparse_categorical_crossentropy")
     distiller.fit(x, y, epochs=10)
 
-A loss that is used alone trains at the weights that it was published with, its `recipe`. Its docstring names the paper.
+If you use one loss and set no weights, it trains with the weights it was published with, its `recipe`. Its
+docstring names the paper.
 
     logits      SoftTargets, BernoulliSoftTargets, LogitMSE, HardTargets, Standardized, DecoupledKD, DIST,
                 GeneralizedJSD, MultiLevelKD, CurriculumTemperature
@@ -19,8 +20,9 @@ A loss that is used alone trains at the weights that it was published with, its 
     relations   SimilarityPreserving, Relational, ProbabilisticTransfer, ContrastiveRepresentation
     no teacher  VirtualTeacher, a control
 
-For a loss of your own, subclass `DistillationLoss`. A `Setting` is a number of the loss that can change while the
-student trains, by hand or by a `Schedule`. `projectors` makes layers between features of different widths.
+To write your own loss, subclass `DistillationLoss`. A `Setting` is a number in a loss that can change while
+the student trains: you assign to it, or a `Schedule` sets it. `projectors` makes layers that map between
+features of different widths.
 """
 
 from distill.losses import projectors

@@ -17,22 +17,23 @@ class AttentionTransfer(OnLayers):
     """Squared difference of attention maps: where the channels are active, whatever they respond to.
 
     Row i is the sum over the layers of the mean over positions of (Q_student − Q_teacher)², with
-    Q = a / max(‖a‖₂, 1e-12) and a the mean over channels of |features|^p at each position. The larger map is first
-    average-pooled to the size of the smaller one.
+    Q = a / max(‖a‖₂, 1e-12), where a is the mean over channels of |features|^p at each position. The larger
+    map is first average-pooled to the size of the smaller one.
 
-    `recipe`: 1 for the student's own loss, 1000 for this one. Empty with `paper_form=True`, where the published weight
-    depends on the map: β/2 with β = 1000 over (positions × examples of a batch).
+    `recipe`: 1 for the student's own loss, 1000 for this one. It is empty with `paper_form=True`, because the
+    published weight then depends on the map: β/2, with β = 1000 over (positions × examples of a batch).
 
     Args:
         teacher_layer_name: the teacher's layer, or a tuple of several (the ends of its groups of blocks).
-        student_layer_name: the student's layer, or a tuple of as many.
-        p: exponent from 1 to 4, no unit; a higher one looks more at the most active positions.
-        paper_form: `True` for the paper's ‖Q_student − Q_teacher‖₂, with the sum over channels in place of their mean.
+        student_layer_name: the student's layer, or a tuple of the same length.
+        p: exponent from 1 to 4, no unit; a higher one gives more weight to the most active positions.
+        paper_form: `True` for the paper's ‖Q_student − Q_teacher‖₂, with the sum over channels instead of
+            their mean.
         name: key of this loss in the training logs.
 
     Call args:
         teacher: maps (batch, height, width, channels); receives no gradient.
-        student: maps; any size and channels.
+        student: maps, of any size and with any number of channels.
 
     Returns:
         `call`: (batch,) float32, no unit; 0 if the maps are equal up to a factor.

@@ -31,13 +31,13 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
     the gradient to the teacher, and applies sample weights, masks and the mean over the batch as Keras does for the
     student's own loss. So `sample_weight` and `tf.distribute` treat both losses alike.
 
-    A Distiller gives a loss maps, tokens and logits with their channels last, also those of layers and heads with
-    `data_format="channels_first"`.
+    A Distiller always passes maps, tokens and logits to a loss with their channels last, even from layers and
+    heads with `data_format="channels_first"`.
 
-    A loss that trains layers of its own, such as a projector, creates them in `build` and lists them in `layers`. It
-    belongs to one Distiller at a time. A second one, as for the next fold or seed, starts it anew: `build` runs again,
-    schedules begin at their first step, and numbers that were set by hand stay. The first Distiller then refuses to go
-    on with it.
+    A loss that trains layers of its own, such as a projector, creates them in `build` and lists them in
+    `layers`. It belongs to one Distiller at a time. If you give it to a second one, for example for the next
+    fold or seed, it starts anew: `build` runs again, schedules begin at their first step, and numbers that
+    you set by hand stay. The first Distiller then refuses to continue with it.
 
     `keras.distillation.Distiller` accepts these losses too.
 
@@ -50,17 +50,18 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         same_shape: whether both sides must have the same shape.
         head: activation whose logits the loss compares: "softmax" or "sigmoid". `None` for a loss that reads
             outputs as they are, or layers.
-        shift_invariant: whether a loss on softmax logits stays the same if one number is added to all logits of a row,
-            as the softmax does. Probabilities tell the logits only up to such a number. So a loss that is not, like
-            `LogitMSE`, gets both sides less their mean over the classes where the Distiller is told that one of them
-            returns probabilities (`from_logits=False`).
+        shift_invariant: whether a loss on softmax logits stays the same if one number is added to all logits
+            of a row, as the softmax does. Probabilities determine the logits only up to such a number. So if
+            you tell the Distiller that one side returns probabilities (`from_logits=False`), it subtracts
+            from both sides their mean over the classes for a loss that is not shift-invariant, like
+            `LogitMSE`.
         needs_labels: whether `call` takes the labels as its third argument.
         needs_ids: whether `call` takes the examples' ids as its last argument; see `distill.Identified`.
-        sparse: kinds of `SparseLogits` that `call_sparse` computes the loss from, such as the largest logits of a row
-            that `distill.cache` keeps. Empty for a loss that needs all of them.
-        recipe: weights that the loss was published with, as keyword arguments of the Distiller. A loss that is used
-            alone, without weights, trains at these. Empty if there are none; the Distiller then weighs both sides
-            equally.
+        sparse: kinds of `SparseLogits` from which `call_sparse` can compute the loss, such as the largest
+            logits of a row that `distill.cache` keeps. Empty for a loss that needs all logits.
+        recipe: weights that the loss was published with, as keyword arguments of the Distiller. If you use
+            the loss alone and set no weights, it trains with these. Empty if there are none; the Distiller
+            then weighs both sides equally.
         teacher_layer_name: name of the teacher's layer to read, or `None` for the outputs. A layer of a nested model
             is "backbone/block3"; the second call of a shared layer is "shared[1]". For a tuple of names, `call`
             gets a list.
@@ -127,7 +128,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
     def build(self, teacher: Tensors, student: Tensors) -> None:
         """Creates what the loss trains. Does nothing by default.
 
-        It runs again for each Distiller that the loss is given to, so it sets attributes and appends to none but
+        It runs again for each Distiller that gets the loss. So assign attributes in it, and append only to
         `layers`.
 
         Args:
@@ -164,7 +165,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
 
     @property
     def builds_layers(self) -> bool:
-        """Whether `build` creates what fits one pair of models only."""
+        """Whether `build` creates something that fits only one pair of models."""
         return type(self).build is not DistillationLoss.build
 
     def _fitted_sizes(self, shape: Shape) -> tuple[Any, ...]:
@@ -184,13 +185,14 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         """Returns the mean of `call` over the batch, each value times its weight: a float32 scalar.
 
         Args:
-            teacher: what the teacher computed; receives no gradient. Or `SparseLogits` in the place of its logits.
+            teacher: what the teacher computed, or `SparseLogits` in place of its logits; receives no
+                gradient.
             student: what the student computed for the same examples.
-            sample_weight: weights of the shape of `call`'s values, or with fewer trailing axes: one weight per
-                example, (batch,), counts for all positions of the example.
+            sample_weight: weights with the shape of `call`'s values, or with fewer trailing axes: one weight
+                per example, (batch,), counts for all positions of the example.
             labels: labels of the examples, for a loss that needs them.
             ids: ids of the examples, for a loss that needs them.
-            training: `False` in an evaluation, in which layers of the loss run as such.
+            training: `False` in an evaluation; layers of the loss then run in inference mode.
 
         Raises:
             ValueError: the shapes do not fit, `call` or `sample_weight` has a wrong shape, or labels or ids are
@@ -258,7 +260,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         Args:
             teacher: float32 tensor of the teacher's side, or a list if `teacher_layer_name` is a tuple.
             student: float32 tensor of the student's side, likewise.
-            *extra: labels, as they came, if `needs_labels`; then ids, if `needs_ids`.
+            *extra: the labels, unchanged, if `needs_labels`; then the ids, if `needs_ids`.
 
         Returns:
             Tensor (batch,), or (batch, ...) with one value per position.
@@ -266,7 +268,7 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         raise NotImplementedError(f"{type(self).__name__} must implement call(teacher, student).")
 
     def call_sparse(self, teacher: Any, student: Tensor) -> Tensor:
-        """Returns what `call` does, from what is known of the teacher's logits. For the kinds that `sparse` lists.
+        """Returns what `call` does, from the known logits only, for the kinds that `sparse` lists.
 
         Args:
             teacher: a `SparseLogits`.
@@ -300,16 +302,16 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
                 )
 
     def compute_loss(self, teacher_outputs: Tensors, student_outputs: Tensors, **kwargs: Any) -> Tensor:
-        """Returns the scalar loss for `keras.distillation.Distiller`; its `kwargs` are not used."""
+        """Returns the scalar loss for `keras.distillation.Distiller`; it ignores `kwargs`."""
         return self(teacher_outputs, student_outputs)
 
     def average_predictions(self, teachers: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         """Returns one tensor that stands for the weighted mean of several teachers' probabilities.
 
-        Implemented by losses that compare probabilities.
+        Losses that compare probabilities implement this.
 
         Args:
-            teachers: tensor that the loss reads, of each teacher.
+            teachers: for each teacher, the tensor that the loss reads.
             weights: scalar weight of each teacher; they sum to 1.
         """
         raise ValueError(

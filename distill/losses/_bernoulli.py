@@ -21,8 +21,8 @@ class BernoulliSoftTargets(Softened):
     `recipe`: empty, because the loss comes from no paper.
 
     Args:
-        temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits alone. A number, which can be set again at
-            any time, or a schedule of the training step.
+        temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits unchanged. A number, which you can
+            change at any time, or a schedule of the training step.
         name: key of this loss in the training logs.
 
     Call args:

@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: embeddings are told apart from remembered ones of other examples."""
+"""Contrastive representation distillation: tells embeddings from remembered ones of other examples."""
 
 import math
 from collections.abc import Sequence
@@ -20,35 +20,38 @@ from distill.losses._shapes import Shape
 class ContrastiveRepresentation(Relation):
     """How well the embeddings of teacher and student together tell an example from others: CRD.
 
-    A trained dense layer for each side maps its features to embeddings of length 1. For an example i, its embedding
-    z of one side, and the embeddings m that a memory holds of the other side, the loss is
+    A trained dense layer on each side maps its features to embeddings of length 1. A memory holds embeddings
+    of both sides. For an example i, with its embedding z of one side and the memory's embeddings m of the
+    other side, the loss is
 
         −log x_i / (x_i + K/n) − Σ_k log (K/n) / (x_k + K/n),    x_j = exp(⟨z, m_j⟩ / temperature) / Z
 
-    with K negatives k, drawn for each example and step among the n training examples of other classes; 1e-7 is
-    added to each denominator. The value is the sum of both anchors: the student's z against the teacher's memory,
-    and the teacher's against the student's. Z is n times the mean of the first batch's exponentials, one for each
-    anchor, and stays. After each step the memory of the batch's examples becomes
-    momentum · old + (1 − momentum) · new, at length 1 [1].
+    with K negatives k. They are drawn for each example and step from the examples of other classes among the
+    n training examples; 1e-7 is added to each denominator. The value is the sum for both anchors: the
+    student's z against the teacher's memory, and the teacher's against the student's. Each anchor has its own
+    Z: n times the mean of the first batch's exponentials, which then stays fixed. After each step, the memory
+    of the batch's examples becomes momentum · old + (1 − momentum) · new, at length 1 [1].
 
-    A training step must know which examples it has: train on `distill.Identified(x, ids)`. An id without a
-    label makes the loss NaN.
+    A training step must know which examples its batch holds, so train on `distill.Identified(x, ids)`. An id
+    without a label makes the loss NaN.
 
-    Memory: two banks of n · width floats, created once and updated in place; and for a step a few times
-    batch · (n + K) floats, because the batch is scored against the whole bank. That is smaller and faster than
-    gathering batch · K · width floats, unless n is above K · width: at batch 256 and n = K = 4096 a step takes 0.05 GB
-    compiled by XLA and 0.11 GB without, but 1.1 or 1.2 GB with gathered rows (`scripts/bench/losses`).
+    Memory: two banks of n · width floats are created once and updated in place. A step also takes a few times
+    batch · (n + K) floats, because the batch is scored against the whole bank. That is smaller and faster
+    than gathering batch · K · width floats, unless n is above K · width: at batch 256 and n = K = 4096, a
+    step takes 0.05 GB compiled by XLA and 0.11 GB without, but 1.1 or 1.2 GB with gathered rows
+    (`scripts/bench/losses`).
 
     `recipe`: 1 for the student's own loss, 0.8 for this one.
 
     Args:
-        labels: class of each training example, integers (n,), in the order of the ids. For negatives among
-            all other examples, as in the paper without labels, give each example its own: `np.arange(n)`.
-        teacher_layer_name: the teacher's layer to read; published with the final embedding, after pooling.
-            `None`: its outputs.
+        labels: class of each training example, integers (n,), in the order of the ids. To draw negatives from
+            all other examples, as the paper does without labels, give each example a class of its own:
+            `np.arange(n)`.
+        teacher_layer_name: the teacher's layer to read; the published choice is the final embedding, after
+            pooling. `None` reads its outputs.
         student_layer_name: the student's layer, likewise. The widths may differ.
-        negatives: K; reduced to n if there are fewer examples. Drawn with replacement; the reference code
-            does so if a class has fewer negatives than K.
+        negatives: K; reduced to n if there are fewer examples. They are drawn with replacement; the reference
+            code does this if a class has fewer negatives than K.
         temperature: number >= 0.02.
         momentum: momentum of the memory, from 0 to 1.
         width: width of the embeddings.
@@ -56,7 +59,7 @@ class ContrastiveRepresentation(Relation):
 
     Call args:
         teacher: features (batch, ...); receives no gradient.
-        student: features (batch, ...), as many examples.
+        student: features (batch, ...), with the same batch size.
         ids: integers (batch,), from 0 to n − 1.
 
     Returns:
@@ -64,9 +67,9 @@ class ContrastiveRepresentation(Relation):
         Calling the object: their mean, a scalar.
 
     Raises:
-        ValueError: labels are not integers of two classes or more; a number is out of range; a side has no axis
-            besides the batch; ids are missing or not integers (batch,); there are several teachers or replicas, whose
-            memories would have to be kept apart.
+        ValueError: labels are not integers of two classes or more; a number is out of range; a side has no
+            axis besides the batch; ids are missing or not integers (batch,); there are several teachers or
+            replicas, which would each need a memory of their own.
 
     Example:
         ```python

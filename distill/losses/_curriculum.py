@@ -17,16 +17,16 @@ from distill.losses._softened import kl_divergence
 
 @keras.saving.register_keras_serializable(package="distill")
 class CurriculumTemperature(DistillationLoss):
-    """Soft targets at a temperature that is trained against the student, the more the longer training lasts.
+    """Soft targets at a temperature that is trained against the student, more and more as training goes on.
 
-    Row i is that of `SoftTargets` at T = 1 + 20 sigmoid(θ), with one trained θ that starts at 1. The gradient of θ is
-    multiplied by λ = −(1 − cos(π min(step / steps, 1))) / 2, which falls from 0 to −1: while the optimizer lowers the
-    loss through the student, it raises it through the temperature.
+    Row i is the value of `SoftTargets` at T = 1 + 20 sigmoid(θ). θ is one trained number, and starts at 1.
+    Its gradient is multiplied by λ = −(1 − cos(π min(step / steps, 1))) / 2, which falls from 0 to −1: while
+    the optimizer lowers the loss through the student, it raises the loss through the temperature.
 
     `recipe`: 0.1 for the student's own loss, 0.9 for this one, as for `SoftTargets`.
 
     Args:
-        steps: training steps until λ reaches −1; published as the steps of 10 epochs.
+        steps: training steps until λ reaches −1; the published choice is the steps of 10 epochs.
         name: key of this loss in the training logs.
 
     Call args:

@@ -25,8 +25,8 @@ class DecoupledKD(Softened):
     where p̂ and q̂ are the softmax over the classes other than y. Plain soft targets weigh the second part by
     1 − p_y, so it counts little where the teacher is confident. With two classes the second part is 0.
 
-    `recipe`: 1 for the student's own loss, 1 for this one. In the paper the weight of this one grows linearly from 0
-    over the first 20 epochs:
+    `recipe`: 1 for the student's own loss, 1 for this one. In the paper, the weight of this loss grows
+    linearly from 0 over the first 20 epochs:
     `distillation_weight=keras.optimizers.schedules.PolynomialDecay(0.0, 20 * steps_per_epoch, 1.0)`.
 
     Args:
@@ -40,7 +40,7 @@ class DecoupledKD(Softened):
         teacher: logits (batch, ..., classes), classes >= 2; receives no gradient.
         student: logits, same shape.
         labels: class numbers (batch, ...) or (batch, ..., 1), or one-hot labels or probabilities
-            (batch, ..., classes), of which the largest counts.
+            (batch, ..., classes), where the largest one counts.
 
     Returns:
         `call`: (batch, ...) float32, in nats; >= 0 up to rounding, NaN for a label that is no class.

@@ -21,16 +21,16 @@ class DIST(Softened):
 
         T² [β (1 − ρ(P_i, Q_i)) + γ (1 − mean_c ρ(P_·c, Q_·c))]
 
-    The second part is one number for the batch. It is 0 for a batch of one example, which correlates with no other.
-    Correlation leaves the student free in how confident it is.
+    The second part is one number for the batch. It is 0 for a batch of one example, because there is no other
+    example to correlate with. Correlation does not prescribe how confident the student is.
 
     `recipe`: 1 for the student's own loss, 2 for this one.
 
     Args:
         beta: weight of the correlation within examples, >= 0.
         gamma: weight of the correlation within classes, >= 0.
-        temperature: T from 1e-6 to 1e6, published as 1 on ImageNet and 4 on CIFAR. A number or a schedule of the
-            training step.
+        temperature: T from 1e-6 to 1e6; the published values are 1 on ImageNet and 4 on CIFAR. A number or a
+            schedule of the training step.
         name: key of this loss in the training logs.
 
     Call args:
@@ -39,7 +39,7 @@ class DIST(Softened):
 
     Returns:
         `call`: (batch,) float32, from 0 to 2 T² (β + γ). Calling the object: their mean, a scalar. Under
-        `tf.distribute` the batch of the second part is each replica's.
+        `tf.distribute`, each replica computes the second part over its own batch.
 
     Raises:
         ValueError: the shapes differ or do not have two axes, or an argument is out of range.

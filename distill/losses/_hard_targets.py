@@ -13,7 +13,7 @@ from distill.losses._sparse import TopLogits
 class HardTargets(DistillationLoss):
     """Cross-entropy of the student against the teacher's most likely class: pseudo-labels.
 
-    Row i is −log softmax(student_i)[argmax teacher_i]; of equal logits the first counts [1].
+    Row i is −log softmax(student_i)[argmax teacher_i]; if logits are equal, the first one counts [1].
 
     `recipe`: one half for the student's own loss, one half for this one.
 
@@ -38,8 +38,9 @@ class HardTargets(DistillationLoss):
         ```
 
     References:
-        [1] Touvron et al. 2021, arXiv:2012.12877, equation 3: DeiT's hard distillation, half of it and half of the
-            labels' cross-entropy. The paper gives the teacher's class a token and a head of its own.
+        [1] Touvron et al. 2021, arXiv:2012.12877, equation 3: DeiT's hard distillation, half of this loss and
+            half of the cross-entropy with the labels. In the paper, the teacher's class has its own token and
+            its own head.
     """
 
     shapes = (LOGITS,)
@@ -59,5 +60,5 @@ class HardTargets(DistillationLoss):
         return ops.sparse_categorical_crossentropy(ops.argmax(largest, axis=-1), student, from_logits=True)
 
     def call_sparse(self, teacher: TopLogits, student: Tensor) -> Tensor:
-        """Returns the same."""
+        """Returns the cross-entropy of each row, from the teacher's largest logit."""
         return ops.sparse_categorical_crossentropy(teacher.ids[..., 0], student, from_logits=True)

@@ -16,32 +16,33 @@ from distill.losses._shapes import Shape
 class Hint(Projected):
     """Mean squared difference between a middle layer of the teacher and a regressor on one of the student: FitNets.
 
-    Row i is the mean over the features of (r(student_i) − teacher_i)². The regressor r is trained with the student.
-    Several pairs of layers are summed.
+    Row i is the mean over the features of (r(student_i) − teacher_i)². The regressor r is trained with the
+    student. With several pairs of layers, the loss is their sum.
 
     `recipe`: 1 for the student's own loss, 100 for this one.
 
     Args:
         teacher_layer_name: the teacher's layer, or a tuple of several; `None` for its output.
-        student_layer_name: the student's layer, or a tuple of as many.
-        projector: r, a `keras.Layer` that returns the teacher's shape, or a list of one for each layer.
-            `None` chooses FitNet's by shape (`distill.losses.projectors.regressor`): convolution, batch normalization
-            and ReLU on maps, a dense layer on tokens and vectors. Because the first ends in ReLU, read layers of the
-            teacher after its own ReLU. `keras.layers.Identity()` compares features of the same shape as they are.
+        student_layer_name: the student's layer, or a tuple of the same length.
+        projector: r, a `keras.Layer` that returns the teacher's shape, or a list with one for each layer.
+            `None` chooses FitNet's by shape (`distill.losses.projectors.regressor`): convolution, batch
+            normalization and ReLU on maps, a dense layer on tokens and vectors. Because the one for maps ends
+            in ReLU, read layers of the teacher after its own ReLU. `keras.layers.Identity()` compares
+            features of the same shape as they are.
         name: key of this loss in the training logs.
 
     Call args:
         teacher: features (batch, height, width, channels), (batch, time, channels) or (batch, channels);
             receives no gradient.
-        student: features of the same kind. Sizes and channels may differ, the number of tokens may not.
+        student: features of the same kind. Sizes and channels may differ, but the number of tokens may not.
 
     Returns:
         `call`: (batch,) float32, or (batch, time) for tokens; in squared units of the teacher's features.
         Calling the object: their mean, a scalar.
 
     Raises:
-        ValueError: the features are of different kinds, FitNet has no regressor between them, or the projector
-            returns another shape than the teacher's.
+        ValueError: the features are of different kinds, FitNet has no regressor between them, or the
+            projector does not return the teacher's shape.
 
     Example:
         ```python

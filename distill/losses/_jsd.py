@@ -19,11 +19,11 @@ class GeneralizedJSD(Softened):
     """Generalised Jensen-Shannon divergence, from forward KL (β = 0) to reverse KL (β = 1).
 
     With p = softmax(teacher_i / T), q = softmax(student_i / T) and m = β p + (1 − β) q, row i is
-    β KL(p ‖ m) + (1 − β) KL(q ‖ m) for 0 < β < 1. It is KL(p ‖ q) for β = 0 and KL(q ‖ p) for β = 1: the limits of
-    the divergence divided by β, or by 1 − β. There is no T².
+    β KL(p ‖ m) + (1 − β) KL(q ‖ m) for 0 < β < 1. It is KL(p ‖ q) for β = 0 and KL(q ‖ p) for β = 1: these
+    are the limits of the divergence divided by β, or by 1 − β. There is no factor T².
 
-    `recipe`: 0 for the student's own loss, 1 for this one. It was published without labels, and partly on sequences
-    that the student writes, which this loss leaves to the data.
+    `recipe`: 0 for the student's own loss, 1 for this one. It was published without labels, and partly on
+    sequences that the student writes itself; which sequences to use is up to your data.
 
     Args:
         beta: number from 0 to 1. At 0 the student covers everything that the teacher considers possible; at 1 it
@@ -72,11 +72,11 @@ class GeneralizedJSD(Softened):
 
     @property
     def sparse(self) -> tuple[type[SparseLogits], ...]:  # type: ignore[override]
-        """Draws tell the mean of what is linear in the teacher's probabilities: of forward KL alone."""
+        """Draws estimate only what is linear in the teacher's probabilities: that is forward KL alone."""
         return (TopLogits, SampledLogits) if self._beta == 0 else (TopLogits,)
 
     def call_sparse(self, teacher: TopLogits | SampledLogits, student: Tensor) -> Tensor:
-        """Returns the divergence of each row; of `TopLogits`, with all classes that are not known as one."""
+        """Returns the divergence of each row; for `TopLogits`, all unknown classes count as one."""
         if isinstance(teacher, SampledLogits):
             return self.divergence(teacher, student)
         return self._between(*teacher.softened(student, self._temperature.variable))

@@ -12,12 +12,13 @@ from distill.losses._shapes import LOGITS
 class LogitMSE(DistillationLoss):
     """Mean squared difference of logits.
 
-    Row i is the mean over classes of (student_i − teacher_i)² [1]. A softmax leaves a number of each row free, which
-    this loss sees. If the Distiller is told that a side returns probabilities (`from_logits=False`), that number is not
-    known: both sides then get the mean 0 over the classes.
+    Row i is the mean over classes of (student_i − teacher_i)² [1]. Adding one number to all logits of a row
+    does not change their softmax, but it changes this loss. If you tell the Distiller that a side returns
+    probabilities (`from_logits=False`), that number is not known: both sides then get the mean 0 over the
+    classes.
 
-    `recipe`: 0 for the student's own loss, 1 for this one. The paper's student learns from logits alone,
-    without labels.
+    `recipe`: 0 for the student's own loss, 1 for this one. In the paper, the student learns from logits
+    alone, without labels.
 
     Args:
         name: key of this loss in the training logs.

@@ -16,21 +16,21 @@ from distill.losses._standardization import standardize
 
 @keras.saving.register_keras_serializable(package="distill")
 class MultiLevelKD(DistillationLoss):
-    """Soft targets at several temperatures, and how examples resemble each other and how classes do.
+    """Soft targets at several temperatures, with the similarities among examples and among classes.
 
     At each temperature T, with P = softmax(teacher / T) and Q = softmax(student / T), row i adds
 
         T² KL(P_i ‖ Q_i) + Σ_j (P Pᵀ − Q Qᵀ)²_ij + ‖Pᵀ P − Qᵀ Q‖² / C
 
-    whose last part is one number for the batch. It is computed from batch² products of rows, so that a step takes
+    The last part is one number for the batch. It is computed from batch² products of rows, so a step takes
     memory for batch · (batch + C) floats, not for C².
 
     `recipe`: 0.1 for the student's own loss, 9 for this one, as for `Standardized`.
 
     Args:
         temperatures: one or more T from 1e-6 to 1e6.
-        standardize: whether to standardize the logits of the divergence, and of nothing else, as `Standardized`
-            does [2].
+        standardize: whether to standardize the logits of the divergence, as `Standardized` does, and nothing
+            else [2].
         name: key of this loss in the training logs.
 
     Call args:
@@ -39,7 +39,7 @@ class MultiLevelKD(DistillationLoss):
 
     Returns:
         `call`: (batch,) float32; >= 0 up to rounding. Calling the object: their mean, a scalar. Under
-        `tf.distribute` the batch is each replica's.
+        `tf.distribute`, each replica relates the examples of its own batch.
 
     Raises:
         ValueError: the shapes differ or do not have two axes, or temperatures are missing or out of range.
@@ -55,9 +55,9 @@ class MultiLevelKD(DistillationLoss):
     References:
         [1] Jin, Wang, Lin 2023, Multi-level logit distillation, CVPR: its alignment of instances, batch and classes,
             without its two augmented views.
-        [2] Sun et al. 2024, arXiv:2403.01427. All three parts at each temperature, T², the sums over entries, and the
-            divisions by B and C follow its official code. The released configurations have a cross-entropy of 0.1 and
-            a distillation of 0.9 for [1], 1 and 9 for [2].
+        [2] Sun et al. 2024, arXiv:2403.01427. All three parts at each temperature, T², the sums over entries,
+            and the divisions by B and C follow its official code. The released configurations weigh
+            cross-entropy by 0.1 and distillation by 0.9 for [1], and by 1 and 9 for [2].
     """
 
     shapes = (ROWS_OF_LOGITS,)

@@ -21,23 +21,26 @@ Margins = Sequence[float] | np.ndarray | Sequence[Sequence[float] | np.ndarray]
 
 @keras.saving.register_keras_serializable(package="distill")
 class OverhaulDistillation(Projected):
-    """Squared difference to the teacher's features before the ReLU, where they carry information: OFD.
+    """Squared difference from the teacher's features before the ReLU, where they carry information: OFD.
 
-    Row i is Σ_j 2^{−(n−1−j)} Σ (s − t′)² / 1000 over the n layers and the features of each where s > t′ or t′ > 0,
-    with t′ = max(teacher_i, m_c) and s = r(student_i). The connector r is trained with the student. Values that the
-    teacher's ReLU removes count as their mean m_c, and the student only needs to lie below it.
+    Row i is Σ_j 2^{−(n−1−j)} Σ (s − t′)² / 1000, over the n layers and over the features of each where s > t′
+    or t′ > 0, with t′ = max(teacher_i, m_c) and s = r(student_i). The connector r is trained with the
+    student. Values that the teacher's ReLU removes count as their mean m_c, and the student's value only
+    needs to lie below it.
 
     `recipe`: 1 for the student's own loss, 1 for this one; its values already contain the published 1 / 1000.
 
     Args:
-        margins: m_c <= 0 for each channel of the teacher's layer, in units of its features, or a list with
-            these for each of several layers. `batch_norm_margins` computes them from the batch normalization before
-            the ReLU.
-        teacher_layer_name: the teacher's layer, or a tuple of several from input to output: what goes into a ReLU,
-            such as the batch normalization before it, or the addition at the end of a residual block.
-        student_layer_name: the student's layer, or a tuple of as many; also before the ReLU.
-        projector: r, a `keras.Layer` that returns the teacher's shape, or a list of one for each layer.
-            `None` makes a 1×1 convolution (a dense layer on vectors) without bias, and batch normalization.
+        margins: m_c <= 0 for each channel of the teacher's layer, in units of its features; for several
+            layers, a list with such margins for each. `batch_norm_margins` computes them from the batch
+            normalization before the ReLU.
+        teacher_layer_name: the teacher's layer, or a tuple of several from input to output. Name layers whose
+            output goes into a ReLU, such as the batch normalization before it, or the addition at the end of
+            a residual block.
+        student_layer_name: the student's layer, or a tuple of the same length; also before the ReLU.
+        projector: r, a `keras.Layer` that returns the teacher's shape, or a list with one for each layer.
+            `None` makes a 1×1 convolution (a dense layer on vectors) without bias, followed by batch
+            normalization.
         name: key of this loss in the training logs.
 
     Call args:
@@ -49,8 +52,8 @@ class OverhaulDistillation(Projected):
         Calling the object: their mean, a scalar.
 
     Raises:
-        ValueError: the margins are not numbers <= 0, or not one for each of the teacher's channels; the features are
-            of different kinds; the projector returns another shape than the teacher's.
+        ValueError: the margins are not numbers <= 0, or not one for each of the teacher's channels; the
+            features are of different kinds; the projector does not return the teacher's shape.
 
     Example:
         ```python
@@ -134,8 +137,8 @@ class OverhaulDistillation(Projected):
 def batch_norm_margins(layer: keras.layers.BatchNormalization) -> np.ndarray:
     """Returns the mean of the negative outputs of a batch normalization, for each channel: margins of OFD.
 
-    m = E[x | x < 0] of x ~ N(β, γ²), which is β − |γ| φ(β/|γ|) / Φ(−β/|γ|). Where at most one value in 1000 is
-    negative it is −3 |γ|, as in the authors' code; where γ = 0, it is min(β, 0).
+    m = E[x | x < 0] of x ~ N(β, γ²), which is β − |γ| φ(β/|γ|) / Φ(−β/|γ|). Where at most one value in 1000
+    is negative, it is −3 |γ|, as in the authors' code; where γ = 0, it is min(β, 0).
 
     Args:
         layer: batch normalization of the trained teacher, the one before the ReLU.

@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer: how probable each example is as a neighbour of each other."""
+"""Probabilistic knowledge transfer: how probable each example is as a neighbour of each other one."""
 
 import keras
 from keras import ops
@@ -10,29 +10,33 @@ from distill.losses._relation import Relation, flat, unless_zero
 
 @keras.saving.register_keras_serializable(package="distill")
 class ProbabilisticTransfer(Relation):
-    """Divergence between how probable teacher and student find each other example as a neighbour: PKT.
+    """Divergence between teacher and student in how probable each example is as another's neighbour: PKT.
 
-    With x a row of features over its L2 norm + 1e-7 and K = (XXᵀ + 1) / 2, each row divided by its sum, row i is
-    Σ_j K_teacher,ij log((K_teacher,ij + 1e-7) / (K_student,ij + 1e-7)) / B. As in the reference code, an example
-    is its own neighbour too and the sum is divided by B; the paper leaves out j = i and does not divide [1].
+    With x a row of features divided by its L2 norm + 1e-7, and K = (XXᵀ + 1) / 2 with each row divided by its
+    sum, row i is Σ_j K_teacher,ij log((K_teacher,ij + 1e-7) / (K_student,ij + 1e-7)) / B. As in the reference
+    code, an example is its own neighbour too and the sum is divided by B; the paper leaves out j = i and does
+    not divide [1].
 
-    Examples relate only to those of their batch, so the batch size is part of the loss. Under `tf.distribute` the loss
-    is the mean over shards, each of which relates its own examples; one device with the whole batch computes something
-    else. `sample_weight` multiplies rows: an example of weight 0 still stands in the rows of the others.
+    An example is compared only with those in its batch, so the batch size is part of the loss. Under
+    `tf.distribute`, the loss is the mean over shards, and each shard compares only its own examples; one
+    device with the whole batch computes something else. `sample_weight` multiplies rows: an example of weight
+    0 still appears in the rows of the others.
 
     `recipe`: 1 for the student's own loss, 30000 for this one.
 
     Args:
-        teacher_layer_name: the teacher's layer to read; published with the final embedding. `None`: its outputs.
+        teacher_layer_name: the teacher's layer to read; the published choice is the final embedding. `None`
+            reads its outputs.
         student_layer_name: the student's layer, likewise. The widths may differ.
         name: key of this loss in the training logs.
 
     Call args:
         teacher: features (batch, ...); receives no gradient.
-        student: features (batch, ...), as many examples.
+        student: features (batch, ...), with the same batch size.
 
     Returns:
-        `call`: (batch,) float32, in nats over the batch size; >= 0 up to rounding, 0 if all cosines agree.
+        `call`: (batch,) float32, in nats divided by the batch size; >= 0 up to rounding, 0 if all cosines
+        agree.
         Calling the object: their mean, a scalar.
 
     Raises:
@@ -47,8 +51,8 @@ class ProbabilisticTransfer(Relation):
         ```
 
     References:
-        [1] Passalis, Tefas 2018, arXiv:1803.10837, section 3, with its cosine kernel for both sides. The 1e-7 at both
-            places, and the weight, follow the reference code (RepDistiller).
+        [1] Passalis, Tefas 2018, arXiv:1803.10837, section 3, with its cosine kernel for both sides. The 1e-7
+            in both places, and the weight, follow the reference code (RepDistiller).
     """
 
     recipe = Recipe(student_loss_weight=1.0, distillation_weight=30000.0)

@@ -1,4 +1,4 @@
-"""What losses share that project the student's features: the projectors, and how one is made anew."""
+"""What losses that project the student's features share: the projectors, and how one is made anew."""
 
 import copy
 import logging
@@ -122,7 +122,7 @@ class Projected(OnLayers):
         raise NotImplementedError(f"{type(self).__name__} must implement choose(teacher, student).")
 
     def _shapes_to_project(self, teacher: Shape, student: Shape) -> tuple[Shape, Shape]:
-        """Returns the shapes between which the projector stands; others than the layers' if `compare` pools."""
+        """Returns the shapes that the projector maps between; not the layers' own if `compare` pools."""
         return teacher, student
 
     def project(self, stage: int, teacher: Tensor, student: Tensor) -> Tensor:

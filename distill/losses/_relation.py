@@ -13,7 +13,8 @@ from distill.losses._base import DistillationLoss
 class Relation(DistillationLoss):
     """Base class of losses that compare how the examples of a batch relate to each other.
 
-    Widths of the two sides may differ. `call` returns, for each row of the batch, what it is to all of them.
+    The two sides may have different widths. For each row of the batch, `call` returns how it relates to all
+    rows.
     """
 
     shapes = ("features (batch, ..., width)",)

@@ -16,41 +16,43 @@ class Relational(Relation):
     """Relational knowledge distillation: distances between pairs of examples, and angles of triples.
 
     Row i is `distance` · Σ_j h(D_student,ij − D_teacher,ij) / B
-    + `angle` · Σ_jk h(A_student,ijk − A_teacher,ijk) / B², with h(x) = x²/2 up to |x| = 1, |x| − 1/2 beyond.
-    D_ij = √max(‖x_j − x_i‖², 1e-12), 0 on the diagonal, over the mean of its positive entries;
+    + `angle` · Σ_jk h(A_student,ijk − A_teacher,ijk) / B², with h(x) = x²/2 up to |x| = 1 and |x| − 1/2
+    beyond. D_ij = √max(‖x_j − x_i‖², 1e-12), 0 on the diagonal, divided by the mean of its positive entries;
     A_ijk = ⟨e_ij, e_ik⟩ with e_ij = (x_j − x_i) / max(‖x_j − x_i‖, 1e-12). The means over rows are means over
-    all B² and B³ entries, diagonals included, as in the reference code; the paper sums over
-    tuples of different examples [1].
+    all B² and B³ entries, diagonals included, as in the reference code; the paper sums over tuples of
+    different examples [1].
 
-    Memory: batch² · width floats for the differences of a side, and batch³ floats for its angles: 67 MB at 256
-    examples, 4.3 GB at 1024. With its gradient a step takes several times that: at 256 examples of 100 features
-    0.25 GB compiled by XLA, as `fit` does by default, 0.63 GB without, and 0.09 GB with `angle=0`. The loss is made for
-    embeddings: pool wide feature maps first.
+    Memory: batch² · width floats for the differences of a side, and batch³ floats for its angles: 67 MB at
+    256 examples, 4.3 GB at 1024. With its gradient, a step takes several times that: at 256 examples of 100
+    features, it takes 0.25 GB compiled by XLA, as `fit` does by default, 0.63 GB without, and 0.09 GB with
+    `angle=0`. The loss is made for embeddings, so pool wide feature maps first.
 
-    Examples relate only to those of their batch, so the batch size is part of the loss. Under `tf.distribute` the loss
-    is the mean over shards, each of which relates its own examples; one device with the whole batch computes something
-    else. `sample_weight` multiplies rows: an example of weight 0 still stands in the rows of the others.
-    Examples with the same features have no direction between them and get no gradient from each other.
+    An example is compared only with those in its batch, so the batch size is part of the loss. Under
+    `tf.distribute`, the loss is the mean over shards, and each shard compares only its own examples; one
+    device with the whole batch computes something else. `sample_weight` multiplies rows: an example of weight
+    0 still appears in the rows of the others. Examples with the same features have no direction between them
+    and get no gradient from each other.
 
     `recipe`: 1 for the student's own loss, 1 for this one; the published weights of its parts are the defaults of
     `distance` and `angle`.
 
     Args:
-        teacher_layer_name: the teacher's layer to read; published with the final embedding. `None`: its outputs.
+        teacher_layer_name: the teacher's layer to read; the published choice is the final embedding. `None`
+            reads its outputs.
         student_layer_name: the student's layer, likewise. The widths may differ.
-        distance: weight of the distances, >= 0, no unit; 0 leaves them out, uncomputed.
-        angle: weight of the angles, likewise. For weights that change, or for a line each in the logs, give the
-            Distiller `Relational(distance=1.0, angle=0.0, name=...)` and `Relational(distance=0.0, angle=1.0,
-            name=...)`, with weights of their own.
+        distance: weight of the distances, >= 0, no unit; at 0 they are not computed.
+        angle: weight of the angles, likewise. If the weights are to change, or each part is to have its own
+            line in the logs, give the Distiller `Relational(distance=1.0, angle=0.0, name=...)` and
+            `Relational(distance=0.0, angle=1.0, name=...)`, each with its own weight.
         name: key of this loss in the training logs.
 
     Call args:
         teacher: features (batch, ...); receives no gradient.
-        student: features (batch, ...), as many examples.
+        student: features (batch, ...), with the same batch size.
 
     Returns:
-        `call`: (batch,) float32, >= 0, no unit; 0 if the student's features are the teacher's, moved, turned
-        or scaled, and for a batch of one.
+        `call`: (batch,) float32, >= 0, no unit; 0 if the student's features are the teacher's after a shift,
+        a rotation or a scaling, and for a batch of one.
         Calling the object: their mean, a scalar.
 
     Raises:

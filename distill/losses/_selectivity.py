@@ -21,12 +21,12 @@ class NeuronSelectivity(OnLayers):
 
     Args:
         teacher_layer_name: the teacher's layer, or a tuple of several.
-        student_layer_name: the student's layer, or a tuple of as many.
+        student_layer_name: the student's layer, or a tuple of the same length.
         name: key of this loss in the training logs.
 
     Call args:
         teacher: maps (batch, height, width, channels); receives no gradient.
-        student: maps; any size and channels.
+        student: maps, of any size and with any number of channels.
 
     Returns:
         `call`: (batch,) float32, no unit; >= 0 up to rounding, 0 if the channels are the same up to order,
@@ -47,9 +47,9 @@ class NeuronSelectivity(OnLayers):
         ```
 
     References:
-        [1] Huang and Wang 2017, arXiv:1707.01219, section 4, with the polynomial kernel (d = 2, c = 0), for which the
-            published λ is 50. The pooling and the mean over examples follow the reference code of [2], which also
-            keeps the term of the teacher alone.
+        [1] Huang and Wang 2017, arXiv:1707.01219, section 4, with the polynomial kernel (d = 2, c = 0), for
+            which the published λ is 50. The pooling and the mean over examples follow the reference code of
+            [2], which also keeps the term that depends on the teacher alone.
         [2] Tian, Krishnan, Isola 2019, arXiv:1910.10699 (RepDistiller).
     """
 

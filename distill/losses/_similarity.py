@@ -10,25 +10,27 @@ from distill.losses._relation import Relation, flat, unit
 
 @keras.saving.register_keras_serializable(package="distill")
 class SimilarityPreserving(Relation):
-    """Squared difference of how similar teacher and student find the examples of a batch.
+    """Squared difference between teacher and student in how similar the examples of a batch are.
 
-    With F the features as (B, -1) and G = FFᵀ, each row divided by max(its L2 norm, 1e-12), row i is
+    With F the features as (B, -1), and G = FFᵀ with each row divided by max(its L2 norm, 1e-12), row i is
     Σ_j (G_student,ij − G_teacher,ij)² / B. Their mean is ‖G_student − G_teacher‖²_F / B² [1].
 
-    Examples relate only to those of their batch, so the batch size is part of the loss. Under `tf.distribute` the loss
-    is the mean over shards, each of which relates its own examples; one device with the whole batch computes something
-    else. `sample_weight` multiplies rows: an example of weight 0 still stands in the rows of the others.
+    An example is compared only with those in its batch, so the batch size is part of the loss. Under
+    `tf.distribute`, the loss is the mean over shards, and each shard compares only its own examples; one
+    device with the whole batch computes something else. `sample_weight` multiplies rows: an example of weight
+    0 still appears in the rows of the others.
 
     `recipe`: 1 for the student's own loss, 3000 for this one.
 
     Args:
-        teacher_layer_name: the teacher's layer to read; published with the last feature map. `None`: its outputs.
+        teacher_layer_name: the teacher's layer to read; the published choice is the last feature map. `None`
+            reads its outputs.
         student_layer_name: the student's layer, likewise. The widths may differ.
         name: key of this loss in the training logs.
 
     Call args:
         teacher: features (batch, ...); receives no gradient.
-        student: features (batch, ...), as many examples.
+        student: features (batch, ...), with the same batch size.
 
     Returns:
         `call`: (batch,) float32 in [0, 4 / batch], no unit; 0 if all similarities agree.
@@ -46,8 +48,8 @@ class SimilarityPreserving(Relation):
         ```
 
     References:
-        [1] Tung, Mori 2019, arXiv:1907.09682, section 3. The 1e-12 and the weight follow the reference code of [2],
-            which is the paper's in all else.
+        [1] Tung, Mori 2019, arXiv:1907.09682, section 3. The 1e-12 and the weight follow the reference code
+            of [2], which otherwise agrees with the paper.
         [2] Tian, Krishnan, Isola 2019, arXiv:1910.10699 (RepDistiller).
     """
 

@@ -15,16 +15,17 @@ from distill.losses._sparse import SampledLogits, TopLogits
 
 @keras.saving.register_keras_serializable(package="distill")
 class SoftTargets(Softened):
-    """KL divergence from the teacher's softened classes to the student's.
+    """KL divergence from the teacher's softened class probabilities to the student's.
 
     Row i is T² Σ_c p_c (log p_c − log q_c) with p = softmax(teacher_i / T) and
     q = softmax(student_i / T). T² keeps the gradient's size nearly independent of T [1].
 
-    `recipe`: 0.1 for the student's own loss, 0.9 for this one. These weights became usual beside a cross-entropy.
+    `recipe`: 0.1 for the student's own loss, 0.9 for this one. These weights have become the usual ones
+    beside a cross-entropy.
 
     Args:
-        temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits alone. A number, which can be set again at
-            any time, or a schedule of the training step.
+        temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits unchanged. A number, which you can
+            change at any time, or a schedule of the training step.
         name: key of this loss in the training logs.
 
     Call args:
@@ -70,7 +71,7 @@ class SoftTargets(Softened):
         return ops.square(self._temperature.variable) * kl_divergence(log_p, log_q)
 
     def call_sparse(self, teacher: TopLogits | SampledLogits, student: Tensor) -> Tensor:
-        """Returns T² KL(p ‖ q) of each row; of `TopLogits`, with all classes that are not known as one."""
+        """Returns T² KL(p ‖ q) of each row; for `TopLogits`, all unknown classes count as one."""
         return ops.square(self._temperature.variable) * self.divergence(teacher, student)
 
     def average_predictions(self, teachers: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:

@@ -39,7 +39,7 @@ class Softened(DistillationLoss):
         return {"temperature": temperature, "name": self.name}
 
     def divergence(self, teacher: TopLogits | SampledLogits, student: Tensor) -> Tensor:
-        """Returns KL(p ‖ q) of each row, of what is known of the teacher's."""
+        """Returns KL(p ‖ q) of each row, from the teacher's logits that are known."""
         temperature = self._temperature.variable
         if isinstance(teacher, SampledLogits):
             return teacher.divergence(student, temperature)

@@ -1,4 +1,4 @@
-"""Logits of some classes of a row: what a cache keeps of a teacher's answer, and what losses can tell from it."""
+"""Logits of some classes of a row: what a cache keeps of an answer, and what losses compute from it."""
 
 import math
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from distill.losses._shapes import Shape
 
 
 class SparseLogits:
-    """Base class of what is known of rows of a teacher's logits where not all of them are.
+    """Base class for rows of a teacher's logits that are only partly known.
 
-    It stands in the place of the teacher's logits. A loss says in `sparse` which kinds it can be computed from, and
-    computes it in `call_sparse`.
+    It takes the place of the teacher's logits. A loss lists in `sparse` the kinds from which it can be
+    computed, and computes its values in `call_sparse`.
 
     Attributes:
         ids: numbers of classes, integers (batch, ..., k).
@@ -27,7 +27,7 @@ class SparseLogits:
 
 
 class TopLogits(SparseLogits):
-    """The largest logits of each row, and the log-sum-exp of all others: at any temperature of `rests`, exact.
+    """The largest logits of each row, and the log-sum-exp of the others, exact at temperatures in `rests`.
 
     Args:
         ids: classes of the k largest logits, the largest first, integers (batch, ..., k).
@@ -45,7 +45,8 @@ class TopLogits(SparseLogits):
     def softened(self, student: Tensor, temperature: Any) -> tuple[Tensor, Tensor]:
         """Returns log-probabilities of both sides, in which all other classes are one: (batch, ..., k + 1) each.
 
-        Its probability is computed from its own sum, never as 1 less the rest, so a small one keeps its digits.
+        The probability of that one is computed from its own sum, never as 1 minus the others, so a small one
+        keeps its digits.
 
         Args:
             student: logits of all classes.
@@ -85,13 +86,13 @@ class SampledLogits(SparseLogits):
         self.temperature = temperature
 
     def divergence(self, student: Tensor, temperature: Any) -> Tensor:
-        """Returns an estimate of KL(p ‖ q) of each row, (batch, ...): over all draws, its mean is the divergence.
+        """Returns an estimate of each row's KL(p ‖ q), (batch, ...); its mean over all draws is exact.
 
-        So is the mean of its gradient [1].
+        Likewise, the mean of its gradient is the gradient of the divergence [1].
 
         Args:
             student: logits of all classes.
-            temperature: a scalar tensor; the result is NaN for any other than that of the draws.
+            temperature: a scalar tensor; the result is NaN for any temperature but that of the draws.
 
         References:
             [1] Anshumann et al. 2025, arXiv:2503.16870.

@@ -16,11 +16,11 @@ from distill.losses._standardization import standardize
 class Standardized(DistillationLoss):
     """Applies another loss to logits of mean 0 and standard deviation 1 over the classes of each row.
 
-    z ← (z − mean z) / (1e-7 + std z), with the standard deviation over classes − 1, on both sides; the
+    z ← (z − mean z) / (1e-7 + std z) on both sides, where the standard deviation divides by classes − 1; the
     gradient passes through the student's. What remains is how much likelier one class is than another, so the
     student need not match the size of the teacher's logits.
 
-    Around `SoftTargets` and `DecoupledKD` these are published combinations [1]. The third published one is
+    The combinations with `SoftTargets` and `DecoupledKD` are published [1]. The third published one is
     `MultiLevelKD(standardize=True)`, which standardizes only a part of that loss.
 
     `recipe`: 0.1 for the student's own loss and 9 for this one around `SoftTargets`; 1 and 9 around `DecoupledKD`;
@@ -36,7 +36,7 @@ class Standardized(DistillationLoss):
         student: logits, same shape.
 
     Returns:
-        As `loss`.
+        The same as `loss`.
 
     Raises:
         ValueError: `loss` is not a loss on softmax logits, or is a `MultiLevelKD`; `loss` refuses the shapes.
@@ -50,9 +50,9 @@ class Standardized(DistillationLoss):
         ```
 
     References:
-        [1] Sun et al. 2024, arXiv:2403.01427, algorithm 1, with the 1e-7 and the unbiased deviation of the official
-            code, whose released configuration has a cross-entropy of 1 beside the 9. Around DKD
-            it multiplies alpha by 9.
+        [1] Sun et al. 2024, arXiv:2403.01427, algorithm 1, with the 1e-7 and the unbiased deviation of the
+            official code, whose released configuration has a cross-entropy of 1 beside the 9. Around DKD,
+            that code multiplies alpha by 9.
     """
 
     same_shape = True
@@ -82,26 +82,26 @@ class Standardized(DistillationLoss):
 
     @property
     def builds_layers(self) -> bool:
-        """Whether the loss within creates what fits one pair of models only."""
+        """Whether the inner loss creates something that fits only one pair of models."""
         return self._loss.builds_layers
 
     def build(self, teacher: Tensors, student: Tensors) -> None:
-        """Builds the loss within."""
+        """Builds the inner loss."""
         self._loss.ensure_built(teacher, student)
         self.layers = self._loss.layers
 
     def start(self, owner: object) -> None:
-        """Gives the loss within to a Distiller too."""
+        """Gives the inner loss to the Distiller too."""
         self._loss.start(owner)
         super().start(owner)
         self.layers = self._loss.layers
 
     def call(self, teacher: Tensor, student: Tensor, *labels: Tensor) -> Tensor:
-        """Returns the loss within, of standardized logits."""
+        """Returns the inner loss of the standardized logits."""
         return self._loss.call(standardize(teacher), standardize(student), *labels)
 
     def validate_outputs(self, teacher_outputs: Tensors, student_outputs: Tensors) -> None:
-        """Raises ValueError unless the loss within takes both sides."""
+        """Raises ValueError unless the inner loss takes both sides."""
         self._loss.validate_outputs(teacher_outputs, student_outputs)
 
     def get_config(self) -> dict[str, Any]:

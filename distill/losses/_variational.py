@@ -1,4 +1,4 @@
-"""Variational information distillation: the teacher's features under a Gaussian that the student's predict."""
+"""Variational information distillation: the teacher's features under a Gaussian that the student predicts."""
 
 import math
 
@@ -16,34 +16,36 @@ from distill.losses._shapes import Shape
 
 @keras.saving.register_keras_serializable(package="distill")
 class VariationalInformation(Projected):
-    """Negative log likelihood of the teacher's features under a Gaussian that the student's predict: VID.
+    """Negative log likelihood of the teacher's features under a Gaussian that the student predicts: VID.
 
-    Row i is the mean over the features of ½[(μ(student_i) − teacher_i)² / v_c + log v_c]. The network μ, and the
-    variance v_c = softplus(a_c) + 1e-5 of each channel of the teacher, are trained with the student; v starts at 5.
-    The larger map is first average-pooled to the size of the smaller one. Several pairs of layers are summed.
+    Row i is the mean over the features of ½[(μ(student_i) − teacher_i)² / v_c + log v_c]. The network μ, and
+    the variance v_c = softplus(a_c) + 1e-5 of each channel of the teacher, are trained with the student; v
+    starts at 5. The larger map is first average-pooled to the size of the smaller one. With several pairs of
+    layers, the loss is their sum.
 
     `recipe`: 1 for the student's own loss, 1 for this one.
 
     Args:
         teacher_layer_name: the teacher's layer, or a tuple of several.
-        student_layer_name: the student's layer, or a tuple of as many.
-        projector: μ, a `keras.Layer` that returns the teacher's shape, or a list of one for each layer. `None` makes
-            three 1×1 convolutions (dense layers on tokens and vectors) of the teacher's width, without bias and
-            with ReLU between them.
+        student_layer_name: the student's layer, or a tuple of the same length.
+        projector: μ, a `keras.Layer` that returns the teacher's shape, or a list with one for each layer.
+            `None` makes three 1×1 convolutions (dense layers on tokens and vectors) of the teacher's width,
+            without bias and with ReLU between them.
         name: key of this loss in the training logs.
 
     Call args:
         teacher: features (batch, height, width, channels), (batch, time, channels) or (batch, channels);
             receives no gradient.
-        student: features of the same kind. Sizes and channels may differ, the number of tokens may not.
+        student: features of the same kind. Sizes and channels may differ, but the number of tokens may not.
 
     Returns:
-        `call`: (batch,) float32, or (batch, time) for tokens; in nats less ½ log 2π, below 0 where v is small.
+        `call`: (batch,) float32, or (batch, time) for tokens; in nats minus ½ log 2π, below 0 where v is
+        small.
         Calling the object: their mean, a scalar.
 
     Raises:
-        ValueError: the features are of different kinds, the size of a map is unknown when the step runs, or the
-            projector returns another shape than the teacher's.
+        ValueError: the features are of different kinds, the size of a map is unknown when the step runs, or
+            the projector does not return the teacher's shape.
 
     Example:
         ```python
@@ -56,9 +58,9 @@ class VariationalInformation(Projected):
         ```
 
     References:
-        [1] Ahn et al. 2019, arXiv:1904.05835, section 3: its Gaussian with a variance for each channel, without the
-            constant ½ log 2π. The three convolutions, the constants, the mean in place of a sum and the weight of 1
-            follow the reference code of [2].
+        [1] Ahn et al. 2019, arXiv:1904.05835, section 3: its Gaussian with a variance for each channel,
+            without the constant ½ log 2π. The three convolutions, the constants, the mean instead of a sum,
+            and the weight of 1 follow the reference code of [2].
         [2] Tian, Krishnan, Isola 2019, arXiv:1910.10699 (RepDistiller).
     """
 

@@ -18,9 +18,10 @@ class VirtualTeacher(keras.losses.Loss):
 
         (1 − weight) · CE(label, p) + weight · KL(u ‖ p),    u = softmax(d / temperature)
 
-    where d is `correct` for the label and (1 − correct) / (classes − 1) for the other classes. Because u does not
-    depend on the student, this is label smoothing with another amount. The other scheme of the paper, Tf-KD by
-    self-training, is a `distill.training.chain` of one network with a teacher of its own architecture [1].
+    where d is `correct` for the label and (1 − correct) / (classes − 1) for the other classes. Because u does
+    not depend on the student, this is label smoothing by a different amount. For the paper's other scheme,
+    Tf-KD by self-training, use a `distill.training.chain` of one network, with a teacher of the same
+    architecture [1].
 
     Args:
         weight: weight of the virtual teacher, from 0 to 1.
@@ -48,8 +49,9 @@ class VirtualTeacher(keras.losses.Loss):
         ```
 
     References:
-        [1] Yuan et al. 2020, arXiv:1909.11723, equations 8 and 9. As in the official code the student is not softened.
-            The code takes the mean over classes times a factor; here that is their sum, a factor of as many classes.
+        [1] Yuan et al. 2020, arXiv:1909.11723, equations 8 and 9. As in the official code, the student is not
+            softened. That code takes the mean over classes times a factor; here it is their sum, so the
+            factor is the number of classes.
     """
 
     def __init__(

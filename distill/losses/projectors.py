@@ -1,7 +1,7 @@
 """Layers between a student's features and a teacher's: plain Keras layers, trained with the student, not part of it.
 
-A loss on layers chooses the projector of its paper by the shapes that it meets. You can give it another: any
-`keras.Layer` that turns the student's features into the teacher's shape.
+By default, a loss on layers chooses its paper's projector, by the shapes that it meets. You can pass another
+one: any `keras.Layer` that turns the student's features into the teacher's shape.
 
     import distill
     from distill.losses import projectors
@@ -9,7 +9,7 @@ A loss on layers chooses the projector of its paper by the shapes that it meets.
     projector = projectors.mlp(64, rank=4, hidden=[32])  # from any map to one of 64 channels
     loss = distill.Hint("block2", "block2", projector=projector)
 
-The projectors made here compute in float32, and on channels-last maps.
+The projectors made here compute in float32, and take channels-last maps.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def mlp(
     Args:
         channels: number of channels of the teacher's features.
         rank: number of axes of the features, the batch included: 4 for maps.
-        hidden: widths of the layers between; two of `channels` by default.
+        hidden: widths of the layers in between; by default two layers of width `channels`.
         use_bias: whether the linear maps have biases.
 
     Example:
@@ -76,7 +76,7 @@ def mlp(
 
 
 def connector(channels: int, *, rank: int) -> keras.Sequential:
-    """Returns a linear map of the last axis without bias, and batch normalization [1].
+    """Returns a linear map of the last axis without bias, followed by batch normalization [1].
 
     Args:
         channels: number of channels of the teacher's features.
@@ -101,9 +101,10 @@ def connector(channels: int, *, rank: int) -> keras.Sequential:
 def regressor(teacher: Sequence[int | None], student: Sequence[int | None]) -> keras.Layer:
     """Returns FitNet's regressor [1] for the shapes of the features: convolution, batch normalization, ReLU on maps.
 
-    The convolution is 3×3 with stride 2 if the student's map is twice the teacher's, a transposed 4×4 with
-    stride 2 if it is half of it, and otherwise a valid one of 1 + H_s − H_t by 1 + W_s − W_t. Vectors and tokens
-    get a dense layer, without normalization and ReLU, as in the paper.
+    The convolution is 3×3 with stride 2 if the student's map is twice as high and wide as the teacher's, and
+    a transposed 4×4 with stride 2 if it is half as high and wide. Otherwise it is an unpadded convolution of
+    1 + H_s − H_t by 1 + W_s − W_t. Vectors and tokens get a dense layer without normalization or ReLU, as in
+    the paper.
 
     Args:
         teacher: shape (batch, height, width, channels), (batch, time, channels) or (batch, channels) of the teacher's
@@ -111,8 +112,8 @@ def regressor(teacher: Sequence[int | None], student: Sequence[int | None]) -> k
         student: shape of the student's features, of the same kind; the channels may differ.
 
     Raises:
-        ValueError: the size of a map is unknown, or the student's map is smaller than the teacher's and not half of
-            it.
+        ValueError: the size of a map is unknown, or the student's map is smaller than the teacher's but not
+            half as high and wide.
 
     Example:
         ```python
@@ -125,7 +126,8 @@ def regressor(teacher: Sequence[int | None], student: Sequence[int | None]) -> k
         ```
 
     References:
-        [1] Romero et al. 2014, arXiv:1412.6550, section 2.2. The choice by size is that of RepDistiller's `ConvReg`.
+        [1] Romero et al. 2014, arXiv:1412.6550, section 2.2. The choice by size follows RepDistiller's
+            `ConvReg`.
     """
     channels: Any = teacher[-1]  # losses on layers have made sure that it is known
     if len(teacher) != 4:

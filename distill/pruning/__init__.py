@@ -1,6 +1,6 @@
-"""Pruning: single weights set to zero, or channels, heads and layers removed.
+"""Pruning: sets single weights to zero, or removes channels, heads and layers.
 
-Unstructured pruning sets single weights to zero and keeps them there. The model stays as large as before:
+Unstructured pruning sets single weights to zero and keeps them there. The model keeps its size:
 
     from distill import pruning
 
@@ -14,8 +14,8 @@ Structured pruning removes whole channels, and returns a smaller model:
 
     small = pruning.prune_channels(model, 0.5)
 
-Everything is here by name, and in two rooms with help of their own: `pruning.weights` and `pruning.structured`. Each
-has the scores that decide what stays, in `weights.importance` and `structured.importance`.
+The names used most are here. The subpackages `pruning.weights` and `pruning.structured` hold all names and have help of
+their own. The scores that decide what stays are in `weights.importance` and `structured.importance`.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Trains students while they are rounded to int8, so that their int8 files answer as they do.
+"""Trains students with int8 rounding, so that their int8 files give the same answers.
 
 ```python
 import keras
@@ -13,7 +13,7 @@ distill.export(aware, "student.tflite", precision="int8")
 ```
 
 Without training, a model from `quantize_aware` shows what post-training quantization would give. `strip` turns it
-back into a model that rounds nothing.
+back into a model without rounding.
 """
 
 from distill.quantization._aware import is_quantized, quantize_aware, strip

@@ -1,4 +1,4 @@
-"""Makes students that compute as their int8 files will, and turns them back."""
+"""Makes students that compute as their int8 files will, and turns them back into ordinary models."""
 
 from typing import Any
 
@@ -16,27 +16,29 @@ from distill.quantization._rounding import rounded
 def quantize_aware(model: keras.Model, examples: Arrays, *, batch_size: int = 128) -> keras.Model:
     """Copies a trained model into one whose forward pass rounds as LiteRT's int8 kernels do.
 
-    Train the copy like any other model, best as the student of a `Distiller` and with a small learning rate; `export`
-    then writes the int8 file that it already computes. Without training, it is post-training quantization.
+    Train the copy like any other model, ideally as the student of a `Distiller` and with a small learning rate.
+    `export` then writes an int8 file that computes what the copy already computes. Without training, the result is
+    post-training quantization.
 
-    Batch normalizations are folded into the layers before them, with the statistics that they have. Ranges of
-    activations start at what the examples reach, and follow the batches of training. Zeros of kernels stay zero in
-    rounding; `pruning.keep_zeros` keeps those of a pruned model in training.
+    Batch normalizations are folded into the layers before them, with their present statistics. Activation ranges start
+    at the values that the examples reach, and follow the batches during training. Rounding keeps zeros of kernels at
+    zero; `pruning.keep_zeros` keeps the zeros of a pruned model during training.
 
     Args:
-        model: built and trained model, Functional or Sequential, possibly with such models nested in it; it is not
-            changed.
-        examples: inputs as the model takes them, arrays (examples, …); some hundreds are enough.
-        batch_size: number of examples that run at once.
+        model: built and trained Functional or Sequential model, possibly with such models nested in it; it does not
+            change.
+        examples: inputs as the model takes them, arrays (examples, …); a few hundred are enough.
+        batch_size: number of examples to run at once.
 
     Returns:
-        A Functional model with layers of the same names, not compiled. A softmax or sigmoid at the end becomes a layer
-        of its own, after the rounded logits. The model can be saved, and loaded wherever `distill` is imported.
+        A Functional model whose layers have the same names, not compiled. A softmax or sigmoid at the end becomes a
+        layer of its own, after the rounded logits. The model can be saved, and loaded wherever `distill` is imported.
 
     Raises:
         TypeError: the examples are not arrays.
         ValueError: it is not known how LiteRT rounds a layer; a batch normalization cannot be folded; the model has no
-            graph, or computes in another type than float32; there are no examples, or different numbers of them.
+            graph, or computes in a type other than float32; there are no examples, or the inputs have different numbers
+            of them.
 
     Example:
         >>> import keras
@@ -52,7 +54,7 @@ def quantize_aware(model: keras.Model, examples: Arrays, *, batch_size: int = 12
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """Copies a model from `quantize_aware` into one that rounds nothing, with its weights as trained.
+    """Copies a model from `quantize_aware` into one without rounding, with the weights as trained.
 
     Args:
         model: model from `quantize_aware`.
@@ -74,7 +76,7 @@ def strip(model: keras.Model) -> keras.Model:
 
 
 def is_quantized(model: keras.Model) -> bool:
-    """Tells whether a model is from `quantize_aware`, or holds one that is.
+    """Tells whether a model comes from `quantize_aware`, or contains one that does.
 
     Args:
         model: any model.

@@ -45,7 +45,7 @@ class FakeQuantize(keras.layers.Layer):
 
     Args:
         momentum: share of the old range that each training step keeps, 0 to 1; the rest comes from the smallest and
-            largest value of the batch.
+            largest values of the batch.
         **kwargs: options of `keras.layers.Layer`, such as `name`.
 
     Attributes:
@@ -144,7 +144,7 @@ class QuantizedConv2D(_RoundedKernel, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="distill")
 class QuantizedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with a rounded kernel; each of its filters has a scale.
+    """`keras.layers.DepthwiseConv2D` with a rounded kernel; each of its filters has its own scale.
 
     Example:
     ```python
@@ -194,7 +194,7 @@ class QuantizedConv2DTranspose(keras.layers.Conv2DTranspose):
 class ConvertibleConv2DTranspose(keras.layers.Conv2DTranspose):
     """`keras.layers.Conv2DTranspose` with a bias that no converter leaves out.
 
-    Without a bias, or with one of zeros, the converter keeps a ReLU after the layer apart from it, in float32.
+    If there is no bias, or it is all zeros, the converter keeps a ReLU after the layer separate, in float32.
     """
 
     def call(self, inputs: Tensor) -> Tensor:

@@ -27,12 +27,12 @@ generations = training.chain([make_student] * 3, train, teacher=teacher)
 together = training.ensemble(generations)
 ```
 
-Networks that learn from each other at the same time are a `MutualLearning`. Several teachers, unlabelled data and
-augmented views that teacher and student share need nothing but a `Distiller`.
+For networks that learn from each other at the same time, use `MutualLearning`. For several teachers,
+unlabelled data, or augmented views that teacher and student share, a `Distiller` is enough.
 
-**Several processes.** Keras' `fit` fails under `tf.distribute.MultiWorkerMirroredStrategy` (keras issue 20585). A
-Distiller's `fit` works there. `python -m distill.training.launch -- python train.py` starts the workers of one
-machine, and each runs the same program:
+**Several processes.** Keras' `fit` fails under `tf.distribute.MultiWorkerMirroredStrategy` (keras issue
+20585). A Distiller's `fit` works there. `python -m distill.training.launch -- python train.py` starts several
+workers on one machine, and each runs the same program:
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()  # reads TF_CONFIG, which the launcher sets
     keras.utils.set_random_seed(0)                          # the same on every worker
@@ -44,20 +44,22 @@ machine, and each runs the same program:
     if strategy.cluster_resolver.task_id == 0:
         distiller.save("student.keras")
 
-- Data: every worker passes the whole data to `fit`, `evaluate` and `predict`. `batch_size`, and the batches of a
-  `tf.data.Dataset`, are global: each of n workers takes an n-th of each batch. Of 13 examples in batches of 8, two
-  workers take 4 and 4, then 3 and 2; a worker may get none of the last batch. All workers need the same order: numpy
-  arrays are shuffled alike after the same `keras.utils.set_random_seed`; a dataset's `shuffle` needs a seed, a
-  generator its own. A dataset of files is sharded by file, and so comes in another order, unless its options say
-  `AutoShardPolicy.DATA`.
-- Numbers: `fit` and `evaluate` report the same on every worker, and the same as one process. For training this holds
-  however a Distiller's batches are shared; Keras' own losses give each worker the same say, so other models need equal
-  shares. Callbacks get means over the workers for a batch, and the metrics of all examples for an epoch. `predict`
-  returns all predictions on every worker. BatchNormalization needs `synchronized=True`, or each worker has statistics
-  of its own. Dropout draws the same mask on every worker.
-- Files: call `save`, and use callbacks that write, such as `ModelCheckpoint`, on one worker alone.
-- A worker that dies stops the others: they raise `tf.errors.UnavailableError` within about ten seconds. Then all must
-  start again, which the launcher does with `--restarts`.
+- Data: on every worker, pass the whole data to `fit`, `evaluate` and `predict`. `batch_size`, and the batches
+  of a `tf.data.Dataset`, are global: each of n workers takes an n-th of each batch. With 13 examples in
+  batches of 8, two workers take 4 and 4, then 3 and 2; a worker may get none of the last batch. All workers
+  need the data in the same order. Numpy arrays are shuffled in the same way on all workers that called
+  `keras.utils.set_random_seed` with the same seed. A dataset's `shuffle` needs a seed, and a generator needs
+  one of its own. A dataset of files is sharded by file, and so comes in a different order, unless its options
+  say `AutoShardPolicy.DATA`.
+- Numbers: `fit` and `evaluate` report the same numbers on every worker, and the same as one process. In
+  training, this holds for a Distiller however the workers share a batch. Keras' own losses count each worker
+  equally, so other models need equal shares. Callbacks get means over the workers for a batch, and the
+  metrics of all examples for an epoch. `predict` returns all predictions on every worker. BatchNormalization
+  needs `synchronized=True`; otherwise each worker has its own statistics. Dropout draws the same mask on
+  every worker.
+- Files: on one worker only, call `save` and use callbacks that write, such as `ModelCheckpoint`.
+- Failures: if a worker dies, the others stop and raise `tf.errors.UnavailableError` within about ten seconds.
+  Then all workers must start again. With `--restarts`, the launcher does this for you.
 """
 
 from distill.training._advice import Advice

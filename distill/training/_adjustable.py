@@ -72,7 +72,7 @@ class AdjustableWeights:
         _assign(mix.weights, values)
 
     def weights_table(self) -> WeightsTable:
-        """Returns the weight of each loss in the total now; `print` shows it as a table.
+        """Returns the current weight of each loss in the total; `print` shows it as a table.
 
         Example:
             >>> print(distill.Distiller(teacher, student, distill.SoftTargets(4.0)).weights_table())

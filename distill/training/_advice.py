@@ -18,7 +18,7 @@ class Advice:
     """One thing to change before training.
 
     Attributes:
-        grave: whether training as it stands is a waste of time.
+        grave: whether training is a waste of time unless you change this.
         text: what is wrong, and what to do.
 
     Example:

@@ -14,25 +14,27 @@ from distill._types import PathLike
 
 
 class Backup(BackupAndRestore):
-    """Lets training go on after a kill at any moment; `keras.callbacks.BackupAndRestore` does so after most.
+    """Lets training continue after any kill, which `keras.callbacks.BackupAndRestore` cannot always do.
 
-    Keras' callback writes weights and epoch into two files, in place. A kill between them loses the backup or counts
-    an epoch twice, and several workers would write over each other. This callback writes one file, and puts it in
-    place in one step. With several workers, the chief (worker 0) writes and all read, so they need a shared disk.
+    Keras' callback writes weights and epoch into two files, in place. A kill between the two loses the backup
+    or counts an epoch twice, and several workers would overwrite each other's files. This callback writes one
+    file, and puts it in place in one step. With several workers, the chief (worker 0) writes and all read, so
+    they need a shared disk.
 
-    As with `BackupAndRestore`, weights, optimizer and epoch are restored. What depends on the number of epochs in
-    this process is not: the order of a shuffled data set, and the state of other callbacks.
+    Like `BackupAndRestore`, it restores weights, optimizer and epoch. It does not restore what depends on how
+    many epochs this process has run: the order of a shuffled data set, and the state of other callbacks.
 
     Args:
         backup_dir: directory for the backup of this run alone.
-        save_freq: "epoch", or the number of batches from one backup to the next. Training goes on at the beginning of
-            an epoch, with the weights as they were.
-        delete_checkpoint: whether to delete the directory when `fit` ends. Pass `False` if workers are restarted
-            together: then a worker that dies after `fit` has ended on another one repeats nothing.
+        save_freq: "epoch", or the number of batches from one backup to the next. Training continues at the
+            beginning of an epoch, with the weights of the backup.
+        delete_checkpoint: whether to delete the directory when `fit` ends. Pass `False` if workers are
+            restarted together. Then, if a worker dies after `fit` has ended on another one, no training is
+            repeated.
 
     Raises:
-        ValueError: at the start of `fit`, the model is not built, the workers found different backups, or this object
-            has backed up the training of another model to its end.
+        ValueError: at the start of `fit`, the model is not built, the workers found different backups, or
+            this object has already backed up another model until its training ended.
 
     Example:
         ```python

@@ -18,13 +18,13 @@ SIZES = tuple(2**power for power in range(3, 13))
 
 @dataclasses.dataclass(frozen=True)
 class BatchSize:
-    """What training steps of one batch size take.
+    """The time and memory that training steps take at one batch size.
 
     Attributes:
         batch_size: examples per step.
         examples_per_second: speed at the median time of a step.
         step_ms: median time of a step, in milliseconds.
-        peak_bytes: most memory in use during such steps, see `largest_batch`; `None` if it cannot be read.
+        peak_bytes: most memory in use during these steps (see `largest_batch`); `None` if it cannot be read.
 
     Example:
     ```python
@@ -84,25 +84,26 @@ def largest_batch(
 ) -> BatchSizes:
     """Trains with larger and larger batches until one does not fit, then times those that fit.
 
-    The steps are those of `fit`, `jit_compile` and `steps_per_execution` included. All steps of a size use one batch,
-    which is taken before the clock starts. Timed sizes take turns (8, 16, … 8, 16, …), so that a slow moment of the
-    machine affects all of them. Afterwards weights, optimizer, metrics and the states of the model's random generators
-    are as they were, bit for bit, even after an error; an optimizer that was not built is built.
+    The steps are those of `fit`, including `jit_compile` and `steps_per_execution`. All steps of a size use
+    one batch, which is prepared before the clock starts. The sizes are timed in turn (8, 16, … 8, 16, …), so
+    that a slow moment of the machine affects all of them. Afterwards, weights, optimizer, metrics and the
+    states of the model's random generators are restored bit for bit, even after an error. If the optimizer
+    was not built before, it is now.
 
-    A size does not fit if memory runs out, or if its peak exceeds the limit. On a GPU the peak is what TensorFlow
-    holds on the first GPU. On a CPU there is no error before the system kills the process, so the peak is the
-    resident memory of the whole process, as Linux reports it. That includes the rest of the program, and memory that
-    was freed but not returned, which can hide a few MB. The first size above the limit is run too, so leave room for
-    it.
+    A size does not fit if memory runs out, or if its peak exceeds the limit. On a GPU, the peak is what
+    TensorFlow holds on the first GPU. On a CPU, there is no error before the system kills the process, so the
+    peak is the resident memory of the whole process, as Linux reports it. That includes the rest of the
+    program, and memory that was freed but not returned to the system, which can hide a few MB. The first size
+    above the limit is run too, so leave room for it.
 
     Args:
         model: built and compiled model on one device, such as a `distill.Distiller`.
         data: arrays with examples along the first axis, such as (x, y), or an unbatched `tf.data.Dataset` of such
             examples. A few are enough: they are repeated to fill a batch.
         sizes: batch sizes to try, ascending; by default doubled from 8 to 4096.
-        memory_limit: limit in bytes. By default there is none on a GPU; on a CPU it is what the process uses plus half
-            of what the machine has left, so that a size twice as large still finds room. A container's own limit must
-            be given.
+        memory_limit: limit in bytes. By default there is none on a GPU; on a CPU it is what the process uses
+            plus half of what the machine has left, so that a size twice as large still finds room. If a
+            container has a limit of its own, pass it.
         runs: timed repetitions of each size, >= 1; each has `steps_per_execution` steps.
 
     Returns:

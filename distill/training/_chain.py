@@ -35,30 +35,30 @@ def chain(
     Args:
         makers: functions that return a new, built model, each called when its turn comes. If the networks are to
             become an `ensemble`, give them unique names, as Keras does by default.
-        train: compiles and fits a model in place: `train(model, callbacks)`, where `callbacks` is a list for `fit`,
-            empty here. The model is a `Distiller` of the network and its teacher, or the network itself if it has no
-            teacher, as the first without `teacher`.
-        losses: distillation losses, as for `Distiller`; `SoftTargets(temperature=1.0)` by default. Each network starts
-            them anew. Or a function that returns other objects for each network.
+        train: function `train(model, callbacks)` that compiles and fits a model in place; `callbacks` is a
+            list for `fit`, empty here. The model is a `Distiller` of the network and its teacher. For a
+            network that has no teacher, as the first one if you pass no `teacher`, it is the network itself.
+        losses: distillation losses, as for `Distiller`; `SoftTargets(temperature=1.0)` by default. They start
+            anew for each network. You can also pass a function that returns new objects for each network.
         distillation_loss_weights: weights of the losses, as for `Distiller`.
         student_loss_weight: weight of the networks' own loss, as for `Distiller`.
         distillation_weight: weight of the distillation side, as for `Distiller`.
         from_logits: whether the models return logits, as for `Distiller`.
         teacher: teacher of the first network.
-        folder: folder for the weights of each trained network, "0.weights.h5" and so on, each written in one piece.
-            A network whose file exists is made and loaded, not trained. When a network is trained, the files of later
-            ones are removed, since they had another teacher. Use another folder for another `teacher` or `train`.
-            `None` keeps no files.
+        folder: folder for the weights of each trained network, "0.weights.h5" and so on, each written in one
+            piece. If a network's file exists, the network is made and loaded, not trained. When a network is
+            trained, the files of later ones are removed, since those had another teacher. Use another folder
+            for another `teacher` or `train`. `None` keeps no files.
 
-    To get the same networks after a stop as without, set the random seeds in the makers: each is called just before
-    its network is trained or loaded.
+    To get the same networks whether or not the chain was stopped in between, set the random seeds in the
+    makers: each is called just before its network is trained or loaded.
 
     Returns:
         The trained networks, in order.
 
     Raises:
-        ValueError: there is no maker; a maker does not return a built model, or returns one again; a file in
-            `folder` does not fit its network; or what `Distiller` refuses.
+        ValueError: there is no maker; a maker does not return a built model, or returns the same one again; a
+            file in `folder` does not fit its network; or `Distiller` refuses an argument.
 
     Example:
         ```python

@@ -32,10 +32,10 @@ class Checkup:
     """What `Distiller.check` found; `print` shows it as two short tables with advice.
 
     Attributes:
-        examples: number of examples that were looked at.
+        examples: number of examples that the check looked at.
         models: the teachers and the student.
         terms: the terms of the loss.
-        advice: what to change, the gravest first; empty if nothing is wrong.
+        advice: what to change, the most serious first; empty if nothing is wrong.
 
     Example:
     ```python

@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class CheckedModel:
-    """What a check found of one model.
+    """What a check found about one model.
 
     Attributes:
         role: "teacher" or "student".
@@ -35,15 +35,15 @@ class CheckedModel:
 
 @dataclasses.dataclass(frozen=True)
 class CheckedTerm:
-    """What a check found of one term of the loss.
+    """What a check found about one term of the loss.
 
     Attributes:
         loss: name of the loss in the logs.
         weight: its weight in the total.
         value: its value on a batch, before the weight.
         gradient: norm of the weighted term's gradient with respect to the student's weights.
-        cosine: cosine between its gradient and that of the student's own loss, from −1 to 1; `None` for that loss
-            itself, and where there is none.
+        cosine: cosine between its gradient and that of the student's own loss, from −1 to 1; `None` for that
+            loss itself, and if the cosine is not defined.
 
     Example:
     ```python

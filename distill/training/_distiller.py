@@ -45,97 +45,106 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
     what its layers pass to `add_loss`. `sample_weight` and `class_weight` multiply each example's part of the student
     loss and, unless `weigh_distillation` is `False`, of every distillation loss.
 
-    **Default weights.** If `distillation_loss_weights`, `student_loss_weight` and `distillation_weight` are all left
-    out, the losses train at the weights that they were published with, their `recipe`:
+    **Default weights.** If you leave out all three of `distillation_loss_weights`, `student_loss_weight` and
+    `distillation_weight`, the losses train with the weights they were published with, their `recipe`:
 
-    - A single loss: `student_loss_weight` and `distillation_weight` are those of its recipe.
-    - Several losses: each loss has the distillation weight of its own recipe, `student_loss_weight` is the largest of
-      their recipes, and `distillation_weight` is 1. A loss without a recipe counts as published with ½ and ½.
-    - If no loss has a recipe: `student_loss_weight` is ½, and the other two are as below.
+    - A single loss: `student_loss_weight` and `distillation_weight` come from its recipe.
+    - Several losses: each loss gets the distillation weight of its own recipe, `student_loss_weight` is the
+      largest in their recipes, and `distillation_weight` is 1. A loss without a recipe counts as if published
+      with ½ and ½.
+    - No loss has a recipe: `student_loss_weight` is ½, and the other two are as described next.
 
-    If any of the three is given, the others are: weight 1 for each loss, `student_loss_weight` ½, and
-    `distillation_weight` 1 − `student_loss_weight`, which follows when that changes. `repr(distiller)` and
-    `weights_table()` show the weights in force. A recipe may have no student loss, as that of `LogitMSE`: then neither
-    a compiled loss nor labels are needed.
+    If you give any of the three, the others default to weight 1 for each loss, ½ for `student_loss_weight`,
+    and 1 − `student_loss_weight` for `distillation_weight`, which follows when you change
+    `student_loss_weight`. `repr(distiller)` and `weights_table()` show the weights in force. Some recipes,
+    such as that of `LogitMSE`, have no student loss; then you need neither a compiled loss nor labels.
 
     Every weight is a number or a schedule: a function of the training step, such as a
     `keras.optimizers.schedules.LearningRateSchedule`. Steps are batches, counted from 0 over all calls of `fit`.
     Restoring weights, as `EarlyStopping` can, restores the step and the settings too. A schedule that leaves the
     allowed range makes the loss NaN.
 
-    **It behaves as the student.** `call`, `predict` and `evaluate` run the student alone; `save` and `export`, and so
-    callbacks such as `ModelCheckpoint`, write the student alone. `evaluate` and validation report what
-    `student.evaluate` reports, and run the teacher only for `validate_teacher`. `save_weights`, and so
-    `BackupAndRestore`, keeps what training needs to go on: student, optimizer, step and settings. The teacher runs with
-    `training=False`, gets no gradient, is not changed in any way and is never saved.
+    **It behaves like the student.** `call`, `predict` and `evaluate` run the student alone. `save` and
+    `export` write the student alone, and so do callbacks such as `ModelCheckpoint`. `evaluate` and validation
+    report what `student.evaluate` reports, and run the teacher only for `validate_teacher`. `save_weights`,
+    and therefore `BackupAndRestore`, keeps what training needs to continue: student, optimizer, step and
+    settings. The teacher runs with `training=False`, gets no gradient, is not changed in any way and is never
+    saved.
 
-    **Each model gets of a batch what its own `fit` would give it.** Task models of keras_hub preprocess their data: the
-    `preprocessor` of the student and of each teacher runs in the data's pipeline, on strings too, in `fit`, `evaluate`
-    and `predict`; a direct call takes preprocessed data. Labels that a preprocessor makes, such as the next tokens,
-    are the student's, and a teacher that would see other tokens is refused. The features of a dictionary go to the
-    inputs of their names. A class with a `fit`, `evaluate` or `predict` of its own may do anything: it is refused, for
-    a teacher unless `teacher_preprocessing` says what its `call` takes.
+    **Each model gets each batch as its own `fit` would prepare it.** Task models of keras_hub preprocess
+    their data. In `fit`, `evaluate` and `predict`, the `preprocessor` of the student and of each teacher runs
+    in the data's pipeline, on strings too; in a direct call you pass preprocessed data. If preprocessors make
+    labels, such as the next tokens, the student's labels count, and the Distiller refuses a teacher that
+    would see other tokens. Features in a dictionary go to the inputs with the same names. A class that
+    defines its own `fit`, `evaluate` or `predict` may do anything there, so the Distiller refuses it. It
+    accepts such a teacher only if `teacher_preprocessing` says what its `call` takes.
 
-    **Logs** of `fit` hold `loss`, `student_loss`, each distillation loss under its name (after the name of its output;
-    numbered if the name occurs twice), the compiled metrics, and the value of every schedule. Losses are means over
-    examples, values of schedules means over steps. Without labels, as in `fit(x)`, there are no compiled metrics and
-    no `student_loss`.
+    **Logs** of `fit` hold `loss`, `student_loss`, each distillation loss under its name (preceded by the name
+    of its output, and numbered if the name occurs twice), the compiled metrics, and the value of every
+    schedule. Losses are means over examples; values of schedules are means over steps. Without labels, as in
+    `fit(x)`, there are no compiled metrics and no `student_loss`.
 
-    **Distillation losses on validation data.** With `validate_teacher=True`, `evaluate` and validation run the teacher
-    too and report each distillation loss under its name, so that `EarlyStopping("val_soft_targets")` can watch it; the
-    compiled loss and metrics stay as they are. Data without labels, and a Distiller compiled without loss and metrics,
-    have nothing else to report: there this is the default, and `loss` is the weighted sum of the distillation losses.
-    The student, and the layers of the losses, run with `training=False`. A loss that remembers training examples, such
-    as `ContrastiveRepresentation`, has no value on others and is left out.
+    **Distillation losses on validation data.** With `validate_teacher=True`, `evaluate` and validation run
+    the teacher too and report each distillation loss under its name, so that
+    `EarlyStopping("val_soft_targets")` can watch it; the compiled loss and metrics stay as they are. If the
+    data has no labels, or the Distiller is compiled without loss and metrics, there is nothing else to
+    report. Then this is the default, and `loss` is the weighted sum of the distillation losses. The student,
+    and the layers of the losses, run with `training=False`. A loss that remembers training examples, such as
+    `ContrastiveRepresentation`, has no value on other examples and is left out.
 
-    **Under `tf.distribute`** every example of a batch counts the same, however the replicas share the batch: in the
-    losses, and in penalties that are means over examples.
+    **Under `tf.distribute`** every example of a batch counts equally, however the replicas share the batch.
+    This holds for the losses, and for penalties that are means over examples.
 
     Args:
-        teacher: a trained, built `keras.Model`; or another Keras layer, a tf_keras model or any function of a batch,
-            see `distill.training.Teacher`; or its recorded answers, see `distill.cache`; or a list of these. Its
-            `trainable` flags are left alone.
+        teacher: a trained, built `keras.Model`; or another Keras layer, a tf_keras model or any function of a
+            batch (see `distill.training.Teacher`); or a teacher's recorded answers (see `distill.cache`); or
+            a list of these. The Distiller leaves its `trainable` flags alone.
         student: the `keras.Model` to train. It must not share variables with the teacher. Under `tf.distribute`, the
             Distiller belongs to the strategy under which the student was made.
-        distillation_losses: a loss of `distill.losses` or `keras.distillation`, or a list of them. For a student of
-            several outputs, a dictionary with a loss, a list of losses or `None` for each output, by Keras' output
-            name or by position. The teacher's output is the one with the same name or position, or its only one.
-        distillation_loss_weights: weight >= 0 of each loss, as a list; a number for a single loss. For losses in a
-            dictionary, a dictionary too. Assign to it to change the weights at any time.
-        student_loss_weight: weight of the student's own loss, from 0 to 1. Assign to it to change it at any time. At
-            0, neither a compiled loss nor labels are needed.
-        distillation_weight: weight of the distillation side, >= 0. Assign to it to change it at any time, if it does
-            not follow `student_loss_weight`.
-        from_logits: `None` finds the logits behind softmax and sigmoid heads. `True` states that the models return
-            logits, `False` that they return probabilities. A pair states it for (teacher, student), and a dictionary
-            for each output. Only losses on logits use it. Probabilities tell less than logits: one that rounded to 0
-            or 1 counts as the nearest number that its dtype cannot tell from it.
-        teacher_preprocessing: function that makes the teacher's inputs from a batch as `fit` gets it, in the place of
-            the teacher's own preprocessor; for several teachers, one for all, or a list with a function or `None` for
-            each. `keras.layers.Identity()` passes the batch on. XLA may compile layers, not other functions, unless
-            `compile(jit_compile=True)` asks for it.
+        distillation_losses: a loss of `distill.losses` or `keras.distillation`, or a list of them. For a
+            student with several outputs, a dictionary that gives each output a loss, a list of losses or
+            `None`; its keys are Keras' output names, or positions. The matching output of the teacher is the
+            one with the same name or position, or its only one.
+        distillation_loss_weights: weight >= 0 of each loss, as a list; a number for a single loss. For losses
+            in a dictionary, a dictionary too. You can assign to it at any time to change the weights.
+        student_loss_weight: weight of the student's own loss, from 0 to 1. You can assign to it at any time.
+            At 0, you need neither a compiled loss nor labels.
+        distillation_weight: weight of the distillation side, >= 0. You can assign to it at any time, unless
+            it follows `student_loss_weight`.
+        from_logits: `None` finds the logits behind softmax and sigmoid heads. `True` states that the models
+            return logits, `False` that they return probabilities. A pair states it for (teacher, student),
+            and a dictionary states it for each output. Only losses on logits use it. Probabilities carry less
+            information than logits: one that was rounded to 0 or 1 counts as the nearest number that its
+            dtype cannot tell from it.
+        teacher_preprocessing: function that makes the teacher's inputs from a batch as `fit` gets it. It
+            replaces the teacher's own preprocessor. For several teachers, give one function for all, or a
+            list with a function or `None` for each. `keras.layers.Identity()` passes the batch on unchanged.
+            XLA may compile it if it is a layer; for any other function, you must ask for that with
+            `compile(jit_compile=True)`.
         teacher_weights: weight >= 0 of each of several teachers; equal weights that sum to 1 by default.
-        teacher_mean: how several teachers make one loss. `None`: the sum of the losses against each teacher, times
-            its weight. "logits": the loss against the weighted mean of their logits, which is a geometric mean of
-            their probabilities. "probabilities": the loss against the weighted mean of their softened probabilities;
-            for a KL divergence it has the gradient of the sum and is smaller by a constant. The weights of a mean
-            must sum to 1.
-        weigh_distillation: `False` applies `sample_weight` and `class_weight` to the student's own loss alone. Use it
-            for batches in which some examples have no label: give these weight 0 and any valid label.
-        validate_teacher: whether evaluation and validation report the distillation losses, for which the teacher runs.
-            `None`: where there is nothing else to report, as above.
+        teacher_mean: how several teachers make one loss. `None`: each teacher gives a loss, and the losses
+            are added, weighted by `teacher_weights`. "logits": the loss against the weighted mean of their
+            logits, which amounts to a geometric mean of their probabilities. "probabilities": the loss
+            against the weighted mean of their softened probabilities; for a KL divergence, it has the same
+            gradient as the sum and is smaller by a constant. The weights of a mean must sum to 1.
+        weigh_distillation: `False` applies `sample_weight` and `class_weight` to the student's own loss only.
+            Use it for batches in which some examples have no label: give these examples weight 0 and any
+            valid label.
+        validate_teacher: whether evaluation and validation run the teacher and report the distillation
+            losses. `None`: only where there is nothing else to report, as above.
         name: name of the Distiller.
 
     Attributes:
-        teacher: the frozen teacher, a `distill.training.Teacher` (whose `model` is the model that was given), or a
-            list of several.
-        student: the student, the object that was given.
+        teacher: the frozen teacher, a `distill.training.Teacher` (its `model` is the model that you passed),
+            or a list of several.
+        student: the student, the same object that you passed.
 
     Raises:
-        ValueError: student or teacher cannot be used: no Keras model, not built, the same model, shared variables, or
-            a student with a training step, `fit` or `predict` of its own, or such a teacher without
-            `teacher_preprocessing`; a weight is out of range, or there are too few or too many; the losses do not fit
-            the models, such as logits of different class counts.
+        ValueError: the student or teacher cannot be used (the student is not a `keras.Model`, one of the two
+            is not built, both are the same model or share variables, the student has its own training step,
+            `fit` or `predict`, or the teacher has its own `fit`, `evaluate` or `predict` and there is no
+            `teacher_preprocessing`); a weight is out of range, or there are too few or too many; the losses
+            do not fit the models, for example because the logits have different class counts.
 
     Example:
         ```python
@@ -252,12 +261,12 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
 
     @property
     def student(self) -> keras.Model:
-        """The student, the object that was given."""
+        """The student, the same object that was passed in."""
         return self._student
 
     @property
     def layers(self) -> list[keras.Layer]:
-        """The student's layers, and those of the losses: callbacks, such as `TensorBoard`, look no deeper."""
+        """The student's layers and those of the losses; callbacks such as `TensorBoard` look no deeper."""
         if self._is_walked:
             self._is_walked = False
             return [self.student, self._loss_layers]
@@ -291,7 +300,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
 
         Args:
             optimizer: optimizer that trains the student.
-            loss: the student's own loss on the labels; may be left out if `student_loss_weight` is 0.
+            loss: the student's own loss on the labels; you may leave it out if `student_loss_weight` is 0.
             metrics: metrics of the student's outputs.
             **kwargs: other arguments of `keras.Model.compile`.
 
@@ -310,7 +319,8 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
     ) -> keras.callbacks.History:
         """Trains the student as `keras.Model.fit` does, with the same arguments.
 
-        Warns if the student returns logits and its own loss takes probabilities, or the other way; see `check`.
+        Warns if the student returns logits but its own loss takes probabilities, or the other way round; see
+        `check`.
 
         Raises:
             ValueError: `sample_weight` is given without labels.
@@ -332,7 +342,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         return super().train_on_batch(x, y, *args, **kwargs)
 
     def preparation(self, *, teaching: bool) -> Prepare | None:
-        """Returns what is done to each batch before a step: what the models' own `fit` would do; `None` for nothing.
+        """Returns a function that prepares each batch as the models' own `fit` would; `None` for nothing.
 
         Args:
             teaching: whether the teachers answer the batch too.
@@ -375,7 +385,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
             training: in training, the result also holds what the losses read.
 
         Returns:
-            The student's outputs; with `training=True`, a `Tapped` whose `outputs` they are.
+            The student's outputs; with `training=True`, a `Tapped` that holds them in `outputs`.
         """
         examined = isinstance(inputs, Examined)
         given, _ = split(inputs.inputs if examined else inputs)
@@ -487,27 +497,31 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         return [self._teachers[i].answer(views[i], learned) for i in range(len(self._teachers))]
 
     def check(self, x: Data, y: Tensors = None, *, examples: int = 512, batch_size: int = 64) -> Checkup:
-        """Looks for settings that make training useless, before it starts: a few seconds for hours.
+        """Looks for settings that would make training useless: a few seconds can save you hours.
 
-        It compares the scores and sizes of teacher and student, whether the student's head fits the compiled loss and
-        the teacher's classes the labels, the range of the inputs, and the scale of each term of the loss and of its
-        gradient on one batch in training. Nothing is trained, and no model, metric or random generator is changed.
+        It compares the scores and sizes of teacher and student. It checks whether the student's head fits the
+        compiled loss, and whether the teacher's classes fit the labels. It also looks at the range of the
+        inputs, and at the scale of each term of the loss and of its gradient, on one batch in training. It
+        trains nothing, and changes no model, metric or random generator.
 
-        Before `fit` it cannot see how long training will be. With too few steps a distilled student can end far behind
-        one that had the labels alone, and nothing here warns of that. Called again after `fit`, it says if the student
-        is still far from its teacher, and needs more steps; only a student trained alone for as long is proof.
+        Before `fit`, it cannot see how long training will be. With too few steps, a distilled student can end
+        far behind one trained on the labels alone, and nothing here warns of that. If you call it again after
+        `fit`, it says whether the student is still far from its teacher and needs more steps. The only proof
+        is a student trained without the teacher for as long.
 
         Args:
             x: inputs, as for `fit`, or a data set of (x, y) or (x, y, sample_weight).
             y: labels; may be `None` if `student_loss_weight` is 0.
-            examples: number of examples to look at: evenly spaced rows of arrays, the first of a data set.
-            batch_size: number of rows in a batch; the batches of a data set are taken as they are.
+            examples: number of examples to look at: evenly spaced rows of arrays, or the first ones of a data
+                set.
+            batch_size: number of rows in a batch; a data set keeps its own batches.
 
         Returns:
-            What was found. `print` shows two tables with advice; a notebook shows it as it is.
+            What was found. `print` shows two tables with advice; a notebook shows them without `print`.
 
         Raises:
-            ValueError: the Distiller is not compiled, its student has no weights, or its networks are peers.
+            ValueError: the Distiller is not compiled, its student has no weights, or its networks teach each
+                other.
 
         Example:
             ```python

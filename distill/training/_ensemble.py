@@ -18,8 +18,8 @@ def ensemble(
     It shares the models' variables and consists of Keras' own layers, so its file can be read without `distill`.
 
     Args:
-        models: two or more built Functional or Sequential models with the same inputs, one output of the same classes
-            each, and unique names.
+        models: two or more built Functional or Sequential models. They must have the same inputs, one output
+            each, with the same classes, and unique names.
         from_logits: `True` states that the models return logits, `False` that they return probabilities; `None` finds
             out from their heads.
         name: name of the new model.
@@ -28,8 +28,8 @@ def ensemble(
         A Functional model from the models' inputs to probabilities (batch, ..., classes).
 
     Raises:
-        ValueError: the models do not fit each other; a head is not recognised; or a model does more than its call,
-            since it has a preprocessor or a `predict` of its own.
+        ValueError: the models do not fit each other; a head is not recognised; or a model does more than its
+            call, because it has a preprocessor or its own `predict`.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""The part of a Distiller that evaluates: the student alone, or with its teachers where that is asked for."""
+"""The part of a Distiller that evaluates the student, alone or together with its teachers."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ class EvaluatingTrainer(PreparingTrainer):
     """Evaluates the student, and its losses against the teachers.
 
     Attributes:
-        validate_teacher: whether evaluations run the teachers; `None` for those that could report nothing otherwise.
+        validate_teacher: whether evaluations run the teachers; `None`: only where there is nothing else to
+            report.
     """
 
     validate_teacher: bool | None

@@ -30,9 +30,9 @@ class TeacherForm:
 
     Attributes:
         name: "as it is", "folded", "folded, bfloat16", or "bfloat16" if there is nothing to fold.
-        batch_ms: median time of the batch, in milliseconds; `None` if it could not be made or run.
-        difference: largest difference of an example's answer from the original's, see `faster_teacher`.
-        failed: why it could not be made or run, or `None`.
+        batch_ms: median time of the batch, in milliseconds; `None` if the form could not be made or run.
+        difference: largest difference between an example's answer and the original's (see `faster_teacher`).
+        failed: why the form could not be made or run, or `None`.
 
     Example:
     ```python
@@ -58,7 +58,7 @@ class FasterTeacher:
         rows: a row for each form that was tried; the first is the original's.
         chosen: the row of `teacher`.
         tolerance: largest difference that was allowed.
-        staying: path of each batch normalization that cannot be folded -> why.
+        staying: maps the path of each batch normalization that cannot be folded to the reason.
     """
 
     teacher: Any
@@ -91,40 +91,45 @@ def faster_teacher(
     tolerance: float = 0.05,
     runs: int = 10,
 ) -> FasterTeacher:
-    """Tries forms of a trained teacher that may answer faster, and returns the fastest that answers alike.
+    """Tries forms of a trained teacher that may run faster, and returns the fastest that answers alike.
 
-    A teacher only answers, so it can be what a network in training cannot:
+    A teacher is run but never trained, so it can take forms that a network in training cannot:
 
     - **folded**: each batch normalization becomes part of the convolution or dense layer before it. Answers are the
       same up to float32 rounding.
-    - **bfloat16**: weights and computation in bfloat16, but for the head, which stays as it is, so that logits keep
-      their digits. Half the memory; much faster where the processor has instructions for it (AMX on a CPU, tensor
-      cores on a GPU), slower elsewhere. A teacher with normalizations is folded first: they compute in float32.
+    - **bfloat16**: weights and computation are in bfloat16, except in the head, which stays as it is so that
+      logits keep their digits. This halves the memory. It is much faster where the processor has instructions
+      for it (AMX on a CPU, tensor cores on a GPU), and slower elsewhere. A teacher with normalizations is
+      folded first, because those compute in float32.
 
-    Each form runs as a Distiller would run it, compiled, on the same batch. Forms take turns, in random order, so that
-    a slow moment of the machine affects all of them. Of those within 3 % of the fastest, the first is taken. The choice
-    depends on times: use one `found.teacher` for all runs that are to be compared.
+    Each form runs as a Distiller would run it, compiled, on the same batch. Forms take turns, in random
+    order, so that a slow moment of the machine affects all of them. Of the forms within 3 % of the fastest,
+    the first is chosen. The choice depends on measured times, so use one `found.teacher` for all runs that
+    you want to compare.
 
-    What is compared is what a loss can read: the outputs, as logits where a softmax or sigmoid head is recognised, and
-    `layers`. The difference of an example is the root mean square of the difference of its answer, over that of the
-    original's answers to the batch; the largest over examples, outputs and layers counts.
+    It compares what a loss can read: the outputs, as logits where a softmax or sigmoid head is recognised,
+    and `layers`. The difference of an example is the root mean square of the difference between its two
+    answers, divided by the root mean square of the original's answers to the batch. The largest one over
+    examples, outputs and layers counts.
 
     Args:
-        teacher: trained, built model. It is not changed. A subclassed model, whose graph cannot be read, stays as it
-            is.
+        teacher: trained, built model. It is not changed. The graph of a subclassed model cannot be read, so
+            such a teacher stays as it is.
         x: a batch of its inputs, as large as in training.
-        layers: names of layers that losses read, which stay readable and are compared too. Without this, a
-            normalization's name gives the same as before, and that of the layer it was folded into is gone.
-        tolerance: largest difference, >= 0. 0.05 takes bfloat16 for most networks, 1e-4 folding alone.
+        layers: names of layers that losses read. They stay readable and are compared too. For layers that you
+            do not name here, a folded normalization's name still gives what it gave before, but the name of
+            the layer that it was folded into is gone.
+        tolerance: largest allowed difference, >= 0. For most networks, 0.05 allows bfloat16, and 1e-4 allows
+            only folding.
         runs: timed repetitions of each form, >= 1.
 
     Returns:
-        What was tried, and the teacher, which goes where the original goes. Its name ends in its form, as in
-        "resnet_folded".
+        The forms that were tried, and the teacher to use in place of the original. Its name ends in its form,
+        as in "resnet_folded".
 
     Raises:
-        ValueError: the teacher is not built, has no such layer, or a preprocessor of keras_hub; a number is out of
-            range; an answer is NaN.
+        ValueError: the teacher is not built, lacks one of the layers, or has a keras_hub preprocessor; a
+            number is out of range; an answer is NaN.
 
     Example:
         ```python

@@ -8,7 +8,8 @@ from distill._types import Arrays, Tensor, Tensors
 class Identified(NamedTuple):
     """Inputs of a batch, with the id of each example in the training data.
 
-    A `Distiller` takes it in place of the inputs, in arrays and in data sets; the models get the inputs alone.
+    Give it to a `Distiller` in place of the inputs, with arrays or inside data sets; the models get only the
+    inputs.
 
     Attributes:
         inputs: what the models take.

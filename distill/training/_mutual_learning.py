@@ -27,13 +27,14 @@ class MutualLearning(Distiller):
     where the others' answers, from the same forward pass, are constants. The total is the sum over the networks. With
     the default loss this is CEᵢ + mean KL(pⱼ ‖ pᵢ) [1], except that all networks are updated at once and not in turn.
 
-    It is a `distill.Distiller` for one model whose outputs are those of the networks, and `compile`, `fit`,
-    `evaluate`, `save_weights` and `tf.distribute` work as they do there. Labels, `sample_weight`, loss and metrics
-    are given once and hold for each network. In the logs each network's name comes first. `predict` returns a list.
+    It is a `distill.Distiller` for one model that has the outputs of all networks, so `compile`, `fit`,
+    `evaluate`, `save_weights` and `tf.distribute` work as they do there. You give labels, `sample_weight`,
+    loss and metrics once, and they apply to each network. In the logs, each name starts with the network's
+    name. `predict` returns a list.
 
     Args:
-        students: two or more built Functional or Sequential models with the same inputs, one output of the same
-            classes each, and unique names. They must not share variables.
+        students: two or more built Functional or Sequential models that share no variables. They must have
+            the same inputs, one output each, with the same classes, and unique names.
         loss: a loss of `distill.losses` on logits; `SoftTargets(temperature=1.0)` by default.
         student_loss_weight: weight of the labels, from 0 to 1; a number, or a schedule as in `distill.Distiller`.
         distillation_weight: weight of the others' answers, >= 0; likewise.
@@ -41,11 +42,11 @@ class MutualLearning(Distiller):
         name: name of this model.
 
     Attributes:
-        students: the networks, the objects that were given.
+        students: the networks, the same objects that you passed.
 
     Raises:
-        ValueError: there are fewer than two networks, they do not fit each other, their
-            preprocessors differ, or what `distill.Distiller` refuses.
+        ValueError: there are fewer than two networks, they do not fit each other, their preprocessors differ,
+            or `distill.Distiller` refuses an argument.
 
     Example:
         ```python
@@ -103,7 +104,7 @@ class MutualLearning(Distiller):
         self.students = list(students)
 
     def preparation(self, *, teaching: bool) -> Prepare | None:
-        """Returns what the preprocessor of the networks does to each batch; `None` for nothing."""
+        """Returns a function that runs the networks' preprocessor on each batch; `None` if they have none."""
         one = preprocessing_of(self.students[0], "network")
         return None if one is None else functools.partial(prepared, one, None)
 
@@ -124,13 +125,14 @@ class MutualLearning(Distiller):
         Args:
             optimizer: optimizer that trains all networks.
             loss: each network's own loss on the labels.
-            metrics: list of metrics for each network. Metric objects are made anew for each, from their config.
+            metrics: list of metrics for each network. Each network gets new metric objects, made from the
+                configs of these.
             weighted_metrics: likewise, for metrics that use `sample_weight`.
             **kwargs: other arguments of `keras.Model.compile`, except `loss_weights`: all networks count the same.
 
         Raises:
-            ValueError: an argument tells the networks apart; a metric cannot be made anew from its config; there is
-                no loss, and `student_loss_weight` is above 0.
+            ValueError: an argument treats the networks differently; a metric cannot be made again from its
+                config; there is no loss, and `student_loss_weight` is above 0.
         """
         given = {"metrics": metrics, "weighted_metrics": weighted_metrics}
         listed = all(value is None or isinstance(value, (list, tuple)) for value in given.values())
@@ -160,7 +162,7 @@ class MutualLearning(Distiller):
         sample_weight: Tensors = None,
         training: bool = True,
     ) -> Tensor:
-        """Computes the sum of the networks' losses, as `distill.Distiller.compute_loss`; all get the same labels."""
+        """Computes the sum of the networks' losses, as in `distill.Distiller`; all get the same labels."""
         return super().compute_loss(x, self._for_each(y), y_pred, self._for_each(sample_weight), training)
 
     def compute_metrics(

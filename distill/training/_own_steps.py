@@ -1,4 +1,4 @@
-"""A model's own training steps, run to be measured, after which the model is as it was."""
+"""Runs a model's own training steps to measure them, and then restores the model."""
 
 import contextlib
 import time
@@ -74,7 +74,7 @@ def values_of(model: keras.Model) -> list[tuple[keras.Variable, np.ndarray]]:
 
 
 def put_back(model: keras.Model, values: list[tuple[keras.Variable, np.ndarray]]) -> None:
-    """Makes the variables what they were."""
+    """Restores the variables."""
     model.reset_metrics()  # compiled metrics have variables only after the first step
     for variable, value in values:
         variable.assign(value)
@@ -82,7 +82,7 @@ def put_back(model: keras.Model, values: list[tuple[keras.Variable, np.ndarray]]
 
 @contextlib.contextmanager
 def as_they_were(model: keras.Model) -> Iterator[list[tuple[keras.Variable, np.ndarray]]]:
-    """Puts everything back that training steps change; gives what that is."""
+    """Restores everything that training steps change; yields what that is."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     values = values_of(model)

@@ -1,8 +1,8 @@
 """What a model's own `fit` and `predict` do to a batch before `call`: known for keras_hub, refused for all others.
 
-The task models of keras_hub, such as `BertTextClassifier`, have a `preprocessor`, and their `fit`, `evaluate` and
-`predict` map it over the data. A Distiller does the same for its student and for each teacher, in the data's pipeline,
-so that each model gets of a batch what it would get from its own `fit`.
+The task models of keras_hub, such as `BertTextClassifier`, have a `preprocessor`, and their `fit`, `evaluate`
+and `predict` map it over the data. A Distiller does the same for its student and for each teacher, in the
+data's pipeline, so that each model gets the same input for a batch as in its own `fit`.
 """
 
 import inspect
@@ -48,7 +48,7 @@ class Preprocessing:
 
     Args:
         run: returns (x, y, sample_weight), or fewer of them, for a batch of these.
-        source: the layer that does it; models with one and the same are given one view of a batch.
+        source: the layer that does it; models that share one get one view of a batch.
         owner: what errors call the model, such as "the teacher 'bert'".
     """
 
@@ -119,7 +119,7 @@ def preprocessing_of(model: Any, role: str) -> Preprocessing | None:
 
 
 def pipeline_part(preprocessing: Any, role: str) -> Preprocessing | None:
-    """Returns a `teacher_preprocessing` that belongs into the data's pipeline: a layer of keras_hub's, for strings."""
+    """Returns a `teacher_preprocessing` that runs in the data's pipeline: a keras_hub layer, for strings."""
     if not isinstance(preprocessing, keras.Layer) or not _is_of_hub(type(preprocessing)):
         return None
     # A layer that takes labels takes a pair, such as two sentences, for an input and its label.

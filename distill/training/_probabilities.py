@@ -1,4 +1,4 @@
-"""Logits from probabilities: what their dtype can tell of them, and no more."""
+"""Logits from probabilities, as far as the dtype of the probabilities can tell."""
 
 import math
 from typing import Any
@@ -21,10 +21,10 @@ _PASSES_ON = (layers.Identity, layers.Reshape, layers.Permute, layers.Flatten, c
 def logits_of(probabilities: Tensor, head: Head, dtype: str | None = None) -> Tensor:
     """Returns logits in float32, as large as the probabilities can tell.
 
-    Of a softmax they are the logarithms: the logits less a number of each row that is not known. A probability that
-    rounded to 0 counts as the largest one that does. Of a sigmoid they are the log odds. Near 1 its values lie further
-    apart than near 0, so both ends stop where those near 1 cannot be told apart: the log odds of p and of 1 − p are
-    opposite numbers.
+    For a softmax, they are the logarithms: the logits minus an unknown number for each row. A probability
+    that rounded to 0 counts as the largest one that does. For a sigmoid, they are the log odds. Near 1, its
+    values lie further apart than near 0, so both ends stop where those near 1 cannot be told apart: the log
+    odds of p and of 1 − p are opposite numbers.
 
     Args:
         probabilities: what a head with a softmax over the last axis, or with a sigmoid, returned.

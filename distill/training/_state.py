@@ -25,7 +25,7 @@ def load_state(objective: Objective, models: Sequence[keras.Layer], store: Mappi
     """Restores what `save_state` saved, all of it or nothing.
 
     Raises:
-        ValueError: the names are others, or a value is out of range.
+        ValueError: the names differ, or a value is out of range.
     """
     variables, settings = _variables(objective, models), objective.settings()
     missing, unknown = sorted(set(variables) - set(store.keys())), sorted(set(store.keys()) - set(variables))

@@ -35,11 +35,11 @@ class StepSetting:
     """How training steps ran with one setting.
 
     Attributes:
-        steps_per_execution: training steps in one call, see `keras.Model.compile`.
+        steps_per_execution: training steps in one call (see `keras.Model.compile`).
         jit_compile: whether XLA compiled the step.
         step_ms: median time of a step, in milliseconds; `None` if it failed.
-        difference: relative difference of the loss that was reported after the same steps as with the settings that
-            the model had; 0 only if all that the steps changed has the same bits.
+        difference: relative difference between the loss that was reported with this setting and with the
+            model's own, after the same steps; 0 only if everything that the steps changed has the same bits.
         failed: why it did not run, or `None`.
 
     Example:
@@ -64,7 +64,7 @@ class StepSettings:
     """What `fastest` measured; `print` shows it as a table.
 
     Attributes:
-        rows: a row for each setting that was tried; the first is that of the model before.
+        rows: a row for each setting that was tried; the first is the one that the model had before.
         chosen: the row of the setting that the model has now.
         tolerance: largest difference that was allowed.
     """
@@ -106,40 +106,43 @@ def fastest(
     runs: int = 10,
     seconds: float = 30.0,
 ) -> StepSettings:
-    """Measures training steps with several steps in a call, and with and without XLA, and sets what is fastest.
+    """Times training with several steps in a call, and with and without XLA, and sets what is fastest.
 
-    Small networks on small batches wait more for Python than they compute: then several steps in a call
-    (`steps_per_execution`) and XLA (`jit_compile`) help. The steps are those of `fit`, on batches that are in memory.
-    Settings take turns, in random order, so that a slow moment of the machine affects all of them. The model is then
-    set to the fastest; of those within 3 % of it, to the first of the table. `evaluate` and `predict` use what is set
-    too. Weights, optimizer, metrics and the states of the model's random generators are as they were, bit for bit.
-    After an error the settings are too; an optimizer that was not built is built.
+    Small networks on small batches spend more time waiting for Python than computing. Then several steps in a
+    call (`steps_per_execution`) and XLA (`jit_compile`) help. The steps are those of `fit`, on batches that
+    are already in memory. Settings take turns, in random order, so that a slow moment of the machine affects
+    all of them. The model then gets the fastest setting, or the first in the table that is within 3 % of the
+    fastest. `evaluate` and `predict` use this setting too. Weights, optimizer, metrics and the states of the
+    model's random generators are restored bit for bit. After an error, the settings are restored too. If the
+    optimizer was not built before, it is now.
 
-    **Results.** Each setting first trains for the same steps from the same state. Several steps in a call change
-    nothing: all weights have the same bits, also with `tf.config.experimental.enable_op_determinism`, and this is
-    checked. XLA rounds in another order, which changes last bits, and training can go another way from there, as it
-    does on another machine; and a model that draws random numbers, as Dropout does, draws others. It is tried only if
-    a `tolerance` allows it, such as 1e-3. Where the machine does not repeat its own bits, as a GPU without op
-    determinism, what it differs by itself is allowed too.
+    **Results.** Each setting first trains for the same steps from the same state. Several steps in a call
+    change nothing: all weights have the same bits, also with `tf.config.experimental.enable_op_determinism`,
+    and `fastest` checks this. XLA rounds in another order, which changes the last bits, and from there
+    training can take another course, as it does on another machine. In addition, a model that draws random
+    numbers, as Dropout does, draws different ones. So the other setting of XLA is tried only if a
+    `tolerance`, such as 1e-3, allows it. Some machines do not repeat their own bits, such as a GPU without op
+    determinism; then the difference between two of their own runs is allowed too.
 
-    **Callbacks** are called once in `steps_per_execution` steps, with the number of the last one. A callback that
-    counts its calls, or acts on each batch, then works differently: let it use the number, or the model's own
-    counter. With `fit(steps_per_epoch=n)` on endless data, let the setting divide n: Keras trains whole calls.
+    **Callbacks** are called once every `steps_per_execution` steps, with the number of the last step. A
+    callback that counts its calls, or acts on each batch, then works differently: let it use that number, or
+    the model's own counter. With `fit(steps_per_epoch=n)` on endless data, choose a setting that divides n,
+    because Keras trains in whole calls.
 
     Args:
         model: built and compiled model on one device, such as a `distill.Distiller`.
         data: the training data: arrays with examples along the first axis, such as (x, y), or an unbatched
-            `tf.data.Dataset` of such examples. No more steps go into a call than it has batches.
+            `tf.data.Dataset` of such examples. A call never gets more steps than the data has batches.
         batch_size: examples per batch, >= 1.
-        steps: values of `steps_per_execution` to try beside that of the model, ascending.
+        steps: values of `steps_per_execution` to try besides the model's own, ascending.
         tolerance: largest relative difference of the loss after the same steps, >= 0. Above 0, `jit_compile` is tried
             both ways.
         runs: timed repetitions of each setting, >= 1.
-        seconds: no repetition begins later than so many seconds after the first one.
+        seconds: no repetition begins later than this many seconds after the first one.
 
     Returns:
-        What was tried, and what is set. A setting that cannot run, as of layers that XLA does not compile, is a row
-        that says why.
+        What was tried, and what is set now. If a setting cannot run, for example because XLA does not compile
+        a layer, its row says why.
 
     Raises:
         ValueError: the backend is not TensorFlow; the model is not compiled, not built, or on several devices; a number

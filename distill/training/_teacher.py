@@ -27,22 +27,23 @@ class Teacher:
     `trainable` flags stay as they are, its variables are never updated, and no file contains it.
 
     Args:
-        model: a built `keras.Model`. Or another Keras layer (such as `keras.layers.TFSMLayer` over a SavedModel), a
-            tf_keras model or any function of a batch: their graph cannot be read, so they teach by their outputs
-            alone. They are called inside the compiled step.
+        model: a built `keras.Model`. Or another Keras layer (such as `keras.layers.TFSMLayer` over a
+            SavedModel), a tf_keras model or any function of a batch. Their graph cannot be read, so losses
+            can use only their outputs. Such a teacher is called inside the compiled step.
         reads: what the losses read; see `Taps`.
-        preprocessing: function that makes this teacher's inputs from a batch as `fit` gets it. It becomes part of the
-            compiled step; a layer of keras_hub's runs in the data's pipeline. `None` does what the `predict` of a
-            keras_hub model does, and passes the batch on to all others.
+        preprocessing: function that makes this teacher's inputs from a batch as `fit` gets it. It becomes
+            part of the compiled step; a keras_hub layer runs in the data's pipeline instead. With `None`, a
+            keras_hub model gets what its own `predict` would make of the batch, and all others get the batch
+            as it is.
 
     Attributes:
-        model: the model, as it was given.
+        model: the model that you passed.
         name: its name in errors.
         spec: shapes to expect; see `Taps`.
 
     Raises:
-        ValueError: `model` cannot be called or is not built; its class has a `fit`, `evaluate` or `predict` of its own
-            and there is no `preprocessing`; or what `Taps` refuses.
+        ValueError: `model` cannot be called or is not built; its class has its own `fit`, `evaluate` or
+            `predict` and there is no `preprocessing`; or `Taps` refuses the model.
 
     Example:
         ```python
@@ -90,7 +91,7 @@ class Teacher:
 
     @property
     def channel_axes(self) -> tuple[int | None, ...]:
-        """For each read, the axis that the model has its channels on, if it is not the last."""
+        """For each read, the axis on which the model has its channels, if it is not the last."""
         return self._taps.moved
 
     @property
@@ -113,7 +114,7 @@ class Teacher:
         return self._given is None and self._preprocessing is None
 
     def expected(self, learned: Tapped) -> Tapped:
-        """Returns the shapes of what it will answer, next to a student of the shapes `learned`."""
+        """Returns the shapes of its answers, for a student with the shapes `learned`."""
         return self.spec
 
     def __call__(self, inputs: Tensors) -> Tapped:
@@ -144,8 +145,8 @@ class Teacher:
 class Peer:
     """One output of a student as the teacher of another output, for networks that learn from each other.
 
-    It takes the place of a `Teacher`. It teaches output i of n with what output i + `ahead`, counted around, answered
-    in the same forward pass.
+    It takes the place of a `Teacher`. Of n outputs, output i learns from what output (i + `ahead`) mod n
+    answered in the same forward pass.
 
     Args:
         ahead: distance between the outputs, from 1 to n − 1. With n − 1 peers, each output learns from all others.

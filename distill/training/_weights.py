@@ -51,8 +51,8 @@ class WeightRow:
 
     Attributes:
         loss: name of the loss in the logs.
-        weight: its weight in the total now: for a distillation loss, the product of the distillation weight and its
-            own.
+        weight: its current weight in the total; for a distillation loss, the product of the distillation
+            weight and its own.
         scheduled: whether the weight follows a schedule.
 
     Example:

@@ -2,9 +2,10 @@
 
     python -m distill.training.launch --workers 2 --restarts 3 -- python train.py --epochs 10
 
-Each worker finds its own number and the addresses of all workers in TF_CONFIG. The lines that it prints are shown with
-its number in front. When a worker dies, the others cannot continue, so all are stopped and started again. To continue
-where it was, the program needs a `distill.training.Backup` with delete_checkpoint=False.
+Each worker finds its own number and the addresses of all workers in TF_CONFIG. The launcher shows each line
+that a worker prints, with the worker's number in front. When a worker dies, the others cannot continue, so
+the launcher stops all of them and starts them again, up to --restarts times. To continue where it stopped,
+the program needs a `distill.training.Backup` with delete_checkpoint=False.
 
 TensorFlow's workers listen on all addresses of the machine and ask for no password: do not use this on an open network.
 """
@@ -69,7 +70,7 @@ def launch(command: Sequence[str], *, workers: int, restarts: int) -> int:
     Args:
         command: command of each worker.
         workers: number of workers.
-        restarts: number of times that all are started again.
+        restarts: how many times all workers may be started again.
 
     Returns:
         0, or the exit status of the worker that died first in the last attempt; 128 + n for signal n.

@@ -1,4 +1,4 @@
-"""Structured pruning: removes whole channels, neurons, heads and layers. A smaller model of the same kind comes out.
+"""Structured pruning: removes whole channels, neurons, heads and layers, and returns a smaller model of the same kind.
 
 ```python
 from distill import pruning
@@ -8,12 +8,12 @@ small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importa
 print(pruning.removable_layers(model))  # what prune_layers can remove
 ```
 
-How it works: every axis of every tensor and weight in a model's graph gets labels, as the rules of its layers and
-operations say (`_call`, `_tracing`, `_rules`). Labels that a call ties together form an atom (`_labels`), and atoms
-that the same weights make form a group (`_groups`). Scores (`importance`, `_scoring`) and a target decide which atoms
-stay (`_selection`, `_targets`). The graph is then built anew with slices of the weights (`_rebuild`, `_copying`) and
-can be compared with the original tensor by tensor (`_verification`). Whole layers are removed by measured harm
-(`_depth`). `shrink` and `slim` train in between (`_recovery`).
+How it works: the rules of layers and operations label every axis of every tensor and weight in a model's graph
+(`_call`, `_tracing`, `_rules`). Labels that a call ties together form an atom (`_labels`), and atoms that the same
+weights make form a group (`_groups`). Scores (`importance`, `_scoring`) and a target decide which atoms stay
+(`_selection`, `_targets`). The graph is then rebuilt with slices of the weights (`_rebuild`, `_copying`), and can be
+compared with the original tensor by tensor (`_verification`). Whole layers are chosen for removal by the harm that is
+measured without them (`_depth`). `shrink` and `slim` combine pruning with training (`_recovery`).
 """
 
 from distill.pruning.structured import importance

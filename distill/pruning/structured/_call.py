@@ -14,15 +14,15 @@ from distill.pruning.structured._labels import Axes, Axis
 from distill.pruning.structured._structure import Argument, Edit, Factor, Product, Role, Shape, Size
 from distill.pruning.structured._trying import Tried, tried
 
-# Returns the axes of the outputs; of a single output without a list around them.
+# Returns the axes of the outputs, without a list around them if there is only one output.
 Rule = Callable[["Call"], Axes | list[Axes]]
 
 
 class Call:
     """One call of a layer or operation, as its rule sees it.
 
-    A rule tells how the call ties the axes of its inputs, weights and outputs together. It returns the axes of the
-    outputs: for each axis the labels of an axis of `inputs` or `weight`, or `None` if nothing can be cut along it.
+    A rule says how the call ties the axes of its inputs, weights and outputs together. It returns the axes of the
+    outputs: for each axis, the labels of an axis from `inputs` or `weight`, or `None` if nothing can be cut along it.
 
     ```python
     import keras
@@ -49,11 +49,11 @@ class Call:
 
     Attributes:
         operation: the layer or operation.
-        inputs: axes of the tensors that it is called on, in order.
+        inputs: axes of the input tensors, in order.
         shapes: shapes of these tensors.
         output_shapes: shapes of the outputs.
-        vanishes: tells whether the outputs are zero where channels are removed, that is where the weights that make
-            these channels are zero. Unless a rule sets it, they are where all inputs are.
+        vanishes: function that tells whether the outputs are zero where channels are removed, that is, where the
+            weights that make these channels are zero. Unless a rule sets it, the outputs are zero if all inputs are.
     """
 
     def __init__(self, findings: Findings, node: Any, path: str, inputs: Sequence[Traced]) -> None:
@@ -83,14 +83,14 @@ class Call:
         scales: Sequence[int] = (),
         repeats: int = 1,
     ) -> list[np.ndarray]:
-        """Gives labels to axes of a weight; the same ones in every call of the layer.
+        """Labels axes of a weight; every call of the layer gets the same labels.
 
         Args:
             variable: weight of the layer.
             inputs: axes that read channels.
             outputs: axes that make channels.
             scales: axes that change each channel on its own.
-            repeats: number of positions of `outputs` that make one channel together, as the gates of a recurrent cell
+            repeats: number of positions of `outputs` that together make one channel, as the gates of a recurrent cell
                 do.
 
         Returns:
@@ -108,11 +108,11 @@ class Call:
         ]
 
     def state(self, variable: keras.Variable, axes: Axes) -> None:
-        """Says which axes a state has that is none of the layer's weights, as in stateful recurrent layers."""
+        """Sets the axes of a state that is not one of the layer's weights, as in stateful recurrent layers."""
         self._findings.states[id(variable)] = axes
 
     def keep_other_weights(self) -> None:
-        """Locks the axes of weights that the rule says nothing of, which may be those of another layer too."""
+        """Locks all axes of weights that the rule does not mention, including weights of other layers in the call."""
         kind = self._findings.unknown.get(self._path)
         reason = f"{self._path}: {f'no rule is known for {kind}' if kind else 'it needs all of a weight'}"
         given = keras.tree.flatten((self._node.arguments.args, self._node.arguments.kwargs))
@@ -123,9 +123,9 @@ class Call:
                     self._findings.whole.setdefault((id(variable), axis), reason)
 
     def unite(self, one: Axis, other: Axis) -> Axis:
-        """Says that positions of two axes go together, pair by pair.
+        """Says that the positions of two axes go together, pair by pair.
 
-        If one of them is `None`, that is, cannot be cut, all positions of the other have to stay.
+        If one axis is `None`, which means that it cannot be cut, all positions of the other have to stay.
         """
         return self._findings.labels.unite(one, other, f"{self._path} ties it to a size that stays")
 
@@ -134,20 +134,20 @@ class Call:
         self._findings.labels.lock(axis, f"{self._path}: {reason}")
 
     def mix(self, axis: Axis, reason: str) -> None:
-        """Says that removing positions of an axis changes the others: they stay unless the user gives `exact=False`."""
+        """Says that removing positions of an axis changes the others, so all stay unless `exact=False` is set."""
         if self._findings.exact:
             self.lock(axis, reason)
 
     def vanishing(self) -> list[bool]:
-        """For each input whether it is zero where channels are removed, which e^x is not.
+        """Returns, for each input, whether it is zero where channels are removed; an input made by e^x is not.
 
-        A sum over channels without a weight for each can lose channels only if they are zero.
+        A sum over channels that has no weight for each channel can only lose channels that are zero.
         """
         self._findings.settle()
         return [vanishes() for vanishes in self._vanishing]
 
     def tried(self, function: Any, shape: Sequence[int | None]) -> Tried:
-        """What trying a function on a tensor of this shape shows, see `_trying`; each is tried once."""
+        """Returns what trying a function on a tensor of this shape shows (see `_trying`); each is tried once."""
         key = id(function), tuple(shape)
         if key not in self._findings.tried:
             known = type(function) in self._findings.rules
@@ -166,7 +166,7 @@ class Call:
         return self.operation.call(*args, **kwargs)
 
     def lock_masks(self) -> None:
-        """Locks the tensors that a layer is given as masks, besides those that its rule speaks of."""
+        """Locks the tensors that a layer is given as masks, in addition to what its rule locks."""
         if self._node is None:
             return
         for name in inspect.signature(self.operation.call).parameters:
@@ -175,31 +175,31 @@ class Call:
                     self.lock(axis, "it is a mask")
 
     def lock_all(self, reason: str) -> list[Axes]:
-        """Locks all inputs; returns axes of outputs that cannot be cut."""
+        """Locks all inputs, and returns output axes that cannot be cut."""
         for axes in self.inputs:
             for axis in axes:
                 self.lock(axis, reason)
         return [(None,) * len(shape) for shape in self.output_shapes]
 
     def fixed(self, size: int, reason: str) -> np.ndarray:
-        """New labels of positions that have to stay, and why."""
+        """Returns new labels for positions that have to stay, for the reason given."""
         labels = self._findings.labels.fresh(size)
         self.lock(labels, reason)
         return labels
 
     def groups(self, labels: np.ndarray, count: int) -> None:
-        """Says that an axis consists of `count` equal runs, each of which goes as a whole."""
+        """Says that an axis consists of `count` equal runs, each of which stays or goes as a whole."""
         runs = labels.reshape(count, -1)
         self._findings.labels.unite(runs[:, 1:].ravel(), np.repeat(runs[:, 0], runs.shape[1] - 1), "")
 
     def alike(self, labels: np.ndarray, count: int) -> None:
-        """Says that an axis consists of `count` equal runs, each of which loses the same of its places."""
+        """Says that an axis consists of `count` equal runs, all of which lose the same positions."""
         runs = labels.reshape(count, -1)
         self._findings.labels.unite(runs[1:].ravel(), np.tile(runs[0], count - 1), "")
 
     @property
     def cuts_every_group(self) -> bool:
-        """Whether a grouped convolution loses channels of every group, instead of whole groups."""
+        """Whether a grouped convolution loses channels in every group, instead of whole groups."""
         self._findings.grouped[id(self.operation)] = self._path
         return id(self.operation) in self._findings.every_group
 
@@ -209,8 +209,8 @@ class Call:
         Args:
             key: key of the config.
             axes: axes whose sizes the new value depends on.
-            value: function of these sizes, `None` for an axis that cannot be cut; returns the new value. If not given,
-                it is the size itself. It is not called if no size changes.
+            value: function that takes these sizes (`None` for an axis that cannot be cut) and returns the new value; by
+                default the new value is the size itself. It is not called if no size changes.
         """
         edits = self._findings.edits[id(self.operation)]
         for edit in edits:
@@ -226,8 +226,8 @@ class Call:
         Args:
             name: name of the argument.
             axes: axes that the new value depends on.
-            value: function of what is kept of each of them, (size,) bool; returns the new value. It is not called if
-                nothing goes.
+            value: function that takes, for each of these axes, which positions stay, (size,) bool, and returns the new
+                value. It is not called if all positions stay.
         """
         arguments, key = self._findings.arguments, (id(self._node), name)
         if key in arguments:  # a call in a nested model that is called again
@@ -237,22 +237,22 @@ class Call:
             arguments[key] = Argument(name, axes, value)
 
     def copies(self, count: int) -> np.ndarray:
-        """New labels of positions that are copies of one another, as many as what they meet; they are not zero."""
+        """Returns new labels for `count` copies of one another, as many as what they meet; copies are not zero."""
         self.vanishes = lambda: False
         made = self._findings.labels.fresh(count)
         self._findings.copied.update(made.tolist())
         return made
 
     def are_copies(self, axis: np.ndarray) -> bool:
-        """Whether positions along an axis are copies of one another, which are cut only for what they meet."""
+        """Whether positions along an axis are copies of one another, which are cut only along with what they meet."""
         return self._findings.copied.issuperset(axis.tolist())
 
     def multiplies(self, variable: keras.Variable | None, sizes: Sequence[Size]) -> None:
-        """Says how often each number of a weight is used, for targets of multiply-adds.
+        """Says how often each number in a weight is used, for targets of multiply-adds.
 
         Args:
-            variable: weight; `None` for an array in the call, whose own axes are then among `sizes`.
-            sizes: sizes whose product is the number of uses: the labels of an axis that can be cut, else the number.
+            variable: weight, or `None` for an array in the call, whose own axes are then among `sizes`.
+            sizes: sizes whose product is the number of uses: the labels of an axis if it can be cut, else its size.
         """
         self._findings.products.append(Product(self._path, variable, (*self._times, *sizes)))
 
@@ -261,7 +261,7 @@ class Call:
         self._findings.rescaled[id(variable)] = (axis, factor)
 
     def operands(self) -> list[tuple[Axes, Shape]]:
-        """Axes and shapes of the tensors and arrays in the call, in order, without single numbers."""
+        """Returns axes and shapes of the tensors and arrays in the call, in order, without single numbers."""
         if self._node is None:
             return list(zip(self.inputs, self.shapes, strict=True))
         found: list[tuple[Axes, Shape]] = []
@@ -280,7 +280,7 @@ class Call:
         return found
 
     def value(self, name: str) -> Any:
-        """What is passed as an argument of `call`; `None` if nothing is."""
+        """Returns what is passed for an argument of `call`, or `None` if nothing is."""
         if self._node is None:
             return None
         given = inspect.signature(self.operation.call).bind_partial(
@@ -289,7 +289,7 @@ class Call:
         return given.arguments.get(name)
 
     def arguments(self, name: str) -> list[tuple[Axes, Shape]]:
-        """Axes and shapes of the tensors that are passed as an argument of `call`, in order."""
+        """Returns axes and shapes of the tensors that are passed for an argument of `call`, in order."""
         if self._node is None:
             return []
         wanted = keras.tree.flatten(self.value(name))
@@ -308,12 +308,12 @@ class Call:
 
         Args:
             layer: wrapped layer; the wrapper's config has to hold it.
-            shapes: shapes of the tensors that it is called on.
+            shapes: shapes of the wrapped layer's input tensors.
             axes: axes of these tensors.
-            times: sizes of the axes along which it is called again and again.
+            times: sizes of the axes along which the wrapped layer is called repeatedly.
 
         Returns:
-            The axes of its outputs.
+            The axes of the wrapped layer's outputs.
         """
         call = self.part(layer)
         call.inputs, call.shapes, call._times = axes, list(shapes), (*self._times, *times)
@@ -342,14 +342,14 @@ class Call:
         return call
 
     def within(self, node: Any, path: str, inputs: Sequence[Traced]) -> "Call":
-        """A call in the graph of a model that is wrapped by this one's layer."""
+        """A call in the graph of a model that this call's layer wraps."""
         call = Call(self._findings, node, path, inputs)
         call._asked, call._times = self._asked, self._times
         return call
 
 
 def apply_rule(call: Call, findings: Findings) -> list[Axes]:
-    """The axes of a call's outputs, from the rule of its type; without a rule nothing of it can be cut."""
+    """Returns the axes of a call's outputs by the rule for its type; without a rule, nothing in it can be cut."""
     findings.operations[call.path] = call.operation
     rule = findings.rules.get(type(call.operation))
     if rule is None:

@@ -1,4 +1,4 @@
-"""Removes channels, neurons and heads from a model: a smaller model of the same kind comes out."""
+"""Removes channels, neurons and heads from a model, and returns a smaller model of the same kind."""
 
 import dataclasses
 import functools
@@ -67,57 +67,57 @@ def prune_channels(
     verify: bool | Proof | Arrays = False,
     lengths: Lengths = None,
 ) -> keras.Model:
-    """Makes a smaller model without the least important channels of this one, which is left as it is.
+    """Returns a smaller model without the least important channels of the given one, which does not change.
 
     Channels that an addition, a grouped convolution or anything else ties together are removed together. The smaller
-    model computes what the original does with the removed channels set to zero. It still has to be trained, best with
-    the original as its teacher: `shrink` does both.
+    model computes what the original computes with the removed channels set to zero. It still needs training, ideally
+    with the original as its teacher; `shrink` does both.
 
-    Masks of `prune` are not carried over (`keep_zeros(new)` finds their zeros again), nor is what a subclass of a
-    Functional or Sequential model adds to it.
+    The new model has no masks from `prune` (`keep_zeros(new)` finds their zeros again). It also lacks whatever a
+    subclass of Functional or Sequential adds.
 
     Args:
-        model: Functional or Sequential model, built; it may contain nested models.
-        ratio: share of the channels to remove, 0 < ratio < 1, of each group, or of all groups with scope="global".
+        model: built Functional or Sequential model, possibly with nested models.
+        ratio: share of the channels to remove, 0 < ratio < 1: of each group, or of all groups with scope="global".
         macs: instead of `ratio`, the multiply-adds with kernels to keep: a share of them if < 1, else their number.
-            Products of two activations, which `cost.macs` counts too, are left out.
+            Products of two activations, which `cost.macs` also counts, are left out.
         params: instead of `ratio`, the parameters to keep: a share of them if < 1, else their number.
-        latency_ms: instead of `ratio`, the milliseconds that one example may take, by `cost.latency`: LiteRT on one
-            thread of this machine. The search builds, exports and times about a dozen models. With scope="global" it
-            times one more for each group, and channels compete by their score per millisecond.
+        latency_ms: instead of `ratio`, the milliseconds that one example may take, as `cost.latency` measures them with
+            LiteRT on one thread of this machine. The search builds, exports and times about a dozen models. With
+            scope="global" it times one more for each group, and channels compete by their score per millisecond.
         importance: how much channels matter; see `pruning.structured.importance`.
-        reduce: how a channel's scores on all weights that make or read it become one: their "mean", "sum" or "max".
-        normalize: what a group's scores are divided by before groups are compared, which only scope="global" does:
-            their "mean" or "max"; `None` leaves them as they are.
-        scope: "local" removes the same share of each group, "global" the lowest scores wherever they are.
-        round_to: number that the channels left are a multiple of, which suits hardware, in groups with twice as many
-            or more. `None` is 8; for a target of macs, params or latency_ms that 8 cannot meet, 4, 2 or 1.
+        reduce: how to combine a channel's scores from all weights that make or read it: "mean", "sum" or "max".
+        normalize: what to divide a group's scores by before groups are compared, which only scope="global" does:
+            their "mean" or "max"; `None` leaves the scores as they are.
+        scope: "local" removes the same share of each group; "global" removes the lowest scores of all groups.
+        round_to: the number of channels left is a multiple of this, which suits hardware, in groups with at least twice
+            as many channels. `None` means 8; if 8 cannot meet a target of macs, params or latency_ms, then 4, 2 or 1.
         exclude: layers to leave alone: names, types or functions, as for `find_kernels`.
-        ratios: layers -> share of their channels to remove, 0 <= share < 1, whatever happens to the others. Without a
-            target, channels of other layers stay.
-        rounds: number of rounds in which the target is reached, each by about the same factor. The importance is
-            computed anew in each. Rounds before the last come as near to their share as they can.
+        ratios: layers -> share of their channels to remove, 0 <= share < 1, whatever the other layers lose. Without a
+            target, the other layers keep all their channels.
+        rounds: number of rounds in which to reach the target, each by about the same factor. Each round computes the
+            importance anew. Rounds before the last come as near to their share as they can.
         train: called as `train(model, callbacks)` after each round, with the smaller model and an empty list. Before
-            the first call all rounds are tried without training, so that a target that cannot be reached is refused at
-            once; of latency_ms only the last.
-        exact: keeps the channels that LayerNormalization and the like average over. With `False` they can be removed,
-            which changes the statistics of the others.
+            the first call, all rounds are tried without training, so that a target that cannot be reached raises an
+            error at once; for latency_ms, only the last round is tried.
+        exact: whether to keep all channels that LayerNormalization and similar layers average over. With `False` they
+            can be removed, which changes the statistics of the others.
         rules: type of a layer or operation -> function of a `structured.Call` that says how it ties axes together. A
-            rule does not hold for subclasses. Your rules come before ours.
-        verify: compares every tensor of the new model with the original's, in float64: `True` on random examples, or
-            give examples as for the model, or a `Proof` to keep the largest difference.
+            rule does not apply to subclasses. Your rules take precedence over the library's.
+        verify: whether to compare every tensor of the new model with the original's, in float64. `True` uses random
+            examples. You can also pass examples, as for the model, or a `Proof`, which keeps the largest difference.
         lengths: for targets of macs and latency_ms, the sizes that the model leaves open, such as the length of a
-            text: a number for all of them, or examples as for the model, whose shapes tell.
+            text: one number for all of them, or examples, as for the model, whose shapes give the sizes.
 
     Returns:
-        The new model with copied weights, Functional or Sequential as the original, and compiled if the original is;
-        the optimizer starts afresh.
+        The new model with copied weights: Functional or Sequential like the original, and compiled if the original is,
+        with a fresh optimizer.
 
     Raises:
-        ValueError: none or several of ratio, macs, params and latency_ms are given (and no ratios), a value is out of
-            range, a target cannot be met within 2 %, a ratio removes no channel, a selector fits no layer, nothing can
-            be removed, the model has no graph, ratios are given with several rounds, or a layer, the optimizer or a
-            metric cannot be made from its config.
+        ValueError: not exactly one of ratio, macs, params and latency_ms is given (none is needed with ratios), a value
+            is out of range, a target cannot be met within 2 %, a ratio removes no channel, a selector fits no layer,
+            nothing can be removed, the model has no graph, ratios are given with several rounds, or a layer, the
+            optimizer or a metric cannot be made from its config.
         TypeError: a target or a selector has the wrong type.
         RuntimeError: `verify` finds a difference.
 
@@ -158,7 +158,7 @@ def prune_channels(
     goals = goals_of_rounds(model, Goal(what, target, round_to), int(rounds), rules, lengths)
     asked = f"{what}={ratios or target!r}"
     if train is not None:
-        # Whatever is refused is refused before anything is trained.
+        # Raises all errors that it can before anything is trained.
         rehearsal = settings._replace(importance=l2, reduce="mean", normalize="mean", verify=False)
         _cut(model, goals[-1], rehearsal)
         if what != "latency_ms":
@@ -197,7 +197,7 @@ def _require_change(model: keras.Model, new: keras.Model, what: str, asked: str)
 
 
 def _cut(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model:
-    """One round of `prune_channels`; the seeds that new layers draw are drawn from no one else."""
+    """One round of `prune_channels`; the seeds that new layers draw leave the random generators as they were."""
     with same_randomness():
         return _smaller(model, goal, settings)
 

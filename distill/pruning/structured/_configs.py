@@ -72,10 +72,10 @@ def _is_known(module: str) -> bool:
 
 
 def may_need_own_dtype(operation: Any) -> bool:
-    """Whether only running an operation tells if it computes in another floating-point type.
+    """Whether you have to run an operation to learn if it computes in another floating-point type.
 
-    It, a layer in it, or a function of theirs is not of Keras or keras_hub, or it is the one layer of Keras that brings
-    constants in float32.
+    This is so if the operation, a layer in it, or a function of theirs does not come from Keras or keras_hub, and for
+    the one Keras layer that brings constants in float32.
     """
     parts = [operation, *layers_in(operation)]
     if any(isinstance(part, keras.layers.MelSpectrogram) for part in parts):
@@ -116,7 +116,7 @@ def _unbuilt(config: Any) -> Any:
 
 
 def functions_of(one: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """The functions that a layer was made with, by their keys in its config: some cannot be made from one."""
+    """The functions that a layer was made with, by their keys in its config: some cannot be rebuilt from a config."""
     found = {key: getattr(one, key, None) for key in config}
     return {key: value for key, value in found.items() if isinstance(value, types.FunctionType)}
 

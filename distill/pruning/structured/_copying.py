@@ -15,12 +15,13 @@ from distill.pruning.structured._structure import Structure
 
 
 def copy_weights(structure: Structure, cut: Cut, called: Sequence[tuple[Any, Any]]) -> None:
-    """Gives new layers what stays of the old ones' weights, their other state and what can be trained.
+    """Copies what stays of the old layers' weights to the new layers, with their other state and `trainable` flags.
 
     Args:
         structure: structure of the original.
         cut: what stays.
-        called: each old layer, operation or model that the graph calls and the new one; models come after their layers.
+        called: pairs of an old layer, operation or model that the graph calls and the new one; models come after their
+            layers.
     """
     axes: dict[int, list[Any]] = {}
     for slot in structure.slots:

@@ -1,4 +1,4 @@
-"""Removes whole layers and residual blocks from a model, those whose absence does the least harm."""
+"""Removes the layers and residual blocks of a model whose absence does the least harm."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -40,14 +40,15 @@ class Removable(NamedTuple):
 def removable_layers(model: keras.Model) -> list[str]:
     """Lists what `prune_layers` can remove, in the order of the graph.
 
-    These are layers whose output has the shape of their input, and residual blocks. Each has weights of its own, which
-    go with it: a layer that is called elsewhere too is no candidate, and a layer without weights costs little.
+    These are layers whose output has the same shape as their input, and residual blocks. Each has weights of its own,
+    which are removed with it. A layer that is also called elsewhere is not a candidate, nor is a layer without weights,
+    which costs little.
 
     Args:
-        model: Functional or Sequential model, built; it may contain nested models.
+        model: built Functional or Sequential model, possibly with nested models.
 
     Returns:
-        Paths of the layers, and of the additions at the end of the residual blocks.
+        Paths of the layers, and of the additions at the ends of the residual blocks.
 
     Raises:
         ValueError: the model has no graph.
@@ -68,14 +69,14 @@ def output_change(model: keras.Model, data: Data) -> Harm:
 
     Args:
         model: original model; its outputs are computed once and kept.
-        data: finite `tf.data.Dataset` of batches x, (x, y) or (x, y, sample_weight), of which x is used; or anything
-            else that `pruning.weights.importance.wanda` takes, such as an array.
+        data: finite `tf.data.Dataset` of batches x, (x, y) or (x, y, sample_weight), of which only x is used; or
+            anything else that `pruning.weights.importance.wanda` takes, such as an array.
 
     Returns:
-        A function of a shortened model: 0 if no output changes, about 1 if nothing is left of them.
+        A function of a shortened model: 0 if no output changes, about 1 if nothing is left of the outputs.
 
     Raises:
-        ValueError: the data can be read only once, never end, or are arrays of different lengths.
+        ValueError: the data can be read only once, never ends, or consists of arrays of different lengths.
 
     Example:
         >>> from distill import pruning
@@ -107,20 +108,20 @@ def output_change(model: keras.Model, data: Data) -> Harm:
 
 
 def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
-    """Makes a shallower model without the layers and residual blocks whose absence does the least harm.
+    """Returns a shallower model without the layers and residual blocks whose absence does the least harm.
 
-    They are removed one after the other. Each time all candidates that are left are tried, so `harm` is called about
+    Layers and blocks are removed one at a time. Each step tries all remaining candidates, so `harm` is called about
     `number` times for each candidate.
 
     Args:
-        model: Functional or Sequential model, built; it may contain nested models, and is left as it is.
+        model: built Functional or Sequential model, possibly with nested models; it does not change.
         number: number of layers and blocks to remove, >= 1.
         harm: function of a shortened model, such as its loss on held-out data or `output_change(model, x)`; smaller is
             better.
 
     Returns:
-        The new model with copied weights, Functional or Sequential as the original, and compiled if the original is;
-        the optimizer starts afresh.
+        The new model with copied weights: Functional or Sequential like the original, and compiled if the original is,
+        with a fresh optimizer.
 
     Raises:
         ValueError: number is not an integer >= 1 or too large, harm returns NaN, or the model has no graph.

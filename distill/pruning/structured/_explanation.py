@@ -24,7 +24,7 @@ class Channels:
     Attributes:
         model: name of the model.
         groups: groups of channels that the same layers make, in the order of the graph.
-        unknown: path -> type of every layer or operation that no rule is known for. All channels that it touches stay.
+        unknown: path -> type of each layer or operation without a known rule. All channels that it touches stay.
     """
 
     model: str
@@ -91,7 +91,7 @@ def explain(model: keras.Model, *, exact: bool = True, rules: Mapping[type, Rule
         rules: rules of your own, as for `prune_channels`.
 
     Returns:
-        The groups of channels; printed, a table.
+        The groups of channels; `print` shows a table.
 
     Raises:
         ValueError: the model has no graph.

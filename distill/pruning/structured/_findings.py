@@ -50,9 +50,10 @@ class Findings:
         every_group: see above.
         grouped: id of a grouped convolution -> its path.
         labels: labels issued so far, and what is known about them.
-        tried: id of a function and the shape that it was tried on -> what that has shown.
-        enter: walks through a model that a wrapper calls: the model, its inputs, the wrapper's call; gives its outputs.
-        whole: id of a weight and an axis of it that a call does not let be cut -> why.
+        tried: id of a function and the shape that it was tried on -> the result.
+        enter: function that walks through a model that a wrapper calls. It takes the model, its inputs and the
+            wrapper's call, and returns the model's outputs.
+        whole: id of a weight and one of its axes that a call keeps from being cut -> why.
         copied: labels of positions that are copies of one another, which no weights make.
     """
 
@@ -96,7 +97,7 @@ class Findings:
         self._unsettled.append(vanishes)
 
     def settle(self) -> None:
-        """Answers the questions in the order of the graph: a deep model would overflow Python's stack from its end."""
+        """Answers the questions in graph order; going back from the end of a deep model would overflow the stack."""
         while self._unsettled:
             self._unsettled.pop(0)()
 

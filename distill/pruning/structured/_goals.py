@@ -18,11 +18,11 @@ class Goal(NamedTuple):
 
     Attributes:
         what: "ratio", "ratios", "macs", "params" or "latency_ms".
-        target: value of it.
+        target: value to reach.
         round_to: as for `prune_channels`.
         least: if the target cannot be met, take the nearest model that costs at least this much; `None` refuses
             instead.
-        share: the share of the whole that was asked for, if it was one.
+        share: the share of the whole, if the target was given as a share.
     """
 
     what: str

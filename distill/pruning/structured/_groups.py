@@ -13,11 +13,11 @@ class Group:
 
     Attributes:
         layers: paths of the layers that make the channels, in the order of the graph.
-        axis: axis of the first layer's weight, which tells the heads of an attention layer from their width.
+        axis: axis of the first layer's weight; it distinguishes the heads of an attention layer from their width.
         width: number of channels that the first layer makes.
         atoms: units that can be removed, in the order of the channels.
         fixed: number of units that have to stay.
-        locked: why they have to stay; "" if there are none.
+        locked: why these units have to stay; "" if there are none.
 
     Example:
         >>> from distill import pruning
@@ -48,7 +48,7 @@ class Group:
 
 
 def find_groups(structure: Structure) -> list[Group]:
-    """All groups of a model, in the order of the graph. Of a single channel nothing can be removed."""
+    """All groups of a model, in the order of the graph. A group with a single unit cannot lose it."""
     atoms = structure.atoms
     rng = np.random.default_rng(0)
     makers = [slot for slot in structure.slots if slot.role == "output"]

@@ -24,7 +24,7 @@ from distill.pruning.structured._structure import Edit, Structure
 
 
 class NewLayers:
-    """Makes the new layer in place of each old one once, wherever it is used: directly or inside others.
+    """Makes a new layer for each old one, only once even if it is used several times, directly or inside others.
 
     Args:
         structure: structure of the original.
@@ -62,7 +62,7 @@ class NewLayers:
         return list(self._called.values())
 
     def weight(self, old: keras.Variable, path: str) -> keras.Variable:
-        """The new weight in place of one that an operation is called on; one of no layer is the user's and stays."""
+        """The new weight for one that an operation is called on; a weight of no layer is the user's and stays."""
         graph: Any = functional_of(self._structure.model)
         owners = (node.operation for _, node, _ in nested_calls(graph) if _owns(node.operation, old))
         if (owner := next(owners, None)) is None:

@@ -1,4 +1,4 @@
-"""Prunes channels and trains in turn: in rounds with a teacher, or after a training that leaves few that matter."""
+"""Combines channel pruning with training: in rounds with a teacher, or after training that leaves few that matter."""
 
 from collections.abc import Callable
 from typing import Any, Unpack
@@ -46,31 +46,31 @@ def shrink(
     small = pruning.shrink(model, train, 0.5)
     ```
 
-    Each round keeps about the same share of what the round before left.
+    Each round keeps about the same share of what the previous round left.
 
     Args:
-        model: trained original, as for `prune_channels`: the teacher of every round. It is left as it is.
-        train: called as `train(distiller, callbacks)` once a round with a `Distiller` and an empty list; compiles and
-            fits it.
+        model: trained original, as for `prune_channels`. It is the teacher in every round, and does not change.
+        train: called once a round as `train(distiller, callbacks)`, with a `Distiller` and an empty list; it must
+            compile and fit the distiller.
         ratio: share of the channels to remove by the end; see `prune_channels`.
         macs: instead of `ratio`, the multiply-adds to keep in the end; see `prune_channels`.
         params: instead of `ratio`, the parameters to keep in the end; see `prune_channels`.
         latency_ms: instead of `ratio`, the milliseconds that one example may take in the end; see `prune_channels`.
         rounds: number of rounds, >= 1.
-        losses: distillation losses, as for `Distiller`. If not given, each output has the one for its kind:
-            `OutputMSE` if the original was compiled with a loss of regression, or has one column that is no
-            probability; `BernoulliSoftTargets` if it ends in sigmoid or was compiled with a binary cross-entropy;
-            otherwise `SoftTargets`.
+        losses: distillation losses, as for `Distiller`. By default, each output gets the loss for its kind: `OutputMSE`
+            if the original was compiled with a regression loss, or the output has one column that is not a
+            probability; `BernoulliSoftTargets` if the output ends in sigmoid or the original was compiled with a binary
+            cross-entropy; otherwise `SoftTargets`.
         student_loss_weight: weight of the loss on labels, as for `Distiller`.
         options: other arguments of `prune_channels`, such as importance, scope, round_to and exclude, but not ratios.
 
     Returns:
-        The smaller model, trained; compiled if the original is.
+        The trained smaller model, compiled if the original is.
 
     Raises:
-        TypeError: there is no such option.
-        ValueError: rounds is not an integer >= 1, ratios are given, `prune_channels` refuses an argument, or `train`
-            compiles a loss of regression where `losses` are left out and the outputs were taken for classes.
+        TypeError: an option is unknown.
+        ValueError: rounds is not an integer >= 1, ratios are given, `prune_channels` refuses an argument, or `losses`
+            are left out, the outputs were taken for classes and `train` compiles with a regression loss.
 
     References:
         Molchanov et al. 2017, arXiv:1611.06440: pruning and training in turn.
@@ -136,22 +136,22 @@ def slim(
     ```
 
     Args:
-        model: model to start the first training from, as for `prune_channels`. It is left as it is: a copy is trained.
-        train: called twice as `train(model, callbacks)` with a model and an empty list; compiles and fits it. The
-            second time there is no penalty.
+        model: model to start the first training from, as for `prune_channels`. It does not change: a copy is trained.
+        train: called twice as `train(model, callbacks)`, with a model and an empty list; it must compile and fit the
+            model. The second training has no penalty.
         ratio: share of the channels to remove; see `prune_channels`.
         macs: instead of `ratio`, the multiply-adds to keep; see `prune_channels`.
         params: instead of `ratio`, the parameters to keep; see `prune_channels`.
-        penalty: factor of Σ|γ| over all scales, > 0; in the paper 1e-4 on CIFAR and 1e-5 on ImageNet.
+        penalty: factor of Σ|γ| over all scales, > 0; the paper uses 1e-4 on CIFAR and 1e-5 on ImageNet.
         options: other arguments of `prune_channels`. By default `scope` is "global" and `normalize` is `None`.
 
     Returns:
-        The smaller model, trained; compiled as `train` left it.
+        The trained smaller model, compiled as `train` left it.
 
     Raises:
-        TypeError: there is no such option.
+        TypeError: an option is unknown.
         ValueError: penalty is not > 0, a scale already has a regularizer, or `prune_channels` refuses an argument.
-            Layers without a BatchNormalization behind them have no score: exclude them.
+            Layers that no BatchNormalization follows have no score: exclude them.
 
     References:
         Liu et al. 2017, arXiv:1708.06519.
@@ -166,7 +166,7 @@ def slim(
     def prune(one: keras.Model) -> keras.Model:
         return prune_channels(one, ratio, macs=macs, params=params, **pruned)
 
-    prune(model)  # whatever is refused is refused before the training
+    prune(model)  # raises errors before any training
     structure = read(model, rules_with(options.get("rules")))
     copy = rebuild(structure, np.ones(structure.atoms.count, bool))
     _penalize(copy, float(penalty))

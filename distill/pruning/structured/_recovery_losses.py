@@ -29,10 +29,10 @@ class Recovering(Distiller):
     """A Distiller whose losses were chosen for the caller, who may have meant others."""
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles, and checks that the loss on labels is one of classes where the losses are.
+        """Compiles, and checks that the loss on labels is for classes where the distillation loss is.
 
         Raises:
-            ValueError: it is a loss of regression, and the outputs were taken for logits of classes.
+            ValueError: the loss on labels is for regression, but the outputs were taken for logits of classes.
         """
         super().compile(*args, **kwargs)
         chosen, given = losses_for(cast(Any, self.teacher).model), _by_output(self.student, self.loss)

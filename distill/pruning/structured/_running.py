@@ -23,7 +23,7 @@ def run(model: keras.Model, inputs: Arrays, see: Callable[[Key, Tensor], Tensor]
     Args:
         model: model with a graph.
         inputs: arrays or tensors, as for the model.
-        see: gets every tensor with its key, and returns what the layers after it are given.
+        see: function that gets every tensor with its key, and returns the tensor that the layers after it are given.
 
     Returns:
         The outputs of the model.

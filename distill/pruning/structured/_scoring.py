@@ -24,7 +24,7 @@ class Scored(NamedTuple):
 Reduction = Literal["mean", "sum", "max"]
 Normalization = Literal["mean", "max"] | None
 
-# Scores the channels of a model, along as many axes of its weights and tensors as it likes.
+# A function that scores the channels of a model, along any number of axes of its weights and tensors.
 Importance = Callable[[Structure], Iterable[Scored]]
 
 
@@ -41,8 +41,8 @@ def score_atoms(
         structure: structure of the model.
         groups: groups of the model that are pruned.
         importance: function that scores axes.
-        reduce: how the scores of an atom, on several axes or at several positions of one, become one.
-        normalize: what the scores of each group are divided by so that groups can be compared, their mean or their
+        reduce: how to combine the scores of an atom, on several axes or at several positions of one axis.
+        normalize: what to divide the scores of each group by so that groups can be compared: their mean or their
             largest; `None` leaves them as they are.
 
     Returns:

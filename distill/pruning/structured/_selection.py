@@ -28,8 +28,8 @@ class Choice:
         groups: groups to remove channels from.
         scores: (atoms,) scores; the higher the score, the longer an atom stays.
         scope: "local" removes the same share of each group, "global" the lowest scores of all groups.
-        round_to: number that the channels left are a multiple of, in groups with twice as many or more.
-        ratios: position of a group -> share of it to remove, whatever happens to the others.
+        round_to: the number of channels left is a multiple of this, in groups with at least twice as many channels.
+        ratios: position of a group -> share of it to remove, whatever the other groups lose.
     """
 
     structure: Structure
@@ -40,7 +40,7 @@ class Choice:
     ratios: dict[int, float]
 
     def keep(self, counts: Sequence[int]) -> np.ndarray:
-        """(atoms,) bool: the atoms with the highest scores, so many of each group, the first among equals."""
+        """(atoms,) bool: the `counts` highest-scoring atoms of each group; of equal scores, the first ones stay."""
         kept = np.ones(self.structure.atoms.count, bool)
         for order, count in zip(self._orders, counts, strict=True):
             kept[order[count:]] = False

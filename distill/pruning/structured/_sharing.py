@@ -22,7 +22,7 @@ class Weights(NamedTuple):
 
 
 def difference_in_sharing(layers: Iterable[Weights]) -> str:
-    """What is shared otherwise than in the original, or "" if nothing is."""
+    """What is shared differently from the original, or "" if nothing is."""
     made: dict[int, tuple[keras.Variable, str]] = {}
     origins: dict[int, tuple[keras.Variable, str]] = {}
     for path, pairs in layers:
@@ -39,10 +39,10 @@ def difference_in_sharing(layers: Iterable[Weights]) -> str:
 
 
 def require_same_sharing(layers: Iterable[Weights]) -> None:
-    """Refuses layers that share their weights otherwise than those of the original.
+    """Refuses layers that share their weights differently from those of the original.
 
     Raises:
-        ValueError: they do.
+        ValueError: the layers share their weights differently.
     """
     if difference := difference_in_sharing(layers):
         raise ValueError(
@@ -57,11 +57,11 @@ def refuse_references(name: str, functions: Iterable[types.FunctionType], model:
 
     Args:
         name: name of the layer that calls the functions.
-        functions: functions of the user's.
+        functions: the user's functions.
         model: original model.
 
     Raises:
-        ValueError: a function uses one.
+        ValueError: a function uses such a layer or weight.
     """
     own = {id(one): one.name for one in [*flatten_layers(model), *model.variables]}
     for function in functions:
@@ -76,7 +76,7 @@ def refuse_references(name: str, functions: Iterable[types.FunctionType], model:
 
 
 def _referred_to(function: types.FunctionType, module: str, seen: set[int]) -> Iterator[Any]:
-    """The values that a function and those that it calls in the same module find outside of them."""
+    """The values from outside that a function, and the functions that it refers to in the same module, refer to."""
     if id(function) in seen or function.__module__ != module:
         return
     seen.add(id(function))

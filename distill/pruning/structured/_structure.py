@@ -31,7 +31,7 @@ class Slot(NamedTuple):
         role: "output" if the axis makes channels, "input" if it reads them, "scale" if it changes each channel on its
             own.
         labels: labels along the axis.
-        repeats: number of positions that make one channel together, as the gates of a recurrent cell do.
+        repeats: number of positions that together make one channel, as the gates of a recurrent cell do.
 
     An importance yields scores for the labels of slots:
 
@@ -66,7 +66,8 @@ class Edit(NamedTuple):
     Attributes:
         key: key of the value in the config.
         axes: axes whose sizes the new value depends on. If none of the sizes changes, the config stays as it is.
-        value: function of the new sizes of the axes, `None` for an axis that cannot be cut; returns the new value.
+        value: function that takes the new sizes of the axes (`None` for an axis that cannot be cut) and returns the new
+            value.
     """
 
     key: str
@@ -79,8 +80,8 @@ class Argument(NamedTuple):
 
     Attributes:
         name: name of the argument.
-        axes: axes that the new value depends on. If nothing of them goes, the argument stays as it is.
-        value: function of what is kept of each axis, (size,) bool; returns the new value.
+        axes: axes that the new value depends on. If all their positions stay, the argument does not change.
+        value: function that takes, for each axis, which positions stay, (size,) bool, and returns the new value.
     """
 
     name: str
@@ -117,11 +118,11 @@ class Structure:
         inputs: id of a nested model -> axes of its inputs.
         rescaled: id of a variable -> an axis and the factor for its size, by which the weight is multiplied when
             channels are removed.
-        states: id of a state of a recurrent layer, which is none of its weights -> its axes.
+        states: id of a state of a recurrent layer, which is not one of its weights -> axes of the state.
         tensors: axes of every tensor, in the order of the walk.
         operations: path -> layer or operation; wrapped layers and nested models are included.
         products: multiply-adds of every call.
-        unknown: path -> type, of every layer or operation that no rule is known for.
+        unknown: path -> type of each layer or operation without a known rule.
     """
 
     model: keras.Model

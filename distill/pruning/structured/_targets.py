@@ -1,4 +1,4 @@
-"""Searches for a choice of channels with which a model costs or takes a given amount."""
+"""Searches for a choice of channels that gives a model a certain cost or latency."""
 
 from collections.abc import Callable, Sequence
 
@@ -66,7 +66,7 @@ def reach_latency(
 
     Args:
         choices: choices to try in turn.
-        measure: milliseconds that a model with what stays takes.
+        measure: function of what stays that returns the milliseconds that such a model takes.
         goal: milliseconds to reach.
 
     Returns:
@@ -113,7 +113,7 @@ def score_per_ms(choice: Choice, measure: Callable[[np.ndarray], float]) -> np.n
     """(atoms,) scores, each divided by the milliseconds that one channel of its group costs.
 
     The cost of a group's channels is measured with half of them removed. Keeping the highest scores per millisecond
-    then comes near the best that can be had in a given time.
+    then comes near the best total score for a given time.
     """
     scores = choice.scores.copy()
     whole = measure(np.ones(choice.structure.atoms.count, bool))

@@ -90,7 +90,7 @@ def _sizes(model: keras.Model, graph: Any, lengths: Lengths) -> Iterator[_Shapes
 
 
 def _free(structure: Structure, path: str) -> bool:
-    """Whether something of the channels that a layer makes can go."""
+    """Whether any of the channels that a layer makes can be removed."""
     made = [slot.labels for slot in structure.slots if slot.path == path and slot.role == "output"]
     atoms = np.unique(structure.atoms.of[np.concatenate(made)]) if made else np.empty(0, int)
     return atoms.size > 1 and not structure.atoms.locked[atoms].all()
@@ -104,7 +104,7 @@ def _walked(
     every_group: Set[int],
     sizes: Iterator[_Shapes] | None = None,
 ) -> tuple[Structure, dict[int, str]]:
-    """What one walk finds, and the paths of the grouped convolutions on it; shapes are the graph's unless given."""
+    """What one walk finds, and the paths of its grouped convolutions; by default, shapes are those of the graph."""
     findings = Findings(rules, exact, every_group)
     calls: collections.Counter[str] = collections.Counter()
 
@@ -122,7 +122,7 @@ def _walked(
         return outputs
 
     def enter(inner: keras.Model, given: list[Traced], wrapper: Call) -> list[Traced]:
-        """Walks through a model in a wrapper, which the proof and the counts take for one layer."""
+        """Walks through a model in a wrapper, which the proof and the counts treat as one layer."""
 
         def visit(step: Step[Traced]) -> list[Traced]:
             findings.operations[step.path] = step.operation

@@ -1,4 +1,4 @@
-"""Finds out by trying whether a function may lose positions: what it makes of the others must stay as it is."""
+"""Finds out by trying whether a function may lose positions: its results for the others must not change."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ class Tried(NamedTuple):
 
     Attributes:
         apart: for each axis whether its positions are treated alike, and each by itself.
-        reason: why not for the others, or "".
-        vanishes: whether it makes zeros of zeros.
+        reason: why not, for the other axes, or "".
+        vanishes: whether the function maps zeros to zeros.
     """
 
     apart: tuple[bool, ...]
@@ -33,7 +33,7 @@ def tried(function: Any, shape: Sequence[int | None], *, with_weights: bool) -> 
     """Tries a function on random values, whole and with positions left out.
 
     Args:
-        function: function of a tensor, or a layer whose weights, if it has any, its first call makes.
+        function: function of a tensor, or a layer that makes its weights, if any, at its first call.
         shape: shape of the tensor, with the batch; sizes that are `None` are free.
         with_weights: whether a layer may have weights.
     """

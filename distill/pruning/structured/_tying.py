@@ -33,7 +33,7 @@ def same(call: Call) -> Axes:
 
 
 def by_number(call: Call) -> None:
-    """Finds out by trying whether an operation that works number by number makes zeros of zeros."""
+    """Finds out by trying whether an operation that works number by number maps zeros to zeros."""
 
     def vanishes() -> bool:
         rng = np.random.default_rng(0)

@@ -27,7 +27,7 @@ COPIED = 1e-4  # computed in the model's own precision, which may be half
 
 @dataclasses.dataclass
 class Proof:
-    """Records how far a pruned model is from the original in which the removed channels are zero.
+    """Records how much a pruned model differs from the original with the removed channels set to zero.
 
     ```python
     from distill import pruning
@@ -38,12 +38,12 @@ class Proof:
     ```
 
     Args:
-        examples: inputs, as for the model; if not given, two random ones: normal numbers, or integers 0 and 1.
+        examples: inputs, as for the model; by default two random examples: normal numbers, or integers 0 and 1.
 
     Attributes:
         examples: see above.
         largest_error: largest difference in any tensor and round, as a share of the largest absolute value of that
-            tensor, or of 1 if that is smaller; `None` before the first comparison.
+            tensor, or of 1 if that value is smaller than 1; `None` before the first comparison.
         where: path of the layer that makes the tensor.
     """
 
@@ -58,7 +58,7 @@ def prove(
     """Compares a pruned model with the original and records the largest difference; arguments as `largest_error`.
 
     Raises:
-        RuntimeError: they differ by more than rounding explains, or share weights otherwise.
+        RuntimeError: the models differ by more than rounding explains, or share weights differently.
     """
     if difference := _difference_in_sharing(structure.model, pruned):
         raise RuntimeError(
@@ -77,7 +77,7 @@ def prove(
 
 
 def _difference_in_sharing(model: keras.Model, pruned: keras.Model) -> str:
-    """What the calls of two models share otherwise; "" if nothing."""
+    """What the calls of two models share differently; "" if nothing."""
     one, other = (list(_weights_of_calls(model)) for model in (model, pruned))
     pairs = zip(one, other, strict=True)
     return difference_in_sharing(
@@ -86,7 +86,7 @@ def _difference_in_sharing(model: keras.Model, pruned: keras.Model) -> str:
 
 
 def _weights_of_calls(model: keras.Model) -> Iterator[tuple[str, list[keras.Variable]]]:
-    """The weights that each call uses, of its layer or among its arguments; not those that are no layer's."""
+    """The weights that each call uses, of its layer or among its arguments, except weights that belong to no layer."""
     graph: Any = functional_of(model)
     own = {id(variable) for variable in model.variables}
     for path, node, _ in nested_calls(graph):
@@ -201,7 +201,7 @@ def _tensors(
         for i, axis in enumerate(axes.get(key, ())):
             if axis is not None:
                 shape = [-1 if j == i else 1 for j in range(len(value.shape))]
-                # A weight of zero would make NaN of an infinity.
+                # An infinity times a weight of zero would be NaN.
                 stays = ops.logical_or(kept[axis].reshape(shape), ops.isfinite(value))
                 value = ops.where(stays, value, ops.zeros_like(value))
         found[key] = np.asarray(ops.convert_to_numpy(value), np.float64)

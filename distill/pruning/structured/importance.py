@@ -1,4 +1,4 @@
-"""Says how much channels matter: the higher its scores, the longer a channel stays.
+"""Scores how much channels matter: the higher its scores, the longer a channel stays.
 
 ```python
 from distill import pruning
@@ -6,8 +6,8 @@ from distill import pruning
 small = pruning.prune_channels(model, 0.5, importance=pruning.structured.importance.fpgm)
 ```
 
-An importance is a function of a `Structure`. It yields `Scored(labels, scores)` along axes of weights or tensors; a
-channel may be scored on several axes, and `prune_channels(reduce=…)` says how its scores become one.
+An importance is a function that takes a `Structure` and yields `Scored(labels, scores)` along axes of weights or
+tensors. It may score a channel on several axes; `prune_channels(reduce=…)` says how to combine these scores.
 
 ```python
 import numpy as np
@@ -81,7 +81,7 @@ def l2(structure: Structure) -> Iterator[Scored]:
 def batch_norm_scale(structure: Structure) -> Iterator[Scored]:
     """Absolute scale of the BatchNormalization (Network Slimming: Liu et al. 2017, arXiv:1708.06519).
 
-    `slim` trains with a penalty on these scales first. Layers that no BatchNormalization follows must be excluded.
+    `slim` trains with a penalty on these scales first. You must exclude layers that no BatchNormalization follows.
 
     Example:
         >>> from distill import pruning
@@ -133,13 +133,13 @@ def lamp(structure: Structure) -> Iterator[Scored]:
 
 
 def random(seed: int) -> Importance:
-    """Makes an importance of uniform random numbers: the baseline that any other has to beat.
+    """Makes an importance from uniform random numbers: the baseline that any other has to beat.
 
     Args:
         seed: seed of numpy's generator.
 
     Returns:
-        An importance; the same scores for the same model each time.
+        An importance that gives the same model the same scores each time.
 
     Example:
         >>> from distill import pruning
@@ -155,14 +155,14 @@ def random(seed: int) -> Importance:
 
 
 def of_weights(importance: WeightImportance) -> Importance:
-    """Makes an importance of channels from one of single weights: its sum over all that make or read a channel.
+    """Makes a channel importance from a weight importance: its sum over all weights that make or read a channel.
 
     With `weights.importance.taylor(data, loss)` this is the first-order change of the loss (Molchanov et al. 2019,
-    arXiv:1906.10771), with `obd(data, loss)` the second-order change by the diagonal of the Hessian, and
+    arXiv:1906.10771); with `obd(data, loss)` it is the second-order change by the diagonal of the Hessian.
     `wanda(data)` takes the inputs of the weights into account.
 
     Args:
-        importance: function from `pruning.weights.importance`, or one like them.
+        importance: function from `pruning.weights.importance`, or one like it.
 
     Returns:
         An importance of channels.
@@ -189,17 +189,17 @@ def of_weights(importance: WeightImportance) -> Importance:
 
 
 def activation_mean(data: Data) -> Importance:
-    """Makes an importance of the mean absolute values behind activations (Molchanov et al. 2017, arXiv:1611.06440).
+    """Makes an importance from the mean absolute values after activations (Molchanov et al. 2017, arXiv:1611.06440).
 
     Args:
-        data: finite `tf.data.Dataset` of batches x, (x, y) or (x, y, sample_weight), of which x is used; or anything
-            else that `pruning.weights.importance.wanda` takes. The model runs in inference mode.
+        data: finite `tf.data.Dataset` of batches x, (x, y) or (x, y, sample_weight), of which only x is used; or
+            anything else that `pruning.weights.importance.wanda` takes. The model runs in inference mode.
 
     Returns:
-        An importance, for channels that an activation follows.
+        An importance for channels that an activation follows.
 
     Raises:
-        ValueError: the data can be read only once, never end, or are arrays of different lengths.
+        ValueError: the data can be read only once, never ends, or consists of arrays of different lengths.
 
     Example:
         >>> from distill import pruning
@@ -213,7 +213,7 @@ def activation_mean(data: Data) -> Importance:
 
 
 def apoz(data: Data) -> Importance:
-    """Makes an importance of the shares of nonzero values behind activations (Hu et al. 2016, arXiv:1607.03250).
+    """Makes an importance from the shares of nonzero values after activations (Hu et al. 2016, arXiv:1607.03250).
 
     The paper removes channels with the largest average percentage of zeros (APoZ); this is 1 − APoZ.
 
@@ -221,10 +221,10 @@ def apoz(data: Data) -> Importance:
         data: data, as for `activation_mean`.
 
     Returns:
-        An importance, for channels that an activation follows.
+        An importance for channels that an activation follows.
 
     Raises:
-        ValueError: the data can be read only once, never end, or are arrays of different lengths.
+        ValueError: the data can be read only once, never ends, or consists of arrays of different lengths.
 
     Example:
         >>> from distill import pruning

@@ -1,24 +1,24 @@
 """Unstructured pruning: single weights are set to zero and stay zero, whatever trains the model.
 
-In one shot, from what the model is now:
+Prune in one shot, starting from the model as it is:
 
     from distill.pruning import weights
 
     print(weights.prune(model, 0.8))  # a table: kernel, shape, weights, zeros
     model.fit(x, y)  # the zeros stay
 
-Little by little while the model trains, or sparse from the first step on:
+Prune gradually while the model trains, or train it sparse from the first step:
 
     schedule = weights.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=1000)
     model.fit(x, y, epochs=10, callbacks=[weights.GradualPruning(schedule)])
     model.fit(x, y, epochs=10, callbacks=[weights.SET(0.8, end_step=1000, seed=0)])
 
-In rounds of training and pruning that go back to earlier weights, as for lottery tickets:
+Prune in rounds of training and pruning that go back to earlier weights, as for lottery tickets:
 
     weights.iterative(model, train, [0.2, 0.36, 0.488])
 
-`weights.importance` has the scores that decide which weights stay, and `Elements`, `Blocks` and `NofM` are the units
-that are pruned. A pruned model is as large as before; `distill.pruning.structured` makes smaller ones.
+`weights.importance` has the scores that decide which weights stay. `Elements`, `Blocks` and `NofM` set the units to
+prune. A pruned model is as large as before; `distill.pruning.structured` makes smaller models.
 
 `PolynomialDecay` and `ConstantSparsity` are tfmot's classes. tfmot is imported when one of them is first used.
 """

@@ -15,7 +15,7 @@ from distill.pruning.weights.importance import magnitude
 def smallest(
     callback: MaskCallback, kept: Sequence[np.ndarray], fraction: float, most: Sequence[int]
 ) -> list[np.ndarray]:
-    """Returns where the smallest kept weights of each kernel are: that fraction of them, but at most so many."""
+    """Returns where the smallest kept weights of each kernel are: this fraction of them, but at most `most`."""
     dropped = []
     for size, mask, limit in zip(magnitude(callback.model, callback.kernels), kept, most, strict=True):
         stay = int(mask.sum()) - min(round(fraction * int(mask.sum())), int(limit))

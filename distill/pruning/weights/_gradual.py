@@ -1,4 +1,4 @@
-"""Pruning little by little while a model trains."""
+"""Gradual pruning while a model trains."""
 
 import warnings
 from typing import Any
@@ -18,19 +18,20 @@ class GradualPruning(MaskCallback):
     """Prunes while a model trains, at the steps and to the sparsities of a schedule.
 
     Pruned weights stay at zero until the masks move, so they can come back only if the sparsity falls. (tfmot lets a
-    pruned weight take one step before each update, by which it may win its place back.) The final sparsity is exactly
+    pruned weight take one step before each update, so that it may win its place back.) The final sparsity is exactly
     the schedule's, even if a step was due inside the last `steps_per_execution`.
 
-    Put this callback after `keras.callbacks.EarlyStopping(restore_best_weights=True)`: both act when training ends, in
-    the order of the list, and older weights have fewer zeros. Put it before loggers: it adds "sparsity" to the logs.
+    Put this callback after `keras.callbacks.EarlyStopping(restore_best_weights=True)` in the list: both act when
+    training ends, in that order, and the older weights that `EarlyStopping` restores have fewer zeros. Put it before
+    loggers, because it adds "sparsity" to the logs.
 
     Args:
-        schedule: function step -> (whether the masks move, sparsity), with steps counted from 1. tfmot's
+        schedule: function step -> (whether the masks move, sparsity), with steps counted from 1: tfmot's
             `PolynomialDecay` or `ConstantSparsity` (also in `distill.pruning`), or any function of a Python int. With
-            tfmot's, `begin_step=0` and `frequency=100` mean steps 100, 200, …
-        importance: score of each weight; the higher, the sooner it stays. See `prune`.
+            tfmot's schedules, `begin_step=0` and `frequency=100` mean steps 100, 200, …
+        importance: score of each weight; the highest scores are kept first. See `prune`.
         pattern: the units that are pruned as a whole. With `NofM`, the schedule's sparsity must equal the pattern's.
-        scope: where units compete: "layer", "global" or "output". See `prune`.
+        scope: which units compete: "layer", "global" or "output". See `prune`.
         include: layers to prune, in the forms that `find_kernels` takes; all by default.
         exclude: layers to leave alone, in the same forms.
         log_layers: `True` also logs each kernel's share of zeros, as "sparsity/encoder/dense/kernel".
@@ -40,9 +41,9 @@ class GradualPruning(MaskCallback):
 
     Raises:
         ValueError: the schedule can never reach its target, such as a `PolynomialDecay` whose `end_step` is not
-            `begin_step` plus a multiple of `frequency`; at the start of training, whatever `find_kernels` refuses, or a
-            model that is not compiled.
-        TypeError: an argument of a wrong type.
+            `begin_step` plus a multiple of `frequency`; at the start of training, `find_kernels` refuses the model or a
+            selector, or the model is not compiled.
+        TypeError: an argument has the wrong type.
 
     Example:
     ```python

@@ -1,4 +1,4 @@
-"""Zeros that are there already, and stay while the model trains."""
+"""Keeps zeros that a model already has while it trains."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from distill.pruning.weights._sparsity import Sparsity, sparsity_of
 
 
 def keep_zeros(model: keras.Model, *, include: Selectors = None, exclude: Selectors = None) -> Sparsity:
-    """Keeps every weight that is zero now at zero in all later training: for a pruned model loaded from a file.
+    """Keeps every weight that is zero now at zero in all later training, for instance after loading a pruned model.
 
     Args:
-        model: built model, or a `distill.Distiller`, whose student is meant.
+        model: built model, or a `distill.Distiller`, in which case its student is used.
         include: layers whose zeros are kept, in the forms that `find_kernels` takes; all by default.
         exclude: layers to leave alone, in the same forms.
 
@@ -24,7 +24,8 @@ def keep_zeros(model: keras.Model, *, include: Selectors = None, exclude: Select
         The zeros of each kernel.
 
     Raises:
-        ValueError: a kernel is all zero, so nothing in it could ever train; or whatever `find_kernels` refuses.
+        ValueError: a kernel is all zero, so nothing in it could ever train; or `find_kernels` refuses the model or a
+            selector.
         TypeError: see `find_kernels`.
 
     Example:
@@ -57,22 +58,22 @@ def keep_zeros_of(model: keras.Model, kernels: Sequence[Kernel]) -> None:
 
 
 class KeepZeros(MaskCallback):
-    """Keeps weights at zero while a model trains whose optimizer averages weights (`use_ema=True`).
+    """Keeps weights at zero while a model trains with an optimizer that averages weights (`use_ema=True`).
 
-    What is pruned when training starts stays pruned; if the model has no masks, whatever is zero stays zero. `prune`
-    and `keep_zeros` alone are enough for all other optimizers. An optimizer with `use_ema=True` averages weights before
-    constraints apply, and at the end of training the averages replace the weights, pruned ones too. This callback
-    zeroes those again. `GradualPruning` does the same by itself.
+    Weights that are pruned when training starts stay pruned; if the model has no masks, all zeros stay zero. With any
+    other optimizer, `prune` and `keep_zeros` are enough by themselves. An optimizer with `use_ema=True` averages
+    weights before constraints apply, and at the end of training the averages replace all weights, including the pruned
+    ones. This callback sets those to zero again. `GradualPruning` does this by itself.
 
     Args:
         include: layers whose zeros are kept, in the forms that `find_kernels` takes; all by default.
         exclude: layers to leave alone, in the same forms.
-        log_layers: `True` also logs each kernel's share of zeros, as "sparsity/encoder/dense/kernel", beside
-            "sparsity", the share in all of them.
+        log_layers: `True` also logs each kernel's share of zeros, as "sparsity/encoder/dense/kernel", besides
+            "sparsity", the share in all kernels.
 
     Raises:
-        ValueError: at the start of training, see `keep_zeros`; or the model is not compiled.
-        TypeError: at the start of training, see `find_kernels`.
+        ValueError: at the start of training, as for `keep_zeros`, or if the model is not compiled.
+        TypeError: at the start of training, as for `find_kernels`.
 
     Example:
     ```python

@@ -21,7 +21,7 @@ class Kernel:
         name: path of the layer and name of the weight, such as "encoder/dense/kernel".
         layer: layer that the weight belongs to.
         variable: the weight itself.
-        input_axes: axes that are summed over to make one output; none for an embedding.
+        input_axes: axes that the layer sums over to make one output; none for an embedding.
         channel_axis: innermost input axis that runs over the layer's input channels, or `None` if the layer does not
             sum over channels, as in depthwise convolutions and embeddings.
     """
@@ -55,24 +55,24 @@ class Kernels:
 def find_kernels(model: keras.Layer, *, include: Selectors = None, exclude: Selectors = None) -> Kernels:
     """Finds the kernels of a model's layers, nested layers included.
 
-    Known layers are Dense, EinsumDense (and so MultiHeadAttention), all convolutions, Embedding and recurrent cells.
-    Biases and the weights of normalization layers are never pruned. A custom layer names its prunable weights with a
-    method `get_prunable_weights()` that returns a list of variables, as for tfmot. Layers that are quantized or have
-    LoRA enabled are skipped, because they compute with another kernel than the one they train.
+    Known layers are Dense, EinsumDense (and therefore MultiHeadAttention), all convolutions, Embedding and recurrent
+    cells. Biases and the weights of normalization layers are never pruned. As with tfmot, a custom layer can name its
+    prunable weights with a method `get_prunable_weights()` that returns a list of variables. Layers that are quantized
+    or have LoRA enabled are skipped, because they compute with a different kernel from the one they train.
 
     Args:
         model: built model or layer.
-        include: layers to look at; all by default. A layer's path or name, with shell wildcards ("encoder/*"); a layer
-            type; a function of a layer that returns a bool; or a list of these. Whatever matches a layer also matches
-            the layers inside it.
-        exclude: layers to leave alone, in the same form.
+        include: layers to look at; all by default. Pass a layer's path or name, with shell wildcards ("encoder/*"); a
+            layer type; a function of a layer that returns a bool; or a list of these. A selector that matches a layer
+            also matches the layers inside it.
+        exclude: layers to leave alone, in the same forms.
 
     Returns:
         The kernels that were found, and the reason for each weight that was skipped.
 
     Raises:
         ValueError: the model is not built, a selector matches no layer, or nothing can be pruned.
-        TypeError: the model is not a Keras 3 model or layer, or a selector has a wrong type.
+        TypeError: the model is not a Keras 3 model or layer, or a selector has the wrong type.
 
     Example:
     ```python

@@ -1,4 +1,4 @@
-"""The callback under all pruning in training: it finds kernels, gives them masks, counts steps, and saves its state."""
+"""The base of all callbacks that prune: it finds kernels, gives them masks, counts steps, and saves its state."""
 
 import warnings
 import zlib
@@ -22,9 +22,9 @@ class MaskCallback(keras.callbacks.Callback):
     """Base of the callbacks that prune during training.
 
     A step is one update of the weights since pruning began, counted from 1. Steps are read from the optimizer, so they
-    are right under `steps_per_execution`, gradient accumulation and loss scaling, and resume with it. During training
-    the masks are part of the optimizer's state, so `keras.callbacks.BackupAndRestore` and `save_weights` keep them.
-    Files without the optimizer, and files written after training, contain no masks.
+    are right with `steps_per_execution`, gradient accumulation and loss scaling, and resume with the optimizer. During
+    training the masks are part of the optimizer's state, so `keras.callbacks.BackupAndRestore` and `save_weights` keep
+    them. Files without the optimizer, and files written after training, contain no masks.
 
     Args:
         pattern: the units that are pruned as a whole.

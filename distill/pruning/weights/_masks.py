@@ -85,7 +85,7 @@ def pruned_places(kernel: Kernel) -> np.ndarray | None:
 
 
 def free_replaced(kernel: Kernel, mask: Mask) -> None:
-    """Keeps pruned weights again if they are not zero now, as after `set_weights` or `load_weights`."""
+    """Frees pruned weights that are not zero any more, as after `set_weights` or `load_weights`."""
     mask.kept.assign(kept_by(mask) | (weights_of(kernel) != 0))
 
 
@@ -104,7 +104,7 @@ def pruned_part(model: keras.Model) -> keras.Model:
 
 
 def forget_traces(model: keras.Model) -> None:
-    """Makes Keras compile the training step again: a step that was traced earlier has the constraints of that time."""
+    """Makes Keras compile the training step again: a step that was traced earlier has the constraints from then."""
     for part in {id(m): m for m in (model, pruned_part(model))}.values():
         if isinstance(part, keras.Model) and part.train_function is not None:
             part.make_train_function(force=True)  # not set to None, because `fit` may be running

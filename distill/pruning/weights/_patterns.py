@@ -63,7 +63,7 @@ class Blocks:
 
     Args:
         shape: (rows, columns) of a block, both >= 1.
-        pooling: how a block's score is made from the scores of its weights: "mean" or "max".
+        pooling: how to make a block's score from the scores of its weights: "mean" or "max".
 
     Raises:
         ValueError: the shape is not two integers >= 1, or the pooling is unknown.
@@ -123,18 +123,18 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class NofM:
-    """Keeps N of every M neighbouring weights along a layer's inputs: the N:M sparsity of sparse tensor cores.
+    """Keeps N of every M neighboring weights along a layer's inputs: the N:M sparsity of sparse tensor cores.
 
     `NofM(keep=2, of=4)` leaves half of the weights. (tfmot's `sparsity_m_by_n=(m, n)` counts zeros instead: m of n.)
-    The inputs are the innermost axis that is summed over: for a convolution its input channels, as in tfmot and
-    cuSPARSELt.
+    The inputs are the innermost axis that the layer sums over; for a convolution these are the input channels, as in
+    tfmot and cuSPARSELt.
 
     Args:
         keep: N, the number of weights that stay in each group, 1 <= keep < of.
         of: M, the size of a group.
 
     Raises:
-        ValueError: the two are not integers with 1 <= keep < of.
+        ValueError: keep and of are not integers with 1 <= keep < of.
 
     Example:
     ```python

@@ -25,37 +25,37 @@ def prune(
 ) -> Sparsity:
     """Sets weights of a model to zero, in place, and keeps them at zero in all later training.
 
-    Say how much with exactly one of `sparsity`, `zeros` and `threshold`, or with the pattern alone if it is `NofM`.
-    Weights that were pruned before and are still zero go first. So a larger sparsity prunes the same weights and more,
-    and a smaller one lets training change some of them again. The number of zeros is exact even if scores are equal:
-    of equal scores, the later ones in memory are pruned.
+    Say how much to prune with exactly one of `sparsity`, `zeros` and `threshold`, or with the pattern alone if it is
+    `NofM`. Weights that were pruned before and are still zero are pruned first. So a larger sparsity prunes the same
+    weights and more, and a smaller one lets training change some of them again. The number of zeros is exact even if
+    scores are equal: of equal scores, the later ones in memory are pruned.
 
     An optimizer with `use_ema=True` averages weights before constraints apply, so train with the callback `KeepZeros()`
-    then. If another model contains this one and was trained before, compile that model again, or it will not see the
-    masks. Zeros take as much memory and time as other numbers unless the runtime exploits them. Files shrink when they
-    are compressed: `distill.cost.sizes` tells by how much.
+    in that case. If another model contains this one and was trained before, compile that model again, or it will not
+    see the masks. Zeros take as much memory and time as other numbers unless the runtime exploits them. Files shrink
+    when you compress them; `distill.cost.sizes` tells by how much.
 
     Args:
-        model: built model, or a `distill.Distiller`, whose student is pruned.
+        model: built model, or a `distill.Distiller`, in which case its student is pruned.
         sparsity: share of units that are zero afterwards, 0 <= sparsity < 1; rounded to the nearest number of units,
             but at least one unit stays.
         zeros: number of units that are zero afterwards, >= 0.
         threshold: score below which units are pruned; by default, the magnitude of a weight.
         pattern: the units that are pruned as a whole: `Elements()`, `Blocks(shape)` or `NofM(keep, of)`.
-        importance: score of each weight; the higher, the sooner it stays. `magnitude`, or another function of
+        importance: score of each weight; the highest scores are kept first. Pass `magnitude`, or another function from
             `distill.pruning.weights.importance`.
-        scope: where units compete, and what `sparsity` and `zeros` count: "layer" for each kernel by itself, "global"
+        scope: which units compete, and what `sparsity` and `zeros` count: "layer" for each kernel by itself, "global"
             for all kernels together, "output" for the weights of each output of a kernel.
         include: layers to prune, in the forms that `find_kernels` takes; all by default.
         exclude: layers to leave alone, in the same forms.
 
     Returns:
-        The zeros of each kernel, and the weights that were left alone with the reason. `print` shows a table.
+        The zeros of each kernel, and the weights that were left alone, with the reasons. `print` shows a table.
 
     Raises:
-        ValueError: not exactly one way of saying how much, a number out of range, scores that do not fit their kernels,
-            or whatever `find_kernels` refuses. Nothing has been changed then.
-        TypeError: a pattern or an importance of a wrong type, or whatever `find_kernels` refuses.
+        ValueError: there is not exactly one way of saying how much to prune, a number is out of range, scores do not
+            fit their kernels, or `find_kernels` refuses the model or a selector. The model is then unchanged.
+        TypeError: a pattern or an importance has the wrong type, or `find_kernels` refuses the model or a selector.
 
     Example:
     ```python

@@ -40,15 +40,15 @@ def iterative(
 ) -> list[Sparsity]:
     """Trains a model, then prunes it and trains it again for each of several sparsities.
 
-    The first training makes T updates and prunes nothing new. Each round then prunes the trained weights, puts
-    something back to where it was after `to_step` updates, and makes the remaining T − `to_step` updates. What is put
-    back:
+    The first training makes T updates and prunes nothing new. Each round then prunes the trained weights, resets part
+    of the state to where it was after `to_step` updates, and makes the remaining T − `to_step` updates. `rewind` says
+    what is reset:
 
     - "weights": everything but the zeros: weights, statistics of BatchNormalization, random generators, the optimizer
       and its count of updates [1]. With `to_step=0` this is the lottery ticket [2].
-    - "learning rate": the optimizer and its count, so that learning rate schedules run again, and the schedules of a
-      Distiller with them. The weights stay as trained [3].
-    - `None`: nothing. The optimizer goes on at the learning rate of the last update: fine-tuning.
+    - "learning rate": the optimizer and its count, so that learning rate schedules run again, along with the schedules
+      of a Distiller. The weights stay as trained [3].
+    - `None`: nothing. The optimizer continues at the learning rate of the last update: fine-tuning.
 
     Weights that are zero after a round stay zero in all later rounds, and keep their mask afterwards.
 
@@ -57,28 +57,28 @@ def iterative(
     epoch, as a `LearningRateScheduler` does. What `train` measures after `fit` is the result of the round.
 
     Args:
-        model: built and compiled model, or a `distill.Distiller`, whose student is pruned.
+        model: built and compiled model, or a `distill.Distiller`, in which case its student is pruned.
         train: function of (model, callbacks) that calls `model.fit` once, for the whole training, with these callbacks
-            after its own. It must not compile the model. What it returns is not used.
-        sparsities: sparsity of each round, ascending, each 0 <= sparsity < 1. To prune a fifth of what is left in each:
-            0.2, 0.36, 0.488, …
+            after its own. It must not compile the model. Its return value is not used.
+        sparsities: sparsity of each round, ascending, each 0 <= sparsity < 1. To prune a fifth of what is left in each
+            round: 0.2, 0.36, 0.488, …
         rewind: "weights", "learning rate" or `None`.
-        to_step: number of updates after which the state is kept that is put back, >= 0. Under `steps_per_execution`, a
-            multiple of it. The state is then kept, and a round ends, at the first chance after that update, which is
-            later only if an epoch's length is not a multiple of `steps_per_execution`.
-        importance: score of each weight; the higher, the sooner it stays. See `prune`.
+        to_step: number of updates after which to keep the state that rounds go back to, >= 0. With
+            `steps_per_execution`, use a multiple of it. The state is then kept, and a round ends, at the first chance
+            after that update, which is later only if an epoch's length is not a multiple of `steps_per_execution`.
+        importance: score of each weight; the highest scores are kept first. See `prune`.
         pattern: the units that are pruned as a whole.
-        scope: where units compete: "layer", "global" or "output". See `prune`.
+        scope: which units compete: "layer", "global" or "output". See `prune`.
         include: layers to prune, in the forms that `find_kernels` takes; all by default.
         exclude: layers to leave alone, in the same forms.
 
     Returns:
-        The zeros that each round pruned to.
+        The zeros after the pruning of each round.
 
     Raises:
-        ValueError: before any training, arguments that do not fit and whatever `prune` refuses; after it, a `train`
-            that made too few updates, did not pass on the callbacks, or compiled the model.
-        TypeError: an argument of a wrong type.
+        ValueError: before any training, an argument does not fit, or `prune` would refuse it; after training, `train`
+            made too few updates, did not pass on the callbacks, or compiled the model.
+        TypeError: an argument has the wrong type.
 
     Example:
     ```python
@@ -101,7 +101,7 @@ def iterative(
     part = pruned_part(model)
     kernels = fitting(find_kernels(part, include=include, exclude=exclude), pattern).found
     _require_dense(kernels, shares[0])
-    # Raises now what it would raise after the training.
+    # Raises errors now that would otherwise come after the training.
     choose(part, kernels, pattern, magnitude, kept_at(shares[-1]), scope)
     snapshot = Snapshot(to_step, updates_made(model.optimizer))
     updates = _run(model, train, snapshot)

@@ -20,14 +20,14 @@ from distill.pruning.weights._sparse_training import Distribution, Plan
 
 
 class RigL(MaskCallback):
-    """The rigged lottery: from time to time the smallest weights go, and those with the largest gradients come.
+    """The rigged lottery: from time to time, drops the smallest weights and adds those with the largest gradients.
 
     Works like `SET`, apart from three things:
 
-    - The share of weights that goes at step t falls: drop_fraction / 2 · (1 + cos(π t / end_step)).
-    - The weights that come are those for which the gradient of the training loss is largest in magnitude, on the next
-      batch of `data`. The gradient is taken for all weights, pruned ones included.
-    - A weight that has just gone may come back at once. It has then never been away: it keeps its value and the
+    - The share of weights that is dropped at step t falls: drop_fraction / 2 · (1 + cos(π t / end_step)).
+    - The new weights are those for which the gradient of the training loss is largest in magnitude, on the next batch
+      of `data`. The gradient is taken for all weights, including pruned ones.
+    - A weight that has just been dropped may come back at once. Then nothing happens to it: it keeps its value and the
       optimizer's memory, as in the authors' code.
 
     The loss is the one that the model was compiled with, penalties included; for a `distill.Distiller`, its whole loss.
@@ -37,15 +37,15 @@ class RigL(MaskCallback):
 
     Args:
         sparsity: share of zeros in all kernels together, 0 <= sparsity < 1.
-        data: batches for the gradients, one per exchange, from the beginning again after the last. A `tf.data.Dataset`
-            of batches as `fit` takes them, or a tuple of arrays (x, y) or (x, y, sample_weight). If the data set has a
-            fixed order, a resumed run continues where the whole run would be.
+        data: batches for the gradients, one per exchange, starting over after the last: a `tf.data.Dataset` of batches
+            as `fit` takes them, or a tuple of arrays (x, y) or (x, y, sample_weight). If the data set has a fixed
+            order, a resumed run continues where an uninterrupted run would be.
         frequency: steps from one exchange to the next, >= 1.
         end_step: step before which all exchanges happen, > `frequency`.
         drop_fraction: share of a kernel's weights that is exchanged at first, 0 < drop_fraction < 1.
         distribution: how the zeros are shared among the kernels, "uniform" or "erdos-renyi". See `SET`.
         seed: seed of the first masks, an integer >= 0.
-        batch_size: size of the batches that arrays are cut into; more examples make a gradient less noisy.
+        batch_size: size of the batches that arrays are split into; more examples make a gradient less noisy.
         include: layers to train sparse, in the forms that `find_kernels` takes; all by default.
         exclude: layers to leave alone, in the same forms.
         log_layers: `True` also logs each kernel's share of zeros, as "sparsity/encoder/dense/kernel".
@@ -54,9 +54,9 @@ class RigL(MaskCallback):
         updates: for every change of the masks, its step and the sparsity of each kernel by name.
 
     Raises:
-        ValueError: as for `SET`, or the data are empty; at the start of training, the model has several replicas;
+        ValueError: as for `SET`, or the data is empty; at the start of training, the model has several replicas;
             later, a gradient is not finite.
-        TypeError: the data are neither a data set nor a tuple.
+        TypeError: the data is neither a data set nor a tuple.
         RuntimeError: Keras runs on a backend other than TensorFlow.
 
     Example:

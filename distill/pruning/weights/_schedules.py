@@ -11,7 +11,7 @@ import numpy as np
 from distill._extras import needed
 from distill.pruning._numbers import require_sparsity
 
-# A step, counted from 1 -> (whether the masks move at it, the sparsity that they have then).
+# A step, counted from 1 -> (whether the masks move at this step, and the sparsity to which they move).
 Schedule = Callable[[int], tuple[Any, Any]]
 # Names of tfmot's schedule classes.
 TFMOT_SCHEDULES = ("ConstantSparsity", "PolynomialDecay")
@@ -20,8 +20,8 @@ TFMOT_SCHEDULES = ("ConstantSparsity", "PolynomialDecay")
 def tfmot_schedule(name: str) -> Any:
     """Returns a schedule class of tfmot, which is imported at the first call and leaves no trace.
 
-    Importing tfmot sets an environment variable that makes this process and its children use Keras 2, and so turns a
-    `tf.keras` that nobody has touched yet into Keras 2. This function prevents the one and undoes the other.
+    Importing tfmot sets an environment variable that makes this process and its children use Keras 2. It thus turns a
+    `tf.keras` that nothing has used yet into Keras 2. This function prevents the latter and undoes the former.
 
     Args:
         name: "PolynomialDecay" or "ConstantSparsity".

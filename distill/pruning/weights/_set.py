@@ -11,35 +11,35 @@ from distill.pruning.weights._sparse_training import Distribution, Plan
 
 
 class SET(MaskCallback):
-    """Sparse evolutionary training: from time to time the smallest weights go, and as many others come at random.
+    """Sparse evolutionary training: from time to time, drops the smallest weights and adds as many others at random.
 
-    Before the first step, a random choice of weights in each kernel stays, as many as `sparsity` and `distribution`
-    say. A model that is pruned to these numbers already keeps its own masks. At steps `frequency`, 2 · `frequency`, …
-    below `end_step`, before the step trains, in each kernel
+    Before the first step, a random choice of weights in each kernel is kept, as many as `sparsity` and `distribution`
+    say. A model that is already pruned to these numbers keeps its own masks. At steps `frequency`, 2 · `frequency`, …
+    below `end_step`, before the step trains, the callback does two things in each kernel:
 
-    - the smallest `drop_fraction` of the weights, by magnitude, is set to zero, rounded to the nearest number;
-    - as many weights are drawn among those that were pruned until then, and start at 0. So a weight that goes stays
-      away until the next exchange. If fewer weights are pruned, fewer are exchanged.
+    - It sets the smallest `drop_fraction` of the weights, by magnitude, to zero, rounded to the nearest number.
+    - It draws as many new weights from those that were already pruned; they start at 0. So a weight that is dropped
+      stays away until the next exchange. If fewer weights are pruned, fewer are exchanged.
 
     The optimizer's memory of a new weight, such as its momentum, is set to 0. Every kernel has the same number of
-    weights all the time; a new weight is 0 until a step trains it. If several steps are due at once, as under
+    weights throughout; a new weight is 0 until a step trains it. If several steps are due at once, as with
     `steps_per_execution`, one exchange stands for all of them. No exchange happens when training ends.
 
-    A draw depends only on the seed and the step, so a run that is resumed together with its optimizer, as by
+    A draw depends only on the seed and the step. So a run that is resumed together with its optimizer, for example by
     `keras.callbacks.BackupAndRestore`, draws the same weights as a run that was never stopped.
 
     The paper drops the same share of the smallest positive and of the largest negative weights, starts new weights at
-    random values, and exchanges weights at the end of every epoch. Starting at 0 and comparing magnitudes regardless of
-    the sign is how RigL's authors run SET.
+    random values, and exchanges weights at the end of every epoch. RigL's authors run SET as it is done here: new
+    weights start at 0, and magnitudes are compared regardless of the sign.
 
     Args:
         sparsity: share of zeros in all kernels together, 0 <= sparsity < 1.
         frequency: steps from one exchange to the next, >= 1.
-        end_step: step before which all exchanges happen, > `frequency`; three quarters of the training, say.
+        end_step: step before which all exchanges happen, > `frequency`; for example, three quarters of the training.
         drop_fraction: share of a kernel's weights that is exchanged, 0 < drop_fraction < 1.
         distribution: how the zeros are shared among the kernels. "uniform" gives each kernel the same sparsity.
-            "erdos-renyi" gives it a density proportional to the sum of its dimensions over their product, at most 1,
-            which leaves small kernels denser. The number of zeros in all kernels together is that of `sparsity`.
+            "erdos-renyi" gives each a density proportional to the sum of its dimensions over their product, at most 1,
+            which leaves small kernels denser. Either way, `sparsity` sets the number of zeros in all kernels together.
         seed: seed of the draws, an integer >= 0.
         include: layers to train sparse, in the forms that `find_kernels` takes; all by default. RigL's authors leave
             the first layer dense if the distribution is uniform.
@@ -50,8 +50,8 @@ class SET(MaskCallback):
         updates: for every change of the masks, its step and the sparsity of each kernel by name.
 
     Raises:
-        ValueError: a number out of range, or an unknown distribution; at the start of training, whatever `find_kernels`
-            refuses, or a model that is not compiled.
+        ValueError: a number is out of range, or the distribution is unknown; at the start of training, `find_kernels`
+            refuses the model or a selector, or the model is not compiled.
 
     Example:
     ```python

@@ -1,4 +1,4 @@
-"""What `iterative` keeps of a training to go back to, and how it ends a round."""
+"""The state of training that `iterative` keeps and goes back to, and the callback that ends a round."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ class Snapshot(keras.callbacks.Callback):
         self._optimizer: list[tuple[keras.Variable, np.ndarray]] = []
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Keeps the state, at the first batch after so many updates."""
+        """Keeps the state, at the first batch after `to_step` updates."""
         made = updates_made(self.model.optimizer) - self._began
         if self.made is not None or made < self._to_step:
             return

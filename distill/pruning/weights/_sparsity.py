@@ -97,7 +97,7 @@ def measure_sparsity(model: keras.Model, *, include: Selectors = None, exclude: 
     """Counts the zeros in a model's kernels, whatever set them.
 
     Args:
-        model: built model, or a `distill.Distiller`, whose student is measured.
+        model: built model, or a `distill.Distiller`, in which case its student is measured.
         include: layers to look at, in the forms that `find_kernels` takes; all by default.
         exclude: layers to leave out, in the same forms.
 

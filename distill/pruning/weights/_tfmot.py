@@ -1,4 +1,4 @@
-"""The names of tfmot, the TensorFlow Model Optimization Toolkit: its pruning scripts run on Keras 3 with other imports.
+"""tfmot's names (TensorFlow Model Optimization Toolkit): with other imports, its pruning scripts run on Keras 3.
 
     from distill import pruning  # was: from tensorflow_model_optimization.sparsity import keras as pruning
 
@@ -54,39 +54,39 @@ def prune_low_magnitude(
 
     Like tfmot's function of this name, with these differences:
 
-    - Nothing is wrapped or copied: the very object that was given comes back. A model that was trained before is traced
-      again.
-    - Models of any kind can be given, subclassed ones too, and more layers are known. Layers that have nothing to
+    - Nothing is wrapped or copied: you get back the same object that you passed. A model that was trained before is
+      traced again.
+    - You can pass any kind of model, including subclassed ones, and more layers are known. Layers that have nothing to
       prune, are not known (see `find_kernels`) or do not fit the pattern are left whole. tfmot refuses them or, with
       M:N, pads them with zeros.
-    - Pruned weights stay at zero until the masks move. tfmot lets them take one step before each update, by which they
+    - Pruned weights stay at zero until the masks move. tfmot lets them take one step before each update, so that they
       may win their place back.
     - Marks are not part of a saved file: mark a loaded model again.
 
-    Layers that are not built yet can be marked; whatever they create when they are built is marked with them. The whole
+    You can mark layers that are not built yet; whatever they create when they are built is marked with them. The whole
     model must be built when training starts. Training without `UpdatePruningStep` is an error. One case goes unnoticed:
-    a layer is marked by itself, and its model was trained before and is not compiled again. After a training with the
-    callback, the masks hold in any other training, but move only with the callback.
+    a layer is marked by itself, and its model was trained before and is not compiled again. After training with the
+    callback, the masks hold in any other training, but they move only with the callback.
 
-    A layer that is marked already keeps its first mark when its model, or a list with it, is marked.
+    A layer that is already marked keeps its first mark if its model, or a list that contains it, is marked later.
 
     Args:
-        to_prune: model, layer, or list of these; built or not. For a `distill.Distiller`, its student.
-        pruning_schedule: steps and sparsities; see `GradualPruning`. tfmot's default, `ConstantSparsity(0.5, 0)`, if
-            `None`.
+        to_prune: model, layer, or list of these; built or not. For a `distill.Distiller`, its student is marked.
+        pruning_schedule: steps and sparsities; see `GradualPruning`. `None` is tfmot's default,
+            `ConstantSparsity(0.5, 0)`.
         block_size: rows and columns of the blocks that are pruned as a whole.
         block_pooling_type: "AVG" or "MAX": a block is scored by the mean or the largest of its magnitudes.
-        pruning_policy: object whose `allow_pruning(layer)` says which layers are pruned: of the layers in models, and
-            of the layers given by themselves. Its method `ensure_model_supports_pruning(model)` is called as well if it
-            has one. tfmot's `PruneForLatencyOnXNNPack` does not know Keras 3 layers.
+        pruning_policy: object whose `allow_pruning(layer)` says which layers are pruned, among the layers in models and
+            the layers passed by themselves. If it has a method `ensure_model_supports_pruning(model)`, that is called
+            as well. tfmot's `PruneForLatencyOnXNNPack` does not know Keras 3 layers.
         sparsity_m_by_n: (m, n) for m zeros in every n weights along the inputs, such as (2, 4). These are chosen once,
-            at step 1; as in tfmot, `pruning_schedule` and `block_size` are not used then.
+            at step 1; as in tfmot, `pruning_schedule` and `block_size` are then not used.
 
     Returns:
         `to_prune` itself.
 
     Raises:
-        ValueError: an argument of a wrong kind, or a layer given by itself that is marked already.
+        ValueError: an argument has the wrong kind, or a layer passed by itself is already marked.
         TypeError: the schedule is not a function.
 
     Example:
@@ -139,14 +139,14 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     Saving a model does not need this: files never contain marks or masks.
 
     Args:
-        model: model, or a `distill.Distiller`, whose student is meant; pruned by any function or callback of
-            `distill.pruning`.
+        model: model that any function or callback of `distill.pruning` has pruned; for a `distill.Distiller`, its
+            student is used.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: it is not a Keras 3 model.
+        ValueError: the model is not a Keras 3 model.
 
     Example:
     ```python
@@ -171,13 +171,13 @@ def strip_pruning(model: keras.Model) -> keras.Model:
 class UpdatePruningStep(keras.callbacks.Callback):
     """Prunes what `prune_low_magnitude` marked, while the model trains. Training without it is an error.
 
-    Runs one `GradualPruning` for each plan. As in tfmot, steps count on from one `fit` to the next, also with another
-    `UpdatePruningStep`. In a training loop of your own, call `set_model`, then `on_train_batch_begin` before each step,
-    then `on_train_end`; the model must be compiled with the optimizer that trains it.
+    Runs one `GradualPruning` for each plan. As in tfmot, the step count continues from one `fit` to the next, even with
+    another `UpdatePruningStep`. In a training loop of your own, call `set_model`, then `on_train_batch_begin` before
+    each step, then `on_train_end`; the model must be compiled with the optimizer that trains it.
 
-    At the end of an epoch, the share of zeros in all that is pruned is in the logs, as "sparsity". Put this callback
-    after `keras.callbacks.EarlyStopping(restore_best_weights=True)` in the list, because older weights have fewer
-    zeros.
+    At the end of an epoch, it logs the share of zeros in all pruned kernels as "sparsity". Put this callback after
+    `keras.callbacks.EarlyStopping(restore_best_weights=True)` in the list, because the older weights that are restored
+    have fewer zeros.
 
     Raises:
         ValueError: at the start of training, nothing in the model is marked, or a pattern fits none of the layers that

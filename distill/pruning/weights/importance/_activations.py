@@ -29,18 +29,18 @@ def wanda(data: Data) -> Importance:
     """Scores weights by |W_ij| · ‖X_j‖₂, where the norm of input j is over all examples and positions.
 
     The paper compares the weights of each output: `prune(model, s, importance=wanda(data), scope="output")`. The model
-    runs in inference mode, batch after batch, and is left as it was. No labels and no gradients are needed. All inputs
-    of a kernel that is used several times are taken together.
+    runs in inference mode, batch by batch, and does not change. No labels and no gradients are needed. If a kernel is
+    used several times, the norm is over all its inputs together.
 
-    In a convolution, X_j is an input channel at all its positions, whichever of them a tap of the kernel meets; in a
-    depthwise one, the kernel's own channel; in EinsumDense, and so MultiHeadAttention, whatever is summed with the
-    weight. In an Embedding, the norm of a row is the square root of the number of times it is looked up. Positions that
-    a Keras mask hides count too.
+    In a convolution, X_j is an input channel at all its positions, whichever of them a tap of the kernel meets. In a
+    depthwise convolution, X_j is the kernel's own channel. In EinsumDense, and therefore MultiHeadAttention, X_j is
+    whatever is summed with the weight. In an Embedding, the norm of a row is the square root of the number of times it
+    is looked up. Positions that a Keras mask hides also count.
 
     Args:
         data: batches x, (x, y) or (x, y, sample_weight), of which only x is used, in a finite `tf.data.Dataset` or in
-            anything else that can be read again and again; or an array x, a dictionary of arrays, or a tuple (x, y) of
-            them, which are cut into batches of 128.
+            anything else that can be read repeatedly; or an array x, a dictionary of arrays, or a tuple (x, y) of
+            them, which are split into batches of 128.
 
     Returns:
         An importance with float64 scores >= 0. It raises ValueError if there are no examples, and for kernels whose
@@ -48,7 +48,7 @@ def wanda(data: Data) -> Importance:
         that the model does not run. Exclude those.
 
     Raises:
-        ValueError: the data can be read only once, never end, or are arrays of different lengths.
+        ValueError: the data can be read only once, never ends, or consists of arrays of different lengths.
 
     Example:
     ```python

@@ -23,12 +23,12 @@ from distill.pruning.weights.importance._weights import Importance
 
 
 def obd(data: Data, loss: Loss = None, *, probes: int = 1, seed: int = 0) -> Importance:
-    """Optimal Brain Damage: scores weights by the second-order change of the loss if they go at a minimum, h w² / 2.
+    """Optimal Brain Damage: scores weights by the second-order loss change if they are removed at a minimum, h w² / 2.
 
     h is the diagonal of the Hessian of the mean loss over all examples. It is estimated from products of the Hessian
     with vectors v of random signs: the mean of v · Hv is h. The estimate is exact if the Hessian is diagonal; otherwise
     its variance falls as 1 / (probes · batches). The diagonal of a Hessian may have either sign, and so may the scores.
-    Behind ReLUs it is that of the linear piece that the weights are on.
+    With ReLUs, h is the diagonal for the linear piece that the weights are on.
 
     Args:
         data: batches or arrays, as for `snip`.
@@ -37,10 +37,10 @@ def obd(data: Data, loss: Loss = None, *, probes: int = 1, seed: int = 0) -> Imp
         seed: seed of the random signs.
 
     Returns:
-        An importance with float64 scores, which raises what that of `snip` raises.
+        An importance with float64 scores, which raises the same errors as that of `snip`.
 
     Raises:
-        ValueError: probes is not an integer >= 1; else as for `snip`.
+        ValueError: probes is not an integer >= 1; otherwise as for `snip`.
 
     Example:
     ```python

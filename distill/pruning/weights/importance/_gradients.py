@@ -23,27 +23,27 @@ from distill.pruning.weights.importance._weights import Importance
 
 
 def snip(data: Data, loss: Loss = None) -> Importance:
-    """Scores weights by how much the loss changes, to first order, if they go: |w · g| with the mean loss's gradient g.
+    """Scores weights by the first-order change of the loss without them: |w · g|, where g is the mean loss's gradient.
 
     The mean is over all examples: batches count by their number of examples. The paper divides the scores by their sum,
-    which does not change their order. The model runs in inference mode and is left as it was; layers need not be
+    which does not change their order. The model runs in inference mode and does not change; layers need not be
     trainable. Batches are read one by one and summed in float64. Gradients have the model's own precision and no loss
-    scaling, so under float16 small ones are lost.
+    scaling, so small ones are lost in float16.
 
     Args:
         data: batches (x, y) or (x, y, sample_weight) in a finite `tf.data.Dataset`, or in anything else that can be
-            read again and again; or a tuple of arrays (x, y), which is cut into batches of 128.
+            read repeatedly; or a tuple of arrays (x, y), which is split into batches of 128.
         loss: a `keras.losses.Loss`, its name, or a function of (y_true, y_pred) that returns a mean over examples or
             one value per example, which are averaged. `None` is the loss that the model was compiled with, as a mean
-            over examples, with all that training adds to it: the penalties of regularizers and of `add_loss`.
+            over examples, with everything that training adds to it: the penalties of regularizers and of `add_loss`.
 
     Returns:
         An importance with float64 scores >= 0. It needs Keras' TensorFlow backend. It raises ValueError if there are
         no examples, no labels or no loss, and if the loss does not depend on a kernel.
 
     Raises:
-        ValueError: the data can be read only once, never end, or are arrays of different lengths; the loss is a sum
-            over examples.
+        ValueError: the data can be read only once, never ends, or consists of arrays of different lengths; or the loss
+            is a sum over examples.
 
     Example:
     ```python
@@ -76,18 +76,18 @@ def snip(data: Data, loss: Loss = None) -> Importance:
 
 
 def taylor(data: Data, loss: Loss = None) -> Importance:
-    """Scores weights by the squared first-order change of the loss if they go: the mean over batches of (w · g)².
+    """Scores weights by the squared first-order loss change without them: the mean over batches of (w · g)².
 
     g is the gradient of a batch's mean loss, and every batch counts the same, even a short last one. If the gradients
-    of batches cancel out, the mean gradient of `snip` shows nothing and this one does, so it depends on the batch size.
-    Everything else is as for `snip`.
+    of batches cancel out, the mean gradient of `snip` shows nothing, while this score does, so it depends on the batch
+    size. Everything else is as for `snip`.
 
     Args:
         data: batches or arrays, as for `snip`.
         loss: loss, as for `snip`.
 
     Returns:
-        An importance with float64 scores >= 0, which raises what that of `snip` raises.
+        An importance with float64 scores >= 0, which raises the same errors as that of `snip`.
 
     Raises:
         ValueError: as for `snip`.
@@ -123,10 +123,10 @@ def taylor(data: Data, loss: Loss = None) -> Importance:
 def movement(data: Data, loss: Loss = None, *, learning_rate: float, steps: int) -> Importance:
     """Scores weights by how far training moves them away from zero: S = −learning_rate · Σ_t w_t · g_t over SGD steps.
 
-    The steps start at the present weights and run in training mode over the batches of `data`, again and again if
-    needed. They move everything that is trainable; pruned weights stay at zero. Afterwards every variable is put back
-    as it was, even if something fails: weights, statistics of BatchNormalization, seeds and metrics. This takes a copy
-    of them. In the paper, the model is pruned by the scores while they add up; here it trains as it is.
+    The steps start at the present weights and run in training mode over the batches of `data`, repeatedly if needed.
+    They move everything that is trainable; pruned weights stay at zero. Afterwards every variable is restored, even if
+    something fails: weights, statistics of BatchNormalization, seeds and metrics. This takes a copy of them. In the
+    paper, the model is pruned by the scores while they add up; here it trains as it is.
 
     Args:
         data: batches or arrays, as for `snip`; a dataset may never end.
@@ -135,11 +135,11 @@ def movement(data: Data, loss: Loss = None, *, learning_rate: float, steps: int)
         steps: number of batches to train on, >= 1.
 
     Returns:
-        An importance with float64 scores of either sign, negative for weights that moved towards zero. It raises what
-        that of `snip` raises.
+        An importance with float64 scores of either sign, negative for weights that moved towards zero. It raises the
+        same errors as that of `snip`.
 
     Raises:
-        ValueError: a number is out of range; else as for `snip`.
+        ValueError: a number is out of range; otherwise as for `snip`.
 
     Example:
     ```python

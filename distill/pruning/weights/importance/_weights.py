@@ -7,7 +7,7 @@ import numpy as np
 
 from distill.pruning.weights._kernels import Kernel, weights_of
 
-# A model and some of its kernels -> one array of scores per kernel, of its shape; the higher, the sooner weights stay.
+# A model and some of its kernels -> one array of scores per kernel, in its shape; the highest scores are kept first.
 Importance = Callable[[keras.Model, Sequence[Kernel]], Sequence[np.ndarray]]
 
 
@@ -19,7 +19,7 @@ def magnitude(model: keras.Model, kernels: Sequence[Kernel]) -> list[np.ndarray]
         kernels: kernels to score.
 
     Returns:
-        One array of scores >= 0 per kernel, of its shape; float32 or float64.
+        One array of scores >= 0 per kernel, in the kernel's shape; float32 or float64.
 
     Example:
     ```python
@@ -38,7 +38,7 @@ def magnitude(model: keras.Model, kernels: Sequence[Kernel]) -> list[np.ndarray]
 
 
 def random(seed: int) -> Importance:
-    """Scores weights by uniform random numbers, new ones at each call: the baseline for every other importance.
+    """Scores weights by uniform random numbers, drawn anew at each call: the baseline for every other importance.
 
     Args:
         seed: seed of numpy's generator.
