@@ -8,7 +8,7 @@ import griffe
 
 
 class Read(griffe.Extension):
-    """Makes of docstrings and comments what the parser of docstrings knows."""
+    """Turns docstrings and comments into what the docstring parser knows."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called for each object after its members."""
@@ -17,7 +17,7 @@ class Read(griffe.Extension):
             obj.docstring.value = text
 
     def on_attribute(self, *, attr: griffe.Attribute, **_: Any) -> None:
-        """Called for each attribute; what has no docstring is not shown."""
+        """Called for each attribute; an attribute without a docstring would not be shown."""
         if attr.docstring or attr.lineno is None or not (attr.parent and attr.parent.is_module):
             return
         above = attr.filepath.read_text(encoding="utf-8").splitlines()[: attr.lineno - 1]  # type: ignore[union-attr]

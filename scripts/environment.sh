@@ -1,6 +1,6 @@
-# Sourced by the other scripts: makes .venv beside them, once, with what constraints.txt pins, and sets $python. What goes
-# into it is named before, as extras of pyproject.toml: extras="experiments onnx" source environment.sh
-# All commands share .venv; one that needs more adds it. What was cut off is finished by the next call.
+# The other scripts source this file. It makes .venv once, with the versions that constraints.txt pins, and sets $python.
+# Before sourcing it, name what goes into .venv, as extras of pyproject.toml: extras="experiments onnx" source environment.sh
+# All commands share .venv; a command that needs more adds it. If an installation is interrupted, the next call finishes it.
 # Needs Python 3.11, 3.12 or 3.13 with venv.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -9,7 +9,7 @@ wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' -)
 installed=" $(cat "$root/.venv/installed" 2>/dev/null || true) " # the versions in .venv, as $wanted, and the extras
 [[ "$installed" == " $wanted "* ]] || installed=""
 
-# MB to download and on disk, of pip's wheels on Linux with Python 3.11: of distill with TensorFlow, and what extras add.
+# MB to download and on disk, for pip's wheels on Linux with Python 3.11: distill with TensorFlow, and what each extra adds.
 missing="" download=0 disk=0
 [ -n "$installed" ] || download=640 disk=2200
 for extra in ${extras:=experiments dev}; do
@@ -41,7 +41,7 @@ if [ -n "$missing" ]; then
     "$found" -m venv --clear "$root/.venv"
   fi
   extras=$(printf '%s\n' $extras ${installed#* "$wanted"} | sort -u | paste -sd ' ' -) # and those that are there already
-  # Python compiles what is imported when it is: a fifth of the files, and a minute less.
+  # Python compiles files when they are imported. Those are a fifth of all files, so this saves a minute.
   "$python" -m pip install --disable-pip-version-check --progress-bar off --no-compile \
     --constraint "$root/constraints.txt" --editable "$root[${extras// /,}]" >&2
   echo "$wanted $extras" >"$root/.venv/installed"
@@ -49,6 +49,6 @@ fi
 
 # TensorFlow's notices are not about this program; set it to 0 to see them.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
-# On processors without AVX-512 VNNI, TensorFlow leaves oneDNN's kernels off, with which small convolutions train there
-# 2.8 times as fast; on others they are on anyway, so that now all machines run the same.
+# On processors without AVX-512 VNNI, TensorFlow leaves oneDNN's kernels off, although small convolutions train 2.8 times
+# as fast with them there. On other processors they are on anyway, so with this setting all machines run the same kernels.
 export TF_ENABLE_ONEDNN_OPTS=${TF_ENABLE_ONEDNN_OPTS:-1}

@@ -1,14 +1,15 @@
-"""Writes what README.md and the pages in docs/ take from data and from runs.
+"""Writes the parts of README.md and the pages in docs/ that come from data and from runs.
 
 scripts/pages fills in the tables and pictures of the studies, from the files that `studies.condense` wrote to
-docs/studies. It also writes the notebooks: the tutorials of NOTEBOOKS, cell by cell. A page says where they go:
+docs/studies. It also writes the notebooks: the tutorials of NOTEBOOKS, cell by cell. Marks in a page say where a table
+or picture goes:
 
     <!-- compare.json: scores teacher alone distilled -->
     ...
     <!-- end -->
 
-stands around the table `scores` of docs/studies/compare.json, here of three arms only; PARTS lists what there is. It
-takes seconds.
+These marks enclose the table `scores` of docs/studies/compare.json, here with three arms only. PARTS lists all parts.
+This takes seconds.
 
 scripts/pages PAGE ... runs the Python snippets of these pages, one after another in an empty folder. What a snippet
 prints replaces the block of text that follows it, and pictures (SVG) that it writes are copied to where the page shows

@@ -1,10 +1,10 @@
-"""Runs a module as `python -m` does, without what TensorFlow says when it starts: quietly.py MODULE ARGUMENT..."""
+"""Runs a module as `python -m` does, without TensorFlow's messages at its start: quietly.py MODULE ARGUMENT..."""
 
 import runpy
 import sys
 from pathlib import Path
 
-# As a file: to import anything of distill is to import TensorFlow.
+# Run as a file, because importing anything of distill imports TensorFlow.
 quiet = runpy.run_path(str(Path(__file__).parents[1] / "distill" / "_quiet.py"))
 with quiet["unheard"]():
     import distill  # noqa: F401  # and with it Keras and its backend

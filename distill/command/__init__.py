@@ -1,11 +1,11 @@
-"""The `distill` command: looks into model files, compares what they answer, and makes reports of studies.
+"""The `distill` command: inspects model files, compares their answers, and makes reports of studies.
 
     distill inspect student.keras --files --latency
     distill compare teacher.keras student.tflite --test test.npz
     distill report runs/compare
 
-`distill --help` lists its commands, and `distill compare --help` explains one. `main` is the command as a function, and
-returns its exit status.
+`distill --help` lists the commands, and `distill compare --help` explains one of them. `main` runs the command from
+Python and returns its exit status.
 
 ```python
 from distill import command
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that the command line names.
 
     Args:
-        arguments: what follows `distill` on the command line, which is read if there are none.
+        arguments: the arguments after `distill`; if `None`, those of the command line.
 
     Returns:
         The exit status: 0, or 1 after an error, which is printed.

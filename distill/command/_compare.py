@@ -1,4 +1,4 @@
-"""Compares finished models on the same examples: scores, differences, how sure both are, and costs."""
+"""Compares finished models on the same examples: scores and differences with their intervals, and costs."""
 
 import argparse
 import zipfile
@@ -56,7 +56,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints how the models do that the options name.
+    """Prints how the models that the options name compare.
 
     Raises:
         ImportError: the extra `experiments` is not installed.
@@ -93,7 +93,7 @@ def named_models(given: list[str]) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: two models have one name, or a file is of another kind.
+        ValueError: two models have the same name, or a file is of another kind.
     """
     models: dict[str, Path] = {}
     for one in given:
@@ -115,11 +115,11 @@ def named_models(given: list[str]) -> dict[str, Path]:
 
 
 def examples(file: Path) -> tuple[Arrays, np.ndarray]:
-    """Inputs and labels out of an .npz file.
+    """Reads inputs and labels from an .npz file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no .npz file, holds objects, lacks x or y, or the arrays have different lengths.
+        ValueError: it is not an .npz file, holds objects, lacks x or y, or the arrays have different lengths.
     """
     rule = 'An .npz file of examples holds arrays of one length, as numpy.savez("test.npz", x=x, y=y) writes them.'
     if not file.is_file():

@@ -1,9 +1,9 @@
 """Describes a model file: its layers, its weights with their statistics, its zeros and its cost.
 
-Of exported files (LiteRT, ONNX, SavedModels), which have no layers, it shows the functions with their inputs and
-outputs, the operators and the weights, and runs nothing in them but for `--latency`. Of files that hold weights alone,
-TensorFlow checkpoints among them, it shows the weights. Of a cache of a teacher's answers, it shows what was recorded
-and how it is kept, and compares the checksums.
+Exported files (LiteRT, ONNX, SavedModels) have no layers. For these, it shows the functions with their inputs and
+outputs, the operators and the weights, and runs nothing in them except for `--latency`. For files that hold only
+weights, including TensorFlow checkpoints, it shows the weights. For a cache of a teacher's answers, it shows what was
+recorded and how it is stored, and compares the checksums.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def describe_cache(options: argparse.Namespace) -> dict[str, str]:
     """Describes a cache of a teacher's answers; returns a text by heading.
 
     Raises:
-        ValueError: the options ask for more than a cache has; its description cannot be read.
+        ValueError: the options ask for more than a cache has, or its description cannot be read.
     """
     if options.files or options.latency or options.plot is not None or options.weights is not None:
         raise ValueError(
@@ -153,8 +153,8 @@ def latency(found: Contents, options: argparse.Namespace) -> str:
     """Times one example in the runtime of an exported file.
 
     Raises:
-        ValueError: the options ask for several threads; the file is a SavedModel, which is code, and not trusted; or an
-            input is text.
+        ValueError: the options ask for several threads; the file is a SavedModel, which is code, and is not trusted; or
+            an input is text.
     """
     if options.threads != 1:
         raise ValueError(
@@ -208,7 +208,7 @@ def describe_weights_file(options: argparse.Namespace) -> dict[str, str] | None:
 
 
 def weights_table(weights: Iterable[Values]) -> str:
-    """Makes a table with shape, type and statistics of each weight; of some, no values are known."""
+    """Makes a table of the shape, type and statistics of each weight; some weights have no known values."""
     rows: list[tuple[str, ...]] = [("weight", "shape", "type", "mean", "sd", "min", "max", "zeros")]
     for name, kind, stored in weights:
         if stored is None:

@@ -1,4 +1,4 @@
-"""Rebuilds the report of a finished study, or makes one of the runs of several machines."""
+"""Rebuilds the report of a finished study, or makes one report of the runs of several machines."""
 
 import argparse
 from pathlib import Path

@@ -1,10 +1,10 @@
 """Data sets that need no network, in batches that are the same in every process.
 
-`load` gives fixed train, dev and test splits of `mnist5k` (5,000 MNIST digits), `digits` (8×8 pixels) and `mnist1d`
-(signals), which Python packages carry or compute. It also gives those of any classification set of tensorflow-datasets
-that is already on the machine, and never downloads. `batches` shuffles by a seed, `shift` moves images and series,
-`flip` mirrors images, `mixup` mixes views for distillation without labels, and `arrays` reads a split into numpy.
-`load_text` gives a text for language models, in train, dev and test too.
+`load` returns fixed train, dev and test splits of `mnist5k` (5,000 MNIST digits), `digits` (8×8 pixels) and `mnist1d`
+(signals), which Python packages contain or compute. It also loads any classification set of tensorflow-datasets that is
+already on the machine; it never downloads. `batches` shuffles by a seed, `shift` moves images and series, `flip`
+mirrors images, `mixup` mixes views for distillation without labels, and `arrays` reads a split into numpy. `load_text`
+returns a text for language models, which is also split into train, dev and test.
 
 ```python
 import keras

@@ -15,16 +15,16 @@ def batches(
     """Batch a data set or arrays, in their own order or shuffled.
 
     The order of the nth pass over the result depends on `seed` and n alone, not on the process or on TensorFlow's
-    global seed. Every iterator counts as a pass, so runs that must see equal batches each need a call of their own.
+    global seed. Every iterator counts as a pass, so runs that must see the same batches must each call `batches`.
 
     Args:
         dataset: unbatched data set of known length, such as `Splits.train`, or arrays with examples along the first
-            axis, such as (x, y). Shuffling holds all of it in memory.
+            axis, such as (x, y). Shuffling keeps all of it in memory.
         batch_size: number of examples in a batch, >= 1; the last batch may be smaller.
-        seed: integer in [0, 2³¹ − 1) to shuffle, anew on each pass; `None` to keep the order.
+        seed: integer in [0, 2³¹ − 1) to shuffle anew on each pass; `None` to keep the order.
 
     Returns:
-        The batched and prefetched data set; a pass has each example once.
+        The batched and prefetched data set; each pass contains every example once.
 
     Raises:
         ValueError: an argument is out of range, `dataset` is neither a data set nor arrays of one length, or its
@@ -59,7 +59,7 @@ def batches(
         dataset = seeded(lambda: unshuffled.shuffle(count, seed=seed))
     dataset = dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
     if are_arrays:
-        # Nothing is to be tuned here, and an iterator with a tuning thread waits for it to end, in each epoch.
+        # There is nothing to tune here, and an iterator with a tuning thread waits in each epoch for it to end.
         options = tf.data.Options()
         options.autotune.enabled = False
         dataset = dataset.with_options(options)

@@ -56,7 +56,7 @@ class Embedded(tfds.core.GeneratorBasedBuilder):
 
 
 class Mnist5k(Embedded):
-    """`mnist5k`: 3,000 train, 500 dev and 1,500 test digits, each with equally many of every digit."""
+    """`mnist5k`: 3,000 train, 500 dev and 1,500 test digits; within a split, every digit is equally frequent."""
 
     name = "mnist5k"
     description = "5,000 handwritten digits of 28×28 pixels, 500 of each, all from MNIST's training set."
@@ -97,7 +97,7 @@ class Digits(Embedded):
 
 
 class Mnist1d(Embedded):
-    """`mnist1d`: the package's own 1,000 test signals; its 4,000 others as 3,500 train and 500 dev."""
+    """`mnist1d`: the package's own 1,000 test signals; its other 4,000 are split into 3,500 train and 500 dev."""
 
     name = "mnist1d"
     description = "5,000 signals of 40 steps: ten templates of digits, padded, shifted, sheared and noisy."

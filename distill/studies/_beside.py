@@ -1,4 +1,4 @@
-"""What lies beside a report: its tables as CSV, its charts as SVG and PNG, and all numbers as JSON."""
+"""The files beside a report: its tables as CSV, its charts as SVG and PNG, and all numbers as JSON."""
 
 import math
 from pathlib import Path

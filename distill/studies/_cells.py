@@ -1,4 +1,4 @@
-"""What is counted and kept of the model of a cell."""
+"""What a cell counts and saves of its model."""
 
 import gzip
 import zipfile
@@ -16,7 +16,7 @@ from distill._types import Tensor
 def logits(model: Callable[..., Tensor], x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns a model's outputs for all examples.
 
-    It does what `predict` does. For a small network, that spends more time on compiling than on computing.
+    It does what `predict` does. For a small network, `predict` spends more time compiling than computing.
 
     Example:
         ```python
@@ -30,15 +30,15 @@ def logits(model: Callable[..., Tensor], x: NDArray[np.float32]) -> NDArray[np.f
 
 
 def costs(network: keras.Model, file: Path) -> dict[str, int]:
-    """Returns what a network costs, as result.json has it.
+    """Returns what a network costs, as result.json holds it.
 
     Args:
         network: the network.
         file: the saved network.
 
     Returns:
-        "parameters", of which "nonzero" are not 0, "macs" for one example, and the bytes of the file, "file_bytes", and
-        of its compressed content, "gzip_bytes".
+        "parameters", "nonzero" (the parameters that are not 0), "macs" for one example, "file_bytes" for the bytes of
+        the file, and "gzip_bytes" for those of its compressed content.
     """
     return {
         "parameters": cost.parameters(network),
@@ -50,7 +50,7 @@ def costs(network: keras.Model, file: Path) -> dict[str, int]:
 
 
 def _content(file: Path) -> bytes:
-    """What a file holds; of an archive of Keras, without the times of saving, by which equal models would differ."""
+    """The content of a file; for a Keras archive, without the time of saving, in which equal models would differ."""
     if not zipfile.is_zipfile(file):
         return file.read_bytes()
     with zipfile.ZipFile(file) as archive:
@@ -58,7 +58,7 @@ def _content(file: Path) -> bytes:
 
 
 def milliseconds(timed: Mapping[str, cost.Latency]) -> dict[str, dict[str, float]]:
-    """Returns latencies by arm as study.json has them: "median", "low" and "high" in milliseconds, and "runs"."""
+    """Returns latencies by arm as study.json holds them: "median", "low" and "high" in milliseconds, and "runs"."""
     return {
         arm: {"median": one.median_ms, "low": one.low_ms, "high": one.high_ms, "runs": one.runs}
         for arm, one in timed.items()
@@ -66,7 +66,7 @@ def milliseconds(timed: Mapping[str, cost.Latency]) -> dict[str, dict[str, float
 
 
 def save(network: keras.Model, file: Path) -> None:
-    """Saves a network without the optimizer that it has only if it was trained alone, so that file sizes compare."""
+    """Saves a network without its optimizer, which only networks trained alone have, so that file sizes compare."""
     clean = type(network).from_config(network.get_config())  # clone_model would also compile the copy
     clean.set_weights(network.get_weights())
     clean.save(file)

@@ -1,4 +1,4 @@
-"""The charts of a study: what each arm scores for what it costs, and how arms differ.
+"""The charts of a study: each arm's score against its cost, and how arms differ.
 
 ```python
 from distill import studies
@@ -20,6 +20,6 @@ __all__ = ["Picture", "confusion", "curves", "every", "forest", "layers", "paret
 
 
 def every(study: StudyResult) -> list[Picture]:
-    """All charts for which the study has what they show."""
+    """Returns all charts for which the study has data."""
     kinds = (pareto, forest, curves, reliability, confusion, layers)
     return [picture for kind in kinds for picture in kind(study)]

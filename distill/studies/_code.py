@@ -16,9 +16,9 @@ from typing import Any
 def code_of(*functions: Callable[..., Any]) -> str:
     """Returns a digest of what functions do.
 
-    It tells their code, without comments, docstrings, layout and their own defaults, which are settings. Then that of
-    the functions and classes that they use, and the constants, as far as these are in the same module or below its
-    folder; so that a changed learning rate at the top of a file is not missed. What other libraries do is not in it.
+    The digest covers their code, without comments, docstrings, layout and their own defaults, which are settings. It
+    also covers the functions, classes and constants that they use, if these are in the same module or below its folder,
+    so that a changed learning rate at the top of a file is not missed. It does not cover what other libraries do.
     """
     parts = {text for function in functions for text in _parts(function)}
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:12]
@@ -88,7 +88,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def _constant(value: Any) -> str | None:
-    """A constant as text; `None` for what is none."""
+    """A constant as text; `None` for anything else."""
     if dataclasses.is_dataclass(value):
         text = repr(value)
         return None if " at 0x" in text else text  # an address differs from run to run

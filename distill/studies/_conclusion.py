@@ -19,12 +19,12 @@ def choose(
     """Chooses the settings of each arm with the best mean score on dev.
 
     Args:
-        trials: by arm, the settings that were tried with their finished cells; the first of equals is chosen.
+        trials: by arm, the settings that were tried, with their finished cells; of equal scores, the first is chosen.
         study_dir: path to the study's directory.
         measures: the study's measures; the first decides.
 
     Returns:
-        For each arm a dictionary, as study.json has it: "arm", "choices" (all settings with their score, "dev") and
+        For each arm a dictionary, as study.json holds it: "arm", "choices" (all settings with their score, "dev") and
         "chosen".
     """
     tuning, decides = [], measures[0]
@@ -73,8 +73,8 @@ def conclude(
         notes: what a reader must know.
         measures: ways in which the models were scored; arms are judged by the first.
         comparisons: pairs of baseline and arm, by name.
-        primary: those of them that answer the question, best one to three, which are adjusted among themselves; the
-            others are exploratory. `None`: all.
+        primary: the comparisons that answer the question, ideally one to three. They are adjusted among themselves; the
+            others are exploratory. `None` for all.
         tuning: what `choose` returned.
         latency_ms: what `latencies` returned.
         litert_bytes: size of the LiteRT file, by arm.

@@ -10,20 +10,20 @@ from distill.studies._records import write_text
 
 
 def condense(study_dir: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
-    """Writes a finished study as one file, which `read` reads as it reads the study's directory.
+    """Writes a finished study as one file, which `read` accepts in place of the study's directory.
 
-    Models and learning curves are left out, so `charts.curves` has nothing to draw; every table and every other picture
+    Models and learning curves are left out, so `charts.curves` has nothing to draw. Every table and every other picture
     comes out the same.
 
     Args:
         study_dir: path to the directory that holds `study.json`.
-        path: file to write, whose name ends in `.json`. It is replaced as a whole.
+        path: file to write, whose name must end in `.json`. An existing file is replaced as a whole.
 
     Returns:
         The path.
 
     Raises:
-        BrokenStudyError: a file of the study is missing or broken. Nothing is then written.
+        BrokenStudyError: a file of the study is missing or broken. In that case nothing is written.
         ValueError: the name ends in something else.
 
     Example:

@@ -1,4 +1,4 @@
-"""Charts of how arms learn, and of how sure they are, which show the arms that a reader chooses."""
+"""Charts of how arms learn and how sure they are; the reader chooses which arms they show."""
 
 import functools
 import math
@@ -28,14 +28,14 @@ _HEIGHT, _SQUARE = 300, 420
 
 
 def curves(study: StudyResult) -> list[Picture]:
-    """Score and loss on dev after each epoch: mean over seeds, and a band of one standard deviation.
+    """Draws score and loss on dev after each epoch: the mean over seeds, with a band of one standard deviation.
 
     Args:
         study: a finished study.
 
     Returns:
-        For each group of arms a picture of "val_" with the key of the first measure and one of "val_loss", as far as
-        the arms' histories have them.
+        For each group of arms, a picture of "val_" plus the key of the first measure and one of "val_loss", if the
+        arms' histories have them.
     """
     first = study.measures[0]
     kinds = (
@@ -59,13 +59,13 @@ def curves(study: StudyResult) -> list[Picture]:
 
 
 def reliability(study: StudyResult) -> list[Picture]:
-    """How often classifiers are right on test, by how sure they are, over all seeds.
+    """Draws how often classifiers are right on test, by how sure they are, over all seeds.
 
     Args:
         study: a finished study.
 
     Returns:
-        One picture; none if no arm recorded it.
+        One picture, or none if no arm recorded its reliability.
     """
     pooled = {arm.name: found for arm in study.arms if (found := _pooled(arm)) is not None}
     if not pooled:
@@ -114,7 +114,7 @@ def reliability(study: StudyResult) -> list[Picture]:
 
 
 def history(arm: ArmResult, key: str) -> NDArray[np.float64] | None:
-    """Values (seeds, epochs), as far as every seed went; `None` if an epoch lacks the key."""
+    """Values (seeds, epochs), for the epochs that every seed reached; `None` if an epoch lacks the key."""
     epochs = min(len(cell.history) for cell in arm.cells)
     rows = [[epoch.get(key) for epoch in cell.history[:epochs]] for cell in arm.cells]
     if epochs == 0 or any(value is None for row in rows for value in row):

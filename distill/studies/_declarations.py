@@ -84,7 +84,7 @@ class Surroundings:
     Attributes:
         data_dir: folder for prepared data sets; by default the one that TensorFlow Datasets uses.
         manual_dir: folder with files that you downloaded yourself, for data sets that are not built in.
-        wandb: mode of Weights & Biases; by default that of WANDB_MODE, or offline if it is not set.
+        wandb: mode of Weights & Biases; by default the value of WANDB_MODE, or offline if it is not set.
         tensorboard: write TensorBoard files as well.
 
     Example:

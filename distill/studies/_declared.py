@@ -23,16 +23,16 @@ PLAIN = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Declared:
-    """An arm.
+    """An arm as it was declared.
 
     Attributes:
         function: function that trains it.
         needs: arms whose models it uses.
         settings: settings and their defaults.
-        tune: settings to try, and the values.
+        tune: settings to try, and their values.
         group: heading in tables.
-        depth: 0 for an arm that needs none; else one more than the deepest that it needs.
-        on_request: whether it is only run if it is asked for, or needed.
+        depth: 0 for an arm that needs no other; otherwise one more than the deepest arm that it needs.
+        on_request: whether it runs only if it is asked for or needed.
     """
 
     function: Callable[..., Made]
@@ -59,14 +59,14 @@ class Design:
         name: name of the study.
         title: title of the report.
         question: question that it answers.
-        data: function of a seed that returns the splits.
+        data: function that takes a seed and returns the splits.
         data_settings: settings of the data.
-        changed: names of those that are not the study's own.
+        changed: names of the settings whose values are not the study's own.
         seeds: number of seeds.
         metrics: ways to score.
         arms: arms by name, in the order of their declaration.
         comparisons: pairs of baseline and arm.
-        primary: those that answer the question.
+        primary: the comparisons that answer the question.
         sections: functions of the finished study that add to its report.
     """
 
@@ -84,10 +84,10 @@ class Design:
     sections: list[Section] = dataclasses.field(default_factory=list)
 
     def only(self, names: Sequence[str] | Literal["all"] | None) -> "Design":
-        """The study with some of its arms, and those that they need.
+        """The study with some of its arms, and the arms that they need.
 
         Args:
-            names: names of arms; "all", or `None` for those that are not run on request only.
+            names: names of arms; "all"; or `None` for all except those that run only on request.
 
         Raises:
             ValueError: there is no arm of such a name.
@@ -127,7 +127,7 @@ class Design:
         return dataclasses.replace(self, data_settings={**self.data_settings, **settings}, changed=changed)
 
     def folder(self, *, smoke: bool) -> str:
-        """Name of the directory: other data and smoke runs have others, so that none writes over another's tables."""
+        """Name of the directory; it differs for other data and smoke runs, so that none overwrites another's tables."""
         values = [re.sub(r"[^\w.]+", "_", str(self.data_settings[name])) for name in self.changed]
         return "-".join([self.name, *values, *["smoke"] * smoke])
 

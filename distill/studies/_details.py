@@ -1,4 +1,4 @@
-"""What a cell records of its model beside scores: how sure it is, what it takes for what, and its layers."""
+"""What a cell records of its model besides scores: how sure it is, which classes it confuses, and its layers."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ MOST = 1000  # pairs of classes that are recorded
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """How sure a classifier is on test, and how often it is right then.
+    """How sure a classifier is on test, and how often it is right when it is that sure.
 
     Attributes:
-        examples: number of examples in each bin; bin b of M has the largest probabilities in (b / M, (b + 1) / M].
+        examples: number of examples in each bin; bin b of M is for largest probabilities in (b / M, (b + 1) / M].
         right: how many of them are right.
         confidence: sum of their largest probabilities.
 
@@ -34,7 +34,7 @@ class Reliability:
 
     @classmethod
     def of(cls, logits: ArrayLike, labels: ArrayLike) -> Self:
-        """Counts; arguments are those of `metrics.confidence_bins`."""
+        """Counts the examples; the arguments are those of `metrics.confidence_bins`."""
         examples, right, confidence = metrics.confidence_bins(logits, labels)
         return cls(*(tuple(one.tolist()) for one in (examples, right, confidence.round(6))))
 
@@ -47,12 +47,12 @@ class Reliability:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """Which classes a model predicts on test where its teacher predicts which.
+    """Which classes a model predicts on test for each class that its teacher predicts.
 
     Attributes:
         classes: number of classes.
-        pairs: the teacher's class, the model's, and the number of examples; the most frequent are first.
-        left_out: number of examples of pairs that are not recorded, beyond the 1,000 most frequent.
+        pairs: the teacher's class, the model's, and the number of examples; the most frequent pairs come first.
+        left_out: number of examples whose pair is not recorded, because it is not among the 1,000 most frequent.
 
     Example:
         >>> from distill import studies
@@ -67,7 +67,7 @@ class Confusion:
 
     @classmethod
     def of(cls, teacher_logits: NDArray[np.float64], logits: NDArray[np.float64]) -> Self:
-        """Counts; arguments are those of `metrics.confusion`."""
+        """Counts the examples; the arguments are those of `metrics.confusion`."""
         found = [(int(a), int(b), int(count)) for a, b, count in metrics.confusion(teacher_logits, logits)]
         return cls(logits.shape[1], tuple(found[:MOST]), sum(count for *_, count in found[MOST:]))
 
@@ -93,7 +93,7 @@ class LayerSize:
         kind: name of its type.
         width: size of the last axis of its output, such as its units or channels; `None` if unknown.
         parameters: number of scalars in its weights.
-        nonzero: number of those that are not zero.
+        nonzero: number of these scalars that are not zero.
 
     Example:
         >>> from distill import studies
@@ -109,7 +109,7 @@ class LayerSize:
 
 
 def read_details(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result.json holds of these, by the field of `CellResult`; nothing for what it lacks."""
+    """Reads these from a result.json, by the field of `CellResult`; what it lacks is left out or empty."""
     found: dict[str, Any] = {}
     if (one := raw.get("reliability")) is not None:
         found["reliability"] = Reliability(**{key: tuple(values) for key, values in one.items()})

@@ -1,4 +1,4 @@
-"""Runs a study: settings first, then seed by seed and arm by arm, to study.json and the report."""
+"""Runs a study: chooses settings, trains seed by seed and arm by arm, and writes study.json and the report."""
 
 import dataclasses
 import functools
@@ -52,7 +52,7 @@ class Plan:
     command: str
 
     def pool(self, design: Design) -> AbstractContextManager[Executor]:
-        """What runs the cells."""
+        """The executor that runs the cells."""
         return pool_of(design, self.study_dir, jobs=self.jobs, engine=self.engine)
 
 
@@ -124,7 +124,7 @@ def execute(design: Design, plan: Plan) -> StudyResult:
                 measures=design.metrics,
                 comparisons=shared,
                 primary=[pair for pair in design.primary if pair in shared],
-                # With the arms of another run, more of these can be made.
+                # With the arms of another run, more of these comparisons can be made.
                 declared={"comparisons": design.comparisons, "primary": design.primary},
                 tuning=tuning,
                 latency_ms=latency_ms,
@@ -139,13 +139,13 @@ def execute(design: Design, plan: Plan) -> StudyResult:
 
 
 def execute_trial(design: Design, plan: Plan, arm: str, settings: Mapping[str, Any], seed: int) -> Cell:
-    """Runs one cell of an arm, and before it those that it needs; its run of W&B may be one that an agent has named."""
+    """Runs one cell of an arm after the cells that it needs; a sweep's agent may have named its W&B run."""
     plan.study_dir.mkdir(parents=True, exist_ok=True)
     work = functools.partial(train, design=design, surroundings=plan.surroundings)
     cell = _cell(design, plan, arm, seed, {arm: settings})
     needed = [_cell(design, plan, one, seed, {}) for one in _needed(design, arm)]
     is_finished = (plan.study_dir / cell.folder / "result.json").exists()
-    # Each in processes of its own, which get the variables of this one when they start.
+    # Each step has its own processes, which get the environment variables of this one when they start.
     with unnamed(), plan.pool(design) as pool:
         runner = Runner(plan.study_dir, pool=pool, console=Console())
         lost = _run_depths(design, runner, work, needed, f"needed by {arm}")[1] if needed else []
@@ -172,7 +172,7 @@ def _files_of(cell: Cell, cells: Path) -> dict[str, Path]:
 
 
 def _folder_of(design: Design) -> Path:
-    """The folder of the study's code; the working directory of what was typed."""
+    """The folder of the study's code, or the working directory if there is no file."""
     try:
         return Path(inspect.getsourcefile(design.data) or "").parent
     except TypeError:  # a partial
@@ -194,7 +194,7 @@ def train(cell: Cell, directory: Path, *, design: Design, surroundings: Surround
             smoke=config.smoke,
             _files=files,
         )
-        # Again: how much the data drew is none of the arm's business.
+        # Seeded again, so that the arm does not depend on how many random numbers the data drew.
         keras.utils.set_random_seed(cell.seed)
         made = arm.function(run, **config.settings)
         return settle(
@@ -256,7 +256,7 @@ def _listed(arms: Sequence[str]) -> str:
 def _tune(
     design: Design, plan: Plan, runner: Runner, work: Work, chosen: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Chooses settings arm by arm, in the order in which they are declared, so that teachers are settled first."""
+    """Chooses settings arm by arm, in the order of their declaration, so that those of teachers are chosen first."""
     tuning = []
     for name, arm in design.arms.items():
         if not arm.tune:
@@ -284,14 +284,14 @@ def _tune(
 
 
 def _needed(design: Design, name: str) -> set[str]:
-    """All arms that an arm needs, and that these need."""
+    """All arms that an arm needs, and those that these need."""
     return {one for need in design.arms[name].needs for one in ({need} | _needed(design, need))}
 
 
 def _all_seeds(
     design: Design, plan: Plan, runner: Runner, work: Work, chosen: Chosen, began: float
 ) -> tuple[dict[str, dict[int, Cell]], list[str]]:
-    """Runs all arms; returns the finished cells by arm and seed, and what a reader must know."""
+    """Runs all arms; returns the finished cells by arm and seed, and notes for readers."""
     finished: dict[str, dict[int, Cell]] = {name: {} for name in design.arms}
     notes = [f"The data's {key} is {design.data_settings[key]}." for key in design.changed]
     notes += (

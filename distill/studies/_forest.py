@@ -12,9 +12,9 @@ from distill.studies._tables import interval
 
 
 def forest(study: StudyResult) -> list[Picture]:
-    """The difference by the study's first measure of each comparison, one picture for each group of arms.
+    """Draws the difference of each comparison by the study's first measure, one picture for each group of arms.
 
-    Differences may be much larger in one group than in another.
+    Groups are drawn apart because differences may be much larger in one group than in another.
 
     Args:
         study: a finished study.

@@ -15,7 +15,7 @@ NOTHING = "–"
 
 
 class Number(str):
-    """A number as it is shown, which is sorted by its value.
+    """A number as it is printed, but sorted by its value.
 
     Attributes:
         value: the number, in a unit that all rows of a column share.
@@ -31,7 +31,7 @@ class Number(str):
     value: float
 
     def __new__(cls, text: str, value: float) -> "Number":
-        """Makes one."""
+        """Makes a number from its text and its value."""
         shown = super().__new__(cls, text)
         shown.value = value
         return shown
@@ -39,7 +39,7 @@ class Number(str):
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A table in plain text; in a notebook it shows itself.
+    """A table in plain text; a notebook displays it.
 
     Attributes:
         title: title above the table.
@@ -86,7 +86,7 @@ def for_markdown(grid: Grid) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, on one line: without markup, and without an end to a table's row."""
+    """Escapes text so that Markdown shows it as it is, on one line and within a row of a table."""
     # Not every Markdown takes a backslash before "<".
     plain = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"([\\`*_{}\[\]|#])", r"\\\1", plain)
@@ -95,7 +95,7 @@ def markdown_text(text: str) -> str:
 def for_html(grid: Grid) -> str:
     """A table in HTML, with its title as caption.
 
-    On a page of `page.html`, its headings sort and a field filters its rows.
+    On a page made by `page.html`, its headings sort its rows and a field filters them.
     """
     headings, rows = flat(grid)
     head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in headings)
@@ -107,7 +107,7 @@ def for_html(grid: Grid) -> str:
 
 
 def for_csv(grid: Grid) -> str:
-    """A table as CSV: numbers in full, without units and spreads; headings of rows as a column."""
+    """A table as CSV: numbers in full, without units and spreads, and the headings of rows as a column."""
     headings, rows = flat(grid)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Charts of what a classifier takes for what, and of the layers of a model."""
+"""Charts of the classes that a classifier confuses, and of the layers of a model."""
 
 import functools
 import operator
@@ -10,19 +10,19 @@ from distill.studies._plots import PALETTE
 from distill.studies._results import ArmResult, StudyResult
 
 _SQUARE = 420  # pixels
-_CLASSES = 30  # of more, no chart can be read
+_CLASSES = 30  # a chart of more cannot be read
 _WRITTEN = 12  # classes whose numbers have room
 _FREQUENT = 5  # disagreements of each arm in the table
 
 
 def confusion(study: StudyResult) -> list[Picture]:
-    """The classes that each arm predicts against those of its teacher, on test, over all seeds.
+    """Draws the classes that each arm predicts against those of its teacher, on test, over all seeds.
 
     Args:
         study: a finished study.
 
     Returns:
-        A picture for each arm that recorded it and has at most 30 classes.
+        A picture for each arm that recorded its confusion with the teacher and has at most 30 classes.
     """
     return [
         _matrix(arm, found)
@@ -54,13 +54,13 @@ def disagreements(study: StudyResult) -> Grid | None:
 
 
 def layers(study: StudyResult) -> list[Picture]:
-    """Widths and zeros of the layers that have weights, of the first seed's models.
+    """Draws the widths and zeros of the layers that have weights, in the first seed's models.
 
     Args:
         study: a finished study.
 
     Returns:
-        A picture for each arm that recorded them; arms whose layers are alike share one.
+        A picture for each arm that recorded its layers; arms whose layers are alike share one.
     """
     alike: dict[tuple[object, ...], list[ArmResult]] = {}
     for arm in study.arms:

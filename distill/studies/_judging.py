@@ -18,8 +18,8 @@ class Judged:
         baseline: name of the baseline arm.
         arm: name of the arm that is compared with it.
         raw: the comparison on its own.
-        adjusted: the same with p and interval adjusted for the number of comparisons; this verdict is the one that
-            counts.
+        adjusted: the same comparison with p and interval adjusted for the number of comparisons; its verdict is the one
+            that counts.
         differences: arm − baseline, seed by seed.
         seeds: the seeds that both arms have.
         primary: whether the comparison answers the study's question; otherwise it is exploratory.
@@ -47,7 +47,7 @@ class Judged:
 
 
 class Verdicts(list[Judged]):
-    """A study's comparisons; in a notebook they show themselves as a table."""
+    """A study's comparisons; a notebook displays them as a table."""
 
     def _repr_html_(self) -> str:
         rows = tuple(

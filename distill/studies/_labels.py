@@ -44,7 +44,7 @@ def place(
         names: name of each.
         width: width of the picture in pixels.
         height: height of the picture in pixels.
-        bars: what a name crosses only where it would find no other place.
+        bars: boxes that a name crosses only if it finds no other place.
 
     Returns:
         A label for each point; one that finds no place is not free.

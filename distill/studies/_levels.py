@@ -32,7 +32,7 @@ class Curve:
 
 
 def curves(arms: Iterable[ArmResult]) -> list[Curve]:
-    """Collects the arms that have a level, by method and in their order."""
+    """Collects the arms that have a level into one curve per method, in the order of the arms."""
     points: dict[str, dict[float, tuple[float, ...]]] = {}
     for arm in arms:
         method, _, percent = arm.name.rpartition("-")
@@ -42,18 +42,18 @@ def curves(arms: Iterable[ArmResult]) -> list[Curve]:
 
 
 def mean(values: Sequence[float]) -> str:
-    """A mean over seeds ± half its 95% t interval."""
+    """The mean over seeds ± half its 95% t interval."""
     found = spread(values)
     return f"{found.mean:.2f} ± {found.half_interval:.2f}"
 
 
 def draw(axes: Axes, curve: Curve, xs: Sequence[float], *, color: str) -> None:
-    """Draws the mean of a curve and its 95% band, for axes that `error_axis` finishes.
+    """Draws the mean of a curve and its 95% band; call `error_axis` on the axes at the end.
 
     Args:
         axes: axes to draw on.
         curve: curve to draw.
-        xs: place of each level.
+        xs: position of each level on the horizontal axis.
         color: colour of line and band.
     """
     found = [spread(values) for values in curve.accuracies]

@@ -1,4 +1,4 @@
-"""The command line of a study of one's own."""
+"""The command line of a study."""
 
 import dataclasses
 import json
@@ -28,23 +28,23 @@ class Options:
 
     Attributes:
         out: folder for the study's directory.
-        arms: arms to run, with those that they need; "all" for all. By default those that the study does not keep for
-            requests.
+        arms: arms to run, along with those that they need; "all" for every arm. By default all except those that run
+            only on request.
         seeds: number of seeds; by default the study's.
-        first_seed: the seed to count from, to repeat a study with other seeds.
+        first_seed: first seed; change it to repeat a study with other seeds.
         data: settings of the data to change, each as NAME=VALUE.
         jobs: number of cells to run at a time; by default one for each core.
-        engine: "ray" runs cells on a Ray cluster, which has its own idea of how many at a time.
+        engine: "ray" runs cells on a Ray cluster, which decides how many run at a time.
         cpus: cores for each cell on a Ray cluster, by default 1.
         gpus: GPUs for each cell on a Ray cluster, by default 0; below 1, cells share one.
-        memory: GiB of memory for each cell on a Ray cluster; by default it is no concern.
-        tune: choose the settings of arms that have some to try, on dev.
-        smoke: check that everything runs; scores mean nothing then.
-        budget: time after which no further seed is begun, such as 90s, 20m or 2h.
-        wandb: mode of Weights & Biases; by default that of WANDB_MODE, or offline if it is not set.
+        memory: GiB of memory for each cell on a Ray cluster; by default, memory is not considered.
+        tune: choose the settings on dev for the arms that have some to try.
+        smoke: only check that everything runs; the scores mean nothing.
+        budget: time in which to run as many of the seeds as fit, and at least two, such as 90s, 20m or 2h.
+        wandb: mode of Weights & Biases; by default the value of WANDB_MODE, or offline if it is not set.
         tensorboard: write TensorBoard files as well.
-        sweep: an arm: writes the file from which `wandb sweep` makes a sweep of its settings to try. With settings and
-            a seed as JSON after it, as the sweep's agent gives them: runs this trial alone.
+        sweep: an arm: writes the file from which `wandb sweep` makes a sweep over the settings that the arm has to try.
+            If settings and a seed follow as JSON, as the sweep's agent passes them, only this trial runs.
     """
 
     out: Path = Path("runs")
@@ -79,7 +79,7 @@ def minutes(text: str) -> float:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """Turns "NAME=VALUE" into a name and a value, which is a string if it is no JSON.
+    """Turns "NAME=VALUE" into a name and a value, which is a string if it is not JSON.
 
     Raises:
         ValueError: there is no "=".
@@ -146,10 +146,10 @@ def _changed(design: Design, options: Options) -> Design:
 
 
 def _engine(options: Options) -> Ray | None:
-    """The cluster that the options describe, if they do.
+    """The cluster that the options describe, if they describe one.
 
     Raises:
-        ValueError: an option is of the other engine.
+        ValueError: an option belongs to the other engine.
     """
     asked = {
         name: value

@@ -1,4 +1,4 @@
-"""The ways in which a model is scored, and how their numbers are printed."""
+"""Ways to score a model, and how their numbers are printed."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,15 +19,15 @@ class Measure:
 
     Attributes:
         key: name in `result.json`.
-        score: function of the labels and the model's outputs, both arrays with the examples along their first axis,
-            which returns a number; `None` in a study that was read from disk, where scores are known.
+        score: function that takes the labels and the model's outputs, both arrays with the examples along their first
+            axis, and returns a number; `None` in a study that was read from disk, where scores are known.
         name: name in tables.
         unit: unit of differences.
         scale: factor that turns a stored value into a printed one.
         digits: number of decimals to print.
         lower_is_better: whether smaller values are better, as for errors.
-        of_teacher: whether `score` compares the outputs with those of the model's teacher in place of the labels.
-            Models without a teacher have no such score, and it is not compared between arms.
+        of_teacher: whether `score` compares the outputs with those of the model's teacher instead of the labels. Models
+            without a teacher have no such score, and arms are not compared by it.
         about: what a reader must know, in a few words.
 
     Example:
@@ -184,7 +184,7 @@ TOKEN_ACCURACY = Measure(
     about="of tokens whose label is not below 0",
 )
 
-# The first of each is the one that arms are judged and tuned by.
+# Arms are judged and tuned by the first of each.
 CLASSIFICATION = (ACCURACY, NLL, ECE, AGREEMENT)
 REGRESSION = (RMSE, MAE, R2)
 MULTI_LABEL = (AVERAGE_PRECISION, LABEL_NLL)

@@ -1,4 +1,4 @@
-"""One study out of the parts that several machines ran."""
+"""Makes one study out of the parts that several machines ran."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -10,10 +10,10 @@ One = TypeVar("One")
 
 
 def merge(studies: Sequence[StudyResult]) -> StudyResult:
-    """Joins runs of one study with other seeds or other arms into one.
+    """Joins runs of one study that have different seeds or different arms into one.
 
-    Where two have the same arm with the same seed, the first one's cell is taken. Latencies are those of the first run
-    that has any, since times of several machines do not compare.
+    If two runs have the same arm with the same seed, the first one's cell is taken. Latencies are those of the first
+    run that has any, since times from different machines do not compare.
 
     Args:
         studies: at least one run; the first gives the title and the order.
@@ -22,7 +22,7 @@ def merge(studies: Sequence[StudyResult]) -> StudyResult:
         The study, with a note on whatever was left out.
 
     Raises:
-        ValueError: they are not runs of one study, or an arm has other settings or other code in one of them.
+        ValueError: they are not runs of one study, or the settings or code of an arm differ between them.
     """
     first = studies[0]
     if len(studies) == 1:
@@ -97,7 +97,7 @@ def _joined(one: ArmResult, other: ArmResult, notes: list[str]) -> ArmResult:
 
 
 def _identity(arm: ArmResult) -> dict[str, Any]:
-    """What makes an arm that way to train: its group, settings and code, whatever the seed."""
+    """What identifies an arm, whatever the seed: its group, settings and code."""
     config = {key: value for key, value in arm.cells[0].config.items() if key != "needs"}
     return {"label": arm.label, "group": arm.group, **config}
 
@@ -105,7 +105,7 @@ def _identity(arm: ArmResult) -> dict[str, Any]:
 def _comparisons(
     studies: Sequence[StudyResult], arms: dict[str, ArmResult]
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """The comparisons that any run made or declares, as far as their arms are there and share a seed."""
+    """The comparisons that any run made or declared whose arms are there and share a seed."""
 
     def known(kind: str) -> tuple[tuple[str, str], ...]:
         declared = [

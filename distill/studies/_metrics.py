@@ -35,7 +35,7 @@ def measure(
 
 
 def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Returns the share of examples whose largest logit is the label's; of equal logits the first counts.
+    """Returns the share of examples whose largest logit is the label's; of equal logits, the first counts.
 
     Args:
         logits: logits (n, classes), finite.
@@ -184,7 +184,7 @@ def average_precision(y: ArrayLike, outputs: ArrayLike) -> float:
 
 
 def label_negative_log_likelihood(y: ArrayLike, outputs: ArrayLike) -> float:
-    """Returns the mean of −log p over examples and labels, where p is what the model gives to 0 or 1.
+    """Returns the mean of −log p over examples and labels, where p is the model's probability of the true 0 or 1.
 
     Args:
         y: 0 or 1 (n, labels).
@@ -228,10 +228,11 @@ def errors(y: ArrayLike, outputs: ArrayLike) -> NDArray[np.float64]:
 
 
 def as_logits(outputs: ArrayLike) -> NDArray[np.float64]:
-    """Returns logits (n, classes): as they are, or the logarithms of what is recognised as probabilities.
+    """Returns logits (n, classes): the outputs as they are, or their logarithms if they look like probabilities.
 
-    Rows of numbers in [0, 1] that add up to 1 within 0.1, as rounded files return them, are probabilities. A single
-    column is the second of two classes: its sigmoid if all numbers lie in [0, 1], else its logit.
+    Rows of numbers in [0, 1] that add up to 1 within 0.1 are taken for probabilities, since rounded files return such
+    rows. A single column is taken for the second of two classes: for its sigmoid if all numbers lie in [0, 1],
+    otherwise for its logit.
     """
     rows = np.asarray(outputs, dtype=np.float64)
     bounded = rows.size > 0 and bool(((rows >= 0) & (rows <= 1)).all())
@@ -245,7 +246,7 @@ def as_logits(outputs: ArrayLike) -> NDArray[np.float64]:
 
 
 def as_labels(y: ArrayLike) -> NDArray[np.integer]:
-    """Returns integer labels (n,) of integers (n,) or (n, 1), whole numbers, or one-hot rows."""
+    """Returns integer labels (n,) from integers (n,) or (n, 1), whole numbers, or one-hot rows."""
     labels = np.asarray(y)
     if labels.ndim == 2 and labels.shape[1] > 1:
         if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):

@@ -1,4 +1,4 @@
-"""Finished models compared on the same examples: scores, differences, and how sure both are."""
+"""Compares finished models on the same examples: scores and differences with their intervals."""
 
 import dataclasses
 import os
@@ -36,7 +36,7 @@ class Interval:
 
     Attributes:
         value: the number on all examples.
-        low: 2.5 % quantile over resamples; `None` if these are shifted, see `compare_models`.
+        low: 2.5 % quantile over resamples; `None` if the resamples are shifted, see `compare_models`.
         high: 97.5 % quantile, or `None`.
 
     Example:
@@ -52,12 +52,13 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class ComparedModels:
-    """Models compared on the same examples; `print` shows tables, and so does a notebook.
+    """Models compared on the same examples; `print` and notebooks show tables.
 
     Attributes:
         measures: ways in which they were scored.
-        scores: model -> `Measure.key` -> its score; a measure of agreement is missing for the first model.
-        differences: model -> `Measure.key` -> its score less the first model's, resampled together; all but the first.
+        scores: model -> `Measure.key` -> its score; the first model has none for a measure of agreement.
+        differences: model -> `Measure.key` -> its score minus the first model's, for all models except the first; the
+            two are resampled together.
         costs: model -> "parameters", "macs" and "file_bytes"; `None` where unknown.
         examples: number of examples.
 
@@ -135,18 +136,19 @@ def compare_models(
 ) -> ComparedModels:
     """Compares finished models on the same examples, with bootstrap intervals over the examples.
 
-    Each resample draws as many examples as there are, with replacement, and scores all models on them; an interval has
-    the middle 95 % of the resampled scores or differences [1]. A difference whose interval excludes 0 is more than the
-    luck of these examples. It is of these models, not of the ways in which they were trained.
+    Each resample draws as many examples as there are, with replacement, and scores all models on them. An interval
+    spans the middle 95 % of the resampled scores or differences [1]. If the interval of a difference excludes 0, the
+    difference is more than the luck of these examples. It is a difference between these models, not between the ways in
+    which they were trained.
 
-    Where the mean of the resampled numbers is off by more than a quarter of their standard deviation, there is no
-    interval: it would be shifted as they are [2]. Calibration errors are such numbers, which rise with each resample's
-    own noise; means over examples are not.
+    If the mean of the resampled numbers is off by more than a quarter of their standard deviation, there is no
+    interval, because it would be shifted like them [2]. This happens to calibration errors, which rise with each
+    resample's own noise; it does not happen to means over examples.
 
     Args:
-        models: name -> a model, or a `.keras`, `.tflite` or `.onnx` file; the others are compared with the first, with
-            which measures of agreement compare too.
-        test: (x, y) arrays, or a `tf.data` data set of single examples. Best examples that no choice was made by.
+        models: name -> a model, or a `.keras`, `.tflite` or `.onnx` file. The others are compared with the first, and
+            measures of agreement use the first as the teacher.
+        test: (x, y) arrays, or a `tf.data` data set of single examples, preferably ones that no choice was based on.
         metrics: ways to score, such as `CLASSIFICATION` or `REGRESSION`.
         resamples: number of resamples, >= 100.
         seed: seed of the resamples.
@@ -210,7 +212,7 @@ def compare_models(
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:
-    """The interval of a number, which is the first, from the same on each resample."""
+    """The interval of a number; `values` holds the number first, then its value on each resample."""
     value, resampled = float(values[0]), values[1:]
     rounding = 1e-12 * abs(value)
     if abs(resampled.mean() - value) > _BIAS * resampled.std(ddof=1) + rounding:
@@ -220,7 +222,7 @@ def _interval(values: NDArray[np.float64]) -> Interval:
 
 
 def _model(given: keras.Model | str | os.PathLike[str]) -> keras.Model | Path:
-    """The model itself, also of a `.keras` file, of which no code runs; or the path of an exported file."""
+    """The model, loaded from a `.keras` file without running its code; or the path of an exported file."""
     if isinstance(given, keras.Model):
         return given
     path = Path(given)

@@ -16,7 +16,7 @@ from distill.studies._results import StudyResult
 
 # Nothing may be loaded, whatever a study's files hold. Vega compiles its expressions, which counts as eval.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src data: blob:"
-_TABS = 4  # of more alternatives, a list is shorter
+_TABS = 4  # for more alternatives, a list is shorter
 
 
 def write(path: Path, title: str, parts: Sequence[str]) -> Path:
@@ -28,7 +28,7 @@ def write(path: Path, title: str, parts: Sequence[str]) -> Path:
 def html(title: str, parts: Sequence[str]) -> str:
     """Makes a page that needs no script, font, image or style from elsewhere.
 
-    Its tables can be sorted and filtered, and charts answer to the pointer, if the browser runs scripts.
+    If the browser runs scripts, its tables can be sorted and filtered, and its charts respond to the pointer.
 
     Args:
         title: title of the window.
@@ -63,7 +63,7 @@ def opening(study: StudyResult, remarks: Sequence[str]) -> list[str]:
 
 
 def repeating(study: StudyResult) -> list[str]:
-    """What it takes to repeat a study: command, commit and versions."""
+    """What you need to repeat a study: command, commit and versions."""
     versions = [("commit", study.git_commit or "none"), ("created", study.created), *study.versions.items()]
     if machine := study.extra.get("machine"):
         versions.insert(2, ("machine", str(machine)))
@@ -74,7 +74,7 @@ def repeating(study: StudyResult) -> list[str]:
 
 
 def contents(sections: Mapping[str, Sequence[str]]) -> list[str]:
-    """Sections with their headings, those that are not empty, and links to them in front."""
+    """The sections that are not empty, with their headings, after a list of links to them."""
     found = {title: parts for title, parts in sections.items() if parts}
     links = "".join(f'<li><a href="#{_anchor(title)}">{escaped(title)}</a></li>' for title in found)
     return [
@@ -118,7 +118,7 @@ def figure(svg: str, caption: str) -> str:
 
 
 def chart(picture: Picture, study: StudyResult) -> str:
-    """A chart that answers to the pointer and the keyboard, with boxes for its arms; without scripts it is still."""
+    """A chart that responds to pointer and keyboard, with a checkbox for each arm; without scripts it is static."""
     spec: dict[str, Any] = {**picture.spec, "width": "container"}
     narrow = picture.spec["width"] < WIDTH
     if picture.arms:  # the boxes are the legend
@@ -133,12 +133,12 @@ def chart(picture: Picture, study: StudyResult) -> str:
 
 
 def charts(pictures: Sequence[Picture], study: StudyResult, *, choose: str) -> str:
-    """Charts of which a reader sees one at a time; without scripts, all.
+    """Charts that a reader sees one at a time; without scripts, all are shown.
 
     Args:
-        pictures: at least one.
-        study: the study that they are of.
-        choose: what is chosen, such as "Cost".
+        pictures: at least one chart.
+        study: the study that they show.
+        choose: what the reader chooses, such as "Cost".
     """
     figures = "\n".join(chart(picture, study) for picture in pictures)
     if len(pictures) == 1:
@@ -161,7 +161,7 @@ def charts(pictures: Sequence[Picture], study: StudyResult, *, choose: str) -> s
 
 
 def grid(content: Grid) -> str:
-    """A table under its title, which sorts, filters, and scrolls if it is too wide."""
+    """A table under its title; it can be sorted and filtered, and scrolls if it is too wide."""
     return for_html(content)
 
 
@@ -171,7 +171,7 @@ def escaped(text: str) -> str:
 
 
 def _arms(picture: Picture, study: StudyResult) -> str:
-    """The legend of a chart of arms, with a box for each."""
+    """The legend of a chart of arms, with a checkbox for each."""
     boxes = []
     for arm in picture.arms:
         color, dashes = look(study, arm)
@@ -190,17 +190,17 @@ def _anchor(title: str) -> str:
 
 
 def capitalized(text: str) -> str:
-    """Text with a capital letter at its beginning, and whatever it has elsewhere."""
+    """Text with its first letter capitalized and the rest unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def _json(content: Mapping[str, Any]) -> str:
-    """JSON within a script element, which nothing in it can end."""
+    """JSON for a script element, written so that nothing in it can end the element."""
     return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
 
 
 def _inert(code: str) -> str:
-    """Code within a script element, which nothing in it can end: its strings say the same with a backslash."""
+    """Code for a script element, escaped so that nothing in it can end the element; its strings keep their values."""
     return re.sub("<(?=/script|!--)", r"\\x3c", code, flags=re.IGNORECASE)
 
 

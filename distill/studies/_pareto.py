@@ -1,4 +1,4 @@
-"""What a study's arms score for what they cost, and which of them another one dominates."""
+"""The scores of a study's arms against their costs, and which arms another one dominates."""
 
 import dataclasses
 
@@ -14,12 +14,12 @@ class Priced:
     Attributes:
         arm: the arm.
         score: its test scores by the study's first measure, over its seeds.
-        cost: what it costs; a median for latency.
-        low: lower end of what it may cost: the lower quartile of latency, else the cost.
-        high: upper end.
-        dominated_by: names of the arms that cost less and score at least as well, by their means, or cost no more and
-            are shown to score better, by a t test paired by seed; the best of them first. Latencies whose quartiles
-            overlap count as equal.
+        cost: what it costs; for latency, the median.
+        low: lower end of the cost: the lower quartile of latency, otherwise the cost itself.
+        high: upper end of the cost, likewise.
+        dominated_by: names of the arms that dominate it, the best one first: arms that cost less and score at least as
+            well, by their means, and arms that cost no more and are shown to score better, by a t test paired by seed.
+            Latencies whose quartiles overlap count as equal.
 
     Example:
         ```python
@@ -44,7 +44,7 @@ class Prices:
 
     Attributes:
         kind: name of the cost, such as "MACs".
-        key: the same as a part of file names.
+        key: its name in file names.
         about: what a reader must know.
         arms: the arms whose cost and score are known, in the study's order.
     """
@@ -56,18 +56,18 @@ class Prices:
 
     @property
     def front(self) -> list[Priced]:
-        """The arms that no other dominates, from the cheapest to the dearest."""
+        """The arms that no other dominates, from the cheapest to the most expensive."""
         return sorted((one for one in self.arms if not one.dominated_by), key=lambda one: one.cost)
 
 
 def prices(study: StudyResult) -> list[Prices]:
-    """Compares a study's arms by each kind of cost that is known of two or more of them.
+    """Compares a study's arms by each kind of cost that is known for two or more of them.
 
     Args:
         study: a finished study.
 
     Returns:
-        Multiply-adds, bytes and latency, without those that are not known.
+        The arms by multiply-adds, by bytes and by latency; kinds of cost that are not known are left out.
 
     Example:
         ```python
@@ -142,7 +142,7 @@ def _is_better(one: ArmResult, other: ArmResult, measure: Measure) -> bool:
 
 
 def _bytes(study: StudyResult) -> tuple[str, str, str, _Costs]:
-    """The bytes of what is shipped, if more than one arm has them; else of what was saved."""
+    """The sizes of the LiteRT files, if more than one arm has one; otherwise those of the saved models."""
     if len(study.litert_bytes) > 1:
         return "bytes", "bytes", "size of the LiteRT file", _exact(study.litert_bytes)
     compressed, saved = (

@@ -1,4 +1,4 @@
-"""A chart of a study in Vega-Lite, which browsers draw, and as SVG and PNG, which take no browser."""
+"""A chart of a study in Vega-Lite, which browsers draw, and as SVG and PNG, which need no browser."""
 
 import dataclasses
 import functools
@@ -58,14 +58,14 @@ _CONFIG: Json = {
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One chart with what is said about it; in a notebook it shows itself.
+    """One chart with its title and caption; a notebook displays it.
 
     Attributes:
         name: its name in file names.
-        title: what it shows, among others of its kind.
+        title: what it shows, to tell it from other charts of its kind.
         caption: how to read it.
         spec: the chart in Vega-Lite, in the colours of the page around it; `altair.Chart.from_dict` reads it.
-        arms: the arms that a reader may switch on and off; none if they are not its series.
+        arms: the arms that a reader may switch on and off; empty if the arms are not its series.
 
     Example:
         ```python
@@ -95,7 +95,7 @@ class Picture:
         """Writes the chart, dark on white, whole or not at all.
 
         Args:
-            path: path that ends in `.svg` or `.png`, which has two pixels for one.
+            path: path that ends in `.svg` or `.png`; a PNG has twice as many pixels in each direction.
 
         Raises:
             ValueError: the path ends in something else.
@@ -155,7 +155,7 @@ def layer(
         mark: kind of its marks.
         encoding: channel -> what it shows.
         only: expression that the rows to show fulfil.
-        **options: properties of the marks. They are silent to screen readers unless `description` speaks.
+        **options: properties of the marks. Screen readers skip the marks unless `encoding` has a "description".
     """
     speaks = "description" in encoding
     return {

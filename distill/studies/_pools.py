@@ -20,7 +20,10 @@ from distill.studies._ray import Ray
 
 @contextlib.contextmanager
 def pool_of(design: Design, study_dir: Path, *, jobs: int, engine: Ray | None) -> Iterator[Executor]:
-    """Processes; or this one, where functions were typed at a prompt or in a notebook, which no process can import."""
+    """Yields what runs the cells: a cluster, processes, or this process if others cannot import the functions.
+
+    Other processes cannot import functions that were typed at a prompt or in a notebook.
+    """
     if engine is not None:
         with engine.workers(study_dir) as cluster:
             yield cluster

@@ -23,14 +23,15 @@ def publish(
     wandb: Literal["offline", "online", "disabled"] | None = None,
     code: Path | None = None,
 ) -> None:
-    """Records a finished study as one run of W&B, in the group of its cells and of job type "study".
+    """Records a finished study as one W&B run, in the group of its cells and with the job type "study".
 
-    Its summary holds the verdicts; its tables the arms, seeds, comparisons and settings that were tried; its media the
-    report and the pictures. `Study.run` does this at its end. What goes wrong with W&B is logged and stops nothing.
+    The run's summary holds the verdicts. Its tables hold the arms, seeds, comparisons and settings that were tried, and
+    its media are the report and the pictures. `Study.run` does this at its end. Problems with W&B are logged and stop
+    nothing.
 
     Args:
-        study_dir: path to the directory that holds `study.json`. An offline run of an earlier end of the study in it is
-            replaced, as the report is.
+        study_dir: path to the directory that holds `study.json`. An earlier offline W&B run of the study in this
+            directory is replaced, as the report is.
         wandb: mode of W&B; `None` for the value of WANDB_MODE, or "offline" without it.
         code: folder of the study's code, whose git commit W&B records; `None` for the folder of the program.
 

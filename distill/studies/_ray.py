@@ -18,14 +18,14 @@ _VARIABLES = ("KERAS_", "TF_", "WANDB_", "XLA_")
 class Ray:
     """A Ray cluster, and what one cell needs there.
 
-    Ray chooses the machine on which a cell runs, and runs it again if the machine or its process is lost. All machines
-    must see the study's directory and its code under the same paths. Without a cluster that `ray start` made, one is
-    started on this machine, for as long as the study runs.
+    Ray chooses the machine on which a cell runs, and runs the cell again if the machine or the process is lost. All
+    machines must see the study's directory and its code under the same paths. If there is no cluster that `ray start`
+    made, one is started on this machine for as long as the study runs.
 
     Attributes:
         cpus: cores, which is also the number of threads.
         gpus: GPUs; below 1, cells share one.
-        memory: GiB of memory, by which Ray avoids to overfill a machine; `None` if that is no concern.
+        memory: GiB of memory, which keeps Ray from overfilling a machine; `None` to ignore memory.
 
     Raises:
         ValueError: a number is out of range.

@@ -25,8 +25,9 @@ def read(study_dir: str | os.PathLike[str], *others: str | os.PathLike[str]) -> 
     Args:
         study_dir: path to the directory that holds `study.json`, or to a `.json` file that `condense` wrote, whose
             cells have no history.
-        *others: directories of further runs of the same study, with other seeds or other arms, which are merged: where
-            two have the same arm with the same seed, the first one's is taken, and so are latencies.
+        *others: directories of further runs of the same study, with other seeds or other arms, which are merged. If two
+            runs have the same arm with the same seed, the cell of the first is taken. Latencies are those of the first
+            run that has any.
 
     Returns:
         The study.
@@ -34,7 +35,7 @@ def read(study_dir: str | os.PathLike[str], *others: str | os.PathLike[str]) -> 
     Raises:
         BrokenStudyError: a file is missing, unreadable or incomplete, a comparison names an arm that does not exist,
             or compared arms have no seed in common.
-        ValueError: the directories are not of one study, or an arm has other settings or other code in one of them.
+        ValueError: the directories are not of one study, or the settings or code of an arm differ between them.
 
     Example:
         ```python
@@ -84,7 +85,7 @@ def _read(study_dir: Path) -> StudyResult:
 
 
 def read_cell(folder: Path, measures: Sequence[Measure] = CLASSIFICATION) -> CellResult:
-    """Reads the directory of a finished cell, whose scores are those of the measures.
+    """Reads the directory of a finished cell, with the scores of the given measures.
 
     Raises:
         BrokenStudyError: a file is missing, unreadable or incomplete.

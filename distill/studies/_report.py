@@ -1,4 +1,4 @@
-"""The report about a finished study, one HTML page: the answer first, then how it was found.
+"""The report of a finished study, one HTML page: the answer first, then how it was found.
 
 python -c "from distill.studies import report; print(report.write('runs/compare'))"
 """
@@ -43,7 +43,7 @@ from distill.studies._tables import (
     tuning,
 )
 
-# What the study's own sections show, in its directory.
+# File in the study's directory that holds what its own sections show.
 SECTIONS = "sections.html"
 OWN = "Findings"
 
@@ -55,7 +55,7 @@ def write(
 ) -> Path:
     """Writes `report.html`, and beside it the folder `report` with tables as CSV, charts as SVG and PNG, and JSON.
 
-    Both are written whole or not at all.
+    Each of the two is written whole or not at all.
 
     Args:
         study_dir: path to the directory that holds `study.json`.
@@ -66,8 +66,8 @@ def write(
         The path to the page.
 
     Raises:
-        BrokenStudyError: a file is missing or broken. An older report is then left as it is.
-        ValueError: the directories are not of one study, or there are several and no `out`.
+        BrokenStudyError: a file is missing or broken. In that case an older report is left as it is.
+        ValueError: the directories are not of one study, or there are several directories and no `out`.
 
     Example:
         ```python
@@ -93,7 +93,7 @@ def write(
 
 
 def html(study: StudyResult, *, sections: str = "") -> str:
-    """Makes the report as one HTML page that needs nothing from elsewhere.
+    """Makes the report as one HTML page that loads nothing from elsewhere.
 
     Args:
         study: a finished study.

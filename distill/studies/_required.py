@@ -1,4 +1,4 @@
-"""Importing this module says which extra to install where what the room imports is missing."""
+"""Importing this module names the extra to install if a package that `distill.studies` imports is missing."""
 
 from distill._extras import needed
 

@@ -32,13 +32,14 @@ class CellResult:
         seed: seed of initial weights and data order.
         epochs: number of epochs trained.
         seconds: training time.
-        test: scores on test, by `Measure.key`; `None` for a measure that needs a teacher where there is none.
+        test: scores on test, by `Measure.key`; `None` for a measure that needs a teacher if there is none.
         dev: the same scores on dev.
-        cost: "parameters", "macs", "file_bytes", "nonzero" and "gzip_bytes"; `None` for what is unknown, as the last
-            two are in results from before they were measured.
+        cost: "parameters", "macs", "file_bytes", "nonzero" and "gzip_bytes"; `None` for unknown values, such as the
+            last two in results from before they were measured.
         history: what was logged after each epoch, in order.
-        config: what the cell depends on besides its seed, as config.json has it; empty if it is not known.
-        reliability: how sure a classifier is, and how often it is right then; `None` if it was not recorded.
+        config: what the cell depends on besides its seed, as config.json holds it; empty if it is not known.
+        reliability: how sure a classifier is, and how often it is right when it is that sure; `None` if it was not
+            recorded.
         confusion: a classifier's classes against its teacher's; `None` without a teacher, or if it was not recorded.
         layers: the layers that have weights; empty if they were not recorded.
         extra: further content of `result.json`, by key.
@@ -121,7 +122,7 @@ class Tuning:
     Attributes:
         arm: name of the arm.
         choices: settings that were tried, each with its mean score on dev, by the study's first measure.
-        chosen: settings that were taken.
+        chosen: settings that were chosen.
 
     Example:
         >>> from distill import studies
@@ -136,7 +137,7 @@ class Tuning:
 
 @dataclasses.dataclass(frozen=True)
 class StudyResult:
-    """A finished study, as `study.json` has it.
+    """A finished study, as `study.json` holds it.
 
     Attributes:
         name: name of the study, such as "compare".
@@ -151,16 +152,16 @@ class StudyResult:
         arms: arms, in the order of the tables.
         measures: ways in which the models were scored; arms are judged by the first.
         comparisons: pairs of baseline and arm, by name.
-        primary: those of them that answer the study's question; the others are exploratory.
+        primary: the comparisons that answer the study's question; the others are exploratory.
         tuning: searches on dev, one per tuned arm.
         latency_ms: "median", "low" and "high" by arm; not every arm need be timed.
         litert_bytes: size of the LiteRT file by arm; empty if none was written.
         extra: further content of `study.json`, by key.
 
-    In a notebook it shows itself.
+    A notebook displays it.
     """
 
-    # Makes what a notebook shows; set by the module that can, since this one cannot import what is made from it.
+    # Makes the HTML that a notebook shows. `_notebook` sets it, since this module cannot import what builds on it.
     _shown: ClassVar[Callable[["StudyResult"], str]]
 
     name: str

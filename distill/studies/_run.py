@@ -1,4 +1,4 @@
-"""What an arm's function is given, and what is made of the model that it returns."""
+"""What an arm's function receives, and what is done with the model that it returns."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ from distill.studies._details import Confusion, LayerSize, Reliability
 from distill.studies._measures import AGREEMENT, ECE, Measure
 from distill.studies._recording import name_artifacts
 
-# Of a split: inputs and labels, as arrays or as a data set of single examples.
+# A split: inputs and labels, as arrays or as a data set of single examples.
 Split: TypeAlias = tuple[Any, Any] | tf.data.Dataset
 # What an arm's function may return: a model, or the path of a .tflite or .onnx file.
 Made: TypeAlias = keras.Model | str | os.PathLike[str]
@@ -34,10 +34,10 @@ _BATCH = 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of an arm: what its function is given.
+    """One run of an arm: what its function receives.
 
-    Everything random is seeded before the function is called. There is no test split: the study scores the returned
-    model on it.
+    Everything random is seeded before the function is called. A run has no test split: the study itself scores the
+    returned model on test.
 
     Attributes:
         seed: seed of this run. Arms with the same seed are compared with each other.
@@ -45,7 +45,7 @@ class Run:
         dev: development split, for validation and for choosing settings.
         callbacks: callbacks for `fit`, which record each epoch for learning curves and W&B.
         directory: directory of this run, for files of your own.
-        smoke: whether the study only checks that everything works: train for an epoch or two then.
+        smoke: whether the study only checks that everything works; if so, train for an epoch or two.
 
     Example:
         ```python
@@ -69,10 +69,10 @@ class Run:
     _files: Mapping[str, Path]
 
     def file(self, arm: str) -> Path:
-        """Returns the file in which an arm that this one needs left its model, with the same seed.
+        """Returns the file of the model that a needed arm made with the same seed.
 
         Args:
-            arm: name of an arm that is named in `needs`.
+            arm: name of an arm that this one lists in `needs`.
 
         Raises:
             ValueError: this arm does not need that one.
@@ -85,10 +85,10 @@ class Run:
         return self._files[arm]
 
     def model(self, arm: str) -> keras.Model:
-        """Returns the finished model of an arm that this one needs, with the same seed; a new copy on each call.
+        """Returns the model that a needed arm made with the same seed, as a new copy on each call.
 
         Args:
-            arm: name of an arm that is named in `needs`.
+            arm: name of an arm that this one lists in `needs`.
 
         Raises:
             ValueError: this arm does not need that one, or that one returned a file that Keras cannot load.
@@ -98,7 +98,7 @@ class Run:
             raise ValueError(
                 f"The arm {arm!r} returned a {file.suffix} file, which is no Keras model. Take run.file({arm!r})."
             )
-        # What loading draws must not show: new networks start alike in arms with a teacher and without.
+        # Loading must not change the random state: new networks start alike in arms with a teacher and without.
         with same_randomness():
             return keras.models.load_model(file)
 
@@ -124,7 +124,7 @@ def settle(
         dev: split on which settings are chosen.
         test: split that is read here and nowhere else.
         teacher: file of the model that measures of agreement compare with.
-        needs: arm -> file of its model, of the arms that this one needs.
+        needs: arm -> file of its model, for the arms that this one needs.
         measures: ways in which to score.
         tracker: tracker of this run, which is finished here.
 
@@ -159,7 +159,7 @@ def settle(
 
 
 def answers_of(model: keras.Model | Path) -> Callable[[Any], NDArray[Any]]:
-    """The function from a batch of inputs to a model's outputs: of a model, or of a file of one."""
+    """The function from a batch of inputs to a model's outputs, for a model or its file."""
     if isinstance(model, Path) and model.suffix != ".keras":
         exported: Callable[[Any], Any] = Exported(model).predict
         return exported
@@ -221,7 +221,7 @@ def _network(made: Made, file: Path) -> keras.Model | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Answered:
-    """Labels of a split, what the model answers, and what its teacher does if agreement is scored."""
+    """Labels of a split, the model's answers, and its teacher's answers if agreement is scored."""
 
     y: NDArray[Any]
     outputs: NDArray[Any]
@@ -274,7 +274,7 @@ def _scores(answered: _Answered, measures: Sequence[Measure], where: str) -> dic
 
 
 def _details(answered: _Answered, measures: Sequence[Measure]) -> dict[str, Any]:
-    """What is shown of a classifier beside its scores, where these are scored."""
+    """What is shown of a classifier besides its scores, if ECE or agreement is scored."""
     found: dict[str, Any] = {}
     if ECE in measures:
         logits, labels = metrics.as_logits(answered.outputs), metrics.as_labels(answered.y)
@@ -304,7 +304,7 @@ def _layers(network: keras.Model | None) -> list[dict[str, Any]]:
 
 
 def _costs(network: keras.Model | None, file: Path) -> dict[str, int | None]:
-    """Costs; those that the library cannot count of a model, or of a file, are `None`."""
+    """Costs; those that the library cannot count for a model or a file are `None`."""
     if network is None:
         return {"parameters": None, "macs": None, "file_bytes": file.stat().st_size}
     try:

@@ -4,8 +4,9 @@ A cell is finished when its directory holds `result.json`, which is written last
 never run again. An unfinished cell starts over in an empty directory. A directory's name contains a digest of the
 config, so a cell with another config is another cell.
 
-Whoever runs a cell holds a lock on its directory, which the system takes back when the process ends, however it ends.
-So several processes, and machines on one file system whose locks hold across them, can run one study.
+The process that runs a cell holds a lock on its directory. The system releases the lock when the process ends, however
+it ends. So several processes can run one study, and so can several machines on one file system if its locks hold across
+machines.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ Work = Callable[[Cell, Path], Mapping[str, Any]]
 
 
 class CellError(RuntimeError):
-    """Cells failed. The message names the first and says what is kept.
+    """Cells failed. The message names the first one and says what is kept.
 
     Attributes:
         failed: the cells that failed.
@@ -104,7 +105,7 @@ class Runner:
                 done, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
                 for future in list(done):
                     if future.exception() is None and not future.result():
-                        # Another process runs it: it comes again after the others, and then waits.
+                        # Another process is running it: submit it again after the others, and wait then.
                         done.remove(future)
                         again = self.pool.submit(_run_cell, futures[future], work, self.study_dir, wait=True)
                         futures[again] = futures[future]
@@ -133,7 +134,7 @@ class Runner:
             )
 
     def _error_of(self, future: Future[bool], cell: Cell) -> Exception | None:
-        """What went wrong in a cell, which is shown; the other cells go on."""
+        """Returns and prints what went wrong in a cell; the other cells go on."""
         try:
             future.result()
         except BrokenProcessPool as error:
@@ -160,7 +161,7 @@ def locked(study_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Holds a lock, and tells whether it does; without `wait`, another process may have it."""
+    """Tries to hold a lock and yields whether it does; without `wait`, another process may have it."""
     with path.open("w") as file:
         try:
             # The system releases the lock when the process ends, however it ends.
@@ -188,7 +189,7 @@ def _duration(seconds: float) -> str:
 
 
 def _run_cell(cell: Cell, work: Work, study_dir: Path, *, wait: bool = False) -> bool:
-    """Runs a cell, unless it is finished; returns whether it is, for another process may be running it."""
+    """Runs a cell unless it is finished; returns whether it is now, since another process may be running it."""
     directory = study_dir / cell.folder
     directory.mkdir(parents=True, exist_ok=True)
     with _held(directory / _LOCK, wait=wait) as mine:
@@ -209,7 +210,7 @@ def _run_here(cell: Cell, work: Work, directory: Path) -> None:
     config = dataclasses.asdict(cell.config)
     write_json(directory / "config.json", {**identity, "config": config, **environment()})
     began = time.monotonic()
-    # Whatever a worker did before must not show: not in what a loaded model draws, nor in the names of layers.
+    # What a worker did before must affect neither the random numbers of a loaded model nor the names of layers.
     keras.backend.clear_session()
     keras.utils.set_random_seed(cell.seed)
     result = work(cell, directory)

@@ -1,4 +1,4 @@
-"""Sections that a study of one's own adds to its report: pictures, tables and sentences about what was found."""
+"""Sections that a study adds to its report: pictures, tables and sentences about what was found."""
 
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -20,14 +20,14 @@ Section = Callable[[StudyResult], Shown]
 def html(study: StudyResult, sections: Sequence[Section]) -> str:
     """Makes the sections of a report.
 
-    A section that fails says so, and costs neither the others nor the report.
+    A section that fails says so, and harms neither the others nor the report.
 
     Args:
         study: the finished study.
-        sections: functions of it.
+        sections: functions that take it.
 
     Returns:
-        HTML; of a section that shows nothing there is nothing.
+        HTML; a section that shows nothing is left out.
     """
     return "\n".join(part for section in sections for part in _section(study, section))
 

@@ -1,4 +1,4 @@
-"""What an application would ship of each arm: a LiteRT file, its size, and the time of one example through it."""
+"""What an application would ship for each arm: a LiteRT file, its size, and the time of one example through it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ def ship(
 ) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
     """Writes a float32 LiteRT file for each model, and times all files in turns, on one thread.
 
-    Files leave out zeros where more than half of the kernels' weights are zero.
+    A file leaves out zeros if more than half of its kernels' weights are zero.
 
     Args:
         design: the study; an example of its dev split is timed.
@@ -28,7 +28,7 @@ def ship(
         folder: folder for the LiteRT files; each is named after its arm.
 
     Returns:
-        Latency and size in bytes by arm, as study.json has them, and a note on each arm that has none.
+        Latency and size in bytes by arm, as study.json holds them, and a note on each arm that has none.
     """
     folder.mkdir(exist_ok=True)
     calls: dict[str, Callable[[], object]] = {}

@@ -10,7 +10,7 @@ from scipy import optimize, stats
 
 LEVEL = 0.05
 CHANCE = 0.95  # of showing a difference, which a study of good size has
-_ALL_FLIPS = 16  # pairs whose sign flips are all tried; of more, as many are drawn as these have
+_ALL_FLIPS = 16  # up to so many pairs, all sign flips are tried; for more pairs, 2**16 are drawn
 _FLIPS = 2**_ALL_FLIPS
 _POINTS = 2**12  # of the integral over what a sample's deviation may be
 
@@ -50,9 +50,9 @@ class Comparison:
         lower_is_better: whether a negative difference is an improvement.
         unit: unit to print, such as "points" for accuracy in percent; may be empty.
         deviation: sample standard deviation of the paired differences, in the same unit.
-        sign_flip_p: p of the exact sign-flip test, as a check of the t test's.
-        level: probability that the interval misses the difference; it is below 0.05 where several comparisons are
-            adjusted together.
+        sign_flip_p: p of the exact sign-flip test, as a check on that of the t test.
+        level: probability that the interval misses the difference; it is below 0.05 if several comparisons are adjusted
+            together.
     """
 
     difference: float
@@ -111,11 +111,11 @@ def compare(
 ) -> Comparison:
     """Compares two arms that have the same seeds, by a paired t test.
 
-    The interval and the test are one: p is at most .05 exactly when the 95% interval excludes 0. With a handful of
-    seeds the t test has more power than a test of signs or ranks, whose p cannot be smaller than 2 / 2^n, so that a
-    single seed that disagrees decides the verdict. It takes the differences to be normal; `sign_flip_p` does not, and
-    is given as a check [1]: it counts the ways of flipping the signs of the differences that give a mean at least as
-    far from 0 (all of them up to 16 pairs; beyond, flips are drawn from a fixed seed).
+    The interval and the test agree: p is at most .05 exactly when the 95% interval excludes 0. With a handful of seeds
+    the t test has more power than a test of signs or ranks, whose p cannot be smaller than 2 / 2^n, so that a single
+    seed that disagrees decides the verdict. The t test assumes that the differences are normal. `sign_flip_p` does not,
+    and serves as a check [1]: it counts the ways of flipping the signs of the differences that give a mean at least as
+    far from 0 (all of them up to 16 pairs; beyond that, flips are drawn from a fixed seed).
 
     If all pairs differ by the same amount, there is no spread to judge by; most often the seeds had no effect. The
     verdict is then "not shown", with p = 1 and an interval of NaN, as it is for a single pair.
@@ -160,11 +160,11 @@ def compare(
 
 
 def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Adjusts comparisons that answer one question together for their number, by Holm's method.
+    """Adjusts comparisons that together answer one question for their number, by Holm's method.
 
     Each interval gets the level at which Holm's procedure tested the comparison: .05 divided by the number of
-    comparisons that were left at its step, or at the step at which the procedure ended. So it excludes 0 exactly when
-    the verdict says that there is a difference.
+    comparisons that were left at its step, or at the step at which the procedure ended. So the interval excludes 0
+    exactly when the verdict says that there is a difference.
 
     Args:
         comparisons: comparisons (m,) as `compare` returns them.
@@ -231,7 +231,7 @@ def power(difference: float, deviation: float, n: int, *, comparisons: int = 1) 
             is Holm's hardest.
 
     Returns:
-        A probability: that of the noncentral t distribution, to four digits.
+        A probability, from the noncentral t distribution, to four digits.
 
     Example:
         >>> from distill import studies
@@ -251,7 +251,7 @@ def seeds_needed(difference: float, deviation: float, *, comparisons: int = 1, c
 
     Args:
         difference: true mean difference, in any unit; not 0.
-        deviation: standard deviation of the paired differences, in the same unit, > 0; from a pilot.
+        deviation: standard deviation of the paired differences, in the same unit, > 0, estimated from a pilot.
         comparisons: number of comparisons that are adjusted together.
         chance: probability that the difference is shown.
 
@@ -324,10 +324,10 @@ def _sign_flip_p(differences: NDArray[np.float64]) -> float:
     else:
         flipped = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
     scaled = differences / (np.abs(differences).max() or 1.0)
-    # Rounded, since flips with the same mean may differ in its last digits, and would count or not by chance.
+    # Rounded, since flips with the same mean may differ in the last digits, and would count or not by chance.
     means = np.round((1.0 - 2.0 * flipped) @ scaled / n, 12)
     extreme = np.count_nonzero(np.abs(means) >= abs(np.round(scaled.mean(), 12)))
-    # Of drawn flips, none would do; what was observed is one more [Phipson, Smyth 2010, arXiv:1603.05766].
+    # Drawn flips may all be less extreme; what was observed counts as one more [Phipson, Smyth 2010, arXiv:1603.05766].
     return float((extreme + drawn) / (len(means) + drawn))
 
 

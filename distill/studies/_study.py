@@ -1,4 +1,4 @@
-"""A study of your own: arms, a function each, over seeds, to a report."""
+"""A study of your own: each arm is a function that runs over several seeds, and a report compares the arms."""
 
 import functools
 import inspect
@@ -22,20 +22,20 @@ SMOKE_SEEDS = 2
 
 
 class Study:
-    """A comparison of ways to train, its arms, over the same seeds.
+    """A comparison of arms, which are ways to train, over the same seeds.
 
-    An arm is a function that builds, compiles and fits a model, and returns it. Each arm with each seed is a cell,
-    which has a directory and is never run again once it is finished, unless its settings change, or the code of its
-    function or the data's, with the functions, classes and constants that these use from their own file and below its
-    folder. What an arm returns is scored on dev and on test; no arm gets to see test.
+    An arm is a function that builds, compiles and fits a model, and returns it. Each arm with each seed is a cell with
+    its own directory. A finished cell is never run again unless its settings or its code change. Its code is the arm's
+    function and the data function, with the functions, classes and constants that these use from their own file and
+    below its folder. The study scores what an arm returns on dev and on test; no arm sees test.
 
     Args:
         name: name of the study, and of its directory.
-        data: function of a seed that returns the train, dev and test splits: (x, y) arrays, or `tf.data` data sets of
-            single examples. Return the same test split for all seeds, unless the splits themselves are to vary. Further
-            parameters are settings of the data, and need defaults; `run` can change them.
+        data: function that takes a seed and returns the train, dev and test splits: (x, y) arrays, or `tf.data` data
+            sets of single examples. Return the same test split for all seeds, unless you want the splits themselves to
+            vary. Further parameters are settings of the data; they need defaults, and `run` can change them.
         seeds: number of seeds.
-        metrics: ways to score a model; arms are compared and tuned by the first. `CLASSIFICATION`, `REGRESSION`,
+        metrics: ways to score a model; arms are compared and tuned by the first. Pass `CLASSIFICATION`, `REGRESSION`,
             `MULTI_LABEL`, `TOKENS`, or a list with `Measure`s of your own.
         title: title of the report; by default the name.
         question: the question that the study answers, for the report.
@@ -150,8 +150,8 @@ class Study:
 
         The function is called as `function(run, **settings)` with a `Run`, and returns a model, or the path of a
         `.tflite` or `.onnx` file. Its parameters after the first are the arm's settings, and need defaults. The first
-        line of its docstring is the arm's description. One function can be declared several times, as arms that differ
-        in settings:
+        line of its docstring is the arm's description. You can declare one function several times, as arms with
+        different settings:
 
             for temperature in (1.0, 4.0):
                 study.arm(distilled, name=f"t{temperature:g}", settings={"temperature": temperature}, needs="teacher")
@@ -159,13 +159,13 @@ class Study:
         Args:
             function: the function.
             name: name of the arm, and of its cells' folders; by default the function's.
-            settings: setting -> value to take in place of its default.
-            needs: arms whose finished models it uses; the first is the teacher that agreement is measured with. They
-                must be declared before.
-            tune: setting -> values to try on dev, in all combinations, where the study is run with `tune`. Otherwise,
-                the defaults hold.
+            settings: setting -> value to use instead of its default.
+            needs: arms whose finished models this one uses; they must be declared first. Agreement is measured with the
+                first of them, as the teacher.
+            tune: setting -> values to try on dev, in all combinations, if the study runs with `tune`. Otherwise the
+                defaults hold.
             group: heading under which tables and plots show the arm.
-            on_request: whether the arm is only run if `arms` of `run` (or `--arms`) names it, or an arm that needs it.
+            on_request: whether the arm runs only if `arms` of `run` (or `--arms`) names it, or an arm that needs it.
 
         Returns:
             The function, unchanged.
@@ -233,11 +233,11 @@ class Study:
         Args:
             arm: name of an arm.
             baseline: name of the arm that it is compared with.
-            primary: whether the comparison answers the study's question. Have one to three of these: the more there
-                are, the more seeds they take. Others are shown as exploratory.
+            primary: whether the comparison answers the study's question. Declare one to three of these: the more there
+                are, the more seeds they need. The report shows the others as exploratory.
 
         Raises:
-            ValueError: an arm is not declared, or the comparison is declared already.
+            ValueError: an arm is not declared, or the comparison is already declared.
         """
         if unknown := [one for one in (arm, baseline) if one not in self.design.arms]:
             raise ValueError(f"Declared arms are {sorted(self.design.arms)}. Received: {unknown}.")
@@ -248,12 +248,12 @@ class Study:
             self.design.primary.append((baseline, arm))
 
     def section(self, function: Callable[[StudyResult], Shown]) -> Callable[[StudyResult], Shown]:
-        """Adds a section to the study's report: decorates a function of the finished study.
+        """Adds a section to the study's report: decorates a function that takes the finished study.
 
-        The function yields matplotlib figures, `tables.Grid`s and sentences, which the report shows in this order under
-        the first line of its docstring. It is called in the report's style, when all arms that are run are finished;
-        what it yields is kept in sections.html. If it yields nothing, there is no section; if it fails, the section
-        says so.
+        The function yields matplotlib figures, `tables.Grid`s and sentences. The report shows them in this order, under
+        the first line of the function's docstring. The function is called in the report's style, once all arms that run
+        are finished; what it yields is kept in sections.html. If it yields nothing, there is no section; if it fails,
+        the section says so.
 
             @study.section
             def parameters(found):
@@ -293,22 +293,22 @@ class Study:
     ) -> StudyResult:
         """Runs what is not finished yet, and writes the report.
 
-        Cells run in processes that import the file in which the study is defined. Where there is none, as in a
-        notebook, they run here, one after the other. The same study can be run several times at once, on several
-        machines with one file system too: they share its cells, and each waits for those that others run.
+        Cells run in processes that import the file that defines the study. If there is no such file, as in a notebook,
+        they run in this process, one after the other. You can run the same study several times at once, also on several
+        machines with one file system: the runs share its cells, and each waits for the cells that others run.
 
         Args:
-            out: folder for the study's directory, which has the study's name, `data`'s values and "smoke" in its name.
-            arms: names of the arms to run and to report, with those that they need; by default all that are not
-                `on_request`; "all". What others have finished stays in the directory.
+            out: folder for the study's directory, whose name has the study's name, `data`'s values and "smoke" in it.
+            arms: names of the arms to run and to report, along with those that they need; "all" for every arm; by
+                default all that are not `on_request`. The finished cells of other arms stay in the directory.
             seeds: number of seeds; by default the study's, or 2 in a smoke run.
-            first_seed: the seed to count from, to repeat a study with other seeds.
-            data: setting of the data -> value to take in place of its default.
+            first_seed: first seed; change it to repeat a study with other seeds.
+            data: setting of the data -> value to use instead of its default.
             jobs: number of cells to run at a time; by default one for each core.
             engine: a Ray cluster, in place of processes on this machine.
-            tune: choose the settings of arms with `tune` on dev first, each by three seeds of their own.
+            tune: first choose the settings of arms with `tune` on dev, with three seeds that comparisons do not use.
             smoke: only check that everything works.
-            budget: minutes after which no further seed is begun, once two are finished.
+            budget: minutes in which to run as many of the seeds as fit, judged by those before, and at least two.
             surroundings: where metrics go besides the directory.
             command: the command to show in the report.
 
@@ -318,8 +318,8 @@ class Study:
         Raises:
             ValueError: a number is out of range, there is no such arm, or the functions cannot be sent to other
                 processes.
-            CellError: no seed was finished by all arms that could be.
-            ImportError: Ray is not installed, but asked for.
+            CellError: no arm finished a seed, cells failed while settings were chosen, or a worker was killed.
+            ImportError: `engine` is given, but Ray is not installed.
         """
         default = SMOKE_SEEDS if smoke else self.design.seeds
         count = default if seeds is None else seeds
@@ -359,13 +359,13 @@ class Study:
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Runs the study from the command line, prints its tables, and ends the process.
 
-        The processes that run cells import the file that calls this; in them it does nothing.
+        The processes that run cells import the file that calls this; in those processes it does nothing.
 
         Args:
-            arguments: what was typed after the command; by default what was.
+            arguments: what was typed after the command; by default the arguments of this process.
 
         Raises:
-            SystemExit: always, but in such a process; the status is 0, 1 after an error, 130 after Ctrl-C.
+            SystemExit: always, except in such a process; the status is 0, 1 after an error, 130 after Ctrl-C.
         """
         # By its name: while a worker imports the file, it does not know its parent yet.
         if multiprocessing.current_process().name != "MainProcess":

@@ -57,7 +57,7 @@ def remarks(study: StudyResult) -> list[str]:
 
 
 def cautions(study: StudyResult) -> list[str]:
-    """Why the numbers may mean less than they seem to."""
+    """Why the numbers may mean less than they seem to mean."""
     return [*([SMOKE] if study.smoke else []), *_missing(study)]
 
 
@@ -121,7 +121,7 @@ def _missing(study: StudyResult) -> list[str]:
 
 
 def power(study: StudyResult) -> list[str]:
-    """What the seeds of the primary comparisons could show, where they show nothing."""
+    """What the seeds of the primary comparisons could have shown, for those that show nothing."""
     return [
         f"{judged.raw.n} seeds are too few to tell {judged.arm} from {judged.baseline} unless they differ by "
         f"{float(f'{found:.2g}'):g}{f' {judged.raw.unit}' * bool(judged.raw.unit)} or more, which is shown with "

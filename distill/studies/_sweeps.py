@@ -59,7 +59,7 @@ def write_sweep(design: Design, arm: str, folder: Path, command: Sequence[str]) 
 def run_trial(design: Design, plan: Plan, arm: str, settings: str) -> str:
     """Runs one trial of an arm, as the agent of a sweep asks for it.
 
-    It is the cell that `tune` would run, so that neither does again what the other has done.
+    It is the cell that `tune` would run, so neither repeats what the other has done.
 
     Args:
         design: the study.

@@ -1,4 +1,4 @@
-"""The chart of what arms score for what they cost."""
+"""The chart of the arms' scores against their costs."""
 
 import math
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cros
 
 
 def pareto(study: StudyResult) -> list[Picture]:
-    """Scores against costs, one picture for each kind of cost; the arms that no other dominates are joined.
+    """Draws scores against costs, one picture for each kind of cost; the arms that no other dominates are joined.
 
     Args:
         study: a finished study.
 
     Returns:
-        Pictures for multiply-adds, bytes and latency, as far as they are known of two arms or more.
+        Pictures for multiply-adds, bytes and latency, if these are known for two arms or more.
     """
     return [_priced(study, kind) for kind in prices(study)]
 

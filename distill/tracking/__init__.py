@@ -1,8 +1,9 @@
-"""Metrics of a run in JSON lines, and beside them in Weights & Biases (W&B) and TensorBoard.
+"""Records the metrics of a run as JSON lines, and also in Weights & Biases (W&B) and TensorBoard.
 
-A `Tracker` writes one line per epoch to `metrics.jsonl`, always. It sends the same numbers to W&B, offline unless told
-otherwise, and on request to TensorBoard. These never stop a run, never ask for a key and never delay it beyond a stated
-time-out: one that fails is reported once and left out. `EpochLogger` is the callback that feeds a tracker from `fit`.
+A `Tracker` always writes one line per epoch to `metrics.jsonl`. It sends the same numbers to W&B, offline unless you
+ask otherwise, and to TensorBoard on request. W&B and TensorBoard never stop a run, never ask for a key and never delay
+it beyond a stated time-out: if one fails, that is reported once and it is left out. `EpochLogger` is the callback that
+feeds a tracker from `fit`.
 
 ```python
 import keras, numpy as np

@@ -13,17 +13,18 @@ class EpochLogger(keras.callbacks.Callback):
 
     Each entry of a metric with several numbers, such as one for each class, is logged under its position: "f1_score/0".
 
-    A tracker records one training. A second one, whose epochs begin again, is refused before its first epoch. Tuners
-    copy their callbacks for each trial, by `copy.deepcopy` or pickle: a copy logs to the tracker as well, and where
-    that does not take its epochs, or is in another process, to a run of its own in the directory beside, such as
-    "trial-2" beside "trial". It is opened when the copy's training begins, and finished when that ends.
+    A tracker records one training. A second training, whose epochs begin again, raises an error before its first epoch.
+    Tuners copy their callbacks for each trial, with `copy.deepcopy` or pickle. A copy logs to the same tracker. If that
+    tracker does not accept the copy's epochs, or is in another process, the copy logs to a run of its own in a new
+    directory next to it, such as "trial-2" next to "trial". This run is opened when the copy's training begins and
+    finished when it ends.
 
     Args:
         tracker: open `Tracker`.
 
     Raises:
-        RuntimeError: at the first epoch, the tracker is finished.
-        ValueError: at the first epoch, the tracker has recorded it already.
+        RuntimeError: the tracker is finished when the first epoch begins.
+        ValueError: the tracker has already recorded the first epoch when it begins.
 
     Example:
         ```python
@@ -38,11 +39,11 @@ class EpochLogger(keras.callbacks.Callback):
     def __init__(self, tracker: Tracker):
         super().__init__()
         self._reference = tracker.reference
-        self._tracker: Tracker | None = tracker  # of a copy: the one of its training, once that has begun
+        self._tracker: Tracker | None = tracker  # in a copy: the tracker of its training, once that has begun
         self._is_copy = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without the model that it was last used with.
+        # This leaves out the model that it was last used with.
         return _copy_of, (self._reference,)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -51,7 +52,7 @@ class EpochLogger(keras.callbacks.Callback):
             self._tracker = None
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Make sure that the numbers of this epoch will have a place."""
+        """Make sure that the tracker accepts the numbers of this epoch."""
         self._place(epoch).require_step(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:

@@ -16,7 +16,7 @@ _WANDB_PROGRAM = Path(__file__).with_name("_wandb_process.py")
 
 
 class Sink(Protocol):
-    """Destination of a run's numbers beside the JSON lines. Whatever it raises, the run continues without it."""
+    """Destination of a run's numbers besides the JSON lines. Whatever it raises, the run continues without it."""
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Take the numbers of one epoch."""
@@ -50,7 +50,7 @@ class WandbProcess:
     """The process that feeds W&B. It is started here, and killed if it takes too long to end.
 
     Args:
-        folder: folder for what passes between the two processes.
+        folder: folder for the files that pass between the two processes.
         start: request that `_wandb_process.py` reads, as JSON.
         timeout: seconds that `close` may take.
     """

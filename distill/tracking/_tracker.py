@@ -1,7 +1,7 @@
 """Record the numbers of a run.
 
-The JSON lines are the record: what cannot be written there is an error. The other sinks never stop a run and never slow
-it beyond a stated time-out. One that fails is reported once and left out.
+The JSON lines are the record: anything that cannot be written there raises an error. The other sinks never stop a run
+and never slow it beyond a stated time-out. If one fails, that is reported once and the sink is left out.
 """
 
 import itertools
@@ -23,20 +23,19 @@ _WANDB_MODES = ("offline", "online", "disabled")
 
 
 class Tracker:
-    """Recorder of one run in a directory; a context manager.
+    """Records one run in a directory; use it as a context manager.
 
     `metrics.jsonl` gets one line per epoch: {"step": 3, "loss": 0.21, …}. JSON has no NaN, so values that are not
     finite become the strings "NaN", "Infinity" and "-Infinity", which `float` reads back. An existing file is
     continued. A line survives kill -9, but not a power failure.
 
-    A copy in the same process is the tracker itself. Unpickled in another process, it is a run of the same options in a
-    directory beside: "name-2", "name-3" and so on.
+    A copy in the same process is the tracker itself. Unpickling it in another process opens a new run with the same
+    options in a directory next to it: "name-2", "name-3" and so on.
 
-    W&B runs in a process of its own that follows `metrics.jsonl` and writes below `directory`/wandb. `WANDB_*`
-    variables take precedence over the defaults here, and arguments over variables. `tags` are added to those in
-    WANDB_TAGS. Nothing asks for a key, and a run that cannot go online is kept offline. The run counts as failed if an
-    exception leaves the block or the program is killed. If W&B's process is killed with it, the last second may be
-    missing.
+    W&B runs in its own process, which follows `metrics.jsonl` and writes below `directory`/wandb. `WANDB_*` variables
+    take precedence over the defaults here, and arguments over variables. `tags` are added to those in WANDB_TAGS.
+    Nothing asks for a key, and a run that cannot go online is kept offline. The run counts as failed if an exception
+    leaves the block or the program is killed. If W&B's process is killed with it, the last second may be missing.
 
     Args:
         directory: directory of the run; created if it does not exist.
@@ -45,12 +44,12 @@ class Tracker:
         config: nested dictionary of plain values, for W&B.
         tags: tags for W&B, of up to 64 characters each.
         wandb: "offline", "online" or "disabled"; `None` for the value of WANDB_MODE, or "offline" without it.
-        tensorboard: also write event files to `directory`/tensorboard: what is logged, and for the HParams tab the
-            arm, the config and the final numbers.
+        tensorboard: also write event files to `directory`/tensorboard. They hold what is logged and, for the HParams
+            tab, the arm, the config and the final numbers.
         project: project in W&B; `None` for the value of WANDB_PROJECT, or "distill" without it.
         code: folder of the code, whose git commit W&B records; `None` for the folder of the program.
-        timeout: seconds > 0 that W&B may add to the whole run. All of them may fall into `finish`, and half of them are
-            for uploads: a large student on a slow line needs more.
+        timeout: seconds > 0 that W&B may add to the whole run. `finish` may use all of them. Half of them are for
+            uploads, so a large student on a slow line needs more.
 
     Raises:
         ValueError: `wandb` has another value, or `timeout` is not positive.
@@ -144,14 +143,14 @@ class Tracker:
         """Record one epoch. This never waits for W&B.
 
         Args:
-            metrics: numbers by name: Python's, numpy's or tensors. Each entry of an array, such as a metric with a
+            metrics: numbers by name, from Python, numpy or tensors. Each entry of an array, such as a metric with a
                 number for each class, gets a name with its position: "f1_score/0", "confusion/0/2".
             step: number of the epoch, >= 0 and above every earlier one.
 
         Raises:
             RuntimeError: the run is finished.
-            ValueError: the step does not increase, or a metric is called "step" or as an entry of another.
-            TypeError: a value holds what is no number.
+            ValueError: the step does not increase, or a metric has the name "step" or that of another metric's entry.
+            TypeError: a value is not a number or an array of numbers.
             OSError: `metrics.jsonl` cannot be written.
         """
         self.require_step(step)
@@ -170,7 +169,7 @@ class Tracker:
             self._guard(name, sink.log, row, step)
 
     def require_step(self, step: int) -> None:
-        """Raises what `log` raises if it does not take this step."""
+        """Raises what `log` would raise if it does not accept this step."""
         self._require_open("log")
         if step <= self._last_step:
             raise ValueError(
@@ -180,19 +179,20 @@ class Tracker:
             )
 
     def takes(self, step: int) -> bool:
-        """Whether `log` takes this step."""
+        """Whether `log` accepts this step."""
         return not self._closed and step > self._last_step
 
     def log_artifact(self, path: PathLike, *, name: str, type: str = "model") -> None:
-        """Name something that this run made, such as its student, as an artifact of W&B.
+        """Register something that this run made, such as its student, as a W&B artifact.
 
-        A file is uploaded; it is not copied, so an offline run needs it in its place when it is uploaded. Of a folder,
-        such as a cache of a teacher's answers, W&B records the files' names, sizes and digests, and where they are.
+        A file is uploaded. It is not copied, so the file of an offline run must still be in its place when you upload
+        the run. For a folder, such as a cache of a teacher's answers, W&B records the files' names, sizes and digests,
+        and where they are.
 
         Args:
-            path: path to the file or folder, which must not change any more.
-            name: name of the artifact, the same for all runs that make a version of it. W&B takes letters, digits,
-                ".", "-" and "_"; others become "_". The version is also called by the name of the run's directory.
+            path: path to the file or folder, which must not change afterwards.
+            name: name of the artifact, the same for all runs that make a version of it. W&B accepts letters, digits,
+                ".", "-" and "_"; other characters become "_". The version also has the name of the run's directory.
             type: kind of the artifact: "model", "cache" or another word.
 
         Raises:
@@ -202,14 +202,14 @@ class Tracker:
         self._add_artifact("log_artifact", path, name, type, used=False)
 
     def use_artifact(self, path: PathLike, *, name: str, type: str = "model") -> None:
-        """Name something that this run learns from, such as its teacher: W&B draws an arrow from the run that made it.
+        """Register something that this run learns from, such as its teacher; W&B links it to the run that made it.
 
-        W&B knows it by its content, so this works offline too.
+        W&B recognizes it by its content, so this works offline too.
 
         Args:
             path: path to the file or folder.
-            name: name of the artifact, as the run that made it gave it to `log_artifact`.
-            type: kind of the artifact, as that run gave it.
+            name: name of the artifact that the run that made it passed to `log_artifact`.
+            type: kind of the artifact that it passed.
 
         Raises:
             RuntimeError: the run is finished.
@@ -226,11 +226,11 @@ class Tracker:
     ) -> None:
         """End the run. This waits for W&B, for at most `timeout` seconds.
 
-        The arguments go to W&B, and numbers of the summary to TensorBoard: keep what they hold elsewhere too.
+        The arguments go to W&B, and the summary's numbers also to TensorBoard. Store them elsewhere too.
 
         Args:
-            summary: final values, plain. Those of nested dictionaries are called by their path, "test/accuracy".
-            tables: name -> names of columns, and rows.
+            summary: plain final values. Values in nested dictionaries are named by their path, such as "test/accuracy".
+            tables: name -> column names, and rows.
             media: name -> path to a picture (`.png`, `.jpg`) or a page (`.html`, `.svg`).
 
         Raises:
@@ -270,7 +270,7 @@ class Tracker:
         tables: Mapping[str, Any] = MappingProxyType({}),
         media: Mapping[str, Path] = MappingProxyType({}),
     ) -> bytes:
-        """The end of the run, as sinks are given it."""
+        """The end of the run, as JSON for the sinks."""
         return dumps(
             {
                 "exit_code": exit_code,
@@ -305,7 +305,7 @@ class Tracker:
 
 
 class Reference(NamedTuple):
-    """Tells a tracker in this process, and how to open a run like it elsewhere.
+    """Identifies a tracker in this process, and knows how to open a run like it elsewhere.
 
     Attributes:
         token: name of the tracker in this process.
@@ -322,7 +322,7 @@ class Reference(NamedTuple):
         return _OPENED.get(self.token)
 
     def open_beside(self) -> Tracker:
-        """Opens a run of the same options in the first free directory beside: name-2, name-3 and so on."""
+        """Opens a run with the same options in the first free directory next to it: name-2, name-3 and so on."""
         for number in itertools.count(2):
             directory = self.directory.with_name(f"{self.directory.name}-{number}")
             try:

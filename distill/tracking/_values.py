@@ -10,7 +10,7 @@ from keras import ops
 
 
 def numbers_of(name: str, value: Any) -> dict[str, float]:
-    """Returns the numbers of a metric by name; those of an array with their positions."""
+    """Returns the numbers of a metric by name; numbers from an array have their positions in the name."""
     try:
         array = np.asarray(ops.convert_to_numpy(value) if ops.is_tensor(value) else value)
         if array.dtype.kind in "cmMSU":
@@ -37,7 +37,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def dumps(value: Mapping[str, Any]) -> bytes:
-    """JSON of plain values, those of numpy and paths included.
+    """JSON of plain values, including numpy values and paths.
 
     Raises:
         TypeError: a value is not plain.

@@ -6,7 +6,7 @@ of that. It reads the numbers from metrics.jsonl, so the queue between training 
 full, and nothing is lost when either side dies.
 
 This is run as a file, not as a module, because the package would import Keras. Standard input stays open while training
-lives. What arrives before it closes is the end of the run; if nothing does, training has died.
+is alive. What arrives before it closes is the end of the run; if nothing arrives, training has died.
 """
 
 import contextlib

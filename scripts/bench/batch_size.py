@@ -1,8 +1,8 @@
 """How fast does a student train, and how much memory does it take, with each batch size?
 
-The student of experiments/batch_size.py takes training steps on mnist5k, alone and distilled, with the sizes in turns.
-Nothing is learned, so the teacher needs no training. Each kind has a process of its own, since freed memory stays with
-a process; peaks are of the whole process, TensorFlow included.
+The student of experiments/batch_size.py takes training steps on mnist5k, alone and distilled; the sizes take turns.
+Nothing is learned, so the teacher needs no training. Each of the two runs in its own process, since a process keeps
+freed memory; peaks are those of the whole process, TensorFlow included.
 
 Command: scripts/bench/batch_size, on a machine that does nothing else. About a minute on two cores.
 Expected: from size 8 to 1,024 speed grows by a factor of about 12 alone and 8 distilled, most of it up to 128.

@@ -1,14 +1,15 @@
-"""What does a cache of a teacher's answers take: bytes, and seconds to record and to look up?
+"""How many bytes does a cache of a teacher's answers take, and how many seconds to record and to look up?
 
 Each kind of target records rows of logits of a teacher that costs nothing, and looks them up in batches of 64, in
-random order: for ImageNet's 1,000 classes in two views of each of 1.28 million images, and for the 128,256 words of a
-vocabulary at a billion tokens. What was measured of a few rows is multiplied by the number of rows. Times are of one
-core, and come on top of the teacher's; that of the disk is at 1 GB/s, for each byte once.
+random order. The answers are those for ImageNet, with 1,000 classes and two views of each of 1.28 million images, and
+for a billion tokens with a vocabulary of 128,256 words. Only a few rows are measured, and the results are multiplied by
+the number of rows. Times are for one core and come on top of the teacher's. The disk's time is for each byte once at
+1 GB/s.
 
 Command: scripts/bench/cache. About 20 seconds of one core. Option: --seconds-each for how long answers are looked up.
-Expected: the bytes of the formulas in docs/guides/cache.md. Kept are 524 bytes of a token in place of 513,028, but the
-    largest of 128,256 numbers must be found, and the others added up: 5 ms of a core, three times what it takes to
-    write all of them.
+Expected: the bytes that the formulas in docs/guides/cache.md give. A token takes 524 bytes instead of 513,028, but the
+    largest of 128,256 numbers must be found and the others added up. That takes 5 ms of a core, three times as long as
+    writing all of them.
 """
 
 import dataclasses
@@ -97,7 +98,7 @@ def main(seconds_each: float = 1.0) -> None:
     """Prints a table for each problem.
 
     Args:
-        seconds_each: seconds for which each target is looked up.
+        seconds_each: how many seconds to spend on looking up the answers of each target.
     """
     console = Console(width=110)
     for problem in PROBLEMS:

@@ -1,24 +1,24 @@
-"""What does distillation cost, beside what it must: a pass of the teacher and a step of the student?
+"""What does distillation cost beyond what it must cost, a pass of the teacher and a step of the student?
 
-Ways of training a pair of networks take turns, in random order, each for an epoch of a few batches; every round gives
-a ratio of two times. A goal is met if the median is, and missed if the quartile nearest to it lies beyond it too;
-between the two, the machine is too noisy to tell.
+Several ways of training a pair of networks take turns in random order, each for an epoch of a few batches; every round
+gives a ratio of two times. A goal is met if the median meets it. It is missed if even the quartile nearest to the goal
+lies beyond it. In between, the machine is too noisy to tell.
 
 - "epochs": our Distiller live, with the teacher that `training.faster_teacher` chooses, and with cached answers;
   keras.distillation with its loss repaired; the recipe of keras.io as a hand-written `train_step`; the student's own
-  `fit`; a bare compiled pass of the teacher; `evaluate`. For dense networks, residual networks on 32 × 32, encoders of
-  text, and ResNet50 with MobileNetV2 on 96 × 96. All on noise: nothing is learned.
-- "teachers": the bare pass of the teacher that `training.faster_teacher` chooses, of one with its weights as constants
-  and of one under XLA, against that of the teacher as it is.
+  `fit`; a bare compiled pass of the teacher; `evaluate`. The networks are dense, residual on 32 × 32, encoders of text,
+  and ResNet50 with MobileNetV2 on 96 × 96. All train on noise, so nothing is learned.
+- "teachers": a bare pass of the teacher that `training.faster_teacher` chooses, of one with its weights as constants
+  and of one under XLA, each against a pass of the teacher as it is.
 - "torch": the same in plain PyTorch, if `scripts/test-backends` or `scripts/bench/structured` has installed it.
-- "scaling": dense networks by width of the teacher, batch and number of classes.
-- "memory": growth of a process in training, beyond what the models and TensorFlow take.
-- "startup": `import distill` against `import keras`; the first step of a Distiller against that of the student's fit.
+- "scaling": dense networks by width of the teacher, batch size and number of classes.
+- "memory": how much a process grows in training, beyond what the models and TensorFlow take.
+- "startup": `import distill` against `import keras`; a Distiller's first step against that of the student's fit.
 - "kernels": TensorFlow's own kernels against oneDNN's (TF_ENABLE_ONEDNN_OPTS), for the student of `compare`.
 - "recording": `cache.record` against a bare compiled loop, and the bytes of the 64 largest of 49,152 logits.
 
-Command: scripts/bench/distiller, on a machine that does nothing else: about 15 minutes on two cores. --quick takes
-smaller networks and two minutes, and its ratios say little. --only PART chooses parts, --pairs NAME pairs.
+Command: scripts/bench/distiller, on a machine that does nothing else: about 15 minutes on two cores. --quick uses
+smaller networks and takes two minutes; its ratios say little. --only PART chooses parts, --pairs NAME chooses pairs.
 Expected: see docs/guides/speed.md. Exit status 1 if a goal is missed.
 """
 
@@ -41,12 +41,13 @@ class Bench:
     """Times distillation.
 
     Attributes:
-        only: parts, from epochs, teachers, torch, scaling, memory, startup, kernels and recording.
-        pairs: pairs, from MLP, ResNet, transformer and ImageNet; by default all, and without the last with --quick.
+        only: parts to run, from epochs, teachers, torch, scaling, memory, startup, kernels and recording.
+        pairs: pairs to train, from MLP, ResNet, transformer and ImageNet; by default all, or with --quick all except
+            the last.
         rounds: number of timed rounds.
-        quick: smaller networks, and three rounds.
-        clock: "cpu" counts the seconds of this process' threads, which other programs on the machine disturb less, and
-            not what it waits for.
+        quick: use smaller networks and three rounds.
+        clock: "cpu" counts the CPU seconds of this process's threads and not what it waits for; other programs on the
+            machine disturb it less.
         plot: file for a picture of the ratios that have goals, such as speed.svg.
     """
 

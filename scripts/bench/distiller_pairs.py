@@ -1,4 +1,4 @@
-"""The pairs of networks that distiller.py trains, on noise: nothing is learned, and what a step costs is the same."""
+"""The pairs of networks that distiller.py trains on noise: nothing is learned, but a step costs the same."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ def noise(count, shape):
 
 
 def words(count, length=64, vocabulary=8192):
-    """Numbers of words."""
+    """Word indices."""
     return np.random.default_rng(0).integers(vocabulary, size=(count, length)).astype("int32")
 
 
@@ -73,7 +73,7 @@ def application(name):
 
 
 def settled(model):
-    """The network with statistics of its own: with those it starts with, numbers grow from block to block."""
+    """The network with statistics of its own: with the initial ones, numbers grow from block to block."""
     norms = [one for one in model.layers if isinstance(one, layers.BatchNormalization)]
     own = [one.momentum for one in norms]
     for one in norms:

@@ -183,7 +183,7 @@ def scaling(options):
 
 
 def networks(options):
-    """The pairs whose memory and start are looked at: each costs a process, or traces anew, every time."""
+    """The pairs whose memory and startup are measured: each takes a new process or a new trace every time."""
     return ("MLP",) if options.quick else ("MLP", "ResNet")
 
 
@@ -287,7 +287,7 @@ def digits_epoch(clock):
 
 
 def recorders(pair):
-    """Two functions that ask a teacher for all answers: a bare compiled loop, and `cache.record`; both trace it."""
+    """Two functions that ask a teacher for all answers, a bare compiled loop and `cache.record`; both trace it."""
     teacher, (x, _) = pair.teacher(), pair.data
 
     def loop():

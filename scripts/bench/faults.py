@@ -1,9 +1,9 @@
 """Does a study survive whatever ends it: is no cell lost, none run twice, and the result the same to the bit?
 
-A study of seconds (faults_study.py) is run once without interruption. Then the same command is killed (SIGKILL to all
-its processes), again and again, at random moments of each of its phases: before its first cell, while settings are
+A study that takes seconds (faults_study.py) runs once without interruption. Then the same command is killed (SIGKILL to
+all its processes), again and again, at random moments of each of its phases: before its first cell, while settings are
 chosen, while cells run, while LiteRT files are written and timed, and between study.json and the report. After some
-kills it may end. Two runs get Ctrl-C (SIGINT), and one finds the disk full in the middle.
+kills it is left to finish. Two runs get Ctrl-C (SIGINT), and for one the disk is full in the middle.
 
 Each time, the finished run must have the cells of the uninterrupted one, with the same scores, curves and weights;
 finished cells must not have been touched again; and no process may be left.
@@ -48,11 +48,11 @@ KILLS_A_RUN = 5
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Kills a study again and again, and compares what it ends in with an uninterrupted run.
+    """Kills a study again and again, and compares its final result with that of an uninterrupted run.
 
     Attributes:
         kills: number of SIGKILLs, spread evenly over the phases.
-        seed: seed of the moments.
+        seed: seed of the random moments.
     """
 
     kills: int = 50
@@ -153,7 +153,7 @@ def main(options: Options) -> int:
         console.print(f"uninterrupted: {len(expected['cells'])} cells in {time.monotonic() - began:.0f} s")
         length = (time.monotonic() - began) / len(PHASES)
         plan = [phase for phase in PHASES for _ in range(-(-options.kills // len(PHASES)))][: options.kills]
-        # The kills of a run come in the order of the phases; then it may end.
+        # The kills of a run come in the order of the phases; then it is left to finish.
         count = -(-len(plan) // KILLS_A_RUN)
         runs = [plan[i::count] for i in range(count)]
         killed: collections.Counter[str] = collections.Counter()
@@ -190,7 +190,7 @@ def touched(before: dict[str, int], folder: Path) -> bool:
 
 
 def interrupted(out: Path, expected: dict[str, Any], console: Console) -> int:
-    """Ctrl-C while settings are chosen and while cells run: status 130, one line that says how to go on."""
+    """Ctrl-C while settings are chosen and while cells run: status 130, and one line that says how to go on."""
     wrong = 0
     for phase in ("tuning", "cells"):
         process = begin(out)
@@ -207,7 +207,7 @@ def interrupted(out: Path, expected: dict[str, Any], console: Console) -> int:
 
 
 def without_space(out: Path, expected: dict[str, Any], console: Console) -> int:
-    """No space for models: the run fails, says why, and goes on once there is."""
+    """No space for models: the run fails, says why, and goes on once there is space."""
     failed = begin(out, preexec_fn=full_disk).wait(timeout=600) == 1
     said = "File too large" in (out.parent / f"{out.name}.log").read_text()
     finish(out)

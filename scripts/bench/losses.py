@@ -4,7 +4,7 @@ Each loss is timed forward and backward, with the gradients of the student's ten
 against a few lines of TensorFlow that follow the paper in float32 and in logarithms. Both must first agree in value
 and gradient. They run in turn, in random order, and each round gives one ratio of their times.
 
-Command: scripts/bench/losses. About 4 minutes of CPU time, twice as long on cores that are shared.
+Command: scripts/bench/losses. About 4 minutes of CPU time, twice as long on shared cores.
 Options: --only NAME for some of the losses, --rounds and --seconds for how long, --jit for how they are compiled.
 Expected: ratios about 1 or below. The largest of 86, at 256×100 without XLA, are SimilarityPreserving's 1.20 [1.18,
     1.22] and MultiLevelKD's 1.19 [1.17, 1.21]. The exit status is 1 if a ratio is certainly above 1.2: if the lower
@@ -484,7 +484,7 @@ class Bench:
         only: part of the names of the losses to time, such as KD; all by default.
         jit: how to compile a step: by XLA, as `fit` does on accelerators; as a graph without XLA, as `fit` does on
             a machine with only a CPU; or both.
-        rounds: number of times both are timed, at most.
+        rounds: how many times both are timed, at most.
         seconds: time for each line, at most; 3 rounds are done in any case.
         memory: whether to report the memory of a step too, for losses whose memory grows faster than their input.
     """

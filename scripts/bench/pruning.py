@@ -2,19 +2,20 @@
 
 Two things are timed in turn, in random order, in one process; every round gives one ratio of their times.
 
-- Mask updates of one kernel by `distill.pruning` and by tfmot's engine, compiled as its wrapper compiles it. They must
-  choose the same weights first. Goal: tfmot takes 10 times as long or more; for 2:4 and blocks, no less long.
-- Training steps in Keras 3 of the same model with masks and without. Goal: 1.03 or less. And, in a process of its own,
-  those of tf_keras with tfmot's wrapper and without.
-- Inference by LiteRT with one thread, of a dense network as it is and with 90 % zeros: zeros alone make nothing fast.
+- Mask updates of one kernel by `distill.pruning` and by tfmot's engine, compiled as its wrapper compiles it. Both must
+  first choose the same weights. Goal: tfmot takes 10 times as long or more; for 2:4 and blocks, at least as long.
+- Training steps in Keras 3 of the same model with masks and without. Goal: 1.03 or less. Steps of tf_keras with tfmot's
+  wrapper and without are timed too, in a process of their own.
+- Inference by LiteRT with one thread, for a dense network as it is and with 90 % zeros: zeros alone speed up nothing.
 
 Command: scripts/bench/pruning. About 10 minutes; --quick takes half a minute at small sizes, whose ratios say nothing.
 Choices: --only PART for one of updates, steps, inference; --rounds for how often both are timed.
 Expected, on two cores: tfmot / distill 11 for 80 % of a dense kernel, 4 to 6 for 80 % where 70 % are pruned already,
 5 for 2:4, 2 for blocks; masks / none 1.10 for the dense network, 1.02 with XLA, and 1.01 for the convolutional one;
-90 % zeros / dense 1. Exit status 1 if a goal is surely missed: the whole 95 % interval lies beyond it. Two are.
-The dense network without XLA: a mask is one more pass over a million weights that are used for 128 examples; tfmot's
-masks cost 1.08 there. And masks that move on: tfmot sorts many zeros in half its time, and we read the weights twice.
+90 % zeros / dense 1. Exit status 1 if a goal is surely missed: the whole 95 % interval lies beyond it. Two are missed.
+One is the dense network without XLA: a mask is one more pass over a million weights that are used for 128 examples;
+tfmot's masks cost 1.08 there. The other is masks that move on: tfmot sorts many zeros in half its time, and we read the
+weights twice.
 """
 
 import dataclasses
@@ -362,7 +363,7 @@ class Bench:
     Attributes:
         only: one of the parts; all by default.
         rounds: how often both are timed; a mask update takes tfmot seconds, and is timed a quarter as often.
-        quick: small sizes, few rounds: shows that everything runs, and times nothing worth knowing.
+        quick: use small sizes and few rounds, which shows that everything runs; its times are not worth knowing.
     """
 
     only: Literal["all", "updates", "steps", "inference"] = "all"

@@ -6,7 +6,7 @@ steps, with and without rounding.
 
 - "float": the distilled student. "int8": its file, with ranges from 300 training images (post-training quantization).
 - "tuned": the student distilled for longer. "tuned int8": its file.
-- "promised": the quantization-aware student, distilled for as long, as Keras evaluates it. "aware int8": its file.
+- "promised": the quantization-aware student, distilled for equally long and evaluated in Keras. "aware int8": its file.
 
 The first student of each kind is also exported in every format; a table compares the answers, bytes and latency.
 

@@ -15,12 +15,13 @@ every group of channels is removed, by L2 norms. The two sides are timed in turn
   5 % above the twin's. The ratio compares what a saved multiply-add brings: times as fast per times fewer MACs, over
   the twin's. Goal: at least as much. The note has both gains.
 
-The seconds beside the ratios give the order of magnitude: they are medians on this machine while it did other things.
+The seconds beside the ratios give the order of magnitude: they are medians on this machine while it was also busy with
+other things.
 
 Command: scripts/bench/structured. It takes a quarter of an hour. "latency" only runs with --only latency: it builds,
 exports and times a network for each group and a dozen more, 6 minutes for MobileNetV2 and 21 for ConvNeXtTiny. --names
 chooses networks, --rounds the number of rounds.
-It needs pip's index once, for torch, torchvision and torch-pruning, which it installs into a venv of their own.
+It needs pip's index once, for torch, torchvision and torch-pruning, which it installs into a separate venv.
 Expected, on two quiet cores: cut 1.8 to 2.7, VGG16 1.3, DenseNet121 20; build 0.3 to 1.5; memory 0.4 to 1.8,
     MobileNetV2 2.02 [2.01, 2.02], missed; times as fast, ours and torch's: ResNet50 3.7 and 2.9, MobileNetV2 2.6 and
     1.9, EfficientNetB0 2.6 and 1.9, DenseNet121 3.0 and 2.4, VGG16 4.0 and 3.3, ConvNeXtTiny 2.7 and 2.8, missed:
@@ -78,7 +79,7 @@ class Bench:
 
     Attributes:
         names: networks, from ResNet50, MobileNetV2, EfficientNetB0, DenseNet121, ConvNeXtTiny and VGG16.
-        only: one of the parts; by default all but "latency". "memory" needs Linux, "latency" takes long.
+        only: one of the parts; by default all except "latency". "memory" needs Linux, and "latency" takes a long time.
         rounds: number of timed rounds.
     """
 

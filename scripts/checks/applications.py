@@ -8,8 +8,8 @@ and is exported to LiteRT, which must answer as the network does. Channels that 
 keras_hub cannot save, train, export or compute a network with nothing removed, the table says so. If nothing can be
 removed, it says why.
 
-Command: scripts/checks/applications. It checks 40 networks and 74 backbones in an hour on two cores, with --use in
-several; names choose some of them. Prints a Markdown table.
+Command: scripts/checks/applications. It checks 40 networks and 74 backbones in an hour on two cores, or in several
+hours with --use; give names to check only some of them. Prints a Markdown table.
 Expected: no difference above 1e-9, and none above 1e-3 in LiteRT's outputs, which are float32. Exit status 1 otherwise.
 """
 

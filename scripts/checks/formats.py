@@ -1,12 +1,12 @@
 """Writes every layer and operation of Keras to every format, and compares what the files answer with the model.
 
 Each of the tiny models of layer_models.py goes to LiteRT in float32, int8 and int16×8, to ONNX, to a SavedModel and to
-a .keras file, with 60 random examples. What a file answers on them is compared here again, apart from the check that
-`export` makes: a file is wrong if an output is off by more than 0.001 of its span (0.2 in integers) for more than one
-example in twenty.
+a .keras file, with 60 random examples. Besides the check that `export` makes, the answers of each file on these
+examples are compared here again: a file is wrong if an output is off by more than 0.001 of its span (0.2 in integers)
+for more than one example in twenty.
 
-Command: scripts/checks/formats. It takes about 25 minutes on two cores; names choose some of the models. Writes
-docs/formats.md, unless names are given, and prints the table.
+Command: scripts/checks/formats. It takes about 25 minutes on two cores; give names to check only some of the models.
+Writes docs/formats.md, unless names are given, and prints the table.
 Expected: no file is wrong, and none ends its process. Exit status 1 otherwise.
 """
 

@@ -1,9 +1,9 @@
-"""A tiny model for every layer and operation of Keras that takes part in a model, for checks that go through all.
+"""A tiny model for every layer and operation of Keras that can be part of a model, for checks that go through all.
 
 `MODELS` has about 300 of them by name: `MODELS["Conv2D"]()` builds one with random weights. Most begin with a layer
-that has channels of its own and end in a dense layer, so that a check can cut channels around what is between as well
-as write it to a file. A model with one input takes images (8, 8, 4), sequences (6, 4) or vectors (8,) unless its name
-says more.
+that has channels of its own and end in a dense layer, so that a check can cut channels around the layer between them as
+well as write it to a file. A model with one input takes images (8, 8, 4), sequences (6, 4) or vectors (8,) unless its
+name says more.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Compares the reference of a built site with what the rooms export: every name has its place, nothing else has.
+"""Compares the reference of a built site with what the packages export: it must list every such name, and no other.
 
 scripts/docs runs it after the build. It reads the sources and imports nothing.
 """

@@ -1,13 +1,13 @@
 """Prunes channels and weights around every layer and operation of Keras, and proves what is left.
 
 Each of the tiny models of layer_models.py loses half of its channels to `prune_channels` with verify=True, once with
-exact=False, and half of its weights to `prune`. Models whose only channels are their outputs get two dense layers
-more, so that there is something to remove behind the layer that they are about. A smaller model is also saved and
-loaded, and must answer as before; the model that it came from must not have changed. Weights that are pruned must stay
-zero in a step of training, and the others must be what they were before it.
+exact=False, and half of its weights to `prune`. Models whose only channels are their outputs get two more dense layers,
+so that there is something to remove behind the layer that they are about. A smaller model is also saved and loaded, and
+must answer as before; the model that it came from must not have changed. Pruned weights must stay zero in a step of
+training, and pruning must not change the others.
 
-Command: scripts/checks/surgery. It takes about 8 minutes on two cores; names choose some of the models. Writes
-docs/surgery.md, unless names are given, and prints the table.
+Command: scripts/checks/surgery. It takes about 8 minutes on two cores; give names to check only some of the models.
+Writes docs/surgery.md, unless names are given, and prints the table.
 Expected: no proof fails, and nothing is refused by an error of Keras or TensorFlow. Exit status 1 otherwise.
 """
 
@@ -171,7 +171,7 @@ def row(name: str) -> list[Cell]:
 
 
 def safe(cell: Any, name: str) -> Cell:
-    """A cell; a refusal of the library, or what broke."""
+    """Returns a cell, which may also say what the library refused or what broke."""
     try:
         return cell(name)
     except Exception as error:

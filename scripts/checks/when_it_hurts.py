@@ -1,7 +1,7 @@
 """Where does the usual recipe cost a student accuracy, and what repairs it?
 
-Two situations on made-up data. In each, students of the same first weights train on the labels alone, by the recipe
-(`SoftTargets(4.0)`, `student_loss_weight=0.1`), and by the recipe with one thing changed.
+There are two situations on made-up data. In each, students with the same initial weights train on the labels alone, by
+the recipe (`SoftTargets(4.0)`, `student_loss_weight=0.1`), and by the recipe with one thing changed.
 
 Command: scripts/checks/when_it_hurts. About 2½ minutes of CPU time; --seeds for more or fewer than 5.
 Expected: in both situations the recipe is at least 5 points behind the labels alone. A weight of 1 for the labels
