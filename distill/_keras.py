@@ -21,7 +21,13 @@ from keras import ops
 from keras.src.activations import activations as activation_ops
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
-from keras.src.backend import AutocastScope, compute_output_spec, get_keras_mask, set_keras_mask
+from keras.src.backend import (
+    AutocastScope,
+    compute_output_spec,
+    get_keras_mask,
+    in_stateless_scope,
+    set_keras_mask,
+)
 from keras.src.backend.common import global_state
 from keras.src.backend.common.variables import initialize_all_variables
 from keras.src.export.export_utils import get_input_signature
@@ -59,6 +65,7 @@ __all__ = [
     "get_input_signature",
     "get_keras_mask",
     "image",
+    "in_stateless_scope",
     "initialize_all_variables",
     "linalg",
     "math_ops",

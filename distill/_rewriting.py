@@ -57,6 +57,8 @@ def rewrite(
         outputs = args[0] if new is None else new(*args, **kwargs)
         if isinstance(new, keras.Layer) and step.nested is None:
             new.set_weights(weights(old))
+            if isinstance(new, keras.layers.Normalization):
+                new.finalize_state()  # it computes with what it took from its weights when it was built
         return outputs
 
     def copied(graph: Functional, name: str) -> keras.Model:

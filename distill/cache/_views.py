@@ -57,6 +57,10 @@ def views(data: Data, augment: Augment, *, count: int, seed: int) -> Any:
             f"Views are made of a tf.data.Dataset of batches. Received: {type(data).__name__}. Make one with "
             "tf.data.Dataset.from_tensor_slices((x, y)).batch(32)."
         )
+    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "Views are made of a data set that ends. Received: an endless one. Leave out repeat()."
+        )
     for name, number, low in (("count", count, 1), ("seed", seed, 0)):
         if not isinstance(number, int) or isinstance(number, bool) or not low <= number < 2**31:
             raise ValueError(f"{name} must be an integer from {low} to 2³¹ − 1. Received: {name}={number!r}.")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from distill._keras import in_stateless_scope
 from distill._types import Tensor
 from distill.losses import projectors
 from distill.losses._base import Recipe
@@ -225,8 +226,8 @@ class _Memory(keras.Layer):
 
 def _write(bank: keras.Variable, indices: Tensor, rows: Tensor) -> None:
     """Replaces rows (k, width) of a bank at indices (k, 1)."""
-    if keras.backend.backend() == "tensorflow":
-        # In place: an assignment copies the bank unless XLA compiles the step.
+    if keras.backend.backend() == "tensorflow" and not in_stateless_scope():
+        # In place: an assignment copies the bank unless XLA compiles the step. A scope would not see it.
         bank.value.scatter_nd_update(indices, rows)
     else:
         bank.assign(ops.scatter_update(bank, indices, rows))

@@ -2,15 +2,19 @@
 
 import ast
 import dataclasses
+import enum
 import functools
 import hashlib
 import inspect
 import json
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
+
+import numpy as np
 
 
 def code_of(*functions: Callable[..., Any]) -> str:
@@ -62,8 +66,22 @@ def _used(one: Any, root: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
             if isinstance(module, ModuleType) and _is_of_project(module, root):
                 found += [(name, vars(module)[name]) for name in names if name in vars(module)]
     for name, value in found:
-        if not isinstance(value, (FunctionType, type)) or _is_of_project(value, root):
-            yield name, value
+        for inner, part in _unpacked(name, value):
+            if not isinstance(part, (FunctionType, type)) or _is_of_project(part, root):
+                yield inner, part
+
+
+def _unpacked(name: str, value: Any, within: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """A value; in place of a wrapper, as `functools.cache` makes, its function; of a container, its functions."""
+    if isinstance(value, (dict, list, tuple)) and _constant(value) is None:
+        if id(value) not in within:
+            for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+                if callable(part) or isinstance(part, (dict, list, tuple)):
+                    yield from _unpacked(f"{name}[{_constant(key)}]", part, (*within, id(value)))
+    elif callable(value) and not isinstance(value, type):
+        yield name, inspect.unwrap(value)
+    else:
+        yield name, value
 
 
 def _is_of_project(one: Any, root: Callable[..., Any]) -> bool:
@@ -92,6 +110,15 @@ def _constant(value: Any) -> str | None:
     if dataclasses.is_dataclass(value):
         text = repr(value)
         return None if " at 0x" in text else text  # an address differs from run to run
+    if isinstance(value, PurePath):
+        return f"path {value.as_posix()}"
+    if isinstance(value, (bytes, complex, range, enum.Enum)):
+        return repr(value)
+    if isinstance(value, (set, frozenset)):
+        members = [_constant(one) for one in value]
+        return None if None in members else f"set {sorted(map(str, members))}"
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
+        return f"{value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
     try:
         return json.dumps(value, sort_keys=True)
     except (TypeError, ValueError):
@@ -116,7 +143,9 @@ def _source(one: Callable[..., Any], *, is_root: bool = False) -> str:
             node
         ):
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+    # As Python 3.11 has it, so that a study goes on under another version.
+    whole: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **whole).replace(", type_params=[]", "")
 
 
 def _compiled(code: CodeType) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from distill.studies._reading import read
+from distill.studies._reading import config_of, read
 from distill.studies._records import write_text
 
 
@@ -39,7 +39,11 @@ def condense(study_dir: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     for arm in study["arms"]:
         cells = [
-            json.loads((folder / cell / "result.json").read_text(encoding="utf-8")) for cell in arm["cells"]
+            {
+                **json.loads((folder / cell / "result.json").read_text(encoding="utf-8")),
+                "config": config_of(folder / cell),
+            }
+            for cell in arm["cells"]
         ]
         arm["cells"] = sorted(cells, key=lambda cell: cell["seed"])
     write_text(path, _lines(study) + "\n")

@@ -128,7 +128,12 @@ class Design:
 
     def folder(self, *, smoke: bool) -> str:
         """Name of the directory; it differs for other data and smoke runs, so that none overwrites another's tables."""
-        values = [re.sub(r"[^\w.]+", "_", str(self.data_settings[name])) for name in self.changed]
+        several = len(self.data_settings) > 1
+        parts = [
+            f"{name}={self.data_settings[name]}" if several else str(self.data_settings[name])
+            for name in self.changed
+        ]
+        values = [re.sub(r"[^\w.+=-]+", "_", part) for part in parts]
         return "-".join([self.name, *values, *["smoke"] * smoke])
 
     def splits(self, seed: int) -> tuple[Split, Split, Split]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import multiprocessing
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -81,10 +82,11 @@ def execute(design: Design, plan: Plan) -> StudyResult:
     plan.study_dir.mkdir(parents=True, exist_ok=True)
     with plan.pool(design) as pool:
         runner = Runner(plan.study_dir, pool=pool, console=Console())
-        work = functools.partial(train, design=design, surroundings=plan.surroundings)
+        work = _work(design, plan)
         chosen: dict[str, dict[str, Any]] = {}
-        tuning = _tune(design, plan, runner, work, chosen) if plan.tune else []
-        finished, notes = _all_seeds(design, plan, runner, work, chosen, began)
+        tuning, failed = _tune(design, plan, runner, work, chosen) if plan.tune else ([], [])
+        finished, notes = _all_seeds(design, plan, runner, work, chosen, began, time.monotonic() - began)
+        notes += failed
         arms = [name for name in design.arms if finished[name]]
         if not arms:
             raise CellError(
@@ -141,7 +143,7 @@ def execute(design: Design, plan: Plan) -> StudyResult:
 def execute_trial(design: Design, plan: Plan, arm: str, settings: Mapping[str, Any], seed: int) -> Cell:
     """Runs one cell of an arm after the cells that it needs; a sweep's agent may have named its W&B run."""
     plan.study_dir.mkdir(parents=True, exist_ok=True)
-    work = functools.partial(train, design=design, surroundings=plan.surroundings)
+    work = _work(design, plan)
     cell = _cell(design, plan, arm, seed, {arm: settings})
     needed = [_cell(design, plan, one, seed, {}) for one in _needed(design, arm)]
     is_finished = (plan.study_dir / cell.folder / "result.json").exists()
@@ -177,6 +179,36 @@ def _folder_of(design: Design) -> Path:
         return Path(inspect.getsourcefile(design.data) or "").parent
     except TypeError:  # a partial
         return Path()
+
+
+def _work(design: Design, plan: Plan) -> Work:
+    # A worker of Ray gets functions that may come without their source, and cannot tell.
+    how = train_unless_edited if plan.engine is None else train
+    return functools.partial(how, design=design, surroundings=plan.surroundings)
+
+
+# Study -> arm -> digest of its code as this process imported it, before data or arms could change their variables.
+_IMPORTED: dict[str, dict[str, str]] = {}
+
+
+def train_unless_edited(
+    cell: Cell, directory: Path, *, design: Design, surroundings: Surroundings
+) -> dict[str, Any]:
+    """As `train`; a process that starts late imports what the study's files say by then.
+
+    Raises:
+        RuntimeError: the arm's code is not what it was when the run began.
+    """
+    if design.name not in _IMPORTED:
+        _IMPORTED[design.name] = {
+            name: code_of(arm.function, design.data) for name, arm in design.arms.items()
+        }
+    if multiprocessing.parent_process() is not None and _IMPORTED[design.name][cell.arm] != cell.config.code:
+        raise RuntimeError(
+            f"The code of a study must not change while it runs. Received: another code of {cell.arm} than when the "
+            "run began. Run the study again; what is finished stays."
+        )
+    return train(cell, directory, design=design, surroundings=surroundings)
 
 
 def train(cell: Cell, directory: Path, *, design: Design, surroundings: Surroundings) -> dict[str, Any]:
@@ -255,9 +287,12 @@ def _listed(arms: Sequence[str]) -> str:
 
 def _tune(
     design: Design, plan: Plan, runner: Runner, work: Work, chosen: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Chooses settings arm by arm, in the order of their declaration, so that those of teachers are chosen first."""
-    tuning = []
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Chooses settings arm by arm, in the order of their declaration, so that those of teachers are chosen first.
+
+    Returns what `choose` does, and a note for each setting that failed, such as a rate at which a loss becomes NaN.
+    """
+    tuning, notes = [], []
     for name, arm in design.arms.items():
         if not arm.tune:
             continue
@@ -272,15 +307,22 @@ def _tune(
                 wanted[cell.name] = cell
         wanted |= {cell.name: cell for _, cells in tried for cell in cells}
         _, lost = _run_depths(design, runner, work, list(wanted.values()), f"choosing settings of {name}")
-        if lost:
+        gone = {cell.name for cell in lost}
+        trials: Trials = [(one, cells) for one, cells in tried if not gone & {cell.name for cell in cells}]
+        if not trials:
             raise CellError(
                 f"The settings of {name} cannot be chosen: {len(lost)} trials failed, the first as {lost[0].name}.",
                 lost,
             )
-        trials: Trials = tried
+        notes += [
+            f"{name} with {', '.join(f'{key} = {value}' for key, value in settings.items())} failed on dev and was not "
+            "chosen."
+            for settings, cells in tried
+            if gone & {cell.name for cell in cells}
+        ]
         tuning += choose({name: trials}, plan.study_dir, measures=design.metrics)
         chosen[name] = tuning[-1]["chosen"]
-    return tuning
+    return tuning, notes
 
 
 def _needed(design: Design, name: str) -> set[str]:
@@ -289,7 +331,13 @@ def _needed(design: Design, name: str) -> set[str]:
 
 
 def _all_seeds(
-    design: Design, plan: Plan, runner: Runner, work: Work, chosen: Chosen, began: float
+    design: Design,
+    plan: Plan,
+    runner: Runner,
+    work: Work,
+    chosen: Chosen,
+    began: float,
+    choosing: float,
 ) -> tuple[dict[str, dict[int, Cell]], list[str]]:
     """Runs all arms; returns the finished cells by arm and seed, and notes for readers."""
     finished: dict[str, dict[int, Cell]] = {name: {} for name in design.arms}
@@ -306,7 +354,8 @@ def _all_seeds(
     )
     for done, block in enumerate(blocks):
         minutes = (time.monotonic() - began) / 60
-        if plan.budget is not None and done >= 2 and minutes * (done + 1) / done > plan.budget:
+        each = (minutes - choosing / 60) / max(done, 1)
+        if plan.budget is not None and done >= 2 and minutes + each > plan.budget:
             notes.append(
                 f"The budget of {plan.budget:g} minutes allowed {done} of {len(plan.seeds)} seeds; intervals are "
                 "wider than they would be with all."

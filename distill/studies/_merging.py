@@ -76,7 +76,12 @@ def _require_same(
 
 def _joined(one: ArmResult, other: ArmResult, notes: list[str]) -> ArmResult:
     """An arm with the seeds of both runs."""
-    if _identity(one) != _identity(other):
+    is_known = bool(one.cells[0].config) and bool(other.cells[0].config)
+    if not is_known:
+        notes.append(
+            f"Not all runs say with which settings and code {one.name} was trained; nobody compared them."
+        )
+    if _identity(one, is_known=is_known) != _identity(other, is_known=is_known):
         raise ValueError(
             "Runs are merged if each of their arms has the same settings and code in all of them. Received: arm "
             f"{one.name!r} as {_identity(one)} and as {_identity(other)}. Run it again in one of them, or leave it out "
@@ -96,9 +101,9 @@ def _joined(one: ArmResult, other: ArmResult, notes: list[str]) -> ArmResult:
     return dataclasses.replace(one, cells=tuple(cells[seed] for seed in sorted(cells)))
 
 
-def _identity(arm: ArmResult) -> dict[str, Any]:
-    """What identifies an arm, whatever the seed: its group, settings and code."""
-    config = {key: value for key, value in arm.cells[0].config.items() if key != "needs"}
+def _identity(arm: ArmResult, *, is_known: bool = True) -> dict[str, Any]:
+    """What identifies an arm, whatever the seed: its group, settings and code, if they are known."""
+    config = {key: value for key, value in arm.cells[0].config.items() if is_known and key != "needs"}
     return {"label": arm.label, "group": arm.group, **config}
 
 

@@ -1,6 +1,7 @@
 """Compares finished models on the same examples: scores and differences with their intervals."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,10 @@ MEANING = (
     "same kind. They say nothing about training again: whether one way to train is better than another takes several "
     "seeds of each, as in a Study."
 )
-BIASED = "A number without an interval is shifted by resampling itself, as a calibration error is."
+BIASED = (
+    "A number without an interval is shifted by resampling itself, as a calibration error is, or unknown of some "
+    "draws."
+)
 _BIAS = 0.25  # of a standard error
 
 
@@ -36,7 +40,7 @@ class Interval:
 
     Attributes:
         value: the number on all examples.
-        low: 2.5 % quantile over resamples; `None` if the resamples are shifted, see `compare_models`.
+        low: 2.5 % quantile over resamples; `None` if they give no interval, see `compare_models`.
         high: 97.5 % quantile, or `None`.
 
     Example:
@@ -143,7 +147,8 @@ def compare_models(
 
     If the mean of the resampled numbers is off by more than a quarter of their standard deviation, there is no
     interval, because it would be shifted like them [2]. This happens to calibration errors, which rise with each
-    resample's own noise; it does not happen to means over examples.
+    resample's own noise; it does not happen to means over examples. Nor is there one if some resamples have no score,
+    as average precision has none where no example has a label.
 
     Args:
         models: name -> a model, or a `.keras`, `.tflite` or `.onnx` file. The others are compared with the first, and
@@ -191,8 +196,8 @@ def compare_models(
         values[name] = {
             measure.key: np.array(
                 [
-                    measure.score((first if measure.of_teacher else y)[rows], found[rows])  # type: ignore[misc]
-                    for rows in drawn
+                    _score(measure, (first if measure.of_teacher else y)[rows], found[rows], is_draw=i > 0)
+                    for i, rows in enumerate(drawn)
                 ]
             )
             for measure in metrics
@@ -211,9 +216,21 @@ def compare_models(
     )
 
 
+def _score(measure: Measure, truth: Any, outputs: Any, *, is_draw: bool) -> float:
+    """A score; NaN for a resample that has none, as one without the only example of a class."""
+    try:
+        return float(measure.score(truth, outputs))  # type: ignore[misc]
+    except ValueError:
+        if is_draw:
+            return math.nan
+        raise
+
+
 def _interval(values: NDArray[np.float64]) -> Interval:
     """The interval of a number; `values` holds the number first, then its value on each resample."""
     value, resampled = float(values[0]), values[1:]
+    if not np.isfinite(resampled).all():
+        return Interval(value, None, None)
     rounding = 1e-12 * abs(value)
     if abs(resampled.mean() - value) > _BIAS * resampled.std(ddof=1) + rounding:
         return Interval(value, None, None)

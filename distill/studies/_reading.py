@@ -96,7 +96,7 @@ def read_cell(folder: Path, measures: Sequence[Measure] = CLASSIFICATION) -> Cel
     result = folder / "result.json"
     with _naming(result):
         raw = json.loads(result.read_text(encoding="utf-8"))
-        return _cell(raw, measures, history, _config(folder / "config.json"))
+        return _cell(raw, measures, history, config_of(folder))
 
 
 def model_file(folder: Path) -> Path:
@@ -115,7 +115,9 @@ def model_file(folder: Path) -> Path:
 
 def _arm(folder: Path, raw: Mapping[str, Any], measures: Sequence[Measure]) -> ArmResult:
     cells = [
-        read_cell(folder / cell, measures) if isinstance(cell, str) else _cell(cell, measures)
+        read_cell(folder / cell, measures)
+        if isinstance(cell, str)
+        else _cell(cell, measures, config=cell.get("config"))
         for cell in raw["cells"]
     ]
     strangers = sorted({cell.arm for cell in cells} - {raw["name"]})
@@ -156,8 +158,13 @@ def _cell(
     )
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """What a cell depends on besides its seed, if it was recorded."""
+def config_of(folder: Path) -> dict[str, Any]:
+    """What a cell depends on besides its seed, if it was recorded.
+
+    Raises:
+        BrokenStudyError: the file that says it is broken.
+    """
+    path = folder / "config.json"
     if not path.is_file():
         return {}
     with _naming(path):

@@ -95,7 +95,8 @@ class Runner:
             self._run_all(waiting, work, label)
 
     def _run_all(self, cells: Sequence[Cell], work: Work, label: str) -> None:
-        futures = {self.pool.submit(_run_cell, cell, work, self.study_dir): cell for cell in cells}
+        given = work, self.study_dir, keras.dtype_policies.serialize(keras.config.dtype_policy())
+        futures = {self.pool.submit(_run_cell, cell, *given): cell for cell in cells}
         failed: list[tuple[Cell, Exception]] = []
         started = time.monotonic()
         with _progress(self.console) as progress:
@@ -107,7 +108,7 @@ class Runner:
                     if future.exception() is None and not future.result():
                         # Another process is running it: submit it again after the others, and wait then.
                         done.remove(future)
-                        again = self.pool.submit(_run_cell, futures[future], work, self.study_dir, wait=True)
+                        again = self.pool.submit(_run_cell, futures[future], *given, wait=True)
                         futures[again] = futures[future]
                         unfinished.add(again)
                 if not done:
@@ -188,17 +189,21 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _run_cell(cell: Cell, work: Work, study_dir: Path, *, wait: bool = False) -> bool:
+def _run_cell(cell: Cell, work: Work, study_dir: Path, policy: dict[str, Any], *, wait: bool = False) -> bool:
     """Runs a cell unless it is finished; returns whether it is now, since another process may be running it."""
     directory = study_dir / cell.folder
     directory.mkdir(parents=True, exist_ok=True)
     with _held(directory / _LOCK, wait=wait) as mine:
         if mine and not (directory / "result.json").exists():
-            _run_here(cell, work, directory)
+            _run_here(cell, work, directory, policy)
         return mine
 
 
-def _run_here(cell: Cell, work: Work, directory: Path) -> None:
+def _set_policy(policy: dict[str, Any]) -> None:
+    keras.config.set_dtype_policy(keras.dtype_policies.deserialize(policy))
+
+
+def _run_here(cell: Cell, work: Work, directory: Path, policy: dict[str, Any]) -> None:
     for path in directory.iterdir():
         if path.name == _LOCK:
             continue
@@ -213,6 +218,10 @@ def _run_here(cell: Cell, work: Work, directory: Path) -> None:
     # What a worker did before must affect neither the random numbers of a loaded model nor the names of layers.
     keras.backend.clear_session()
     keras.utils.set_random_seed(cell.seed)
-    result = work(cell, directory)
+    try:
+        _set_policy(policy)  # which the study's file may have set; clearing the session forgets it
+        result = work(cell, directory)
+    finally:
+        _set_policy(policy)  # an arm's own is none of the next one's business
     seconds = round(time.monotonic() - began, 2)
     write_json(directory / "result.json", {**identity, "seconds": seconds, **result})

@@ -1,5 +1,6 @@
 """The chart of the arms' scores against their costs."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -92,15 +93,18 @@ class _Scores:
 
 def _priced(study: StudyResult, prices: Prices) -> Picture:
     measure = study.measures[0]
-    xs = _log_domain([one.low for one in prices.arms], [one.high for one in prices.arms])
     ys = _Scores([one.score for one in prices.arms], measure)
     ordered = sorted(
         prices.arms, key=lambda one: bool(one.dominated_by)
     )  # names of the front are placed first
-    rows = [_point(one, prices, ys) for one in ordered]
+    # What costs nothing has no place on a logarithmic axis: it stands at the left.
+    least = min((one.low for one in ordered if one.low > 0), default=2.0) / 2
+    places = [_at_least(least, one) for one in ordered]
+    xs = _log_domain([one.low for one in places], [one.high for one in places])
+    rows = [_point(one, there, prices, ys) for one, there in zip(ordered, places, strict=True)]
     for suffix, width in (("", WIDTH - 80), ("_narrow", _NARROW)):
-        points = [_pixels(one, xs, ys, width) for one in ordered]
-        bars = [bar for one in ordered for bar in _bars(one, xs, ys, width)]
+        points = [_pixels(one, xs, ys, width) for one in places]
+        bars = [bar for one in places for bar in _bars(one, xs, ys, width)]
         names = [one.arm.name for one in ordered]
         labels = place(points, names, width=width, height=_HEIGHT, bars=bars)
         for row, label in zip(rows, labels, strict=True):
@@ -193,7 +197,12 @@ _TICK = {
 _SHOWN = {"macs": count, "bytes": kilobytes, "latency": milliseconds}
 
 
-def _point(one: Priced, prices: Prices, ys: _Scores) -> Json:
+def _at_least(least: float, one: Priced) -> Priced:
+    costs = {key: max(getattr(one, key), least) for key in ("cost", "low", "high")}
+    return dataclasses.replace(one, **costs)
+
+
+def _point(one: Priced, there: Priced, prices: Prices, ys: _Scores) -> Json:
     measure, mean, half = ys.measure, one.score.mean, one.score.half_interval
     known = not math.isnan(half)
     form = f".{measure.digits}f"
@@ -203,9 +212,9 @@ def _point(one: Priced, prices: Prices, ys: _Scores) -> Json:
     return {
         "arm": one.arm.name,
         "group": one.arm.group,
-        "cost": one.cost,
-        "cost_low": one.low,
-        "cost_high": one.high,
+        "cost": there.cost,
+        "cost_low": there.low,
+        "cost_high": there.high,
         "score": ys.drawn(mean),
         "low": ys.drawn(mean - half) if known else None,
         "high": ys.drawn(mean + half) if known else None,

@@ -28,13 +28,15 @@ def advice_on_answers(
         pull: the gradient of the whole loss along that of the labels, over that of the labels at weight 1; `None`
             without labels in the loss, or under another optimizer than SGD.
     """
+    known = None if labels is None else labels >= 0  # negative ones are those that a loss ignores
+    right = None if labels is None or known is None or not known.any() else (logits[known], labels[known])
     found = []
-    if labels is not None:
-        found += _advice_on_classes(teacher, logits.argmax(axis=-1), labels)
+    if right is not None:
+        found += _advice_on_classes(teacher, right[0].argmax(axis=-1), right[1])
     if isinstance(loss, SoftTargets):
         found += _advice_on_certainty(teacher, logits, loss.temperature)
-        if labels is not None and pull is not None:
-            found += _advice_on_timidity(teacher, logits, labels, pull)
+        if right is not None and pull is not None:
+            found += _advice_on_timidity(teacher, *right, pull)
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from distill._graphs import functional_of
 from distill._types import Arrays, Tensor, Tensors
 from distill.training._heads import head_of
-from distill.training._outputs import Output
+from distill.training._outputs import Output, output_keys
 from distill.training._probabilities import dtype_rounded_in
 from distill.training._recorded import Answer
 from distill.training._taps import Read
@@ -52,7 +52,7 @@ class Answering:
                 preprocessing=preprocessing,
             )
             self.name = live.name if name is None else name
-            self._variables = list(teacher.variables)
+            self._variables = list(teacher.weights)  # not the random seeds of Dropout, which no file keeps
             self._known = known
             self._axes = live.channel_axes if known else ()
             self._ask = _compiled(live)
@@ -104,7 +104,7 @@ class Answering:
         return self._ask(batch)
 
     def weights(self) -> Iterator[np.ndarray]:
-        """Returns the values of the teacher's variables; none of a function."""
+        """Returns the values of the teacher's weights; none of a function."""
         yield from (_array(variable) for variable in self._variables)
 
     def _require_rows(self, answer: Answer, array: np.ndarray, count: int) -> None:
@@ -128,7 +128,7 @@ def _outputs_of(model: Any) -> list[Answer]:
     keys: list[Output] = list(range(len(graph.outputs)))
     names: list[str | None] = list(graph.output_names)
     if isinstance(graph.output, dict):
-        keys, names = list(graph.output), [None] * len(graph.outputs)
+        keys, names = output_keys(graph), [None] * len(graph.outputs)
     elif len(graph.outputs) == 1:
         keys, names = [None], [None]
     answers = []

@@ -50,6 +50,11 @@ class Backup(BackupAndRestore):
     def __init__(
         self, backup_dir: PathLike, *, save_freq: str | int = "epoch", delete_checkpoint: bool = True
     ) -> None:
+        if "://" in os.fspath(backup_dir):
+            raise ValueError(
+                "A Backup needs a folder on a disk, since it replaces files in one step. Received: "
+                f"backup_dir={os.fspath(backup_dir)!r}. Mount it, or use keras.callbacks.BackupAndRestore."
+            )
         super().__init__(os.fspath(backup_dir), save_freq, delete_checkpoint=delete_checkpoint)
         self._done: weakref.ref[keras.Model] | None = None  # the model whose training has ended
 

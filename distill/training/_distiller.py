@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from distill._graphs import functional_of
 from distill._keras import LossMeans, compile_settings, compiled_loss, forget_compiled
 from distill._replicas import replica_count, scope_of
 from distill._types import Data, PathLike, Tensor, Tensors
@@ -21,7 +22,8 @@ from distill.training._features import features_of, require_one_order
 from distill.training._identified import split
 from distill.training._loss_layers import LossLayers
 from distill.training._objective import Objective, Part, sum_of_penalties
-from distill.training._preparing import Prepare
+from distill.training._outputs import by_position
+from distill.training._preparing import Prepare, as_arrays
 from distill.training._preprocessing import Views, prepared, preprocessing_of
 from distill.training._recorded import Recorded, RecordedTeacher
 from distill.training._scoring import taken
@@ -436,7 +438,9 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
                 y_pred = y_pred.outputs
             if compiled_loss(self) is None or y is None:
                 return distilled
-            return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
+            own = compiled_loss(self)(y, y_pred, sample_weight)
+            # Not those of the losses' layers, which are no part of the student.
+            return sum_of_penalties(self, self.student.losses) + (0.0 if own is None else own)
 
         learned = self(x, training=True) if y_pred is None else y_pred
         x, ids = split(x)
@@ -467,6 +471,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
     def _batch(self, x: Tensors, y: Tensors, ids: Tensor, sample_weight: Tensors) -> Batch:
         examples = ops.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]
         weights = sample_weight if self._weigh_distillation else None
+        y, weights = (by_position(values, functional_of(self.student)) for values in (y, weights))
         return Batch(y, ids, weights, examples, self._student_axes)
 
     def _parts(
@@ -544,7 +549,10 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
             self,
             self._teachers,
             [term.loss for term in self._objective.terms],
-            [self._prepared(*batch, teaching=True) for batch in taken(x, y, examples, batch_size)],
+            [
+                self._prepared(*batch, teaching=True)
+                for batch in taken(as_arrays(x), as_arrays(y), examples, batch_size)
+            ],
             lambda x, outputs: self._taught(split(x)[0], Tapped(outputs, ())),
             parts,
         )

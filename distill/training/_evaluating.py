@@ -6,6 +6,7 @@ import keras
 
 from distill._keras import compile_settings, compiled_loss, compiled_metrics
 from distill._types import Tensors
+from distill.training._arguments import require_validation
 from distill.training._objective import Objective
 from distill.training._preparing import PreparingTrainer
 from distill.training._taps import Tapped
@@ -23,12 +24,23 @@ class EvaluatingTrainer(PreparingTrainer):
 
     Attributes:
         validate_teacher: whether evaluations run the teachers; `None`: only where there is nothing else to
-            report.
+            report. You can change it at any time.
     """
 
-    validate_teacher: bool | None
+    _validate_teacher: bool | None
     _objective: Objective
     _traced_evaluation: TracedStep
+
+    @property
+    def validate_teacher(self) -> bool | None:
+        """Whether evaluations run the teachers; a change holds from the next one on."""
+        return self._validate_teacher
+
+    @validate_teacher.setter
+    def validate_teacher(self, value: bool | None) -> None:
+        require_validation(value, [(term.output, term.loss) for term in self._objective.terms])
+        self._validate_teacher = value
+        self.test_function = None  # it was traced with the earlier value
 
     @property
     def teaches_in_evaluation(self) -> bool:

@@ -1,5 +1,7 @@
 """How one of a model's outputs is chosen: by name in a dictionary, by position in a list."""
 
+from typing import Any
+
 import keras
 
 from distill._keras import Functional
@@ -45,6 +47,22 @@ def pick(outputs: Tensors, output: Output, owner: str, *, only_serves_all: bool 
             f"{owner!r}, whose output {output!r} is a {type(value).__name__}. Flatten the model's outputs."
         )
     return value
+
+
+def output_keys(graph: Functional) -> list[Any]:
+    """Returns the keys of a graph's outputs in the order of `graph.outputs`: Keras sorts those of a dictionary."""
+    return sorted(graph.output) if isinstance(graph.output, dict) else list(range(len(graph.outputs)))
+
+
+def by_position(values: Tensors, graph: Functional | None) -> Tensors:
+    """Returns labels or weights in the order of a list of outputs; Keras takes them by the outputs' names too.
+
+    A missing one is `None`. What has other names, or belongs to a dictionary of outputs, stays as it is.
+    """
+    if graph is None or not isinstance(values, dict) or isinstance(graph.output, dict):
+        return values
+    names = list(graph.output_names)
+    return [values.get(name) for name in names] if len(names) > 1 and set(values) <= set(names) else values
 
 
 def output_key(graph: Functional, output: Output) -> Output:

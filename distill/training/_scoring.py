@@ -11,6 +11,7 @@ from distill._graphs import functional_of
 from distill._keras import compile_settings, compiled_loss, compiled_metrics
 from distill._types import Arrays, Data, Tensor, Tensors
 from distill.training._heads import activation_of
+from distill.training._outputs import by_position
 
 # What the numbers of an output are: probabilities that sum to 1, probabilities each for itself, or anything else.
 Form = Literal["softmax", "sigmoid", "logits"]
@@ -31,12 +32,15 @@ class Scorer:
         if hasattr(distiller, "output_names"):  # a Sequential student has none
             model.output_names = distiller.output_names
         model.compile(
-            loss=given["loss"], metrics=given["metrics"], weighted_metrics=given["weighted_metrics"]
+            loss=given["loss"],
+            loss_weights=given["loss_weights"],
+            metrics=given["metrics"],
+            weighted_metrics=given["weighted_metrics"],
         )
         self.loss, self._metrics = compiled_loss(model), compiled_metrics(model)
         for part in (self.loss, self._metrics):
             if part is not None and labels is not None:
-                part.build(labels, outputs)
+                part.build(by_position(labels, functional_of(distiller.student)), outputs)
 
     def scores(
         self, labels: Sequence[Tensors], outputs: Sequence[Tensors], weights: Sequence[Tensors]

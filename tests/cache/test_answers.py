@@ -291,3 +291,39 @@ def test_logits_of_recorded_probabilities_are_compared_as_live_ones(teacher, stu
     apart = (taught - taught.mean(axis=-1, keepdims=True)) - (learned - learned.mean(axis=-1, keepdims=True))
     logs = distiller.train_on_batch(answers.with_ids(X), return_dict=True)
     assert logs["loss"] == pytest.approx(np.mean(apart**2), rel=1e-4)
+
+
+def unsorted():
+    """Two outputs by names that are not in the order of the alphabet, in which Keras flattens them."""
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, {"label": layers.Dense(3, "softmax")(inputs), "box": layers.Dense(4)(inputs)})
+
+
+def test_outputs_have_their_own_heads_whatever_the_order_of_their_names(tmp_path):
+    teacher, student = unsorted(), unsorted()
+    answers = cache.record(teacher, X, tmp_path / "cache", **QUIET)
+    kernel, bias = (array for array in teacher.get_weights() if array.shape[-1] == 3)
+    np.testing.assert_allclose(
+        answers.look_up(np.arange(48))["output label"], X @ kernel + bias, rtol=1e-4, atol=1e-5
+    )
+    logs = []
+    for one, x in ((teacher, X), (answers, answers.with_ids(X))):
+        loss = {"label": losses.SoftTargets(2.0), "box": losses.OutputMSE()}
+        distiller = distill.Distiller(one, twin(student), loss, student_loss_weight=0)
+        distiller.compile(keras.optimizers.SGD(0.0))
+        logs.append(distiller.fit(x, batch_size=8, verbose=0, shuffle=False).history)
+    for name, values in logs[0].items():
+        np.testing.assert_allclose(logs[1][name], values, rtol=1e-5)
+
+
+def test_a_teacher_that_drops_in_training_is_known_again_when_it_is_loaded_again(tmp_path):
+    """No file keeps the random seeds of its layers."""
+    stack = [layers.Dense(4, "relu"), layers.Dropout(0.5), layers.Dense(3)]
+    keras.Sequential([keras.Input((6,)), *stack]).save(tmp_path / "teacher.keras")
+    for shards in ([0], [1, 2]):
+        teacher = keras.models.load_model(tmp_path / "teacher.keras")
+        cache.record(teacher, X, tmp_path / "cache", shards=shards, **QUIET)
+    complete = cache.open(tmp_path / "cache")
+    np.testing.assert_allclose(
+        complete.look_up(np.arange(48))["output"], teacher.predict(X, verbose=0), rtol=1e-5, atol=1e-6
+    )

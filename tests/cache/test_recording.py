@@ -255,3 +255,9 @@ def test_views_without_a_seed_are_refused_with_a_way_out(teacher, tmp_path):
         cache.record(teacher, batches.repeat(), tmp_path / "cache", verbose=0)
     with pytest.raises(ValueError, match="Call batch"):
         cache.record(teacher, tf.data.Dataset.range(3), tmp_path / "cache", verbose=0)
+
+
+def test_views_of_endless_data_are_refused():
+    endless = tf.data.Dataset.from_tensor_slices(np.zeros((4, 2))).batch(2).repeat()
+    with pytest.raises(ValueError, match="Received: an endless one. Leave out repeat"):
+        cache.views(endless, lambda x, seed: x, count=2, seed=0)

@@ -286,3 +286,20 @@ def test_colours_are_seen_on_white_and_on_dark_pages():
         for page in ("#ffffff", "#17171a"):
             low, high = sorted(map(luminance, (color, page)))
             assert (high + 0.05) / (low + 0.05) >= 3, (color, page)  # WCAG 2.2, 1.4.11
+
+
+def test_what_costs_nothing_stands_at_the_left(study):
+    """A baseline that repeats its input has no multiply-adds, and no place on a logarithmic axis."""
+    arms = tuple(
+        dataclasses.replace(
+            arm, cells=tuple(dataclasses.replace(cell, cost={**cell.cost, "macs": 0}) for cell in arm.cells)
+        )
+        if arm.name == "alone"
+        else arm
+        for arm in study.arms
+    )
+    macs = charts.pareto(dataclasses.replace(study, arms=arms))[0]
+    rows = {row["arm"]: row for row in layers_of(macs, "point")[0]["data"]["values"]}
+    least = min(row["cost"] for name, row in rows.items() if name != "alone")
+    assert 0 < rows["alone"]["cost"] == rows["alone"]["cost_low"] < least
+    assert "MACs 0" in rows["alone"]["spoken"]

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from distill.studies import _code as code
 from distill.studies._code import code_of
 from tests.studies.tiny import splits, study_of
 
@@ -113,13 +114,43 @@ def size():
     return 77
 """
 STUDY = """
+import enum
+import functools
+import pathlib
+
 import numpy as np
+import tensorflow as tf
 import helpers
 from helpers import Model, Network, OTHER, declared
 from installed import size
 
 EPOCHS, LATE = 30, [1, 2]
 NETWORK = Network(units=6)
+FILE, WORDS, SHIFT = pathlib.Path("data/first.npz"), {"many", "words"}, np.array([1.0, 2.0])
+
+
+class Kind(enum.Enum):
+    NEAR = 1
+
+
+KIND = Kind.NEAR
+
+
+def halved(x):
+    return x / 2
+
+
+METHODS = {"plain": [halved, None], "tensor": SHIFT}
+
+
+@functools.cache
+def loaded():
+    return 11
+
+
+@tf.function
+def step(x):
+    return x + 12
 
 
 def fit(epochs=EPOCHS, low=1, high=2):
@@ -135,7 +166,8 @@ def arm(run, width=3):
     def late():
         return LATE[0]
 
-    return fit(), fit_again(), Model(), helpers.WIDTH, helpers.DEPTH, late(), size()
+    used = FILE, WORDS, SHIFT, KIND, METHODS, loaded(), step(1)
+    return fit(), fit_again(), Model(), helpers.WIDTH, helpers.DEPTH, late(), size(), used
 """
 
 
@@ -176,6 +208,13 @@ def changed(tmp_path, monkeypatch):
         ("start=0.1", "start=0.2"),
         ("rate() + self", "rate() - self"),
         ("return 0", "return 2"),  # in a base class
+        ("first.npz", "second.npz"),
+        ('"many", "words"', '"few", "words"'),
+        ("[1.0, 2.0]", "[1.0, 3.0]"),
+        ("NEAR = 1", "NEAR = 2"),
+        ("x / 2", "x / 3"),  # in a container of functions
+        ("return 11", "return 13"),  # behind functools.cache
+        ("x + 12", "x + 14"),  # behind tf.function
     ],
 )
 def test_a_change_in_what_an_arm_uses_is_a_change_of_the_arm(old, new, changed):
@@ -208,3 +247,33 @@ def test_partials_closures_and_what_has_no_text():
     double, triple = (functools.partial(np.multiply, factor) for factor in (2, 3))
     assert code_of(double) == code_of(functools.partial(np.multiply, 2)) != code_of(triple)
     assert code_of(scaled(object())) == code_of(scaled(object()))  # of which nothing is known but its address
+
+
+def test_a_memo_that_fills_up_changes_nothing():
+    memo, round_trip = {}, []
+    memo["self"] = memo
+
+    def arm(run):
+        return memo, round_trip
+
+    before = code_of(arm)
+    memo[3] = np.ones(4)
+    assert code_of(arm) == before
+
+
+def test_a_digest_is_the_same_under_another_python(monkeypatch):
+    """3.12 adds a field to functions; 3.13 leaves empty ones out unless asked."""
+
+    def one(run):
+        return run
+
+    before = code_of(one)
+    dump = code.ast.dump
+    code._source.cache_clear()
+    monkeypatch.setattr(
+        code.ast,
+        "dump",
+        lambda tree: dump(tree).replace("decorator_list=[]", "decorator_list=[], type_params=[]"),
+    )
+    assert code_of(one) == before
+    code._source.cache_clear()

@@ -130,3 +130,18 @@ def test_too_little_to_compare_is_refused():
         studies.compare_models({}, (X, Y))
     with pytest.raises(ValueError, match="Received: 1 models, 4 metrics and resamples=5"):
         studies.compare_models({"one": classifier(1, 1)}, (X, Y), resamples=5)
+
+
+def test_a_number_that_some_resamples_do_not_have_has_no_interval():
+    """Three of 200 examples have the label, and 5 % of the resamples none of them."""
+    y = np.zeros((200, 1), "int64")
+    y[:3] = 1
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, layers.Dense(1, activation="sigmoid")(inputs))
+    found = studies.compare_models({"it": model}, (X, y), metrics=studies.MULTI_LABEL)
+    precision = found.scores["it"]["average_precision"]
+    assert (precision.low, precision.high) == (None, None)
+    assert 0 < precision.value <= 1
+    assert "unknown of some draws" in " ".join(str(found).split())
+    with pytest.raises(ValueError, match="a label that occurs"):
+        studies.compare_models({"it": model}, (X, 0 * y), metrics=studies.MULTI_LABEL)

@@ -53,3 +53,28 @@ def test_a_condensed_study_that_is_broken_is_named(tmp_path):
     path.write_text(path.read_text().replace('"nll": ', '"nil": '))
     with pytest.raises(studies.BrokenStudyError, match=r"small\.json"):
         studies.read(path)
+
+
+def test_settings_and_code_are_kept_and_compared(tmp_path):
+    folders = []
+    for name, rate in (("a", 0.1), ("b", 0.2)):
+        folder = write_study(tmp_path / name)
+        for path in folder.glob("cells/*/"):
+            (path / "config.json").write_text(json.dumps({"config": {"settings": {"rate": rate}}}))
+        folders.append(studies.condense(folder, tmp_path / f"{name}.json"))
+    whole, small = studies.read(tmp_path / "a"), studies.read(folders[0])
+    assert (
+        small.arm("alone").cells[0].config
+        == whole.arm("alone").cells[0].config
+        == {"settings": {"rate": 0.1}}
+    )
+    assert studies.tables.settings(small) == studies.tables.settings(whole)
+    with pytest.raises(ValueError, match="the same settings and code in all of them"):
+        studies.read(*folders)
+    old = json.loads(folders[1].read_text())
+    for arm in old["arms"]:
+        for cell in arm["cells"]:
+            del cell["config"]
+    folders[1].write_text(json.dumps(old))
+    notes = studies.read(*folders).notes
+    assert sum("with which settings and code alone was trained" in note for note in notes) == 1

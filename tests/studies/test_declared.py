@@ -107,11 +107,13 @@ def test_one_function_as_several_arms_on_other_data_and_seeds(here, tmp_path):
     np.testing.assert_allclose(turned.arm("slope5").values(studies.ACCURACY), 100 - up)
     assert [cell.seed for cell in turned.arm("slope5").cells] == [7, 8]
     assert turned.notes[0] == "The data's noise is 1.5."
-    assert {folder.name for folder in tmp_path.iterdir()} == {"tiny", "tiny-1.5"}
-    config = json.loads(next((tmp_path / "tiny-1.5" / "cells").glob("slope5-*/config.json")).read_text())
+    assert {folder.name for folder in tmp_path.iterdir()} == {"tiny", "tiny-noise=1.5"}
+    config = json.loads(
+        next((tmp_path / "tiny-noise=1.5" / "cells").glob("slope5-*/config.json")).read_text()
+    )
     assert config["config"]["data"] == {"noise": 1.5, "source": "a/b"}
     both = study.design.on({"noise": 1.5, "source": "c d"})
-    assert both.folder(smoke=True) == "tiny-1.5-c_d-smoke"
+    assert both.folder(smoke=True) == "tiny-noise=1.5-source=c_d-smoke"
     assert studies.read(tmp_path / "tiny").arm("slope5").values(studies.ACCURACY) == list(up)
 
 

@@ -45,6 +45,10 @@ def work(made, directory):
         dropped = network(np.ones((4, 3)), training=True)
         drawn = [random.random(), float(np.random.rand()), *np.ravel(dropped).tolist()]
         return {"drawn": drawn, "names": [layer.name for layer in network.layers]}
+    if made.config.do == "policy":
+        before = keras.config.dtype_policy().name
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        return {"policy": before}
     print("printed by a worker")
     return {"answer": made.config.value + made.seed}
 
@@ -186,3 +190,16 @@ def test_the_commit_of_a_study_is_that_of_its_own_code(tmp_path):
     assert _records.environment(tmp_path)["git_commit"] == git("rev-parse", "HEAD")[:12]
     (tmp_path / "mine.py").write_text("changed")
     assert _records.environment(tmp_path)["git_commit"] == git("rev-parse", "HEAD")[:12] + "-dirty"
+
+
+def test_the_dtype_policy_of_the_studys_file_holds_in_every_cell(tmp_path):
+    """Clearing Keras' state forgets it, and an arm's own must not reach the next."""
+    cells, console = [cell(seed, do="policy") for seed in (0, 1)], Console(file=io.StringIO())
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        runner.Runner(tmp_path, pool=pools.InThisProcess(), console=console).run(cells, work, label="cells")
+        assert keras.config.dtype_policy().name == "mixed_float16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for one in cells:
+        assert json.loads((tmp_path / one.folder / "result.json").read_text())["policy"] == "mixed_float16"

@@ -1,6 +1,9 @@
 """A study of one's own: what its arms are given, and what becomes of what they return."""
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -407,3 +410,86 @@ def test_models_of_arms_that_are_not_needed_are_not_given(tmp_path):
         given.model("two")
     with pytest.raises(ValueError, match=r"'one' returned a .tflite file, .* run.file\('one'\)"):
         given.model("one")
+
+
+def diverging(run, rate=0.1):
+    return classifier(np.nan if rate > 1 else rate)
+
+
+def test_a_setting_that_fails_is_not_chosen_and_named(here, tmp_path):
+    study = study_of((teacher, {}), (diverging, {"tune": {"rate": (0.1, 10.0, 0.3)}}), seeds=1)
+    found = run(study, tmp_path, tune=True)
+    (tuning,) = found.tuning
+    assert [settings["rate"] for settings, _ in tuning.choices] == [0.1, 0.3]
+    assert "diverging with rate = 10.0 failed on dev and was not chosen." in found.notes
+    hopeless = study_of((diverging, {"tune": {"rate": (10.0, 20.0)}}), seeds=1, name="hopeless")
+    with pytest.raises(
+        studies.CellError, match="The settings of diverging cannot be chosen: 6 trials failed"
+    ):
+        run(hopeless, tmp_path, tune=True)
+
+
+def test_the_choice_of_settings_is_no_part_of_a_seeds_time(here, tmp_path, monkeypatch):
+    """An hour to choose, then a minute a seed: a budget of 65 minutes has room for five."""
+    now = [0.0]
+    monkeypatch.setattr(execution.time, "monotonic", lambda: now[0])
+
+    def ticking(run, slope=1.0):
+        now[0] += 600 if run.seed >= 1000 else 60
+        return classifier(slope)
+
+    study = study_of((ticking, {"tune": {"slope": (1.0, 2.0)}}), seeds=8)
+    found = run(study, tmp_path, tune=True, budget=65)
+    assert len(found.arm("ticking").cells) == 5
+
+
+EDITED = """
+import time
+from pathlib import Path
+
+from distill import studies
+from tests.studies.tiny import QUIET, classifier, splits
+
+SLOPE = 2.0
+study = studies.Study("edited", data=splits, seeds=1, question="Which?")
+
+
+@study.arm
+def first(run):
+    path = Path(__file__)
+    path.write_text(path.read_text().replace("SLOPE = 2.0", "SLOPE = 3.0"))
+    return classifier(1.0)
+
+
+@study.arm(needs="first")
+def second(run):
+    time.sleep(20)  # until another worker has started
+    return classifier(SLOPE)
+
+
+@study.arm(needs="first")
+def third(run):
+    time.sleep(20)
+    return classifier(-SLOPE)
+
+
+if __name__ == "__main__":
+    study.run(out="runs", jobs=2, surroundings=QUIET)
+"""
+
+
+@pytest.mark.slow
+def test_a_file_that_is_edited_while_it_runs_is_seen(tmp_path):
+    """A worker that starts after the edit imports other code than the run's."""
+    (tmp_path / "edited.py").write_text(EDITED)
+    done = subprocess.run(
+        [sys.executable, "edited.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    shown = done.stdout + done.stderr
+    assert "The code of a study must not change while it runs" in shown
+    assert "SLOPE = 3.0" in (tmp_path / "edited.py").read_text()

@@ -95,3 +95,8 @@ def test_a_backup_of_a_training_that_has_ended_is_not_for_the_next_model(tmp_pat
     deleted = Backup(tmp_path / "deleted")
     for model in (net(), net()):
         assert fit(model, deleted) == [0, 1, 2, 3]
+
+
+def test_a_bucket_is_refused():
+    with pytest.raises(ValueError, match=r"needs a folder on a disk.*Received: backup_dir='gs://bucket/run'"):
+        Backup("gs://bucket/run")

@@ -11,7 +11,8 @@ from backend import as_numpy, only_on
 from keras import layers
 
 from distill import BernoulliSoftTargets, Distiller, MutualLearning, SoftTargets
-from distill.losses import LogitMSE
+from distill.losses import ContrastiveRepresentation, LogitMSE
+from distill.training import Identified
 
 CE = "sparse_categorical_crossentropy"
 
@@ -353,3 +354,51 @@ def test_bad_arguments(data):
     unbuilt = compiled(net(8), lazy, SoftTargets())
     with pytest.raises(ValueError, match="Received: 'lazy', not built"):
         unbuilt.check(x, y)
+
+
+def test_the_weights_of_several_losses_count(data):
+    x, y = data
+    inputs = keras.Input((6,))
+    heads = [layers.Dense(3, "softmax", name=name)(inputs) for name in ("a", "b")]
+    teacher = keras.Model(inputs, heads)
+    student = keras.models.clone_model(teacher)
+    distiller = Distiller(teacher, student, {"a": SoftTargets(2.0)})
+    distiller.compile(loss={"a": CE, "b": CE}, loss_weights={"a": 1.0, "b": 0.01})
+    a, b = (-np.log(as_numpy(head)[np.arange(120), y]).mean() for head in student(x))
+    scores = distiller.check(x, {"a": y, "b": y}).models[-1].scores
+    assert scores["loss"] == pytest.approx(a + 0.01 * b, rel=1e-5)
+
+
+def test_a_memory_of_embeddings_is_left_as_it_is(data):
+    x, y = data
+    teacher, student = (net(8, name=name) for name in ("teacher", "student"))
+    loss = ContrastiveRepresentation(y, negatives=4, width=4)
+    distiller = compiled(teacher, student, [SoftTargets(2.0), loss])
+    identified = Identified(x, np.arange(120))
+    distiller.fit(identified, y, verbose=0)
+    before = [as_numpy(variable).copy() for variable in distiller.variables]
+    distiller.check(identified, y)
+    for left, right in zip(before, distiller.variables, strict=True):
+        np.testing.assert_array_equal(left, as_numpy(right))
+
+
+def test_labels_that_a_loss_ignores_are_not_counted(data):
+    x, y = data
+    ignored = np.where(np.arange(120) < 30, -1, y)
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)
+    distiller = compiled(solved(x, y), net(4), SoftTargets(2.0), loss, metrics=())
+    assert not any("right on" in text for text in texts(distiller.check(x, ignored)))
+    nothing = np.full(120, -1)
+    assert distiller.check(x, nothing).examples == 120
+
+
+def test_lists_are_taken_as_fit_takes_them():
+    texts_in = ["good film", "bad film", "good"] * 10
+    words = layers.TextVectorization(output_mode="multi_hot", vocabulary=["good", "bad", "film"])
+
+    def reader(width):
+        inputs = keras.Input((), dtype="string")
+        return keras.Model(inputs, layers.Dense(2, "softmax")(layers.Dense(width)(words(inputs))))
+
+    checked = compiled(reader(8), reader(4), SoftTargets(2.0)).check(texts_in, [1, 0, 1] * 10)
+    assert checked.examples == 30

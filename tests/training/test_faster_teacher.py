@@ -325,3 +325,16 @@ def test_a_preprocessor_is_refused(monkeypatch):
 def test_a_layer_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="no layer of that name"):
         training.faster_teacher(conv_net(), images(), layers=["nothing"])
+
+
+def test_an_adapted_normalization_is_copied_with_what_it_learned():
+    scale = layers.Normalization()
+    scale.adapt(100 + 10 * images(64))
+    inputs = keras.Input((8, 8, 3))
+    x = normalization(name="norm")(layers.Conv2D(4, 3, name="conv")(scale(inputs)))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    copy = rewrite(model, lambda layer, name: type(layer).from_config({**layer.get_config(), "name": name}))
+    x = 100 + 10 * images()
+    np.testing.assert_allclose(copy.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-4, atol=1e-4)
+    found = training.faster_teacher(model, x, runs=2)
+    assert max(row.difference for row in found.rows if row.difference is not None) < 0.05

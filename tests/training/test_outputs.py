@@ -10,7 +10,7 @@ from distilling import CE, FeatureMSE, array, assert_logs, compiled, expected_lo
 from keras import layers
 
 from distill import BernoulliSoftTargets, Distiller, SoftTargets
-from distill.losses import OutputMSE
+from distill.losses import DecoupledKD, OutputMSE
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 6)).astype("float32")
@@ -293,3 +293,29 @@ def test_an_optional_input_may_come_first(batch):
     teacher, student = net(16), net(4)
     distiller = compiled(Distiller(teacher, student, SoftTargets()))
     assert np.isfinite(distiller.fit([None, batch[0]], batch[1], verbose=0).history["loss"]).all()
+
+
+@one_head_idle
+def test_labels_and_weights_by_name_for_a_student_that_returns_a_list():
+    """Keras takes them so, by the names of the output layers."""
+    teacher, student = forked(16, list), forked(4, list)
+    labels = {"digit": Y, "parity": Y % 2}
+    logs = []
+    for y in (labels, list(labels.values())):
+        distiller = Distiller(teacher, student, {"digit": DecoupledKD(), "parity": SoftTargets(2.0)})
+        distiller.compile(keras.optimizers.SGD(0.0), loss={"digit": CE, "parity": CE})
+        logs.append(distiller.train_on_batch(X, y, return_dict=True))
+        own = sum(
+            -np.log(array(head)[np.arange(12), each]).mean()
+            for head, each in zip(student(X), labels.values(), strict=True)
+        )
+        assert distiller.check(X, y).models[-1].scores["loss"] == pytest.approx(own, rel=1e-5)
+    assert_logs(logs[0], logs[1])
+    weights = {"digit": RNG.uniform(size=12), "parity": RNG.uniform(size=12)}
+    taught, learned = (array(model(X)[1]) for model in (teacher, student))
+    distiller = Distiller(teacher, student, {"parity": SoftTargets(2.0)}, student_loss_weight=0)
+    distiller.compile(keras.optimizers.SGD(0.0))
+    for each in (weights, RNG.uniform(size=12)):  # one weight per example, Keras gives to every output
+        expected = ((each["parity"] if each is weights else each) * soft(taught, learned, 2.0)).mean()
+        found = distiller.fit(X, labels, sample_weight=each, verbose=0, shuffle=False).history
+        assert found["parity_soft_targets"][0] == pytest.approx(expected, rel=1e-5)

@@ -288,3 +288,26 @@ def test_replicas_share_the_batches(teacher):
     assert report(distiller, X)["soft_targets"] == pytest.approx(
         soft(teacher(X), student(X)).mean(), rel=1e-5
     )
+
+
+def test_penalties_of_a_losss_layers_are_no_part_of_it(teacher, student):
+    penalized = layers.Dense(16, kernel_regularizer="l2", activity_regularizer="l2")
+    distiller = Distiller(teacher, student, Hint("hidden", "hidden", projector=penalized))
+    compiled(distiller)
+    distiller.fit(X, Y, verbose=0)
+    student.compile(loss=CE, metrics=["accuracy"])
+    own = student.evaluate(X, Y, batch_size=4, verbose=0, return_dict=True)
+    assert report(distiller, X, Y) == pytest.approx(own, rel=1e-5)
+
+
+def test_it_can_be_turned_on_and_off_later(teacher, student):
+    distiller = compiled(Distiller(teacher, student, SoftTargets(2.0)))
+    assert "soft_targets" not in report(distiller, X, Y)
+    distiller.validate_teacher = True
+    assert report(distiller, X, Y)["soft_targets"] == pytest.approx(
+        soft(teacher(X), student(X), 2.0).mean(), rel=1e-5
+    )
+    distiller.validate_teacher = None
+    assert "soft_targets" not in report(distiller, X, Y)
+    with pytest.raises(ValueError, match="validate_teacher must be True, False or None"):
+        distiller.validate_teacher = "yes"

@@ -8,6 +8,7 @@ from distill._graphs import functional_of
 from distill.losses import BernoulliSoftTargets, DistillationLoss, OutputMSE, SoftTargets
 from distill.training import Distiller
 from distill.training._heads import activation_of
+from distill.training._outputs import output_keys
 
 # Names of losses and their functions, without underscores.
 _REGRESSION = {
@@ -54,7 +55,7 @@ def losses_for(model: keras.Model) -> DistillationLoss | dict[Any, DistillationL
 def _by_output(model: keras.Model, loss: Any) -> dict[Any, Any]:
     """What was given as the loss on labels, by the key of the output that it is for."""
     graph = _graph_of(model)
-    keys = list(graph.output) if isinstance(graph.output, dict) else list(range(len(graph.outputs)))
+    keys = output_keys(graph)
     if isinstance(loss, dict):
         return {
             key: loss.get(key, loss.get(name)) for key, name in zip(keys, graph.output_names, strict=True)

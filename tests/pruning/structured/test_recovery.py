@@ -7,6 +7,7 @@ from keras import layers
 
 import distill
 from distill import cost, pruning
+from distill.pruning.structured._recovery_losses import losses_for
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -71,6 +72,23 @@ def ending(*heads):
     inputs = keras.Input((6,))
     hidden = layers.Dense(16, "relu")(inputs)
     return keras.Model(inputs, [layers.Dense(columns, kind)(hidden) for columns, kind in heads])
+
+
+def named_against_the_alphabet():
+    """Keras sorts the outputs of a dictionary."""
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(16, "relu")(inputs)
+    return keras.Model(inputs, {"label": layers.Dense(3, "softmax")(hidden), "box": layers.Dense(2)(hidden)})
+
+
+def test_outputs_by_name_get_the_loss_of_their_own_head():
+    model = named_against_the_alphabet()
+    model.compile("sgd", {"label": "sparse_categorical_crossentropy", "box": "mse"})
+    found = losses_for(model)
+    assert {key: type(loss).__name__ for key, loss in found.items()} == {
+        "label": "SoftTargets",
+        "box": "OutputMSE",
+    }
 
 
 LOSSES_OF_HEADS = {
