@@ -60,8 +60,6 @@ class Objective:
         self.distillation_weight = distillation_weight
         self.mix = mix
         self._owner = object()  # stands for the Distiller in its losses
-        for term in self.terms:
-            term.loss.start(self._owner)
         # "int" is the integer type with which Keras' optimizers count on each backend.
         self.step = keras.Variable(
             0, dtype="int", trainable=False, aggregation="only_first_replica", name="step"
@@ -98,6 +96,11 @@ class Objective:
     def waits_for_shapes(self) -> bool:
         """Whether a loss still has to create what it trains."""
         return any(not term.loss.built and term.loss.builds_layers for term in self.terms)
+
+    def start(self) -> None:
+        """Takes the losses for this Distiller; an earlier one that trains layers of theirs can then not go on."""
+        for term in self.terms:
+            term.loss.start(self._owner)
 
     def require_own_losses(self) -> None:
         """Raises ValueError if another Distiller has started a loss anew."""

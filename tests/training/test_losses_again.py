@@ -113,6 +113,16 @@ def test_a_schedule_and_a_number_start_as_they_were_given(teacher):
     assert loss.temperature == 2.0  # set by hand
 
 
+def test_a_distiller_that_is_refused_takes_no_loss_from_another(teacher):
+    loss = MAKERS["Hint"]()
+    first, _ = fold(teacher, loss)
+    elsewhere = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="only")])
+    for pair in ((teacher, elsewhere), (elsewhere, dense_net(4))):
+        with pytest.raises(ValueError, match="hidden"):
+            Distiller(*pair, loss)
+    first.fit(X, Y, verbose=0)
+
+
 @pytest.mark.parametrize("name", ["Hint", "CurriculumTemperature", "Standardized CurriculumTemperature"])
 def test_the_first_distiller_does_not_go_on_with_what_is_no_longer_its_own(name, teacher):
     loss = MAKERS[name]()
