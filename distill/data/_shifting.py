@@ -132,6 +132,11 @@ def _examples(name: str, batches: object) -> tf.TensorSpec:
             "data.batches((x, y), 32)."
         )
     whole = batches.element_spec
+    if any(part.shape.rank == 0 for part in tf.nest.flatten(whole)):
+        raise ValueError(
+            f"{name} needs a data set of batches. Received: single examples, {whole}. Batch them first: "
+            "data.batches(split, 32, seed=0)."
+        )
     spec = whole[0] if isinstance(whole, tuple) else whole
     if not isinstance(spec, tf.TensorSpec):
         raise ValueError(

@@ -87,7 +87,7 @@ class WandbProcess:
     def close(self, final: bytes) -> None:
         """Send the end of the run and wait for the process to end."""
         try:
-            self._process.communicate(final, timeout=self._timeout)
+            self._process.communicate(final + b"\n", timeout=self._timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()

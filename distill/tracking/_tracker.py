@@ -105,6 +105,7 @@ class Tracker:
             "timeout": timeout,
         }
         self.reference = Reference(uuid.uuid4().hex, directory, options)
+        self.process = os.getpid()
         _OPENED[self.reference.token] = self
         self._lines = JsonLines(directory / "metrics.jsonl")
         self._last_step = -1
@@ -318,8 +319,9 @@ class Reference(NamedTuple):
     options: dict[str, Any]
 
     def find(self) -> Tracker | None:
-        """Returns the tracker, or `None` if it is in another process or gone."""
-        return _OPENED.get(self.token)
+        """Returns the tracker, or `None` if it is gone or in another process, such as that which forked this one."""
+        found = _OPENED.get(self.token)
+        return found if found is not None and found.process == os.getpid() else None
 
     def open_beside(self) -> Tracker:
         """Opens a run with the same options in the first free directory next to it: name-2, name-3 and so on."""

@@ -175,11 +175,19 @@ def end(run: Any, final: dict[str, Any], alias: str) -> None:
         )
 
 
+def last_line(pipe: io.FileIO) -> bytes:
+    """What is written before a line ends, or the pipe: processes that the writer has forked may hold it open."""
+    read = b""
+    while not read.endswith(b"\n") and (part := pipe.read(1 << 16)):
+        read += part
+    return read
+
+
 def main(start: dict[str, Any]) -> None:
     """Follow the run described by `start` from its first line to its end."""
     ended: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     # Unbuffered, because a daemon thread inside a buffered read aborts the interpreter's shutdown.
-    threading.Thread(target=lambda: ended.put(io.FileIO(0, closefd=False).readall()), daemon=True).start()
+    threading.Thread(target=lambda: ended.put(last_line(io.FileIO(0, closefd=False))), daemon=True).start()
     run = open_run(start)
     message, rest = None, b""
     with open(start["metrics"], "rb") as lines:

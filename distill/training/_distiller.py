@@ -232,7 +232,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         taps = self._read_student() if student.built else None
         self._objective.start()  # only now: what was refused above has taken no loss from another Distiller
         if taps is not None:
-            self._build_for(taps)
+            self._student_taps = self._built_for(taps)
             self.built = not self._objective.waits_for_shapes
 
     def _teacher_of(
@@ -250,10 +250,10 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         """Returns the built student with its taps."""
         return Taps(self.student, [term.student_read for term in self._objective.terms], self.student.name)
 
-    def _build_for(self, taps: Taps) -> None:
+    def _built_for(self, taps: Taps) -> Taps:
         """Checks the shapes that are known, and builds the losses."""
         self._build_losses([teacher.expected(taps.spec) for teacher in self._teachers], taps.spec)
-        self._student_taps = taps
+        return taps
 
     def _build_losses(self, taught: Sequence[Tapped], learned: Tapped) -> None:
         with scope_of(self.student):
@@ -400,7 +400,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         if self._student_taps is None:
             # The student was not built. Keras makes this call symbolically, before any data.
             self.student(inputs, training=False)
-            self._build_for(self._read_student())
+            self._student_taps = self._built_for(self._read_student())
         if self._objective.waits_for_shapes:
             learned = self._student_taps(inputs, training=False)
             self._build_losses(self._taught(given, learned), learned)

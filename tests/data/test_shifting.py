@@ -116,3 +116,11 @@ def test_what_cannot_be_shifted():
             data.shift(given, 1, seed=0, fill=fill)
     with pytest.raises(ValueError, match="seed must be an integer"):
         data.shift(batches, 1, seed=-1)
+
+
+def test_single_examples_are_not_taken_for_series():
+    single = tf.data.Dataset.from_tensor_slices((np.zeros((8, 6, 6, 1), "float32"), np.zeros(8, "int64")))
+    with pytest.raises(ValueError, match="shift needs a data set of batches. Received: single examples"):
+        data.shift(single, 1, seed=0)
+    with pytest.raises(ValueError, match="flip needs a data set of batches"):
+        data.flip(single, seed=0)

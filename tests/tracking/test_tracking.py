@@ -692,11 +692,16 @@ def test_a_copy_logs_to_the_same_run_and_a_tuners_next_trial_to_one_beside(tmp_p
         assert [row["loss"] for row in lines(tmp_path / name)] == found["loss"]
 
 
-def test_a_copy_in_another_process_has_a_run_of_its_own(tmp_path, monkeypatch):
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_copy_in_another_process_has_a_run_of_its_own(forked, tmp_path, monkeypatch):
     with track(tmp_path / "run", wandb="disabled") as tracker:
         pickled = pickle.dumps(EpochLogger(tracker))
         assert pickle.loads(pickle.dumps(tracker)) is tracker is copy.deepcopy(tracker)
-        monkeypatch.setattr(_tracker, "_OPENED", {})  # as in a process that has not opened it
+        if forked:  # which inherits what this process has opened
+            own = os.getpid()
+            monkeypatch.setattr(_tracker.os, "getpid", lambda: own + 1)
+        else:
+            monkeypatch.setattr(_tracker, "_OPENED", {})
         logger = pickle.loads(pickled)
         logger.on_train_begin()
         logger.on_epoch_end(0, {"loss": 0.5})

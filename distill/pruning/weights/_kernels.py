@@ -122,7 +122,7 @@ def find_kernels(model: keras.Layer, *, include: Selectors = None, exclude: Sele
         for name, child in _children(layer):
             visit(f"{path}/{name}" if path else name, child, taken, left)
 
-    visit("", model, not wanted, False)
+    visit("", model, include is None, False)  # an empty list includes nothing
     reasons = {name: reason for name, (of, reason) in skipped.items() if of not in found}
     if unfit := [selector for i, selector in enumerate([*wanted, *unwanted]) if i not in fitting]:
         raise ValueError(

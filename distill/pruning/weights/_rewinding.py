@@ -130,7 +130,7 @@ def iterative(
             for kernel in kernels:
                 if mask := mask_of(kernel):
                     mask.apply(kernel.variable)
-            stop = Stop(updates - snapshot.made, updates_made(model.optimizer))
+            stop = Stop(updates - snapshot.made, updates_made(model.optimizer), kernels)
             made = _run(model, train, stop)
             if not stop.seen or made >= stop.updates + model.steps_per_execution:
                 raise ValueError(

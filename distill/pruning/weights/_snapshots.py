@@ -10,8 +10,9 @@ from keras import ops
 
 from distill._keras import iterations_of, learning_rate_of
 from distill._types import Tensor
+from distill.pruning.weights._kernels import Kernel
 from distill.pruning.weights._mask_callback import updates_made
-from distill.pruning.weights._masks import forget_traces, pruned_part
+from distill.pruning.weights._masks import forget_traces, mask_of, pruned_part
 
 
 class Snapshot(keras.callbacks.Callback):
@@ -61,23 +62,31 @@ class Stop(keras.callbacks.Callback):
     Args:
         updates: number of updates to make.
         began: the optimizer's count of updates when the training begins.
+        kernels: what is pruned, whose zeros are set again at the end.
 
     Attributes:
         updates: number of updates to make.
         seen: whether Keras has called this callback.
     """
 
-    def __init__(self, updates: int, began: int) -> None:
+    def __init__(self, updates: int, began: int, kernels: Sequence[Kernel]) -> None:
         super().__init__()
         self.updates = updates
         self.seen = False
         self._began = began
+        self._kernels = kernels
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stops the training once the updates have been made."""
         self.seen = True
         if updates_made(self.model.optimizer) - self._began >= self.updates:
             self.model.stop_training = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Sets zeros again, where an optimizer's averages, which know no masks, have replaced the weights."""
+        for kernel in self._kernels:
+            if mask := mask_of(kernel):
+                mask.apply(kernel.variable)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import pytest
 from conftest import dense_net
 from keras import layers
 
+from distill import pruning
 from distill.pruning import find_kernels
 
 
@@ -242,3 +243,9 @@ def test_a_wrapper_does_not_hide_the_layer_that_it_wraps():
         ]
     )
     assert [kernel.name for kernel in find_kernels(model).found] == ["normed/conv/kernel"]
+
+
+def test_an_empty_list_includes_nothing(teacher):
+    with pytest.raises(ValueError, match="Nothing in 'teacher' can be pruned: .*not included"):
+        pruning.prune(teacher, 0.5, include=[])
+    assert all((weights != 0).all() for weights in teacher.get_weights() if weights.ndim == 2)

@@ -344,3 +344,17 @@ def test_rounds_begin_with_less_than_they_prune():
         ValueError, match="a first sparsity of 0.5, and hidden/kernel, in which 38 weights are pruned"
     ):
         iterative(model, never, [0.5])
+
+
+def test_zeros_stay_under_an_optimizer_that_averages_weights(batch):
+    """At the end of a fit, its averages take the place of the weights, and know no masks."""
+    model = net(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9))
+
+    def train(model, callbacks):
+        model.fit(*batch, epochs=2, batch_size=8, verbose=0, callbacks=callbacks)
+
+    reports = iterative(model, train, [0.5, 0.75])
+    for report in reports[-1:]:
+        assert report.zeros == sum(
+            int((as_numpy(kernel.variable) == 0).sum()) for kernel in find_kernels(model).found
+        )
