@@ -45,11 +45,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     the old and the new folder lie beside it, whole, in a hidden folder whose name begins with that of `path`.
 
     Args:
-        path: path to the folder.
+        path: path to the folder. If it is a link, the folder that it points to is replaced.
 
     Yields:
         Path to the draft.
     """
+    path = Path(os.path.realpath(path))
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as beside:
         draft, old = Path(beside, path.name), Path(beside, "old")
         yield draft

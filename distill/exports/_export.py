@@ -159,6 +159,16 @@ def _check_precision(
         require_examples(examples)
 
 
+_OF_A_SAVED_MODEL = {
+    "saved_model.pb",
+    "variables",
+    "assets",
+    "assets.extra",
+    "fingerprint.pb",
+    "keras_metadata.pb",
+}
+
+
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A draft of a file or folder that replaces `path` once it is complete."""
@@ -168,9 +178,11 @@ def _replacing(path: Path) -> Iterator[Path]:
             f"An export that is a {new} cannot replace a {old}. Received: {str(path)!r}, which is a {old}. "
             "Remove it, or choose another path."
         )
-    if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
+    there = {one.name for one in path.iterdir()} if path.is_dir() else set()
+    if there and ("saved_model.pb" not in there or there - _OF_A_SAVED_MODEL):
         raise FileExistsError(
-            f"A SavedModel can only replace another SavedModel. Received: {str(path)!r}, a folder with other files, "
+            f"A SavedModel can only replace another SavedModel. Received: {str(path)!r}, a folder with other files "
+            f"({', '.join(sorted(there - _OF_A_SAVED_MODEL)) or 'without saved_model.pb'}), "
             "which would be lost. Choose another path."
         )
     path.parent.mkdir(parents=True, exist_ok=True)

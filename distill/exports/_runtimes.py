@@ -174,8 +174,7 @@ class _LiteRT:
         with quiet():
             interpreter = self._open()  # an interpreter that has a runner refuses to be invoked
             for name, array in inputs.items():
-                if self.batch is None:
-                    interpreter.resize_tensor_input(self._details[name]["index"], array.shape)
+                interpreter.resize_tensor_input(self._details[name]["index"], array.shape)
             interpreter.allocate_tensors()
         for name, array in inputs.items():
             interpreter.set_tensor(self._details[name]["index"], _to(self._details[name], array))
@@ -224,7 +223,13 @@ class _Onnx:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3  # errors
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # from which alone its own are derived
+            raise ValueError(
+                f"ONNX Runtime must be able to run the file. Received: {str(path)!r}, on which it fails "
+                f"({str(error).splitlines()[0]}). Export it again, or update onnxruntime."
+            ) from error
         self._types = {tensor.name: _ONNX_TYPES[tensor.type] for tensor in self._session.get_inputs()}
         self.inputs = list(self._types)
         self.batch = _fixed(tensor.shape for tensor in self._session.get_inputs())
@@ -248,6 +253,11 @@ class _SavedModel:
         import tensorflow as tf
 
         self._model = tf.saved_model.load(str(path))
+        if "serving_default" not in self._model.signatures:
+            raise ValueError(
+                f"A SavedModel is run by its signature 'serving_default'. Received: {str(path)!r}, with "
+                f"{sorted(self._model.signatures) or 'none'}."
+            )
         self._function = self._model.signatures["serving_default"]
         self._types = {
             name: spec.dtype for name, spec in self._function.structured_input_signature[1].items()

@@ -162,8 +162,8 @@ def _counted(length: int, raw: bytes) -> int:
 
 
 def _litert_values(one: Any, tensor: Tensor, data: np.ndarray) -> Callable[[], np.ndarray] | None:
-    """The numbers that a constant stands for; `None` for types that numpy lacks, such as int4, and strings."""
-    if tensor.dtype not in np.sctypeDict:
+    """The numbers that a constant stands for; `None` for what numpy lacks: int4, strings, and kernels without zeros."""
+    if tensor.dtype not in np.sctypeDict or one.Sparsity() is not None:
         return None
     stored = data.view(tensor.dtype).reshape([size or 0 for size in tensor.shape])
     quantized = one.Quantization()

@@ -47,8 +47,10 @@ class InferenceOnly(keras.layers.TFSMLayer):
 
     def call(self, inputs: Tensors, training: bool = False) -> Tensor:
         """Run the function; `training` has no effect."""
-        named = isinstance(inputs, dict) and self.call_endpoint in signatures_of(self)
-        outputs = self.call_endpoint_fn(**inputs) if named else self.call_endpoint_fn(inputs)
+        signatures = signatures_of(self)
+        # By name, since the function that Keras calls may be an attribute of the same name, which takes one argument.
+        named = isinstance(inputs, dict) and self.call_endpoint in signatures
+        outputs = signatures[self.call_endpoint](**inputs) if named else self.call_endpoint_fn(inputs)
         if isinstance(outputs, dict) and len(outputs) == 1:
             (outputs,) = outputs.values()
         return outputs

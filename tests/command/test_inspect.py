@@ -236,3 +236,11 @@ def test_a_cache_of_answers_has_shards_and_targets(tmp_path, capsys):
     assert lines[at + 5].endswith(str(2 * (2 + 4) + 4))
     assert command.main(["inspect", str(tmp_path / "cache"), "--latency"]) == 1
     assert "Inspect the teacher" in capsys.readouterr().err
+
+
+def test_a_litert_file_without_zeros_is_described(tmp_path, capsys):
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(128, use_bias=False, name="dense")])
+    model.set_weights([np.where(np.random.default_rng(0).random((64, 128)) < 0.9, 0, 1).astype("float32")])
+    exports.export(model, tmp_path / "sparse.tflite", sparse=True)
+    assert command.main(["inspect", str(tmp_path / "sparse.tflite")]) == 0
+    assert "128" in capsys.readouterr().out

@@ -122,6 +122,19 @@ def test_folders_and_files_that_are_no_exports_stay(tmp_path):
     assert (tmp_path / "data" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "x"
     export(model, tmp_path / "saved")
     export(model, tmp_path / "saved")
+    (tmp_path / "saved" / "tokenizer.json").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"with other files \(tokenizer\.json\), which would be lost"):
+        export(model, tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.json").read_text() == "mine"
+
+
+def test_what_a_link_points_to_is_replaced(tmp_path):
+    first, second = (keras.Sequential([keras.Input((4,)), layers.Dense(width)]) for width in (2, 3))
+    export(first, tmp_path / "v1")
+    (tmp_path / "current").symlink_to(tmp_path / "v1")
+    export(second, tmp_path / "current")
+    assert (tmp_path / "current").is_symlink()
+    assert Exported(tmp_path / "v1").predict(np.zeros((1, 4), "float32")).shape == (1, 3)
 
 
 def test_sparse_kernels_are_stored_without_their_zeros(tmp_path):
@@ -296,3 +309,30 @@ def test_files_that_are_not_there_are_refused(tmp_path):
         Exported(tmp_path / "a.tflite")
     with pytest.raises(ValueError, match=r"Received: 'a\.h5'"):
         Exported("a.h5")
+
+
+def test_a_file_that_its_runtime_refuses_is_an_error_of_values(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    whole = export(model, tmp_path / "m.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"ONNX Runtime must be able to run the file.*cut\.onnx"):
+        Exported(tmp_path / "cut.onnx")
+
+    class Served(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 4))])
+        def first(self, x):
+            return {"y": x}
+
+    served = Served()
+    tf.saved_model.save(served, str(tmp_path / "other"), signatures={"first": served.first})
+    with pytest.raises(ValueError, match=r"by its signature 'serving_default'.*with \['first'\]"):
+        Exported(tmp_path / "other")
+
+
+def test_a_file_of_a_fixed_batch_is_timed_at_any_length(tmp_path):
+    inputs = keras.Input((None, 4), batch_size=1)
+    model = keras.Model(inputs, layers.Dense(2)(inputs))
+    file = Exported(export(model, tmp_path / "m.tflite", examples=np.zeros((3, 7, 4), "float32")))
+    x = np.ones((1, 7, 4), "float32")
+    assert file.predict(x).shape == (1, 7, 2)
+    file.prepare(x)()

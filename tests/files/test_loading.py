@@ -288,3 +288,17 @@ def test_what_would_be_ignored_is_refused(tmp_path):
         distill.load_model(tmp_path / "folder", weights="w.h5", trust=True)
     with pytest.raises(ValueError, match=r"Received: endpoint='serve' with .*a\.keras"):
         distill.load_model(tmp_path / "a.keras", endpoint="serve")
+
+
+def test_a_saved_model_takes_a_dictionary_of_inputs(tmp_path):
+    """Keras writes its function under one name twice: as a signature, and as an attribute that takes one argument."""
+    inputs = {name: keras.Input((3,), name=name) for name in ("ids", "mask")}
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs["ids"] * inputs["mask"]))
+    x = {
+        name: np.random.default_rng(i).normal(size=(4, 3)).astype("float32") for i, name in enumerate(inputs)
+    }
+    model.export(tmp_path / "keras", verbose=False)
+    distill.export(model, tmp_path / "own")
+    for name in ("keras", "own"):
+        teacher = distill.load_model(tmp_path / name, trust=True)
+        np.testing.assert_allclose(teacher(x), model(x), rtol=1e-5, atol=1e-6)
