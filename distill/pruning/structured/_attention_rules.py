@@ -116,9 +116,9 @@ def _adds_nothing(layer: Any, query_vanishes: bool, key_vanishes: bool) -> bool:
 
 def _dot_product_attention(call: Call) -> Axes:
     """Heads can go, and the width if the scale does not follow it."""
-    query, key, value = call.inputs[:3]
-    if len(call.inputs) > 3 or has_arrays(call):
-        return call.lock_all("its mask or bias is not understood")[0]
+    if len(call.inputs) != 3 or has_arrays(call):
+        return call.lock_all("its mask, its bias or an array is not understood")[0]
+    query, key, value = call.inputs
     zeros = call.vanishing()
     width = call.unite(query[-1], key[-1])
     call.unite(width, value[-1])  # Keras takes the output to be as wide as the query

@@ -35,6 +35,8 @@ def _batch_normalization(call: Call) -> Axes:
     for variable in layer.weights:
         if len(variable.shape) == 1:
             call.unite(call.weight(variable, scales=(0,))[0], axes[layer.axis])
+    if any(axis is not None for i, axis in enumerate(axes) if i != layer.axis % len(axes)):
+        call.vanishes = lambda: False  # what is removed along another axis is shifted away from zero
     return axes
 
 

@@ -103,6 +103,8 @@ def _slice(call: Call) -> Axes:
 
 
 def _take(call: Call) -> Axes:
+    if not isinstance(call.value("x"), keras.KerasTensor):
+        return call.lock_all("it picks from an array")[0]
     axes, indices = call.inputs[0], call.value("indices")
     if call.operation.axis is None:
         return call.lock_all("it picks from a flat tensor")[0]
@@ -196,7 +198,8 @@ def _roll(call: Call) -> Axes:
             continue
         by = shift % axis.size
         found[at] = np.roll(axis, by)
-        call.edit("shift", axis[axis.size - by :])
+        # Also where only what does not go round is removed: then a negative shift, or one of several rounds, changes.
+        call.edit("shift", axis[: axis.size - by], axis[axis.size - by :], value=lambda _, moved: moved)
     return tuple(found)
 
 

@@ -58,8 +58,11 @@ def _einsum(call: Call) -> Axes:
     if has_arrays(call) and len(operands) > 1:
         letters = [letter for letter in sizes if letter != target[0]]  # for one example
         call.multiplies(None, [sizes[letter] if letter in fixed else found[letter] for letter in letters])
+    given = iter(call.vanishing())
+    # Arrays are cut like weights; but they make nothing zero along an axis that is not theirs.
+    zeros = [next(given) if any(axes is one for one in call.inputs) else True for axes, _ in operands]
     for letter in found.keys() - fixed - set(target):
-        if not _any_vanishes(call, [letter in term for term in terms]):
+        if not any(zero and letter in term for zero, term in zip(zeros, terms, strict=True)):
             call.lock(found[letter], "it multiplies channels that are not zero when their weights are")
     return tuple(None if letter in fixed else found[letter] for letter in target)
 

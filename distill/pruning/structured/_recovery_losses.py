@@ -60,6 +60,8 @@ def _by_output(model: keras.Model, loss: Any) -> dict[Any, Any]:
         return {
             key: loss.get(key, loss.get(name)) for key, name in zip(keys, graph.output_names, strict=True)
         }
+    if len(keys) == 1:  # several losses may be for the only output
+        return {keys[0]: loss}
     return dict(zip(keys, loss if isinstance(loss, list | tuple) else [loss] * len(keys), strict=True))
 
 
@@ -86,7 +88,9 @@ def _loss_for(model: keras.Model, position: int, compiled: Any) -> DistillationL
 
 
 def _is(loss: Any, names: set[str]) -> bool:
-    """Whether a loss, given as a name, a function or an object, is one of these."""
+    """Whether a loss, given as a name, a function or an object, or one of a list of losses, is one of these."""
+    if isinstance(loss, list | tuple):
+        return any(_is(one, names) for one in loss)
     kinds = [kind.__name__ for kind in type(loss).__mro__] if isinstance(loss, keras.losses.Loss) else []
     given = [loss] if isinstance(loss, str) else [*kinds, getattr(loss, "__name__", "")]
     return any(name.replace("_", "").lower() in names for name in given)

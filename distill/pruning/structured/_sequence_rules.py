@@ -170,6 +170,8 @@ def _time_distributed(call: Call) -> list[Axes]:
     layer, axes, shape = call.operation, call.inputs[0], call.shapes[0]
     each = [(shape[0], *shape[2:])], [(axes[0], *axes[2:])]
     found = call.inner(layer.layer, *each, times=sizes_of(axes[1:2], shape[1:2]))
+    if axes[1] is not None:
+        call.vanishes = lambda: False  # the layer inside may add a bias to a time that is removed
     return [(out[0], axes[1], *out[1:]) for out in found]
 
 

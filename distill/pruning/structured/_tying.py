@@ -124,7 +124,7 @@ def elementwise(call: Call) -> Axes:
 
 def reshape(call: Call, axes: Axes, shape: Shape, target: Shape) -> Axes:
     """Axes after a reshape that leaves the batch axis alone. Runs of axes with equal products are followed apart."""
-    found: list[Axis] = [None]
+    found: list[Axis] = [axes[0]]
     if _known(shape[1:]) != _known(target[1:]):  # an unknown size differs, perhaps that of the batch
         for axis in axes:
             call.lock(axis, "the sizes of a reshape are unknown")
