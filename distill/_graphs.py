@@ -224,3 +224,8 @@ def run(
         outputs = visit(Step(node, inside(path, node.operation), values))
         values.put(node.outputs, keras.tree.flatten(outputs))
     return values
+
+
+def output_keys(graph: Functional) -> list[Any]:
+    """Returns the keys of a graph's outputs in the order of `graph.outputs`: Keras sorts those of a dictionary."""
+    return sorted(graph.output) if isinstance(graph.output, dict) else list(range(len(graph.outputs)))

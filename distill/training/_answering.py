@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from distill._graphs import functional_of
+from distill._graphs import functional_of, output_keys
 from distill._types import Arrays, Tensor, Tensors
 from distill.training._heads import head_of
-from distill.training._outputs import Output, output_keys
+from distill.training._outputs import Output
 from distill.training._probabilities import dtype_rounded_in
 from distill.training._recorded import Answer
 from distill.training._taps import Read

@@ -1,7 +1,5 @@
 """How one of a model's outputs is chosen: by name in a dictionary, by position in a list."""
 
-from typing import Any
-
 import keras
 
 from distill._keras import Functional
@@ -47,11 +45,6 @@ def pick(outputs: Tensors, output: Output, owner: str, *, only_serves_all: bool 
             f"{owner!r}, whose output {output!r} is a {type(value).__name__}. Flatten the model's outputs."
         )
     return value
-
-
-def output_keys(graph: Functional) -> list[Any]:
-    """Returns the keys of a graph's outputs in the order of `graph.outputs`: Keras sorts those of a dictionary."""
-    return sorted(graph.output) if isinstance(graph.output, dict) else list(range(len(graph.outputs)))
 
 
 def by_position(values: Tensors, graph: Functional | None) -> Tensors:

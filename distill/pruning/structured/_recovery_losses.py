@@ -4,11 +4,10 @@ from typing import Any, cast
 
 import keras
 
-from distill._graphs import functional_of
+from distill._graphs import functional_of, output_keys
 from distill.losses import BernoulliSoftTargets, DistillationLoss, OutputMSE, SoftTargets
 from distill.training import Distiller
 from distill.training._heads import activation_of
-from distill.training._outputs import output_keys
 
 # Names of losses and their functions, without underscores.
 _REGRESSION = {
