@@ -199,11 +199,13 @@ def train_unless_edited(
     Raises:
         RuntimeError: the arm's code is not what it was when the run began.
     """
+    if multiprocessing.parent_process() is None:  # cells run where the run began
+        return train(cell, directory, design=design, surroundings=surroundings)
     if design.name not in _IMPORTED:
         _IMPORTED[design.name] = {
             name: code_of(arm.function, design.data) for name, arm in design.arms.items()
         }
-    if multiprocessing.parent_process() is not None and _IMPORTED[design.name][cell.arm] != cell.config.code:
+    if _IMPORTED[design.name][cell.arm] != cell.config.code:
         raise RuntimeError(
             f"The code of a study must not change while it runs. Received: another code of {cell.arm} than when the "
             "run began. Run the study again; what is finished stays."
