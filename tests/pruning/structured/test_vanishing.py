@@ -38,8 +38,9 @@ def test_they_are_locked(name):
     build, layer = CASES[name]
     inputs = keras.Input((5, 6))
     model = keras.Model(inputs, layers.Dense(3)(build(inputs)))
-    with pytest.raises(ValueError, match=rf"{layer}[^;]*not zero when their weights are"):
-        pruning.prune_channels(model, 0.5)
+    locked = [group for group in pruning.explain(model).groups if "not zero when" in group.locked]
+    assert any(group.atoms.size == 0 for group in locked)
+    assert layer in str(pruning.explain(model))
 
 
 def test_an_einsum_that_sums_an_array_s_own_axis_is_cut():
