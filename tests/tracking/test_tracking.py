@@ -25,7 +25,7 @@ import pytest
 from wandb_reader import read_runs
 from wandb_server import WandbServer
 
-from distill.tracking import EpochLogger, Tracker, _tracker
+from distill.tracking import EpochLogger, Tracker, _tracker, _wandb_process
 
 # Python 3.12 and later warn of this. The forked processes below do not use TensorFlow.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -728,3 +728,13 @@ def test_processes_track_at_once(tmp_path):
         (offline,) = read_runs(tmp_path / run)
         assert (offline.summary["name"], offline.exit_code) == (run.split("/")[1], 0)
         assert offline.column("loss") == [(0, 0.5)]
+
+
+def test_the_end_of_a_run_is_a_line_though_another_process_holds_the_pipe():
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, b'{"exit_code": 0}\n')  # and the pipe stays open
+        with open(reading, "rb", buffering=0) as pipe:
+            assert _wandb_process.last_line(pipe) == b'{"exit_code": 0}\n'
+    finally:
+        os.close(writing)
