@@ -194,7 +194,7 @@ _IMPORTED: dict[str, dict[str, str]] = {}
 def train_unless_edited(
     cell: Cell, directory: Path, *, design: Design, surroundings: Surroundings
 ) -> dict[str, Any]:
-    """As `train`; a process that starts late imports what the study's files say by then.
+    """Like `train`, but refuses if the study's files were edited before this process imported them.
 
     Raises:
         RuntimeError: the arm's code is not what it was when the run began.
@@ -207,8 +207,8 @@ def train_unless_edited(
         }
     if _IMPORTED[design.name][cell.arm] != cell.config.code:
         raise RuntimeError(
-            f"The code of a study must not change while it runs. Received: another code of {cell.arm} than when the "
-            "run began. Run the study again; what is finished stays."
+            f"The code of a study must not change while it runs. Received: code of {cell.arm} that differs "
+            "from when the run began. Run the study again; what is finished stays."
         )
     return train(cell, directory, design=design, surroundings=surroundings)
 

@@ -78,9 +78,7 @@ def _joined(one: ArmResult, other: ArmResult, notes: list[str]) -> ArmResult:
     """An arm with the seeds of both runs."""
     is_known = bool(one.cells[0].config) and bool(other.cells[0].config)
     if not is_known:
-        notes.append(
-            f"Not all runs say with which settings and code {one.name} was trained; nobody compared them."
-        )
+        notes.append(f"Not all runs record the settings and code of {one.name}, so these were not compared.")
     if _identity(one, is_known=is_known) != _identity(other, is_known=is_known):
         raise ValueError(
             "Runs are merged if each of their arms has the same settings and code in all of them. Received: arm "

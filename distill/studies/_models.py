@@ -28,8 +28,8 @@ MEANING = (
     "seeds of each, as in a Study."
 )
 BIASED = (
-    "A number without an interval is shifted by resampling itself, as a calibration error is, or unknown of some "
-    "draws."
+    "A number has no interval if resampling itself shifts it, as it does a calibration error, or if some resamples "
+    "leave it undefined."
 )
 _BIAS = 0.25  # of a standard error
 

@@ -125,17 +125,11 @@ MLP = Pair(
 )
 
 
-def digits(**sizes):
-    """A CNN for the digits of `compare`."""
-    return plain_cnn(Network(**sizes), input_shape=(28, 28, 1), classes=10)
+def digits_student():
+    """The student of `compare`."""
+    return plain_cnn(Network(filters=(4, 8), units=16), input_shape=(28, 28, 1), classes=10)
 
 
-DIGITS = Pair(
-    functools.partial(digits, filters=(16, 32), units=64, dropout=0.4),
-    functools.partial(digits, filters=(4, 8), units=16),
-    lambda count: noise(count, (28, 28, 1)),
-    *(10, 64, 47),
-)
 PAIRS = {
     "MLP": MLP,
     "ResNet": resnets(56, 20, 4),

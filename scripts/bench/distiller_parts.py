@@ -275,10 +275,10 @@ def process(**environment):
 @functools.cache
 def digits_student():
     """The function that trains the student of `compare` for an epoch, in one call as there."""
-    pair = pairs.DIGITS
-    student = pair.student()
-    student.compile("adam", ways.CROSS_ENTROPY, steps_per_execution=pair.steps)
-    return ways.epoch(student, *pair.data, pair.batch)
+    student, (batch, steps) = pairs.digits_student(), (64, 47)
+    student.compile("adam", ways.CROSS_ENTROPY, steps_per_execution=steps)
+    x, y = pairs.noise(batch * steps, (28, 28, 1)), np.random.default_rng(1).integers(10, size=batch * steps)
+    return ways.epoch(student, x, y, batch)
 
 
 def digits_epoch(clock):

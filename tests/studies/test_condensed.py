@@ -77,4 +77,4 @@ def test_settings_and_code_are_kept_and_compared(tmp_path):
             del cell["config"]
     folders[1].write_text(json.dumps(old))
     notes = studies.read(*folders).notes
-    assert sum("with which settings and code alone was trained" in note for note in notes) == 1
+    assert sum("record the settings and code of alone, so" in note for note in notes) == 1
