@@ -1,7 +1,7 @@
 """Match the weights in a file with those of a model."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -31,7 +31,15 @@ def matched(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Differe
     named, placed = _by_name(expected, found), _by_place(expected, found)
     of_named, of_placed = (_differences(expected, found, pairs) for pairs in (named, placed))
     if of_named or of_placed or named == placed:
-        return (named, of_named) if len(of_named) <= len(of_placed) else (placed, of_placed)
+        if len(of_named) <= len(of_placed):
+            return named, of_named
+        # A name that somebody gave and that both know must not get the weights of another.
+        crossed = [
+            Difference(_name(place, expected), "place", place, there)
+            for place, there in named.items()
+            if placed.get(place) != there and not _is_automatic(_name(place, expected))
+        ]
+        return placed, [*of_placed, *crossed]
     moved = [place for place in expected if named[place] != placed[place]]
     given = [place for place in moved if not _is_automatic(_name(place, expected))]
     if not given:
@@ -117,6 +125,13 @@ def _is_automatic(name: str) -> bool:
     return re.sub(r"_\d+$", "", name.rpartition("/")[2]) in _KINDS
 
 
+def _ranks(names: Sequence[str]) -> list[int]:
+    """The place of each name among those that there are, numbers in their order: dense_9 before dense_10."""
+    parts = {name: re.fullmatch(r"(.*?)(?:_(\d+))?", name) for name in names}
+    order = sorted(parts, key=lambda name: (parts[name][1], int(parts[name][2] or 0)))  # type: ignore[index]
+    return [order.index(name) for name in names]
+
+
 def _public(place: str) -> str:
     """A place without the underscores of private attributes, which Keras 2 gave to parts of its attention."""
     return "/".join(step.lstrip("_") for step in place.split("/"))
@@ -146,8 +161,11 @@ def _fits(here: tuple[int | None, ...], there: tuple[int | None, ...]) -> bool:
 
 def _weight_differences(layer: str, expected: Part, found: Part) -> list[Difference]:
     owners = [[weight.owner for weight in part.weights.values()] for part in (expected, found)]
-    # The older layout stores the trainable weights of a nested model first.
-    if owners[0] != owners[1] and sorted(owners[0]) == sorted(owners[1]):
+    # The older layout stores the trainable weights of a nested model first. Names that Keras chose have other numbers.
+    is_automatic = all(_is_automatic(name) for names in owners for name in names)
+    if (owners[0] != owners[1] and sorted(owners[0]) == sorted(owners[1])) or (
+        is_automatic and _ranks(owners[0]) != _ranks(owners[1])
+    ):
         orders = [", ".join(dict.fromkeys(names)) for names in owners]
         return [Difference(layer, "order of weights", *orders)]
     rows = []

@@ -8,6 +8,8 @@ from conftest import dense_net
 from keras import layers
 
 import distill
+from distill.files._matching import matched
+from distill.files._parts import Part, Weight
 
 FORMS = ("w.weights.h5", "m.keras", "m.h5")
 
@@ -403,3 +405,41 @@ def test_json_has_no_weights(tmp_path, student):
     (tmp_path / "m.json").write_text(student.to_json())
     with pytest.raises(ValueError, match="The file must hold weights"):
         distill.load_weights(student, tmp_path / "m.json")
+
+
+def part(name, *owners):
+    """A part of 4 × 4 weights, which belong to these layers."""
+    weights = {
+        str(i): Weight(str(i), (4, 4), lambda i=i: np.full((4, 4), i), owner)
+        for i, owner in enumerate(owners)
+    }
+    return Part(name, weights)
+
+
+def test_names_that_both_know_are_not_paired_crosswise():
+    """By name, one of two heads agrees; by place both do, and it would get the weights of the other."""
+    model = {"layers/0": part("classes", ""), "layers/1": part("scores", "")}
+    file = {"layers/0": part("boxes", ""), "layers/1": part("classes", "")}
+    _, differences = matched(model, file)
+    assert [(one.layer, one.what) for one in differences] == [("classes", "place")]
+    renamed = {"layers/0": part("boxes", ""), "layers/1": part("labels", "")}
+    assert matched(model, renamed) == ({place: place for place in model}, [])
+    # Names that Keras chose say nothing.
+    numbered = {"layers/0": part("dense_1", ""), "layers/1": part("dense_2", "")}
+    shifted = {"layers/0": part("dense", ""), "layers/1": part("dense_1", "")}
+    assert matched(numbered, shifted) == ({place: place for place in model}, [])
+
+
+@pytest.mark.parametrize(
+    ("owners", "is_right"),
+    [
+        (("dense_2", "dense_3"), True),
+        (("dense_9", "dense_10"), True),
+        (("dense_3", "dense_2"), False),  # the first was frozen, and the older layout stores it last
+        (("dense_10", "dense_9"), False),
+    ],
+)
+def test_the_order_of_layers_that_keras_numbered_counts(owners, is_right):
+    model = {"body": part("sequential", "dense", "dense_1")}
+    _, differences = matched(model, {"body": part("sequential_1", *owners)})
+    assert [one.what for one in differences] == ([] if is_right else ["order of weights"])
