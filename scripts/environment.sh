@@ -1,4 +1,5 @@
-# The other scripts source this file. It makes .venv once, with the versions that constraints.txt pins, and sets $python.
+# The other scripts source this file. It makes .venv once, with the versions that constraints.txt pins, and sets $python,
+# $root and $compile.
 # Before sourcing it, name what goes into .venv, as extras of pyproject.toml: extras="experiments onnx" source environment.sh
 # All commands share .venv; a command that needs more adds it. If an installation is interrupted, the next call finishes it.
 # Needs Python 3.11, 3.12 or 3.13 with venv.
@@ -8,6 +9,11 @@ python=$root/.venv/bin/python
 wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' -)
 installed=" $(cat "$root/.venv/installed" 2>/dev/null || true) " # the versions in .venv, as $wanted, and the extras
 [[ "$installed" == " $wanted "* ]] || installed=""
+
+# How pip installs. Python compiles files when they are imported; those are a fifth of all files, so compiling no others
+# saves a minute. Where Python may not keep what it compiles, each start of TensorFlow would take three times as long.
+compile=--no-compile
+[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile
 
 # MB to download and on disk, for pip's wheels on Linux with Python 3.11: distill with TensorFlow, and what each extra adds.
 missing="" download=0 disk=0
@@ -41,8 +47,7 @@ if [ -n "$missing" ]; then
     "$found" -m venv --clear "$root/.venv"
   fi
   extras=$(printf '%s\n' $extras ${installed#* "$wanted"} | sort -u | paste -sd ' ' -) # and those that are there already
-  # Python compiles files when they are imported. Those are a fifth of all files, so this saves a minute.
-  "$python" -m pip install --disable-pip-version-check --progress-bar off --no-compile \
+  "$python" -m pip install --disable-pip-version-check --progress-bar off "$compile" \
     --constraint "$root/constraints.txt" --editable "$root[${extras// /,}]" >&2
   echo "$wanted $extras" >"$root/.venv/installed"
 fi

@@ -221,8 +221,8 @@ def _functional(config: Config) -> Config:
         return {key: tensors(part) for key, part in value.items()} if isinstance(value, dict) else value
 
     def call(layer: Config, node: Any) -> Config:
-        arguments = [tensors(node[0] if len(node) == 1 else node)]
-        named = tensors(node[0][3]) if isinstance(node, list) and len(node[0]) == 4 else {}
+        arguments = [tensors(node[0] if isinstance(node, list) and len(node) == 1 else node)]
+        named = tensors(_settings_of_call(node))
         if named.get("constants", ...) is None:  # Bidirectional passed it on
             del named["constants"]
         if layer["class_name"] in _RECURRENT and len(node) > 1:
@@ -242,6 +242,17 @@ def _functional(config: Config) -> Config:
     ]
     inputs, outputs = ends(config["input_layers"]), ends(config["output_layers"])
     return {**config, "layers": layers, "input_layers": inputs, "output_layers": outputs}
+
+
+def _settings_of_call(node: Any) -> Config:
+    """The arguments of a call by name, of which Keras 2 stored a copy with each tensor."""
+    if isinstance(node, dict):
+        node = list(node.values())
+    if not node:
+        return {}
+    if isinstance(node[0], str):
+        return node[3] if len(node) == 4 else {}
+    return _settings_of_call(node[0])
 
 
 def _has_input(layer: Config) -> bool:

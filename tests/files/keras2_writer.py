@@ -109,7 +109,20 @@ def changed():
     return tf_keras.Model(inputs, layers.Dense(3)(layers.GlobalMaxPooling1D()(x)))
 
 
-MODELS = (sequential, deferred, convolutional, recurrent, nested, shared, attention, filmed, changed)
+def named():
+    """Models that are called on inputs by name."""
+    two = {name: tf_keras.Input((6,), name=name) for name in "ab"}
+    inner = tf_keras.Model(two, layers.Dense(4)(layers.Subtract()([two["a"], two["b"]])), name="inner")
+    one = tf_keras.Input((6,), name="only")
+    normalized = tf_keras.Model({"only": one}, layers.BatchNormalization()(layers.Dense(4)(one)), name="one")
+    left, right = tf_keras.Input((6,), name="left"), tf_keras.Input((6,), name="right")
+    x = layers.Add()(
+        [inner({"a": left, "b": right}, training=False), normalized({"only": right}, training=False)]
+    )
+    return tf_keras.Model([left, right], layers.Dense(3)(x))
+
+
+MODELS = (sequential, deferred, convolutional, recurrent, nested, shared, attention, filmed, changed, named)
 
 
 def adapted():

@@ -205,8 +205,8 @@ def _cut(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model:
 def _smaller(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model:
     compiling = compile_settings(model)
     rules = rules_with(settings.rules)
-    lengths = settings.lengths if goal.what == "macs" else None
-    structure = read(model, rules, exact=settings.exact, lengths=lengths)
+    counted = goal.what == "macs"
+    structure = read(model, rules, exact=settings.exact, counted=counted, lengths=settings.lengths)
     groups = find_groups(structure)
     removable = without(structure, [group for group in groups if group.atoms.size > 1], settings.exclude)
     if not removable:

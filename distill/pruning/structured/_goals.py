@@ -86,7 +86,7 @@ def goals_of_rounds(
     if what == "latency_ms":
         whole = milliseconds(model, lengths) if rounds > 1 else target
     else:
-        structure = read(model, rules_with(rules), lengths=lengths if what == "macs" else None)
+        structure = read(model, rules_with(rules), counted=what == "macs", lengths=lengths)
         count = macs_of(structure, lengths) if what == "macs" else parameters_of(structure)
         whole = count(np.ones(structure.atoms.count, bool))
         share = target if target < 1 else None

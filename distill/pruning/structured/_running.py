@@ -35,7 +35,12 @@ def run(model: keras.Model, inputs: Arrays, see: Callable[[Key, Tensor], Tensor]
             return step.enter(visit)
         number = calls[step.path]
         calls[step.path] += 1
-        outputs = keras.tree.flatten(_called(step.operation, *step.arguments()))
+        args, kwargs = step.arguments()
+        if kwargs.get(
+            "training"
+        ):  # a dropout that the model applies in inference too; its draws would differ
+            kwargs = {**kwargs, "training": False}
+        outputs = keras.tree.flatten(_called(step.operation, args, kwargs))
         return [see((step.path, number, i), value) for i, value in enumerate(outputs)]
 
     graph: Any = functional_of(model)

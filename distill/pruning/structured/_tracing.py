@@ -11,13 +11,19 @@ import numpy as np
 from distill._graphs import Step, functional_of, run
 from distill._untouched import untouched
 from distill.cost import Lengths, calls_of
+from distill.cost._products import mended
 from distill.pruning.structured._call import Call, Rule, outputs_of
 from distill.pruning.structured._findings import Findings, Traced
 from distill.pruning.structured._structure import Shape, Structure
 
 
 def read(
-    model: keras.Model, rules: Mapping[type, Rule], *, exact: bool = True, lengths: Lengths = None
+    model: keras.Model,
+    rules: Mapping[type, Rule],
+    *,
+    exact: bool = True,
+    counted: bool = False,
+    lengths: Lengths = None,
 ) -> Structure:
     """Walks through the graph of a model and labels it.
 
@@ -25,7 +31,8 @@ def read(
         model: Functional or Sequential model, built.
         rules: type of a layer or operation -> its rule. A rule does not hold for subclasses.
         exact: whether layers that mix channels, such as LayerNormalization, keep all of them.
-        lengths: the sizes that the model leaves open, to count multiply-adds; see `distill.cost.macs`.
+        counted: whether the multiply-adds will be counted, so that the sizes of all calls must be known.
+        lengths: the sizes that the model leaves open, to count them; see `distill.cost.macs`.
 
     Returns:
         What can be removed, and how weights and configs change with it.
@@ -49,16 +56,19 @@ def read(
             structure = other
         else:
             stuck = set()
-    if lengths is None:
+    # Keras leaves sizes open behind some layers, even where those of the inputs are known.
+    is_known = all(size is not None for product in structure.products for size in product.sizes)
+    is_open = any(None in tensor.shape[1:] for tensor in graph.inputs)
+    if not counted or (lengths is None and (is_known or is_open)):
         return structure
     # What can go must hold for all lengths; how often weights are used is counted for these.
-    counted, _ = _walked(model, graph, rules, exact, stuck, _sizes(model, graph, lengths))
-    if counted.atoms.of.size != structure.atoms.of.size:
+    sized, _ = _walked(model, graph, rules, exact, stuck, _sizes(model, graph, lengths))
+    if sized.atoms.of.size != structure.atoms.of.size:
         raise ValueError(
             "Multiply-adds of a model with open sizes are counted where its channels do not depend on them. Received: "
             f"{model.name!r}, where they do. Rebuild it with a fixed keras.Input shape."
         )
-    return dataclasses.replace(structure, products=counted.products)
+    return dataclasses.replace(structure, products=sized.products)
 
 
 class _Shapes(NamedTuple):
@@ -81,6 +91,8 @@ def _sizes(model: keras.Model, graph: Any, lengths: Lengths) -> Iterator[_Shapes
             return step.enter(visit)
         args, kwargs = step.arguments()
         outputs = step.operation.compute_output_spec(*args, **kwargs)
+        operands = [leaf for leaf in keras.tree.flatten(args) if isinstance(leaf, keras.KerasTensor)]
+        outputs = mended(step.operation, operands, outputs)
         found.append(_Shapes(shapes_of((args, kwargs)), shapes_of(outputs)))
         return outputs
 

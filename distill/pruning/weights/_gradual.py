@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from distill.pruning.weights._choosing import choose, kept_at, require_choice
+from distill.pruning.weights._kernels import weights_of
 from distill.pruning.weights._mask_callback import MaskCallback
-from distill.pruning.weights._masks import pruned_part
+from distill.pruning.weights._masks import kept_by, pruned_part
 from distill.pruning.weights._patterns import Elements, NofM, Pattern, Scope
 from distill.pruning.weights._schedules import Schedule, Timetable
 from distill.pruning.weights._selectors import Selectors
@@ -84,6 +85,7 @@ class GradualPruning(MaskCallback):
         if not self._warned:
             self._warned = True
             self._warn_if_too_short()
+            self._warn_of_zeros_that_train()
 
     def move(self, step: int) -> None:
         """Moves the masks if a step up to this one is due and has not been handled yet."""
@@ -124,5 +126,23 @@ class GradualPruning(MaskCallback):
             warnings.warn(
                 f"Pruning ends at step {end}, but this training ends by step {self.steps_done + steps * epochs}, short "
                 "of the final sparsity. Train longer, or call fit again with the same callback.",
+                stacklevel=2,
+            )
+
+    def _warn_of_zeros_that_train(self) -> None:
+        values = [weights_of(kernel) for kernel in self.kernels]
+        # A kernel with zeros alone was not pruned but initialized so.
+        freed = sum(
+            np.count_nonzero(kept_by(mask) & (w == 0))
+            for mask, w in zip(self.masks, values, strict=True)
+            if w.any()
+        )
+        size = sum(w.size for w in values)
+        if freed > 0.1 * size:
+            warnings.warn(
+                f"Pruning begins with fewer zeros than the model has: {freed / size:.0%} of its weights are zero and "
+                "train again, because files contain no masks. If this continues a pruning, let the schedule begin at "
+                "step 1 with the sparsity that the model has, or resume with keras.callbacks.BackupAndRestore, which "
+                "keeps masks and steps.",
                 stacklevel=2,
             )

@@ -143,7 +143,7 @@ class MaskCallback(keras.callbacks.Callback):
         """Handles steps that are still due, and zeroes again what averaging or restoring wrote."""
         self.move(self.steps_done)
         for kernel, mask in zip(self.kernels, self.masks, strict=True):
-            mask.apply(kernel.variable)
+            mask.follow(kernel.variable)
         if hasattr(self._optimizer, self._name):
             delattr(self._optimizer, self._name)
         if self._seen and updates_made(self._optimizer) == 0:

@@ -13,6 +13,7 @@ from keras import ops
 from distill._replicas import scope_of
 from distill._types import Tensor
 from distill.pruning.weights._kernels import Kernel, weights_of
+from distill.pruning.weights._patterns import keep_largest
 
 Constraint = Callable[[keras.Variable], Tensor]
 
@@ -40,6 +41,17 @@ class Mask(keras.constraints.Constraint):
     def set(self, variable: keras.Variable, kept: np.ndarray) -> None:
         """Prunes the variable so that weights stay only where `kept` is true."""
         self.kept.assign(kept)
+        self.apply(variable)
+
+    def follow(self, variable: keras.Variable) -> None:
+        """Zeroes pruned weights after training, when averages or the weights of an earlier step may have been written.
+
+        Weights from before an exchange are as sparse as now, in other places; then the mask moves to these.
+        """
+        kept, present = kept_by(self), ops.convert_to_numpy(variable) != 0
+        if (present & ~kept).any() and present.sum() <= kept.sum():
+            # Weights that had just been added then were still 0; present ones stand in for them.
+            self.kept.assign(keep_largest(kept + 2.0 * present, int(kept.sum())))
         self.apply(variable)
 
     def apply(self, variable: keras.Variable) -> None:

@@ -35,6 +35,9 @@ class RigL(MaskCallback):
     changes besides weights is put back: moving statistics, random generators, metrics. In the paper, a step that
     exchanges weights does not train; here it does, after the exchange.
 
+    Put this callback after `keras.callbacks.EarlyStopping(restore_best_weights=True)` in the list: when older weights
+    are restored, the masks move back with them.
+
     Args:
         sparsity: share of zeros in all kernels together, 0 <= sparsity < 1.
         data: batches for the gradients, one per exchange, starting over after the last: a `tf.data.Dataset` of batches

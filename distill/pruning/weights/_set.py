@@ -32,6 +32,9 @@ class SET(MaskCallback):
     random values, and exchanges weights at the end of every epoch. RigL's authors run SET as it is done here: new
     weights start at 0, and magnitudes are compared regardless of the sign.
 
+    Put this callback after `keras.callbacks.EarlyStopping(restore_best_weights=True)` in the list: when older weights
+    are restored, the masks move back with them.
+
     Args:
         sparsity: share of zeros in all kernels together, 0 <= sparsity < 1.
         frequency: steps from one exchange to the next, >= 1.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from distill.pruning._numbers import is_number, is_whole, require_sparsity, require_whole
 from distill.pruning.weights._choosing import kept_at
-from distill.pruning.weights._kernels import Kernel
+from distill.pruning.weights._kernels import Kernel, weights_of
 from distill.pruning.weights._mask_callback import MaskCallback
 from distill.pruning.weights._masks import kept_by
 from distill.pruning.weights._patterns import keep_largest
@@ -86,9 +87,17 @@ class Plan:
     def _first(self, callback: MaskCallback) -> list[np.ndarray]:
         """Returns the masks to begin with: the present ones if they keep the right numbers, or new ones."""
         drawn, present = self.draw(callback.kernels), [kept_by(mask) for mask in callback.masks]
-        if all(mask.all() for mask in present):
-            return drawn
         wanted = [int(mask.sum()) for mask in drawn]
+        if all(mask.all() for mask in present):
+            weights = [int(np.count_nonzero(weights_of(kernel))) for kernel in callback.kernels]
+            if self.sparsity and all(0 < found <= kept for found, kept in zip(weights, wanted, strict=True)):
+                warnings.warn(
+                    "Sparse training begins with new random masks, though the kernels have only "
+                    f"{weights} weights that are not zero: files contain no masks. To continue with these weights, "
+                    "call pruning.keep_zeros(model) before fit.",
+                    stacklevel=2,
+                )
+            return drawn
         found = [int(mask.sum()) for mask in present]
         if found != wanted:
             raise ValueError(

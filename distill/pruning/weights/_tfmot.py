@@ -13,7 +13,7 @@ change.
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import keras
 import numpy as np
@@ -168,12 +168,21 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     return model
 
 
+class _Held(NamedTuple):
+    """A callback that a model holds, which prunes the layers that were marked with one plan before one training."""
+
+    key: tuple[int, Pattern]
+    layers: set[keras.Layer]
+    callback: GradualPruning
+
+
 class UpdatePruningStep(keras.callbacks.Callback):
     """Prunes what `prune_low_magnitude` marked, while the model trains. Training without it is an error.
 
     Runs one `GradualPruning` for each plan. As in tfmot, the step count continues from one `fit` to the next, even with
-    another `UpdatePruningStep`. In a training loop of your own, call `set_model`, then `on_train_batch_begin` before
-    each step, then `on_train_end`; the model must be compiled with the optimizer that trains it.
+    another `UpdatePruningStep`. Layers that are marked after a `fit` count from the next one. In a training loop of
+    your own, call `set_model`, then `on_train_batch_begin` before each step, then `on_train_end`; the model must be
+    compiled with the optimizer that trains it.
 
     At the end of an epoch, it logs the share of zeros in all pruned kernels as "sparsity". Put this callback after
     `keras.callbacks.EarlyStopping(restore_best_weights=True)` in the list, because the older weights that are restored
@@ -224,16 +233,18 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 f"{model.name!r}, in which nothing is marked. Copies and loaded models have no marks: mark them again."
             )
         # As in tfmot, the steps belong to the model. Not stored by setattr, or Keras would track the callbacks.
-        held: dict[Any, GradualPruning] = vars(part).setdefault(_HELD, {})
+        held: list[_Held] = vars(part).setdefault(_HELD, [])
         self._driven = []
         for key, plan in plans.items():
-            if key not in held:
-                held[key] = GradualPruning(
-                    plan.schedule, pattern=plan.pattern, include=owners[key].__contains__
-                )
-            held[key].set_params(self.params or {})
-            held[key].set_model(model)
-            self._driven.append(held[key])
+            known = [one for one in held if one.key == key]
+            if late := owners[key].difference(*(one.layers for one in known)):
+                callback = GradualPruning(plan.schedule, pattern=plan.pattern, include=late.__contains__)
+                known.append(_Held(key, late, callback))
+                held.append(known[-1])
+            self._driven += [one.callback for one in known]
+        for callback in self._driven:
+            callback.set_params(self.params or {})
+            callback.set_model(model)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Moves the masks that are due."""

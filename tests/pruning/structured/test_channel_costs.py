@@ -40,6 +40,18 @@ def test_products_of_attention_count_the_length_of_what_they_read():
     assert macs_of(structure)(np.ones(structure.atoms.count, bool)) == 7 * 4 * 3
 
 
+@pytest.mark.parametrize(("length", "lengths"), [(5, None), (None, 5)])
+def test_sizes_that_keras_leaves_open_are_those_of_the_inputs(length, lengths):
+    def build(x):
+        x = layers.EinsumDense("btc,cd->btd", (None, 8), activation="relu", name="up")(x)
+        return Dense(4)(x)
+
+    model = net(build, (length, 6))
+    small = pruning.prune_channels(model, macs=0.5, lengths=lengths, verify=True)
+    assert cost.macs(model, lengths=lengths) == 5 * (6 * 8 + 8 * 4)
+    assert cost.macs(small, lengths=lengths) == 5 * (6 * 4 + 4 * 4)
+
+
 def lora(x):
     dense = Dense(8)
     x = dense(x)

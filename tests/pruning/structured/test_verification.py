@@ -130,6 +130,18 @@ def masked_attention(x, wrong):
     return Dense(3)(ops.matmul(weights, x))
 
 
+def test_a_dropout_that_is_always_on_is_no_error():
+    inputs = keras.Input((6,))
+    hidden = layers.Dropout(0.5)(Dense(8, "relu", name="hidden")(inputs), training=True)
+    model = keras.Model(inputs, Dense(3)(hidden))
+    proof = pruning.Proof()
+    small = pruning.prune_channels(model, 0.5, verify=proof)
+    assert small.get_layer("hidden").units == 4
+    assert proof.largest_error < 1e-6
+    x = np.ones((2, 6), "float32")
+    assert np.abs(small(x) - small(x)).max() > 0  # and stays on
+
+
 def test_infinities_hide_no_error():
     model = net(lambda x: masked_attention(x, Dense(5)(Turned()(Dense(8)(x))) * 0.0), (5, 6))
     with pytest.raises(RuntimeError, match="Every tensor of the pruned model"):

@@ -149,6 +149,21 @@ def test_a_callback_begins_anew_with_another_model_and_after_a_strip(batch):
     assert zeros_of(model) == [24, 12]
 
 
+def test_zeros_that_a_schedule_would_free_are_named(batch):
+    model = compiled()
+    pruning.prune(model, 0.75)
+    pruning.strip_pruning(model)  # as a file is
+    with pytest.warns(
+        UserWarning, match=r"fewer zeros than the model has: 75% of its weights are zero and train"
+    ):
+        model.fit(*batch, batch_size=8, verbose=0, callbacks=[GradualPruning(ramp)])  # 5 steps: to .25
+    assert zeros_of(model) == [12, 6]
+    pruning.strip_pruning(model)
+    at_once = GradualPruning(pruning.ConstantSparsity(0.25, 0, frequency=1))
+    model.fit(*batch, batch_size=8, verbose=0, callbacks=[at_once])
+    assert zeros_of(model) == [12, 6]
+
+
 def test_pruning_by_hand_in_a_callback(batch):
     model = compiled()
     by_hand = keras.callbacks.LambdaCallback(

@@ -173,6 +173,18 @@ def test_steps_count_on_with_another_callback():
     assert counts == [0, 2, 2, 4, 4]
 
 
+def test_layers_that_are_marked_later_are_pruned_too():
+    model = functional()
+    prune_low_magnitude(model.get_layer("first"), each_step)
+    fit(model)
+    assert pruned_kernels(model) == ["first/kernel"]
+    zeros = np.count_nonzero(model.get_layer("first").kernel.numpy() == 0)
+    prune_low_magnitude(model.get_layer("last"), each_step)
+    fit(model)
+    assert pruned_kernels(model) == ["first/kernel", "last/kernel"]
+    assert np.count_nonzero(model.get_layer("first").kernel.numpy() == 0) >= zeros > 0
+
+
 def test_a_loop_of_ones_own():
     model = prune_low_magnitude(network(np.arange(1.0, 11.0)[:, None]), each_step)
     model.compile(keras.optimizers.SGD(0.0), "mse")

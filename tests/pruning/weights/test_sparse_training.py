@@ -217,6 +217,45 @@ def test_a_resumed_run_has_the_masks_of_one_that_was_never_stopped(data, batch, 
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", [SET, RigL])
+def test_masks_move_back_with_weights_that_are_restored(kind, batch):
+    """After five exchanges, the weights of the first epoch come back, whole."""
+    model, best = deep_net(), []
+
+    class First(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            best.append(self.model.get_weights())
+            logs["val"] = epoch  # lower is better, so the first epoch is the best
+
+    stop = keras.callbacks.EarlyStopping("val", mode="min", patience=9, restore_best_weights=True)
+    model.compile(keras.optimizers.SGD(0.1), LOSS)
+    callback, counts = callback_of(kind, batch, 0.7, frequency=2, end_step=12), Counts()
+    model.fit(*batch, batch_size=10, epochs=3, verbose=0, callbacks=[First(), stop, callback])
+    assert not all(np.array_equal(a != 0, b != 0) for a, b in zip(best[0], best[2], strict=True))
+    for weight, expected in zip(model.get_weights(), best[0], strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    model.fit(*batch, batch_size=10, verbose=0, callbacks=[callback, counts])
+    assert counts.seen[-1] == [round(0.7 * math.prod(k.variable.shape)) for k in callback.kernels]
+
+
+def test_a_loaded_sparse_model_is_not_drawn_anew_silently(batch):
+    model = deep_net()
+    pruning.prune(model, 0.7)
+    pruning.strip_pruning(model)  # as a file is
+    model.compile("sgd", LOSS)
+    with pytest.warns(UserWarning, match=r"begins with new random masks, though .* call pruning.keep_zeros"):
+        model.fit(*batch, verbose=0, callbacks=[callback_of(SET, batch, 0.7, frequency=2, end_step=12)])
+    model = deep_net()
+    pruning.prune(model, 0.7)
+    pruning.strip_pruning(model)
+    pruning.keep_zeros(model)
+    before = [weight != 0 for weight in model.get_weights()]
+    model.compile(keras.optimizers.SGD(0.0), LOSS)
+    model.fit(*batch, verbose=0, callbacks=[callback_of(SET, batch, 0.7, frequency=4, end_step=12)])
+    for weight, there in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight != 0, there)
+
+
 def test_sparse_training_goes_on_with_masks_of_its_sparsity_and_refuses_others(batch):
     model = compiled()
     model.fit(*batch, batch_size=8, verbose=0, callbacks=[pruning.SET(0.75, frequency=2, end_step=9, seed=1)])
