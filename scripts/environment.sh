@@ -1,5 +1,4 @@
-# The other scripts source this file. It makes .venv once, with the versions that constraints.txt pins, and sets $python,
-# $root and $compile.
+# The other scripts source this file. It makes .venv once, with the versions that constraints.txt pins, and sets $python.
 # Before sourcing it, name what goes into .venv, as extras of pyproject.toml: extras="experiments onnx" source environment.sh
 # All commands share .venv; a command that needs more adds it. If an installation is interrupted, the next call finishes it.
 # Needs Python 3.11, 3.12 or 3.13 with venv.
@@ -10,10 +9,12 @@ wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' -)
 installed=" $(cat "$root/.venv/installed" 2>/dev/null || true) " # the versions in .venv, as $wanted, and the extras
 [[ "$installed" == " $wanted "* ]] || installed=""
 
-# How pip installs. Python compiles files when they are imported; those are a fifth of all files, so compiling no others
-# saves a minute. Where Python may not keep what it compiles, each start of TensorFlow would take three times as long.
-compile=--no-compile
-[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile
+# Where Python is told to write no compiled files beside sources, they go into .venv: without any, each start of TensorFlow
+# would take three times as long.
+if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+  unset PYTHONDONTWRITEBYTECODE
+  export PYTHONPYCACHEPREFIX=${PYTHONPYCACHEPREFIX:-$root/.venv/compiled}
+fi
 
 # MB to download and on disk, for pip's wheels on Linux with Python 3.11: distill with TensorFlow, and what each extra adds.
 missing="" download=0 disk=0
@@ -47,7 +48,8 @@ if [ -n "$missing" ]; then
     "$found" -m venv --clear "$root/.venv"
   fi
   extras=$(printf '%s\n' $extras ${installed#* "$wanted"} | sort -u | paste -sd ' ' -) # and those that are there already
-  "$python" -m pip install --disable-pip-version-check --progress-bar off "$compile" \
+  # Python compiles files when they are imported. Those are a fifth of all files, so compiling no others saves a minute.
+  "$python" -m pip install --disable-pip-version-check --progress-bar off --no-compile \
     --constraint "$root/constraints.txt" --editable "$root[${extras// /,}]" >&2
   echo "$wanted $extras" >"$root/.venv/installed"
 fi

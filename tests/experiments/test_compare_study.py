@@ -22,13 +22,8 @@ STUDENTS = [
     "distilled_standardized", "alone_longer", "distilled_longer", "three_teachers",
 ]  # fmt: skip
 
-VARIATIONS = [  # of other arms, with nothing that these have not
-    "alone_longer", "distilled_longer", "teacher_2", "teacher_3", "three_teachers", "distilled_standardized",
-    "few_pseudo", "alone_plain", "distilled_plain", "zeros_80", "channels_labels",
-]  # fmt: skip
-# What makes these is tested in tests/pruning and tests/exports; the slow test below runs all arms.
-LONG = ["deep", "layers", "distilled_int8", "channels_int8"]
-KINDS = [arm for arm in ARMS if arm not in (*VARIATIONS, *LONG)]
+# One of each kind; the slow test below runs all arms.
+KINDS = ["teacher", "teacher_int8", "alone", "distilled", "zeros"]
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +143,7 @@ def test_three_teachers_are_different_networks(trained):
     assert len(distiller.teacher) == 3
 
 
+@pytest.mark.slow
 def test_the_teacher_of_unmoved_images_is_asked_once_and_teaches_the_same(run, monkeypatch):
     """To the bit, or but for last bits where a processor rounds an answer otherwise at another place in a batch."""
     run = dataclasses.replace(run, smoke=True)

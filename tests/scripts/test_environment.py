@@ -70,6 +70,18 @@ def test_a_command_installs_what_it_runs_and_says_so_before(clone):
     assert clone.run("compare") == (0, [], "")
 
 
+def test_compiled_files_are_kept_where_none_may_lie_beside_sources(clone, monkeypatch):
+    (clone.root / "scripts/cache").write_text(
+        'source "$(dirname "$0")/environment.sh"\n'
+        'echo "${PYTHONDONTWRITEBYTECODE-unset} ${PYTHONPYCACHEPREFIX-unset}" >&2\n'
+    )
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert clone.run("cache")[2].splitlines()[-1] == f"unset {clone.root}/.venv/compiled"
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE")
+    assert clone.run("cache")[2] == "unset unset\n"
+
+
 def test_a_command_that_needs_more_adds_it(clone):
     small = clone.run("compare")[2]
     status, installed, said = clone.run("all", "dev", "--what-is-no-extra")

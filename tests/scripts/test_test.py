@@ -43,7 +43,7 @@ def test_fine():
     ("source", "message"),
     [
         (DIES, "crashed while running '.*test_dies'"),
-        (WAITS, "(?s)Timeout.*FAILED .*::test_waits"),
+        pytest.param(WAITS, "(?s)Timeout.*FAILED .*::test_waits", marks=pytest.mark.slow),
         (HEARS_NOTHING, "(?s)Timeout .*in test_hears_nothing.*crashed while running '.*test_hears_nothing'"),
     ],
     ids=["dies", "waits", "hears_nothing"],

@@ -87,7 +87,7 @@ FAMILIES = {
 LIVES_ON = {"MobileNetV3", "DenseNet", "ConvNeXt"}  # half a minute more for the others
 
 
-ALWAYS = {"DenseNet", "EfficientNet"}  # scripts/checks/applications has them all
+ALWAYS = {"EfficientNet"}  # scripts/checks/applications has them all
 
 
 def small_network(build):

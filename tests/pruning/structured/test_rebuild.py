@@ -39,7 +39,7 @@ from distill.pruning.structured._verification import largest_error
 
 
 @cases
-@pytest.mark.sweep(14)
+@pytest.mark.sweep(9)
 def test_what_is_left_is_the_original_with_zeros(build):
     model = model_of(build)
     structure = read(model, RULES)
