@@ -138,7 +138,7 @@ class GradualPruning(MaskCallback):
             if w.any()
         )
         size = sum(w.size for w in values)
-        if freed > 0.1 * size:
+        if freed >= size / 2:
             warnings.warn(
                 f"Pruning begins with fewer zeros than the model has: {freed / size:.0%} of its weights are zero and "
                 "train again, because files contain no masks. If this continues a pruning, let the schedule begin at "

@@ -157,8 +157,8 @@ def test_layers_with_the_same_parameters_and_layers_that_are_shared_are_pruned_o
     model = keras.Model(inputs, last(shared(shared(inputs))))
     fit(model)
     assert len(pruned_kernels(model)) == 2
-    (callback,) = vars(model)["_distill_pruning_callbacks"].values()
-    assert [len(kernels) for _, kernels in callback.updates] == [2]
+    (held,) = vars(model)["_distill_pruning_callbacks"]
+    assert [len(kernels) for _, kernels in held.callback.updates] == [2]
 
 
 @pytest.mark.filterwarnings("ignore:Nothing was pruned")
