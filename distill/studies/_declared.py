@@ -110,6 +110,10 @@ class Design:
             arms={name: arm for name, arm in self.arms.items() if name in wanted},
         )
 
+    def needed_by(self, name: str) -> set[str]:
+        """All arms that an arm needs, and those that these need."""
+        return {one for need in self.arms[name].needs for one in {need, *self.needed_by(need)}}
+
     def on(self, settings: Mapping[str, Any]) -> "Design":
         """The study with other settings of its data.
 

@@ -6,7 +6,7 @@ import inspect
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +22,7 @@ from distill.studies._code import code_of
 from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, about
+from distill.studies._early import early_verdicts, stages
 from distill.studies._pools import pool_of
 from distill.studies._publishing import publish
 from distill.studies._ray import Ray
@@ -145,7 +146,7 @@ def execute_trial(design: Design, plan: Plan, arm: str, settings: Mapping[str, A
     plan.study_dir.mkdir(parents=True, exist_ok=True)
     work = _work(design, plan)
     cell = _cell(design, plan, arm, seed, {arm: settings})
-    needed = [_cell(design, plan, one, seed, {}) for one in _needed(design, arm)]
+    needed = [_cell(design, plan, one, seed, {}) for one in design.needed_by(arm)]
     is_finished = (plan.study_dir / cell.folder / "result.json").exists()
     # Each step has its own processes, which get the environment variables of this one when they start.
     with unnamed(), plan.pool(design) as pool:
@@ -257,13 +258,21 @@ def _cell(design: Design, plan: Plan, name: str, seed: int, chosen: Chosen) -> C
 
 
 def _run_depths(
-    design: Design, runner: Runner, work: Work, cells: Sequence[Cell], label: str
+    design: Design,
+    runner: Runner,
+    work: Work,
+    cells: Sequence[Cell],
+    label: str,
+    gone: Set[str] = frozenset(),
 ) -> tuple[list[Cell], list[Cell]]:
-    """Runs cells after those that they need; returns the finished ones and those that failed or lack what they need."""
+    """Runs cells after those that they need; returns the finished ones and those that failed or lack what they need.
+
+    Of cells that they need and that are not among them, those in `gone` are lost and the others finished.
+    """
     finished: list[Cell] = []
     lost: list[Cell] = []
     for depth in range(1 + max(design.arms[cell.arm].depth for cell in cells)):
-        gone = {cell.name for cell in lost}
+        gone = gone | {cell.name for cell in lost}
         mine = [cell for cell in cells if design.arms[cell.arm].depth == depth]
         ready = [cell for cell in mine if not gone & set(cell.config.needs.values())]
         lost += [cell for cell in mine if cell not in ready]
@@ -304,7 +313,7 @@ def _tune(
             tried.append((settings, [_cell(design, plan, name, seed, trial) for seed in TUNING_SEEDS]))
         wanted: dict[str, Cell] = {}
         for seed in TUNING_SEEDS:
-            for one in _needed(design, name):
+            for one in design.needed_by(name):
                 cell = _cell(design, plan, one, seed, chosen)
                 wanted[cell.name] = cell
         wanted |= {cell.name: cell for _, cells in tried for cell in cells}
@@ -325,11 +334,6 @@ def _tune(
         tuning += choose({name: trials}, plan.study_dir, measures=design.metrics)
         chosen[name] = tuning[-1]["chosen"]
     return tuning, notes
-
-
-def _needed(design: Design, name: str) -> set[str]:
-    """All arms that an arm needs, and those that these need."""
-    return {one for need in design.arms[name].needs for one in ({need} | _needed(design, need))}
 
 
 def _all_seeds(
@@ -354,6 +358,7 @@ def _all_seeds(
         if plan.budget is None
         else [plan.seeds[done : done + 1] for done in range(len(plan.seeds))]
     )
+    said: set[str] = set()
     for done, block in enumerate(blocks):
         minutes = (time.monotonic() - began) / 60
         each = (minutes - choosing / 60) / max(done, 1)
@@ -363,12 +368,20 @@ def _all_seeds(
                 "wider than they would be with all."
             )
             break
-        cells = [_cell(design, plan, name, seed, chosen) for seed in block for name in design.arms]
-        ran, lost = _run_depths(
-            design, runner, work, cells, "cells" if plan.budget is None else f"seed {block.start}"
-        )
-        for cell in ran:
-            finished[cell.arm][cell.seed] = cell
+        lost: list[Cell] = []
+        for stage in stages(design) if plan.budget is None else [list(design.arms)]:
+            cells = [_cell(design, plan, name, seed, chosen) for seed in block for name in stage]
+            label = "cells" if plan.budget is None else f"seed {block.start}"
+            gone = {cell.name for cell in lost}
+            ran, failed = _run_depths(design, runner, work, cells, label, gone)
+            lost += failed
+            for cell in ran:
+                finished[cell.arm][cell.seed] = cell
+            if not plan.smoke and not all(finished.values()):
+                for line in early_verdicts(design, finished, plan.study_dir):
+                    if line not in said:
+                        runner.console.print(f"so far: {line}")
+                    said.add(line)
         if lost:
             notes.append(f"Failed, or without what they need: {', '.join(cell.name for cell in lost)}.")
     return finished, notes

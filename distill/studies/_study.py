@@ -293,6 +293,9 @@ class Study:
     ) -> StudyResult:
         """Runs what is not finished yet, and writes the report.
 
+        What the first primary comparison takes is trained first. Its verdict is printed as soon as it is certain,
+        whatever the other primary comparisons will show, and so on.
+
         Cells run in processes that import the file that defines the study. If there is no such file, as in a notebook,
         they run in this process, one after the other. You can run the same study several times at once, also on several
         machines with one file system: the runs share its cells, and each waits for the cells that others run.

@@ -11,7 +11,6 @@ import numpy as np
 from distill._graphs import Step, functional_of, run
 from distill._untouched import untouched
 from distill.cost import Lengths, calls_of
-from distill.cost._products import mended
 from distill.pruning.structured._call import Call, Rule, outputs_of
 from distill.pruning.structured._findings import Findings, Traced
 from distill.pruning.structured._structure import Shape, Structure
@@ -81,6 +80,10 @@ class _Shapes(NamedTuple):
 def _sizes(model: keras.Model, graph: Any, lengths: Lengths) -> Iterator[_Shapes]:
     """The shapes of every call, with open sizes filled in, in the order of the walk."""
     found: list[_Shapes] = []
+    counted = calls_of(model, lengths=lengths)
+    made = collections.defaultdict(list)
+    for call in reversed(counted.calls):
+        made[call.path].append(call.outputs)
 
     def shapes_of(structure: Any) -> list[Shape]:
         leaves = keras.tree.flatten(structure)
@@ -91,13 +94,14 @@ def _sizes(model: keras.Model, graph: Any, lengths: Lengths) -> Iterator[_Shapes
             return step.enter(visit)
         args, kwargs = step.arguments()
         outputs = step.operation.compute_output_spec(*args, **kwargs)
-        operands = [leaf for leaf in keras.tree.flatten(args) if isinstance(leaf, keras.KerasTensor)]
-        outputs = mended(step.operation, operands, outputs)
+        known = made[step.path].pop() if made[step.path] else ()
+        if len(known) == len(keras.tree.flatten(outputs)):  # may have sizes that Keras leaves open
+            outputs = keras.tree.pack_sequence_as(outputs, known)
         found.append(_Shapes(shapes_of((args, kwargs)), shapes_of(outputs)))
         return outputs
 
     with untouched(model):
-        run(graph, calls_of(model, lengths=lengths).inputs, visit)
+        run(graph, counted.inputs, visit)
     return iter(found)
 
 

@@ -1,0 +1,81 @@
+"""Verdicts that are printed before a study ends."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from distill import studies
+from distill.studies._early import stages
+from tests.studies.tiny import classifier, run, study_of
+
+
+def low(run):
+    return classifier(0.1 + 0.1 * run.seed)
+
+
+def high(run):
+    assert run.model("low")
+    return classifier(5.0 + run.seed)
+
+
+def last(run):
+    return classifier(0.2 + 0.1 * run.seed)
+
+
+def failing(run):
+    raise ZeroDivisionError("as told")
+
+
+def needing(run):
+    return run.model("failing")
+
+
+def study():
+    made = study_of((last, {}), (low, {}), (high, {"needs": "low"}), seeds=4)
+    made.compare("high", "low")
+    made.compare("last", "low")
+    return made
+
+
+def test_arms_of_the_first_comparison_come_first():
+    assert stages(study().design) == [["low", "high"], ["last"]]
+    assert stages(study().design.only(["last"])) == [["last"]]
+    more = study_of((last, {}), (low, {}), (high, {"needs": "low"}))
+    assert stages(more.design) == [["last", "low", "high"]]
+    more.compare("high", "last", primary=False)
+    assert stages(more.design) == [["last", "low", "high"]]
+    more.compare("last", "high")
+    assert stages(more.design) == [["last", "low", "high"]]
+
+
+def test_a_verdict_that_stands_is_printed_before_the_others(here, tmp_path, capsys):
+    found = run(study(), tmp_path)
+    shown = " ".join(capsys.readouterr().out.split())
+    differences = np.subtract(*(found.arm(name).values(studies.ACCURACY) for name in ("high", "low")))
+    # Of two comparisons, so at half the level.
+    half = stats.t.ppf(1 - 0.025 / 2, 3) * differences.std(ddof=1) / 2
+    mean = differences.mean()
+    said = f"high is better than low: {mean:+.2f} points, 97.5% interval {mean - half:+.2f} to {mean + half:+.2f}"
+    assert shown.count("so far: ") == 1
+    assert f"so far: {said}" in shown
+    before, after = shown.split(f"so far: {said}")
+    assert "high seed 3" in before
+    assert "last seed 0" not in before
+    assert "last seed 0" in after
+
+
+@pytest.mark.parametrize("options", [{"smoke": True}, {"budget": 60.0}, {"arms": ["high"]}])
+def test_nothing_is_said_where_numbers_mean_nothing_or_the_report_follows(options, here, tmp_path, capsys):
+    run(study(), tmp_path, **options)
+    assert "so far" not in capsys.readouterr().out
+
+
+def test_what_needs_a_cell_that_failed_before_is_not_tried(here, tmp_path, capsys):
+    made = study_of((low, {}), (failing, {}), (needing, {"needs": "failing"}))
+    made.compare("failing", "low")
+    made.compare("needing", "low")
+    found = run(made, tmp_path)
+    shown = capsys.readouterr().out
+    assert shown.count("ZeroDivisionError: as told") == 2  # once a seed
+    assert "FileNotFoundError" not in shown
+    assert [arm.name for arm in found.arms] == ["low"]
