@@ -67,7 +67,7 @@ def fitted_partly(model: keras.Model, stored: Stored) -> Fit:
     The differences then list the rest of both.
 
     Raises:
-        ValueError: several models in the file fit equally well.
+        ValueError: several models in the file, or several in the model, fit equally well.
     """
     whole = _fit(model, stored, partly=True)
     if not whole.differences:
@@ -79,6 +79,13 @@ def fitted_partly(model: keras.Model, stored: Stored) -> Fit:
         return whole
     if fits := [fit for fit in into_part if fit.size == most]:
         best = min(fits, key=lambda fit: len(fit.differences))
+        own = {id(variable) for variable in best.model.variables}
+        if others := [fit.model.name for fit in fits if own.isdisjoint(map(id, fit.model.variables))]:
+            raise ValueError(
+                "It must be clear which weights of a model are meant; nothing was loaded. Received: "
+                f"{stored.source} for {model.name!r}, of which it fits {', '.join([best.model.name, *others])}. Load "
+                "it into one of these, such as model.get_layer(name)."
+            )
         return best._replace(differences=best.differences + _beside(model, best.model))
     best = _one_of([fit for fit in from_part if fit.size == most], model)
     rest = {
@@ -91,17 +98,21 @@ def fitted_partly(model: keras.Model, stored: Stored) -> Fit:
 
 def _fit(model: keras.Model, stored: Stored, place: str = "", *, partly: bool = False) -> Fit:
     expected, found = stored.layout.parts_of(model), stored.parts or {}
-    pairs, differences = matched(expected, found)
+    kinds = {to_snake_case(type(layer).__name__) for layer in flatten_layers(model)}
+    pairs, differences = matched(expected, found, kinds)
     if partly and differences:
-        pairs, differences = matched_partly(expected, found)
+        pairs, differences = matched_partly(expected, found, kinds)
     named = {expected[here].name for here, there in pairs.items() if expected[here].name == found[there].name}
     settings = _setting_differences(model, stored, named)
     if partly:
         others = [f"{row.layer}/" for row in settings]
+        # A layer with other settings keeps the weights of the layers in it; one that is called otherwise need not.
+        own = tuple(f"{row.layer}/" for row in settings if row.what not in ("called on", "outputs"))
         pairs = {
             here: there
             for here, there in pairs.items()
             if not any(other.startswith(f"{expected[here].name}/") for other in others)
+            and not f"{expected[here].name}/".startswith(own)
         }
     return Fit(model, stored, place, expected, pairs, differences + settings)
 

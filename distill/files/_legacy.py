@@ -61,6 +61,7 @@ _RENAMED = {
 # and the settings that make it so.
 _REPLACED: dict[str, tuple[str, Config]] = {
     "RandomCrop": ("distill>ResizingRandomCrop", {}),
+    "BatchNormalizationV1": ("BatchNormalization", {}),
     "SyncBatchNormalization": ("BatchNormalization", {"synchronized": True}),
     "ThresholdedReLU": ("ReLU", {}),
 }
@@ -156,6 +157,8 @@ def _settings(name: str, config: Config) -> Config:
                 f"{name} has no setting {key} in Keras 3. Received: {config.get('name', name)!r} with {key}={value!r}. "
                 f"{_EXPORT}"
             )
+    if "name" not in config and isinstance(vars(keras.initializers).get(name), type):
+        config.pop("dtype", None)  # which TensorFlow 1 stored with initializers
     old, new = _RENAMED.get(name, ("", ""))
     if old in config:
         config[new] = config.pop(old)
@@ -164,7 +167,7 @@ def _settings(name: str, config: Config) -> Config:
             stored = {"class_name": "function", "config": "distill>hard_sigmoid"}
             config[key] = {**stored, "module": "builtins", "registered_name": "distill>hard_sigmoid"}
     config.pop("batch_input_shape", None)  # `_sequential` reads it
-    if name in ("BatchNormalization", "SyncBatchNormalization") and isinstance(config.get("axis"), list):
+    if "BatchNormalization" in name and isinstance(config.get("axis"), list):
         (config["axis"],) = config["axis"]
     if name in ("GRU", "GRUCell"):
         config.setdefault("reset_after", False)  # what every GRU did before there was a choice

@@ -1,7 +1,9 @@
 """Match the weights in a file with those of a model."""
 
+import collections
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -14,7 +16,9 @@ from distill.files._parts import Part, Parts
 _KINDS = {to_snake_case(name) for name in vars(keras.layers)} | {"functional", "model", "sequential"}
 
 
-def matched(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Difference]]:
+def matched(
+    expected: Parts, found: Parts, kinds: Collection[str] = ()
+) -> tuple[dict[str, str], list[Difference]]:
     """Match the parts of a model with those of a file.
 
     Parts go by the names of their layers if all names agree, so that layers may be in another order. Otherwise they go
@@ -24,24 +28,32 @@ def matched(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Differe
     Args:
         expected: parts of the model.
         found: parts of the file.
+        kinds: names that Keras gives to layers of the caller's own classes, without their numbers.
 
     Returns:
         Place in the model -> place in the file, and the differences, for whichever way has fewer of them.
     """
     named, placed = _by_name(expected, found), _by_place(expected, found)
     of_named, of_placed = (_differences(expected, found, pairs) for pairs in (named, placed))
+
+    def is_crossed(here: str) -> bool:
+        """Whether a part goes by its place to one that somebody gave another name."""
+        own = _given(expected[here].name, kinds)
+        return set(own) != {"*"} and own != _given(found[placed[here]].name, kinds)
+
     if of_named or of_placed or named == placed:
         if len(of_named) <= len(of_placed):
             return named, of_named
         # A name that somebody gave and that both know must not get the weights of another.
+        known = {_given(part.name, kinds) for part in found.values()}
         crossed = [
-            Difference(_name(place, expected), "place", place, there)
-            for place, there in named.items()
-            if placed.get(place) != there and not _is_automatic(_name(place, expected))
+            Difference(_name(here, expected), "place", here, there)
+            for here, there in placed.items()
+            if _given(expected[here].name, kinds) in known and is_crossed(here)
         ]
         return placed, [*of_placed, *crossed]
     moved = [place for place in expected if named[place] != placed[place]]
-    given = [place for place in moved if not _is_automatic(_name(place, expected))]
+    given = [place for place in moved if is_crossed(place)]
     if not given:
         return placed, []
     rows = [
@@ -52,14 +64,21 @@ def matched(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Differe
     return named, rows
 
 
-def matched_partly(expected: Parts, found: Parts) -> tuple[dict[str, str], list[Difference]]:
+def matched_partly(
+    expected: Parts, found: Parts, kinds: Collection[str] = ()
+) -> tuple[dict[str, str], list[Difference]]:
     """As `matched`, by the names of layers alone; leaves out parts that differ in any weight.
 
-    A file that tells no names must have all of the model at the same places, or the model all of the file.
+    Names that Keras chose pair parts only where their places agree too. A file that tells no names must have all of the
+    model at the same places, or the model all of the file.
     """
     named, placed = _by_name(expected, found), _by_place(expected, found)
     if any(part.name is not None for part in found.values()):
-        pairs = named
+        pairs = {
+            here: there
+            for here, there in named.items()
+            if "*" not in _given(expected[here].name, kinds) or placed.get(here) == there
+        }
     else:
         pairs = placed if len(_fitting(expected, found, placed)) == min(len(expected), len(found)) else {}
     return _fitting(expected, found, pairs), _differences(expected, found, pairs)
@@ -111,8 +130,14 @@ def _is_real(array: np.ndarray) -> bool:
 
 
 def _by_name(expected: Parts, found: Parts) -> dict[str, str]:
+    """Pairs of one name, which no other part on either side has."""
+    counts = [collections.Counter(part.name for part in parts.values()) for parts in (expected, found)]
     there = {part.name: place for place, part in found.items() if part.name is not None}
-    return {place: there[part.name] for place, part in expected.items() if part.name in there}
+    return {
+        place: there[part.name]
+        for place, part in expected.items()
+        if part.name in there and all(count[part.name] == 1 for count in counts)
+    }
 
 
 def _by_place(expected: Parts, found: Parts) -> dict[str, str]:
@@ -120,9 +145,15 @@ def _by_place(expected: Parts, found: Parts) -> dict[str, str]:
     return {place: there[_public(place)] for place in expected if _public(place) in there}
 
 
-def _is_automatic(name: str) -> bool:
+def _is_automatic(name: str, kinds: Collection[str] = ()) -> bool:
     """Whether the last step of a name is one that Keras chose, possibly with a number."""
-    return re.sub(r"_\d+$", "", name.rpartition("/")[2]) in _KINDS
+    kind = re.sub(r"_\d+$", "", name.rpartition("/")[2])
+    return kind in _KINDS or kind in kinds
+
+
+def _given(name: str | None, kinds: Collection[str]) -> tuple[str, ...]:
+    """The steps of a name, with * for each that Keras chose."""
+    return tuple("*" if _is_automatic(step, kinds) else step for step in (name or "*").split("/"))
 
 
 def _ranks(names: Sequence[str]) -> list[int]:
@@ -130,6 +161,12 @@ def _ranks(names: Sequence[str]) -> list[int]:
     parts = {name: re.fullmatch(r"(.*?)(?:_(\d+))?", name) for name in names}
     order = sorted(parts, key=lambda name: (parts[name][1], int(parts[name][2] or 0)))  # type: ignore[index]
     return [order.index(name) for name in names]
+
+
+def _inverted(here: Sequence[int], there: Sequence[int]) -> bool:
+    """Whether some layer comes before another here and after it there. Layers may share a name on one side alone."""
+    pairs = dict.fromkeys(zip(here, there, strict=False))
+    return any(a < c and b > d for (a, b), (c, d) in itertools.permutations(pairs, 2))
 
 
 def _public(place: str) -> str:
@@ -164,7 +201,7 @@ def _weight_differences(layer: str, expected: Part, found: Part) -> list[Differe
     # The older layout stores the trainable weights of a nested model first. Names that Keras chose have other numbers.
     is_automatic = all(_is_automatic(name) for names in owners for name in names)
     if (owners[0] != owners[1] and sorted(owners[0]) == sorted(owners[1])) or (
-        is_automatic and _ranks(owners[0]) != _ranks(owners[1])
+        is_automatic and _inverted(*map(_ranks, owners))
     ):
         orders = [", ".join(dict.fromkeys(names)) for names in owners]
         return [Difference(layer, "order of weights", *orders)]

@@ -71,6 +71,8 @@ def _written(path: PathLike) -> Iterator[Path]:
     with replacing(path) as draft:
         try:
             yield draft
+        except NotImplementedError:  # of a layer without get_config
+            raise
         except RuntimeError as error:
             raise OSError(f"The file cannot be written. Received: {os.fspath(path)!r}: {error}.") from error
 

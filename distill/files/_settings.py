@@ -18,6 +18,9 @@ _IRRELEVANT = (
     "stateful",
     "unroll",
     "quantization_config",
+    "dropout",
+    "recurrent_dropout",
+    "stddev",
 )
 _IN_TRAINING = ("initializer", "regularizer", "constraint", "_clipping", "_momentum")
 

@@ -88,6 +88,11 @@ def opened(path: Path) -> Iterator[Stored]:
             yield _of_hdf5(file, name)._replace(config=config, version=version, assets=members.assets)
     elif begin.lstrip().startswith(b"{"):
         config = parsed(path.read_bytes(), name)
+        if "weight_map" in config and "class_name" not in config:
+            raise ValueError(
+                f"Weights must be in one file. Received: {name}, which lists those of several. Save the weights "
+                "without max_shard_size."
+            )
         yield Stored(name, config, config.get("keras_version"))
     else:
         raise ValueError(_unknown(name, begin))

@@ -188,6 +188,33 @@ def test_a_sequential_of_keras_2_1(tmp_path):
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6)
 
 
+def test_a_model_of_tensorflow_1(tmp_path):
+    """Its initializers have a dtype, and batch normalization is called by its version."""
+
+    def initializer(name):
+        return {"class_name": name, "config": {"dtype": "float32"}}
+
+    dense = {"name": "d", "units": 2, "use_bias": False, "kernel_initializer": initializer("GlorotUniform")}
+    norm = {"name": "n", "axis": [1], "epsilon": 0.5, "gamma_initializer": initializer("Ones")}
+    config = [
+        {"class_name": "Dense", "config": {**dense, "batch_input_shape": [None, 2]}},
+        {"class_name": "BatchNormalizationV1", "config": norm},
+    ]
+    stored = {
+        "d": {"kernel": np.array([[1.0, 2.0], [3.0, 4.0]])},
+        "n": {
+            "gamma": np.array([2.0, 3.0]),
+            "beta": np.array([1.0, 0.0]),
+            "moving_mean": np.array([1.0, 2.0]),
+            "moving_variance": np.array([0.5, 3.5]),
+        },
+    }
+    whole = {"class_name": "Sequential", "config": {"name": "s", "layers": config}}
+    old_file(tmp_path / "old.h5", whole, stored, "2.2.4-tf")
+    (y,) = answers(distill.load_model(tmp_path / "old.h5"), [np.ones((1, 2), "float32")])
+    np.testing.assert_allclose(y, [[2 * 3 / 1 + 1, 3 * 4 / 2]], rtol=1e-6)
+
+
 def test_a_stack_on_a_model_of_keras_2_1(tmp_path):
     one = {"units": 3, "activation": "relu"}
     inside = {

@@ -63,3 +63,18 @@ def test_endings_folders_and_unbuilt_models_are_checked_first(tmp_path, student)
     with pytest.raises(ValueError, match="must be built before it can be saved"):
         distill.save_model(keras.Sequential([layers.Dense(2)]), tmp_path / "m.keras")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_layer_that_cannot_be_saved_is_no_fault_of_the_disk(tmp_path):
+    class Applies(keras.layers.Layer):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def call(self, x):
+            return self.function(x)
+
+    model = keras.Sequential([keras.Input((4,)), Applies(lambda x: x)])
+    with pytest.raises(NotImplementedError, match="Applies"):
+        distill.save_model(model, tmp_path / "m.keras")
+    assert not (tmp_path / "m.keras").exists()

@@ -443,3 +443,179 @@ def test_the_order_of_layers_that_keras_numbered_counts(owners, is_right):
     model = {"body": part("sequential", "dense", "dense_1")}
     _, differences = matched(model, {"body": part("sequential_1", *owners)})
     assert [one.what for one in differences] == ([] if is_right else ["order of weights"])
+
+
+def towers(first, second, inner=None):
+    """Two models of one shape, named by somebody, that are made in this order."""
+    inputs = keras.Input((4,))
+    made = {
+        name: keras.Sequential([keras.Input((4,)), layers.Dense(4, name=inner)], name=name)
+        for name in ("query", "doc")
+    }
+    return keras.Model(inputs, [made[first](inputs), made[second](inputs)])
+
+
+@pytest.mark.parametrize("inner", [None, "inside"])
+def test_models_inside_go_by_the_names_that_somebody_gave(inner, tmp_path):
+    keras.backend.clear_session()
+    saved = towers("query", "doc", inner)
+    saved.save_weights(tmp_path / "w.weights.h5")
+    keras.backend.clear_session()
+    model = towers("doc", "query", inner)
+    distill.load_weights(model, tmp_path / "w.weights.h5")
+    for name in ("query", "doc"):
+        for one, other in zip(
+            model.get_layer(name).get_weights(), saved.get_layer(name).get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_models_inside_whose_layers_have_other_numbers_are_not_exchanged(tmp_path):
+    """By name nothing agrees, and by place each would get the weights of the other."""
+    keras.backend.clear_session()
+    towers("query", "doc").save_weights(tmp_path / "w.weights.h5")
+    model = towers("doc", "query")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="place"):
+        distill.load_weights(model, tmp_path / "w.weights.h5")
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@keras.saving.register_keras_serializable("test_weights")
+class Scale(layers.Layer):
+    def build(self, shape):
+        self.factors = self.add_weight(shape=(shape[-1],), initializer="normal", name="factors")
+
+    def call(self, x):
+        return x * self.factors
+
+
+@keras.saving.register_keras_serializable("test_weights")
+class Repeated(layers.Layer):
+    """Three layers of one name."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [layers.Dense(4, name="part") for _ in range(3)]
+
+    def build(self, shape):
+        for part in self.parts:
+            part.build(shape)
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def scaled():
+    return keras.Sequential([keras.Input((4,)), Scale(), Scale()])
+
+
+def repeated(classes=2):
+    return keras.Sequential(
+        [keras.Input((4,)), Repeated(name="block"), layers.Dense(classes, name="head")], name="repeated"
+    )
+
+
+def unnamed():
+    inputs = keras.Input((4,))
+    inner = [keras.Sequential([keras.Input((4,)), layers.Dense(4, name="hidden")]) for _ in range(2)]
+    return keras.Model(inputs, inner[1](inner[0](inputs)))
+
+
+@pytest.mark.parametrize("build", [scaled, unnamed, repeated])
+def test_numbers_that_the_process_gave_refuse_nothing(build, tmp_path):
+    keras.backend.clear_session()
+    saved = build()
+    saved.save_weights(tmp_path / "w.weights.h5")
+    saved.save(tmp_path / "m.keras")
+    keras.backend.clear_session()
+    Scale(), keras.Sequential([keras.Input((1,)), layers.Dense(1)])  # so that numbers are shifted by one
+    model = build()
+    distill.load_weights(model, tmp_path / "w.weights.h5")
+    loaded = distill.load_model(tmp_path / "m.keras", custom_objects={"Scale": Scale, "Repeated": Repeated})
+    for found in (model, loaded):
+        for one, other in zip(found.get_weights(), saved.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_layers_of_one_name_are_not_taken_for_one_another(tmp_path):
+    saved, model = repeated(2), repeated(3)
+    saved.save_weights(tmp_path / "w.weights.h5")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="No layer agrees"):
+        distill.load_weights(model, tmp_path / "w.weights.h5", partial=True)
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_part_is_not_paired_by_numbers_that_keras_gave_where_places_differ(tmp_path):
+    def stack(classes):
+        return keras.Sequential(
+            [keras.Input((4,)), *(layers.Dense(4) for _ in range(3)), layers.Dense(classes)]
+        )
+
+    keras.backend.clear_session()
+    saved = stack(2)
+    saved.save_weights(tmp_path / "w.weights.h5")
+    keras.backend.clear_session()
+    same = stack(3)
+    assert len(distill.load_weights(same, tmp_path / "w.weights.h5", partial=True).taken) == 3
+    for one, other in zip(same.layers[:3], saved.layers[:3], strict=True):
+        np.testing.assert_array_equal(one.kernel, other.kernel)
+    keras.backend.clear_session()
+    layers.Dense(1)
+    with pytest.raises(ValueError, match="No layer agrees"):
+        distill.load_weights(stack(3), tmp_path / "w.weights.h5", partial=True)
+
+
+def test_a_part_in_a_layer_with_other_settings_is_left_as_it_is(tmp_path):
+    def net(activation, classes):
+        recurrent = layers.LSTM(4, activation=activation, name="rnn")
+        return keras.Sequential([keras.Input((5, 4)), recurrent, layers.Dense(classes, name="head")])
+
+    net("relu", 2).save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="activation"):
+        distill.load_weights(net("tanh", 3), tmp_path / "m.keras", partial=True)
+
+
+def test_a_file_that_fits_two_models_inside_is_refused(tmp_path):
+    def tower(name):
+        return keras.Sequential([keras.Input((4,)), layers.Dense(4, name="hidden")], name=name)
+
+    tower("doc").save_weights(tmp_path / "w.weights.h5")
+    inputs = keras.Input((4,))
+    both = layers.Concatenate()([tower("query")(inputs), tower("doc")(inputs)])
+    model = keras.Model(inputs, layers.Dense(1, name="head")(both))
+    with pytest.raises(
+        ValueError, match=r"nothing was loaded. .* of which it fits query, doc. Load it into one"
+    ):
+        distill.load_weights(model, tmp_path / "w.weights.h5", partial=True)
+
+
+def test_settings_that_act_only_in_training_may_differ(tmp_path):
+    def net(rate):
+        recurrent = layers.LSTM(4, dropout=rate, recurrent_dropout=rate, name="rnn")
+        noise, head = layers.GaussianNoise(rate, name="noise"), layers.Dense(2, name="head")
+        return keras.Sequential([keras.Input((5, 4)), recurrent, noise, head])
+
+    saved, model = net(0.2), net(0.0)
+    saved.save(tmp_path / "m.keras")
+    distill.load_weights(model, tmp_path / "m.keras")
+    for one, other in zip(model.get_weights(), saved.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_weights_in_several_files_are_refused(tmp_path, student):
+    student.save_weights(tmp_path / "w.weights.json", max_shard_size=1)
+    with pytest.raises(ValueError, match="Weights must be in one file.* without max_shard_size"):
+        distill.load_weights(student, tmp_path / "w.weights.json")
+
+
+def test_cells_of_one_name_here_and_numbered_in_an_older_file_are_in_order():
+    """Keras 2 once numbered the cells of recurrent layers; Keras 3 calls all of them lstm_cell."""
+    model = {"both": part("both", *["lstm_cell"] * 6)}
+    file = {"both": part("both", *["lstm_cell_1"] * 3, *["lstm_cell_2"] * 3)}
+    assert matched(model, file) == ({"both": "both"}, [])
