@@ -454,6 +454,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch that a backup in the middle of it belongs to; Keras does so when an epoch has ended."""
         self._current_epoch = epoch
+        set_initial_epoch(self.model, 0)  # `fit` has read it, and would begin every later training there
 
     def read(self) -> None:
         """Called when training begins, to go on from what was written."""

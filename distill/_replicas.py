@@ -49,6 +49,12 @@ def replica_count() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def own_scope(model: keras.Model) -> AbstractContextManager[Any]:
+    """Returns the scope of the tf.distribute strategy under which `model` was made, for a model made from it."""
+    own = strategy_of(model) if keras.backend.backend() == "tensorflow" else None
+    return nullcontext() if own is None else own.scope()
+
+
 def scope_of(model: keras.Model) -> AbstractContextManager[Any]:
     """Returns the scope of the tf.distribute strategy under which `model` was made, for variables that go with it.
 
@@ -59,10 +65,9 @@ def scope_of(model: keras.Model) -> AbstractContextManager[Any]:
         return nullcontext()
     import tensorflow as tf
 
-    own = strategy_of(model)
-    if own is None and tf.distribute.has_strategy():
+    if strategy_of(model) is None and tf.distribute.has_strategy():
         raise ValueError(
             "Under a tf.distribute strategy, the student must be made inside the strategy's scope. Received: "
             f"{model.name!r}, made outside of it. A teacher may be made outside."
         )
-    return nullcontext() if own is None else own.scope()
+    return own_scope(model)

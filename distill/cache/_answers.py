@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from distill._types import Data, PathLike, Tensor
@@ -120,7 +121,7 @@ class Answers(Recorded):
 
         def numbered(start: Any, element: Any) -> tuple[Any, Any]:
             x, *rest = element if isinstance(element, tuple) else (element,)
-            parts = tf.nest.flatten(x)
+            parts = keras.tree.flatten(x)  # in the order in which they were recorded
             count = tf.shape(parts[0], out_type=tf.int64)[0]
             ids = start + tf.range(count)
             agrees = tf.numpy_function(compared, [ids[:1], *(part[:1] for part in parts)], tf.int64)

@@ -3,6 +3,7 @@
 from typing import TypeAlias
 
 import keras
+import numpy as np
 
 from distill._graphs import functional_of
 from distill._keras import get_input_signature
@@ -45,10 +46,10 @@ def filled(model: keras.Model, lengths: Lengths) -> list[tuple[int, ...]]:
     names = [spec.name for spec in specs]
     if lengths is None:
         return [known(shape, model.name) for shape in shapes]
-    if isinstance(lengths, int) and not isinstance(lengths, bool):
+    if isinstance(lengths, (int, np.integer)) and not isinstance(lengths, bool):
         if lengths < 1:
             raise ValueError(f"lengths must be at least 1. Received: lengths={lengths}.")
-        return [tuple(lengths if size is None else size for size in shape) for shape in shapes]
+        return [tuple(int(lengths) if size is None else size for size in shape) for shape in shapes]
     by_name = isinstance(lengths, dict) and set(names) <= set(lengths)
     given = [lengths[name] for name in names] if by_name else keras.tree.flatten(lengths)
     if any(not hasattr(one, "shape") for one in given):

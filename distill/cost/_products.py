@@ -301,7 +301,20 @@ _PLAIN = (
     layers.Resizing,
     layers.Masking,  # leaves keras.ops before Keras 3.15
     layers.Softmax,  # with masks
+    *(layers.AutoContrast, layers.Solarization),
 )
+# Look-ups and encodings, and augmentation that does nothing in inference; not every version of Keras has all.
+_NO_PRODUCTS = [
+    kind
+    for name in (
+        *("CategoryEncoding", "Discretization", "HashedCrossing", "Hashing", "IntegerLookup", "StringLookup"),
+        *("TextVectorization", "AugMix", "CutMix", "MixUp", "RandAugment", "RandomColorDegeneration"),
+        *("RandomColorJitter", "RandomElasticTransform", "RandomErasing", "RandomGaussianBlur"),
+        *("RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization"),
+        *("RandomSaturation", "RandomSharpness", "RandomShear"),
+    )
+    if (kind := getattr(layers, name, None)) is not None
+]
 # Keras infers their outputs, but not those of the operation that they call.
 _ADAPTIVE = [kind for name, kind in vars(layers).items() if name.startswith("Adaptive")]
-_FREE = {*_PLAIN, *_ADAPTIVE, *_KERAS} - _UNKNOWN
+_FREE = {*_PLAIN, *_NO_PRODUCTS, *_ADAPTIVE, *_KERAS} - _UNKNOWN

@@ -121,6 +121,8 @@ class TFFunction:
 
         def tensor(spec: Any) -> tf.Tensor:
             shape = (self.batch_size, *spec.shape[1:])
+            if spec.dtype == "string":
+                return tf.fill(shape, "")
             return tf.cast(_values(rng, shape, "float" in spec.dtype), spec.dtype)
 
         inputs = keras.tree.map_structure(tensor, _signature(model))

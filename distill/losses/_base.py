@@ -237,7 +237,8 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         if sample_weight is not None:
             sample_weight = _expand_weight(sample_weight, len(values.shape), type(self).__name__)
         # A mask with more axes than the values does not apply: it is of tokens, and the loss compares whole sequences.
-        mask = masks[0] if masks[0] is not None and len(masks[0].shape) <= len(values.shape) else None
+        fitting = (one for one in masks if one is not None and len(one.shape) <= len(values.shape))
+        mask = next(fitting, None)
         if mask is not None:
             mask = _expand_weight(mask, len(values.shape), type(self).__name__)
         return reduce_weighted_values(values, sample_weight, mask, self.reduction, self.dtype)

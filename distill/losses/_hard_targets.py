@@ -1,5 +1,7 @@
 """Pseudo-labels: cross-entropy against the teacher's most likely class."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -56,8 +58,10 @@ class HardTargets(DistillationLoss):
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Returns the cross-entropy of each row."""
         # Integers, because on TensorFlow Keras' argmax of floats first searches for negative zeros, to match JAX.
-        largest = ops.cast(teacher >= ops.max(teacher, axis=-1, keepdims=True), "int32")
-        return ops.sparse_categorical_crossentropy(ops.argmax(largest, axis=-1), student, from_logits=True)
+        most = ops.max(teacher, axis=-1, keepdims=True)
+        largest = ops.cast(teacher >= most, "int32")
+        values = ops.sparse_categorical_crossentropy(ops.argmax(largest, axis=-1), student, from_logits=True)
+        return ops.where(ops.isnan(most[..., 0]), math.nan, values)  # no class, rather than the first
 
     def call_sparse(self, teacher: TopLogits, student: Tensor) -> Tensor:
         """Returns the cross-entropy of each row, from the teacher's largest logit."""

@@ -64,6 +64,8 @@ class Setting:
 
     def __init__(self, name: str, value: float | Schedule, *, low: float, high: float = math.inf) -> None:
         self.name = name
+        # Called after a new value is assigned, which is taken back if one of them raises ValueError.
+        self.conditions: list[Callable[[], None]] = []
         self._low, self._high = low, high
         self.schedule = value if callable(value) else None
         start = value if self.schedule is None else _first_value(name, self.schedule)
@@ -86,8 +88,14 @@ class Setting:
     @value.setter
     def value(self, value: float) -> None:
         value = self.check(value)
-        self._require_present()
+        before = self.value
         self.variable.assign(value)
+        try:
+            for condition in self.conditions:
+                condition()
+        except ValueError:
+            self.variable.assign(before)
+            raise
 
     def check(self, value: float) -> float:
         """Returns `value` as a float; raises ValueError if this setting cannot be set to it."""
@@ -111,7 +119,8 @@ class Setting:
         self.variable.assign(value if self.schedule is not None else self.check(value))
 
     def restart(self) -> None:
-        """Sets a schedule's value at step 0; a number stays."""
+        """Sets a schedule's value at step 0; a number stays. Conditions of what used it before are gone."""
+        self.conditions.clear()
         if self.schedule is not None:
             self.variable.assign(_first_value(self.name, self.schedule))
 

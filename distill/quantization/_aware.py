@@ -10,7 +10,7 @@ from distill._keras import flatten_layers, standardize_inputs
 from distill._rewriting import copy_of, rewrite
 from distill._types import Arrays, Tensor
 from distill.quantization._layers import CONVERTIBLE, PLAIN, FakeQuantize
-from distill.quantization._rounding import rounded
+from distill.quantization._rounding import in_float32, rounded
 
 
 def quantize_aware(model: keras.Model, examples: Arrays, *, batch_size: int = 128) -> keras.Model:
@@ -72,7 +72,8 @@ def strip(model: keras.Model) -> keras.Model:
     def plain(layer: keras.Layer, name: str) -> keras.Layer | None:
         return None if type(layer) is FakeQuantize else copy_of(layer, name, PLAIN.get(type(layer)))
 
-    return rewrite(model, plain)
+    with in_float32():
+        return rewrite(model, plain)
 
 
 def is_quantized(model: keras.Model) -> bool:
@@ -116,7 +117,8 @@ def require_examples(examples: Arrays) -> None:
 
 def without_rounded_kernels(model: keras.Model) -> keras.Model:
     """A copy of a model from `quantize_aware` that rounds only activations, for converters that round kernels."""
-    return rewrite(model, lambda layer, name: copy_of(layer, name, CONVERTIBLE.get(type(layer))))
+    with in_float32():
+        return rewrite(model, lambda layer, name: copy_of(layer, name, CONVERTIBLE.get(type(layer))))
 
 
 def _find_ranges(model: keras.Model, examples: Arrays, batch_size: int) -> None:

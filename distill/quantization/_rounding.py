@@ -1,6 +1,8 @@
 """Inserts rounding into a model where LiteRT stores tensors, so that it computes as its int8 file will."""
 
 import collections
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -28,8 +30,20 @@ def rounded(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: the model has no graph, or it is not known how LiteRT rounds it.
     """
-    flat: Any = functional_of(rewrite(model, _checked_copy))
-    return _Rounding(flat).model
+    with in_float32():
+        flat: Any = functional_of(rewrite(model, _checked_copy))
+        return _Rounding(flat).model
+
+
+@contextlib.contextmanager
+def in_float32() -> Iterator[None]:
+    """New layers compute in float32, as LiteRT does, whatever the dtype policy of the process."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def _checked_copy(layer: Any, name: str) -> Any:

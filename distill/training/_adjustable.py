@@ -58,6 +58,14 @@ class AdjustableWeights:
     def distillation_loss_weights(self, values: Any) -> None:
         terms = self._objective.terms
         losses = [(output, term.loss) for output, term in zip(self._outputs, terms, strict=True)]
+        if isinstance(values, tuple) and len(values) == len(terms):  # as they are read
+            _assign([term.weight for term in terms], values)
+            return
+        if isinstance(values, dict) and (left := [one for one in self._outputs if one not in values]):
+            raise ValueError(
+                "New weights must be given for all outputs with losses, since the others would become 1. Received: "
+                f"none for {sorted(set(map(str, left)))}."
+            )
         _assign([term.weight for term in terms], as_weights(values, losses))
 
     @property

@@ -86,6 +86,8 @@ class Answering:
         split = len(values) - len(self._layers)
         outputs, layers = values[:split], values[split:]
         known = self._known or _named(outputs[0])
+        if not self._known and isinstance(outputs[0], dict):  # flattening keeps the order of an OrderedDict
+            outputs = [outputs[0][one.output] for one in known]
         outputs = keras.tree.flatten(outputs)
         named = [*known, *(Answer(layer, None, None, ()) for layer in self._layers)]
         answered = []
@@ -143,7 +145,7 @@ def _outputs_of(model: Any) -> list[Answer]:
 
 
 def _named(outputs: Any) -> list[Answer]:
-    """The outputs that a function returned, in the order of `keras.tree.flatten`."""
+    """The outputs that a function returned, those of a dictionary in the order of their names."""
     keys: list[Output] = [None]
     if isinstance(outputs, dict):
         keys = sorted(outputs)

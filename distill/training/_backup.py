@@ -61,6 +61,7 @@ class Backup(BackupAndRestore):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Deletes the backup, unless it is to be kept."""
         self._done = weakref.ref(self.model)
+        set_initial_epoch(self.model, 0)  # or Keras would begin every later `fit` there
         if self._writes:
             super().on_train_end(logs)
 

@@ -10,9 +10,10 @@ import keras
 from distill._types import PathLike, Train
 from distill.files import save_weights
 from distill.losses import SoftTargets
-from distill.losses._settings import Schedule
-from distill.training._arguments import as_losses
+from distill.losses._settings import Schedule, Setting
+from distill.training._arguments import as_losses, as_pair
 from distill.training._distiller import Distiller
+from distill.training._weights import with_defaults
 
 
 def chain(
@@ -86,14 +87,14 @@ def chain(
     makers = list(makers)
     if not makers:
         raise ValueError("A chain needs at least one network. Received: makers=[].")
-    if losses is not None and not _makes_losses(losses):
-        as_losses(losses)  # before any network is trained
-    weights = {
+    weights: dict[str, Any] = {
         "distillation_loss_weights": distillation_loss_weights,
         "student_loss_weight": student_loss_weight,
         "distillation_weight": distillation_weight,
         "from_logits": from_logits,
     }
+    if not _makes_losses(losses):  # before any network is trained
+        _require(_losses_of(losses), **weights)
     files = None if folder is None else Path(folder)
     if files is not None:
         files.mkdir(parents=True, exist_ok=True)
@@ -119,12 +120,35 @@ def chain(
                 model = Distiller(teacher, student, _losses_of(losses), **weights)
             train(model, [])
             if path is not None:
-                for later in range(stage + 1, len(makers)):
-                    (path.parent / f"{later}.weights.h5").unlink(missing_ok=True)
+                for file in path.parent.glob("*.weights.h5"):  # a longer chain may have left some
+                    number = file.name.partition(".")[0]
+                    if number.isdecimal() and int(number) > stage:
+                        file.unlink()
                 save_weights(student, path)
         networks.append(student)
         teacher = student
     return networks
+
+
+def _require(
+    losses: Any,
+    *,
+    distillation_loss_weights: Any,
+    student_loss_weight: float | Schedule | None,
+    distillation_weight: float | Schedule | None,
+    from_logits: Any,
+) -> None:
+    """Raises ValueError for losses and weights that no `Distiller` takes, whatever its models."""
+    pairs = as_losses(losses)
+    weights = with_defaults(pairs, distillation_loss_weights, student_loss_weight, distillation_weight)
+    Setting("student_loss_weight", weights.student, low=0.0, high=1.0)
+    if weights.distillation is not None:
+        Setting("distillation_weight", weights.distillation, low=0.0)
+    for weight in weights.losses:
+        Setting("distillation_loss_weights", weight, low=0.0)
+    outputs = [output for output, _ in pairs]
+    for output in outputs:
+        as_pair(from_logits, output, outputs)
 
 
 def _losses_of(losses: Any) -> Any:

@@ -230,7 +230,12 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         self._is_walked = False
         self._student_taps: Taps | None = None
         taps = self._read_student() if student.built else None
+        if taps is not None:
+            self._objective.validate([teacher.expected(taps.spec) for teacher in self._teachers], taps.spec)
         self._objective.start()  # only now: what was refused above has taken no loss from another Distiller
+        for teacher in self._teachers:
+            if isinstance(teacher, RecordedTeacher):
+                teacher.guard_settings()
         if taps is not None:
             self._student_taps = self._built_for(taps)
             self.built = not self._objective.waits_for_shapes
@@ -348,17 +353,18 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
             self._make_room_for_labels()
         return super().train_on_batch(x, y, *args, **kwargs)
 
-    def preparation(self, *, teaching: bool) -> Prepare | None:
+    def preparation(self, *, teaching: bool | None) -> Prepare | None:
         """Returns a function that prepares each batch as the models' own `fit` would; `None` for nothing.
 
         Args:
-            teaching: whether the teachers answer the batch too.
+            teaching: whether the teachers answer the batch too; `None`: only if it has no labels.
         """
         student = preprocessing_of(self.student, "student")
         teachers = [teacher.pipeline for teacher in self._teachers]
-        if student is None and not (teaching and any(teachers)):
+        if student is None and (teaching is False or not any(teachers)):
             return None
-        return functools.partial(prepared, student, teachers if teaching else None)
+        asked = None if teaching is False else teachers
+        return functools.partial(prepared, student, asked, only_without_labels=teaching is None)
 
     def _make_room_for_labels(self) -> None:
         if self._traced_step.has_no_room_for_labels(self):
@@ -367,17 +373,21 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
     def make_train_function(self, force: bool = False) -> Any:
         """Prepares the training step; Keras calls it at each `fit`."""
         self._objective.require_own_losses()
-        for teacher in self._teachers:
-            if isinstance(teacher, RecordedTeacher):
-                teacher.require_losses()  # a temperature may have been set
+        self._require_recorded()
         self._traced_step.refresh()  # `load_weights` may have changed the weights
         self._traced_step.require_loss(compiled_loss(self))
         return super().make_train_function(self._traced_step.is_stale(self.student, self._teachers) or force)
 
     def make_test_function(self, force: bool = False) -> Any:
         """Prepares the step of an evaluation; Keras calls it at each `evaluate`."""
+        self._require_recorded()
         stale = self._traced_evaluation.is_stale(self.student, self._teachers)
         return super().make_test_function(stale or force)
+
+    def _require_recorded(self) -> None:
+        for teacher in self._teachers:
+            if isinstance(teacher, RecordedTeacher):
+                teacher.require_losses()  # a temperature may have been set, or loaded
 
     @property
     def allows_jit(self) -> bool:

@@ -63,9 +63,8 @@ def ensemble(
             )
 
     def mean(outputs: list[keras.KerasTensor]) -> keras.KerasTensor:
-        stated = "linear" if from_logits else "softmax"
         heads = [head_of(model) for model in models] if from_logits is None else []
-        ends = [head.activation for head in heads] or [stated] * len(models)
+        ends = [head.activation for head in heads] or [_stated_end(model, from_logits) for model in models]
         axes = [head.axis for head in heads] or [axis_of_classes(model) for model in models]
         axis, classes = axes[0], outputs[0].shape[axes[0]]
         exclusive = [end != "sigmoid" for end in ends]
@@ -93,3 +92,13 @@ def ensemble(
         return layers.Softmax(axis, dtype="float32")(keras.ops.log(keras.ops.maximum(average, 2.0**-126)))
 
     return join(models, "The members of an ensemble", mean, name)
+
+
+def _stated_end(model: keras.Model, from_logits: bool | None) -> str:
+    """What a model ends in, as `from_logits` says; its head tells which kind of probabilities it returns."""
+    if from_logits:
+        return "linear"
+    try:
+        return "sigmoid" if head_of(model).activation == "sigmoid" else "softmax"
+    except ValueError:  # a head that is not recognised, which is why from_logits was given
+        return "softmax"

@@ -43,11 +43,11 @@ class EvaluatingTrainer(PreparingTrainer):
         self.test_function = None  # it was traced with the earlier value
 
     @property
-    def teaches_in_evaluation(self) -> bool:
-        """Whether data for an evaluation is prepared for the teachers too."""
+    def teaches_in_evaluation(self) -> bool | None:
+        """Whether data for an evaluation is prepared for the teachers too; `None`: only batches without labels."""
         if self.validate_teacher is not None or not self.compiled:
             return bool(self.validate_teacher)
-        return not self._has_own_numbers
+        return None if self._has_own_numbers else True
 
     @property
     def _has_own_numbers(self) -> bool:

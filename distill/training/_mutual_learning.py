@@ -103,7 +103,7 @@ class MutualLearning(Distiller):
         )
         self.students = list(students)
 
-    def preparation(self, *, teaching: bool) -> Prepare | None:
+    def preparation(self, *, teaching: bool | None) -> Prepare | None:
         """Returns a function that runs the networks' preprocessor on each batch; `None` if they have none."""
         one = preprocessing_of(self.students[0], "network")
         return None if one is None else functools.partial(prepared, one, None)

@@ -111,6 +111,13 @@ class Objective:
                 "object for each."
             )
 
+    def validate(self, taught: Sequence[Tapped], learned: Tapped) -> None:
+        """Raises ValueError if a loss cannot compare what is known of the models; arguments as for `build_losses`."""
+        for i, term in enumerate(self.terms):
+            for tapped in taught:
+                if tapped.values[i] is not None and learned.values[i] is not None:
+                    term.loss.validate_outputs(tapped.values[i], learned.values[i])
+
     def build_losses(self, taught: Sequence[Tapped], learned: Tapped) -> None:
         """Checks the shapes of what each loss compares, and lets it create what it trains.
 

@@ -21,17 +21,17 @@ class PreparingTrainer(Trainer):
     Inherit from it and define `preparation`. Without a function, data goes to Keras as it is.
     """
 
-    def preparation(self, *, teaching: bool) -> Prepare | None:
+    def preparation(self, *, teaching: bool | None) -> Prepare | None:
         """Returns the function of (x, y, sample_weight), or `None`.
 
         Args:
-            teaching: whether the batch is for training.
+            teaching: whether the batch is prepared as for training; `None`: only if it has no labels.
         """
         raise NotImplementedError
 
     @property
-    def teaches_in_evaluation(self) -> bool:
-        """Whether batches of an evaluation are prepared as those of training."""
+    def teaches_in_evaluation(self) -> bool | None:
+        """Whether batches of an evaluation are prepared as those of training; `None`: only those without labels."""
         return False
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
@@ -104,7 +104,7 @@ class PreparingTrainer(Trainer):
         return super().predict_on_batch(self._prepared(x, None, None, teaching=False)[0])
 
     def _prepared(
-        self, x: Tensors, y: Tensors, sample_weight: Tensors, *, teaching: bool
+        self, x: Tensors, y: Tensors, sample_weight: Tensors, *, teaching: bool | None
     ) -> tuple[Any, Any, Any]:
         prepare = self.preparation(teaching=teaching)
         if prepare is None:

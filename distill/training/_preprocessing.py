@@ -133,6 +133,8 @@ def prepared(
     x: Tensors,
     y: Tensors = None,
     sample_weight: Tensors = None,
+    *,
+    only_without_labels: bool = False,
 ) -> tuple[Any, ...]:
     """Returns a batch as a step takes it: with the `Views` of all models in the place of x.
 
@@ -143,13 +145,14 @@ def prepared(
         x: inputs as they were given, or an `Identified` of them.
         y: labels.
         sample_weight: weights of the examples.
+        only_without_labels: whether the teachers answer only a batch without labels.
     """
     inputs, ids = split(x)
     view, labels, weight = (
         (inputs, y, sample_weight) if student is None else student(inputs, y, sample_weight)
     )
     made = view
-    if teachers is not None:
+    if teachers is not None and not (only_without_labels and labels is not None):
         answered = []
         for teacher in teachers:
             if teacher is None:

@@ -1,5 +1,6 @@
 """Teachers whose answers were recorded: they are read where a live teacher would run."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -110,6 +111,13 @@ class RecordedTeacher:
         """Raises ValueError if a loss, with its settings as they are now, cannot be computed from what was recorded."""
         for read, loss in zip(self._reads, self._losses, strict=True):
             self._check(read, loss)
+
+    def guard_settings(self) -> None:
+        """Lets settings of the losses refuse values, such as a temperature, for which nothing was recorded."""
+        for read, loss in zip(self._reads, self._losses, strict=True):
+            if any(self.model.is_sparse(one) for one in self._answers_of(read)):
+                for setting in loss.settings:
+                    setting.conditions.append(functools.partial(self._check, read, loss))
 
     def expected(self, learned: Tapped) -> Tapped:
         """Returns the shapes of what it will answer."""

@@ -204,9 +204,13 @@ def test_settings_that_answers_cannot_serve_are_refused_before_training(teacher,
     distiller = distill.Distiller(answers, student, loss)
     distiller.compile("sgd", loss="sparse_categorical_crossentropy")
     distiller.fit(answers.with_ids(X), Y, verbose=0)
-    loss.temperature = 3.0
+    with pytest.raises(ValueError, match="temperature of 3"):
+        loss.temperature = 3.0
+    loss.settings[0].restore(3.0)  # as `load_weights` does
     with pytest.raises(ValueError, match="temperature of 3"):
         distiller.fit(answers.with_ids(X), Y, verbose=0)
+    with pytest.raises(ValueError, match="temperature of 3"):
+        distiller.evaluate(answers.with_ids(X), Y, verbose=0)
 
 
 def test_examples_that_are_not_in_the_cache_are_an_error(teacher, student, tmp_path):
@@ -327,3 +331,41 @@ def test_a_teacher_that_drops_in_training_is_known_again_when_it_is_loaded_again
     np.testing.assert_allclose(
         complete.look_up(np.arange(48))["output"], teacher.predict(X, verbose=0), rtol=1e-5, atol=1e-6
     )
+
+
+def test_a_temperature_that_was_not_recorded_is_refused_when_it_is_set(tmp_path):
+    student, loss = dense_net(4), distill.SoftTargets(4.0)
+    kept = cache.TopK(2, temperatures=(2.0, 4.0))
+    answers = cache.record(dense_net(8), X, tmp_path / "cache", targets=kept, **QUIET)
+    distiller = distill.Distiller(answers, student, loss, validate_teacher=True)
+    distiller.compile("sgd", loss="sparse_categorical_crossentropy")
+
+    def cool(epoch, logs):
+        loss.temperature = 2.0
+        with pytest.raises(ValueError, match="temperature"):
+            loss.temperature = 3.0
+        assert loss.temperature == 2.0
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=cool)
+    logs = distiller.fit(answers.with_ids(X), Y, epochs=2, verbose=0, callbacks=[callback]).history
+    assert np.isfinite(logs["loss"]).all()
+    # Another Distiller, whose teacher knows all temperatures, has the loss now.
+    distill.Distiller(dense_net(8), dense_net(4), loss)
+    loss.temperature = 3.0
+
+
+@pytest.mark.parametrize("kind", ["recorded", "live"])
+def test_an_evaluation_without_labels_reports_the_distillation_losses(kind, tmp_path):
+    teacher, student = dense_net(8), dense_net(4)
+    data = X
+    if kind == "recorded":
+        teacher = cache.record(teacher, X, tmp_path / "cache", **QUIET)
+        data = teacher.with_ids(X)
+    distiller = distill.Distiller(teacher, student, distill.SoftTargets(2.0))
+    distiller.compile("sgd", loss="sparse_categorical_crossentropy")
+    found = distiller.evaluate(data, verbose=0, return_dict=True)
+    assert set(found) == {"loss", "soft_targets"}
+    assert found["soft_targets"] > 0
+    logs = distiller.fit(data, Y, validation_data=(data,), verbose=0).history
+    assert {"val_loss", "val_soft_targets"} <= set(logs)
+    assert set(distiller.evaluate(data, Y, verbose=0, return_dict=True)) == {"loss"}

@@ -1,5 +1,6 @@
 """What can be recorded, by whom, and how it is kept."""
 
+import collections
 import itertools
 
 import keras
@@ -261,3 +262,28 @@ def test_views_of_endless_data_are_refused():
     endless = tf.data.Dataset.from_tensor_slices(np.zeros((4, 2))).batch(2).repeat()
     with pytest.raises(ValueError, match="Received: an endless one. Leave out repeat"):
         cache.views(endless, lambda x, seed: x, count=2, seed=0)
+
+
+def test_outputs_in_an_ordered_dictionary_go_by_their_names(tmp_path):
+    """Flattening keeps its order, which need not be that of the names."""
+
+    def answer(batch):
+        rows = np.ones((len(batch), 3), "float32")
+        return collections.OrderedDict(out=rows, aux=2 * rows)
+
+    found = cache.record(answer, np.zeros((5, 4), "float32"), tmp_path / "cache", verbose=0).look_up(
+        np.arange(2)
+    )
+    assert {name: float(rows.mean()) for name, rows in found.items()} == {
+        "output aux": 2.0,
+        "output out": 1.0,
+    }
+
+
+def test_features_in_an_ordered_dictionary_are_those_that_were_recorded(tmp_path):
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices(collections.OrderedDict(b=x, a=2 * x)).batch(5)
+    answers = cache.record(lambda features: features["a"], data, tmp_path / "cache", verbose=0)
+    for batch, (given, *_) in zip(data, answers.with_ids(data), strict=True):
+        found = answers.look_up(np.asarray(given.ids))
+        np.testing.assert_array_equal(next(iter(found.values())), batch["a"])

@@ -200,3 +200,49 @@ def test_products_of_two_activations(one, other, operation, expected, products):
 def test_a_constant_is_as_good_as_a_weight(products):
     inputs = keras.Input((3, 4))
     assert products(keras.Model(inputs, ops.matmul(inputs, np.ones((4, 5), "float32")))) == (3 * 4 * 5, 0)
+
+
+AUGMENTATION = [
+    *("RandomErasing", "RandomGaussianBlur", "RandomGrayscale", "RandomInvert", "RandomPerspective"),
+    *("AutoContrast", "AugMix", "CutMix", "MixUp", "RandAugment", "RandomElasticTransform"),
+]
+
+
+@pytest.mark.parametrize("name", [name for name in AUGMENTATION if hasattr(layers, name)])
+def test_augmentation_is_free(name):
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, layers.Conv2D(2, 1)(getattr(layers, name)()(inputs)))
+    assert cost.macs(model) == 4 * 4 * 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "dtype"),
+    [
+        (layers.StringLookup(vocabulary=["a", "b"]), "string"),
+        (layers.Hashing(4), "string"),
+        (layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=3), "string"),
+        (layers.IntegerLookup(vocabulary=[3, 5]), "int64"),
+        (layers.Discretization([0.0, 1.0]), "float32"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_look_ups_are_free(layer, dtype):
+    shape = () if isinstance(layer, layers.TextVectorization) else (3,)
+    inputs = keras.Input(shape, dtype=dtype)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(layers.Embedding(9, 4)(layer(inputs)))))
+    assert cost.macs(model) == 3 * 4 * 2
+
+
+def test_categories_are_encoded_for_free_and_text_is_timed():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(2)(layers.CategoryEncoding(num_tokens=5)(inputs)))
+    assert cost.macs(model) == 5 * 2
+    inputs = keras.Input((1,), dtype="string")
+    table = layers.Embedding(3, 4)(layers.StringLookup(vocabulary=["a", "b"])(inputs))
+    found = cost.profile(keras.Model(inputs, table), latency=[cost.TFFunction()], runs=2)
+    assert next(iter(found.latencies.values())).median_ms > 0
+
+
+def test_lengths_may_be_a_number_of_numpy():
+    model = keras.Sequential([keras.Input((None, 8)), layers.Dense(3)])
+    assert cost.macs(model, lengths=np.int64(5)) == 5 * 8 * 3

@@ -6,7 +6,7 @@ import pytest
 from backend import as_numpy
 from keras import ops
 
-from distill import SoftTargets
+from distill import Hint, SoftTargets
 from distill.losses import DistillationLoss
 
 
@@ -76,3 +76,27 @@ def test_a_config_is_read_whatever_module_wrote_it():
     }
     loss = keras.saving.deserialize_keras_object(saved)
     assert (type(loss), loss.temperature, loss.name) == (SoftTargets, 3.0, "soft")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Layer 'reshape':UserWarning"
+)  # that it destroys its mask, as it shall here
+def test_the_mask_is_that_of_the_first_layer_that_has_one():
+    """Whatever the order in which layers are listed."""
+    inputs = keras.Input((6,), dtype="int32")
+    embedded = keras.layers.Embedding(10, 8, mask_zero=True)(inputs)
+    without = keras.layers.Reshape((6, 8))(embedded)
+    model = keras.Model(inputs, [without, keras.layers.LSTM(8, return_sequences=True)(embedded)])
+    student = model(np.array([[1, 2, 3, 0, 0, 0], [4, 5, 0, 0, 0, 0]]))
+    rng = np.random.default_rng(0)
+    teacher = [rng.normal(size=(2, 6, 8)).astype("float32") for _ in range(2)]
+
+    def hint(order):
+        projectors = [keras.layers.Identity(), keras.layers.Identity()]
+        loss = Hint(("a", "b"), ("a", "b"), projector=projectors)
+        return float(loss([teacher[i] for i in order], [student[i] for i in order]))
+
+    kept = np.array([[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]], bool)
+    rows = [np.square(np.asarray(a) - b).mean(-1)[kept].mean() for a, b in zip(student, teacher, strict=True)]
+    assert hint((0, 1)) == pytest.approx(hint((1, 0)), rel=1e-6)
+    assert hint((0, 1)) == pytest.approx(np.mean(rows), rel=1e-5)

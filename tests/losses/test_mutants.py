@@ -123,8 +123,13 @@ MUTANTS = {
     },
     _hard_targets: {
         "HardTargets.call": [
-            (HARD, "least likely class", "teacher >= ops.max(", "teacher <= ops.min("),
-            (HARD, "the student's class", "teacher >= ops.max(teacher,", "student >= ops.max(student,"),
+            (HARD, "all but the largest", "teacher >= most", "teacher < most"),
+            (
+                HARD,
+                "the student's class",
+                "(teacher >= most,",
+                "(student >= ops.max(student, -1, keepdims=True),",
+            ),
             (HARD, "no logits", "student, from_logits=True", "ops.exp(student), from_logits=True"),
         ],
     },

@@ -7,7 +7,7 @@ import reference
 from backend import as_numpy, as_tensor, compiled, value_and_gradients
 from loss_checks import logits_of
 
-from distill.losses import BernoulliSoftTargets, SoftTargets
+from distill.losses import BernoulliSoftTargets, HardTargets, SoftTargets
 
 SOFTENED = [
     pytest.param(SoftTargets, reference.soft_targets, id="SoftTargets"),
@@ -78,3 +78,11 @@ def test_logits_of_minus_infinity_are_classes_that_cannot_be(loss):
     value, (_, gradient) = value_and_gradients(loss, teacher, student)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert np.isfinite(gradient).all()
+
+
+def test_a_teacher_that_answers_nan_teaches_no_class():
+    teacher = np.array([[np.nan] * 3, [0.0, 2.0, 1.0]], "float32")
+    student = np.zeros((2, 3), "float32")
+    values = as_numpy(HardTargets().call(as_tensor(teacher), as_tensor(student)))
+    assert np.isnan(values).tolist() == [True, False]
+    assert values[1] == pytest.approx(np.log(3))

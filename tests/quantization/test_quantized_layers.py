@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from distill import quantization
+from distill import export, quantization
 from distill.quantization import FakeQuantize
 from distill.quantization._layers import round_kernel
 
@@ -69,3 +69,19 @@ def test_gradients_pass_where_nothing_was_clipped():
     of_x, of_kernel = tape.gradient(total, [x, kernel])
     np.testing.assert_array_equal(of_x, [0, 2, 3, 0])
     np.testing.assert_allclose(of_kernel, [[5, 6], [7, 8]])
+
+
+def test_layers_compute_in_float32_whatever_the_policy_of_the_process(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        dense = [layers.Dense(8, "relu", dtype="float32"), layers.Dense(3, "softmax", dtype="float32")]
+        student = keras.Sequential([keras.Input((4,)), *dense])
+        x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+        aware = quantization.quantize_aware(student, x)
+        for model in (aware, quantization.strip(aware)):
+            assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+        export(aware, tmp_path / "m.tflite", precision="int8")
+        assert keras.config.dtype_policy().name == "mixed_float16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.abs(aware(x) - student(x)).max() < 0.02

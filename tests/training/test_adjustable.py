@@ -62,3 +62,19 @@ def test_settings_refuse_wrong_values_and_keep_the_old(teacher, student):
             setattr(distiller, name, value)
     np.testing.assert_allclose(distiller.student_loss_weight, 0.1)
     assert distiller.distillation_loss_weights == (1.0,)
+
+
+def test_weights_of_several_outputs_are_set_together(batch):
+    def two():
+        inputs = keras.Input((6,))
+        return keras.Model(inputs, {name: keras.layers.Dense(3, "softmax")(inputs) for name in "ab"})
+
+    losses = {"a": SoftTargets(), "b": SoftTargets(name="other")}
+    distiller = Distiller(two(), two(), losses, distillation_loss_weights={"a": 2.0, "b": 50.0})
+    distiller.distillation_loss_weights = distiller.distillation_loss_weights
+    assert distiller.distillation_loss_weights == (2.0, 50.0)
+    with pytest.raises(ValueError, match=r"for all outputs with losses.* Received: none for \['b'\]"):
+        distiller.distillation_loss_weights = {"a": 3.0}
+    assert distiller.distillation_loss_weights == (2.0, 50.0)
+    distiller.distillation_loss_weights = {"a": 3.0, "b": 4.0}
+    assert distiller.distillation_loss_weights == (3.0, 4.0)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from backend import only_on
+from conftest import dense_net
 
 from distill.training import Backup
 
@@ -100,3 +101,24 @@ def test_a_backup_of_a_training_that_has_ended_is_not_for_the_next_model(tmp_pat
 def test_a_bucket_is_refused():
     with pytest.raises(ValueError, match=r"needs a folder on a disk.*Received: backup_dir='gs://bucket/run'"):
         Backup("gs://bucket/run")
+
+
+def test_a_later_training_begins_with_its_first_epoch(batch, tmp_path):
+    x, y = batch
+
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def made():
+        model = dense_net(4)
+        model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+        return model
+
+    with pytest.raises(KeyboardInterrupt):
+        made().fit(x, y, epochs=4, verbose=0, callbacks=[Backup(tmp_path / "backup"), Kill()])
+    model = made()
+    resumed = model.fit(x, y, epochs=4, verbose=0, callbacks=[Backup(tmp_path / "backup")])
+    assert resumed.epoch == [2, 3]
+    assert model.fit(x, y, epochs=2, verbose=0).epoch == [0, 1]

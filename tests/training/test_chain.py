@@ -142,3 +142,26 @@ def test_chains_refuse_what_is_no_new_network(teacher, tmp_path):
     (tmp_path / "0.weights.h5").write_bytes(b"")
     with pytest.raises(ValueError, match="0.weights.h5, which .* cannot load"):
         chain([lambda: dense_net(4)], never, folder=tmp_path)
+
+
+def test_networks_that_a_longer_chain_left_are_trained_again(batch, tmp_path):
+    born_again(*batch, 3, tmp_path)
+    (tmp_path / "1.weights.h5").unlink()
+    born_again(*batch, 2, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.weights.h5", "1.weights.h5"]
+    assert [stage for stage, _ in born_again(*batch, 3, tmp_path)[1]] == [2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"student_loss_weight": 1.5},
+        {"distillation_weight": -1.0},
+        {"distillation_loss_weights": [1.0, 2.0]},
+        {"distillation_loss_weights": -1.0},
+        {"from_logits": "yes"},
+    ],
+)
+def test_what_no_distiller_takes_is_refused_before_any_training(options):
+    with pytest.raises(ValueError, match="Received"):
+        chain([lambda: dense_net(4)] * 2, lambda model, callbacks: pytest.fail("trained"), **options)

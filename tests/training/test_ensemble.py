@@ -77,3 +77,11 @@ def test_half_precision_members_are_averaged_in_float32():
     x = np.array([[20.0, 0.0, 0.0]], "float32")
     found = outputs_of(ensemble([net("a", "mixed_float16"), net("b", "float32")]), x)
     np.testing.assert_allclose(found[0], reference.softmax(x[0].astype("float64")), rtol=1e-5)
+
+
+def test_probabilities_that_are_stated_are_of_the_kind_that_the_heads_return(batch):
+    members = [dense_net(4, classes=5, activation="sigmoid") for _ in range(2)]
+    expected = np.mean([model.predict(batch[0], verbose=0) for model in members], axis=0)
+    for stated in (None, False):
+        found = ensemble(members, from_logits=stated).predict(batch[0], verbose=0)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -229,3 +229,21 @@ def test_a_loss_that_was_called_by_hand_fits_what_it_was_called_on(teacher):
     crd(np.zeros((2, 2, 3), "float32"), np.zeros((2, 3), "float32"), ids=IDS[:2])
     with pytest.raises(ValueError, match="of other channels than before"):
         crd(np.zeros((2, 4, 3), "float32"), np.zeros((2, 3), "float32"), ids=IDS[:2])
+
+
+def test_a_distiller_that_is_refused_for_its_shapes_takes_no_loss():
+    hint = Hint(*HIDDEN)
+    first = Distiller(dense_net(8), dense_net(4), hint)
+    first.compile("sgd", CE)
+    first.fit(X, Y, verbose=0)
+    trained = [as_numpy(variable) for layer in hint.layers for variable in layer.variables]
+
+    def tokens(layer):
+        inputs = keras.Input((5, 4))
+        return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(layer(inputs))))
+
+    with pytest.raises(ValueError, match="Received: teacher"):
+        Distiller(tokens(layers.Conv1D(8, 2, name="hidden")), tokens(layers.Dense(8, name="hidden")), hint)
+    for variable, value in zip((v for layer in hint.layers for v in layer.variables), trained, strict=True):
+        np.testing.assert_array_equal(as_numpy(variable), value)
+    first.fit(X, Y, verbose=0)

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypedDict
 import keras
 import numpy as np
 
+from distill._replicas import own_scope
 from distill._types import Arrays, Train
 from distill._untouched import same_randomness
 from distill.cost import Lengths
@@ -198,7 +199,7 @@ def _require_change(model: keras.Model, new: keras.Model, what: str, asked: str)
 
 def _cut(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model:
     """One round of `prune_channels`; the seeds that new layers draw leave the random generators as they were."""
-    with same_randomness():
+    with own_scope(model), same_randomness():
         return _smaller(model, goal, settings)
 
 

@@ -9,6 +9,7 @@ from keras import layers, ops
 
 from distill._graphs import functional_of, needed_nodes, nested_calls, node_of, nodes_of
 from distill._keras import inbound_nodes
+from distill._replicas import own_scope
 from distill._types import Data
 from distill._untouched import same_randomness, untouched
 from distill.pruning._numbers import is_whole
@@ -19,6 +20,15 @@ from distill.pruning.structured._rules import rules_with
 from distill.pruning.structured._tracing import read
 from distill.pruning.weights.importance._batches import batches, require_examples, require_finite
 
+# Layers with a weight for every number of their input at most.
+_ELEMENTWISE = (
+    layers.BatchNormalization,
+    layers.GroupNormalization,
+    layers.LayerNormalization,
+    layers.Normalization,
+    layers.PReLU,
+    layers.RMSNormalization,
+)
 # A shortened model -> how much worse it is than the original.
 Harm = Callable[[keras.Model], float]
 
@@ -41,8 +51,8 @@ def removable_layers(model: keras.Model) -> list[str]:
     """Lists what `prune_layers` can remove, in the order of the graph.
 
     These are layers whose output has the same shape as their input, and residual blocks. Each has weights of its own,
-    which are removed with it. A layer that is also called elsewhere is not a candidate, nor is a layer without weights,
-    which costs little.
+    which are removed with it. A layer that is also called elsewhere is not a candidate, nor is one that costs little:
+    a layer without weights, a normalization, or another that only scales its input.
 
     Args:
         model: built Functional or Sequential model, possibly with nested models.
@@ -144,11 +154,11 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
     skipped: dict[int, keras.KerasTensor] = {}
     shortest = model
     for _ in range(number):
-        tried = []
+        best: tuple[float, Removable, keras.Model] | None = None
         for one in candidates:
             if id(one.node) in skipped:
                 continue
-            with same_randomness():
+            with own_scope(model), same_randomness():
                 shortened = rebuild(structure, everything, skipped={**skipped, id(one.node): one.passed})
             if shortened.count_params() == shortest.count_params():
                 continue  # it went together with another
@@ -158,14 +168,15 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
                     f"harm() returned NaN for the model without {one.path!r}. It must return a number, smaller for "
                     "less harm."
                 )
-            tried.append((value, one, shortened))
-        if not tried:
+            if best is None or value < best[0]:
+                best = value, one, shortened
+        if best is None:
             raise ValueError(
                 f"number must be at most {len(skipped)} for {model.name!r}, of which no more layers or blocks can be "
                 f"removed. Received: number={number}. Candidates: "
                 f"{', '.join(one.path for one in candidates) or 'none, no layer with weights keeps its shape'}."
             )
-        _, chosen, shortest = min(tried, key=lambda one: one[0])
+        _, chosen, shortest = best
         skipped[id(chosen.node)] = chosen.passed
     compile_with(compiling, model, shortest)
     return shortest
@@ -201,6 +212,8 @@ def _removable(graph: Any) -> Iterator[Removable]:
                     break
         elif (
             isinstance(operation, layers.Layer)
+            and not isinstance(operation, _ELEMENTWISE)
+            and any(len(variable.shape) > 1 for variable in operation.variables)
             and functional_of(operation) is None
             and len(node.input_tensors) == len(node.outputs) == 1
             and node.input_tensors[0].shape == node.outputs[0].shape

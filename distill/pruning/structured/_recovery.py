@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers
 
 from distill._keras import flatten_layers
+from distill._replicas import own_scope
 from distill._types import Train
 from distill.pruning._numbers import is_whole
 from distill.pruning.structured._channels import Options, prune_channels
@@ -168,7 +169,8 @@ def slim(
 
     prune(model)  # raises errors before any training
     structure = read(model, rules_with(options.get("rules")))
-    copy = rebuild(structure, np.ones(structure.atoms.count, bool))
+    with own_scope(model):
+        copy = rebuild(structure, np.ones(structure.atoms.count, bool))
     _penalize(copy, float(penalty))
     train(copy, [])
     small = prune(copy)

@@ -81,6 +81,9 @@ class GradualPruning(MaskCallback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Moves the masks if this step, or one since the last look, is due."""
+        if not self._warned and self.last_move == 0:
+            # Raises now what the importance would otherwise raise at the first step that is due.
+            self._importance(pruned_part(self.model), self.kernels)
         super().on_train_batch_begin(batch, logs)
         if not self._warned:
             self._warned = True

@@ -1,6 +1,7 @@
 """Patterns: the units that are pruned as a whole. Single weights, blocks, or N of every M along the inputs."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, cast
 
@@ -234,6 +235,8 @@ def _keep(scores: Sequence[np.ndarray], amount: Amount, scope: Scope) -> list[np
 
 
 def _keep_by_output(kernel: Kernel, scores: np.ndarray, amount: Amount) -> np.ndarray:
+    if math.prod(scores.shape[axis] for axis in kernel.input_axes) == 1:
+        return keep_largest(scores, amount(scores))  # each weight is an output of its own
     outputs = np.moveaxis(scores, kernel.output_axes, range(len(kernel.output_axes)))
     mask = np.empty(outputs.shape, bool)
     for i in np.ndindex(*outputs.shape[: len(kernel.output_axes)]):

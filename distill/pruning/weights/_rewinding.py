@@ -102,7 +102,7 @@ def iterative(
     kernels = fitting(find_kernels(part, include=include, exclude=exclude), pattern).found
     _require_dense(kernels, shares[0])
     # Raises errors now that would otherwise come after the training.
-    choose(part, kernels, pattern, magnitude, kept_at(shares[-1]), scope)
+    choose(part, kernels, pattern, importance, kept_at(shares[-1]), scope)
     snapshot = Snapshot(to_step, updates_made(model.optimizer))
     updates = _run(model, train, snapshot)
     if snapshot.made is None or updates <= snapshot.made:

@@ -1,8 +1,13 @@
 """prune_layers: whole layers and residual blocks go, those that are missed least."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from backend import only_on
 from keras import layers
 
 from distill import pruning
@@ -120,15 +125,57 @@ def test_a_block_of_attention_goes_with_all_that_only_it_needs():
     y = layers.MultiHeadAttention(2, 2, name="attention")(y, y)
     y = layers.Add(name="block")([inputs, y])
     model = keras.Model(inputs, layers.Dense(3, name="head")(y))
-    assert pruning.removable_layers(model) == [
-        "norm",
-        "block",
-    ]  # an attention of two inputs goes with its block
+    # An attention of two inputs goes with its block, and a normalization saves next to nothing.
+    assert pruning.removable_layers(model) == ["block"]
     model.get_layer("attention")._output_dense.kernel.assign(np.zeros((2, 2, 4)))
     x = np.random.default_rng(0).normal(size=(8, 5, 4)).astype("float32")
     shorter = pruning.prune_layers(model, 1, lambda one: one.count_params())
     assert [layer.name for layer in shorter.layers][1:] == ["head"]
     np.testing.assert_allclose(shorter(x), model(x), rtol=1e-6)
+
+
+def test_layers_that_only_scale_their_input_stay():
+    model = keras.Sequential([keras.Input((4, 4, 2))])
+    for kind in (layers.BatchNormalization, layers.PReLU, layers.LayerNormalization, layers.RMSNormalization):
+        model.add(layers.Conv2D(2, 3, padding="same", name=f"before_{kind.__name__}"))
+        model.add(kind())
+    kept = [
+        f"before_{name}" for name in ("BatchNormalization", "PReLU", "LayerNormalization", "RMSNormalization")
+    ]
+    assert pruning.removable_layers(model) == kept
+
+
+def test_models_that_were_tried_are_not_kept():
+    made, alive = [], []
+
+    def harm(shortened):
+        made.append(weakref.ref(shortened))
+        gc.collect()
+        alive.append(sum(one() is not None for one in made))
+        return float(-len(made))  # each is better than the one before
+
+    pruning.prune_layers(residual(), 2, harm)
+    assert len(made) == 4 + 3
+    assert (
+        max(alive) <= 4
+    )  # this, the best of the round, that of the round before, and what Python has not dropped yet
+
+
+@only_on("tensorflow", reason="tf.distribute")
+def test_smaller_models_stay_with_the_strategy_of_their_model(x):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = residual()
+        normalized = keras.Sequential([keras.Input((4,)), layers.Dense(8)])
+        normalized.add(layers.BatchNormalization())
+        normalized.add(layers.Dense(3))
+    for smaller in (
+        pruning.prune_channels(model, 0.5, verify=True),
+        pruning.prune_layers(model, 1, pruning.output_change(model, x)),
+        pruning.slim(normalized, lambda one, callbacks: None, 0.5),
+    ):
+        assert smaller.distribute_strategy is strategy
+    assert pruning.prune_channels(residual(), 0.5).distribute_strategy is not strategy
 
 
 def test_output_change_is_relative_to_the_outputs(x):

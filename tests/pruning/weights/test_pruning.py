@@ -233,3 +233,13 @@ def test_what_cannot_be_meant_is_refused_and_changes_nothing(arguments, message)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert all(v.constraint is None for v in model.variables)
+
+
+def test_the_weights_of_a_table_compete_with_one_another_where_outputs_do():
+    """Each is an output of its own; alone, it would always stay."""
+    inputs = keras.Input((3,), dtype="int32")
+    model = keras.Model(inputs, layers.Flatten()(layers.Embedding(10, 4, name="table")(inputs)))
+    before = np.abs(model.get_layer("table").embeddings)
+    assert pruning.prune(model, 0.5, scope="output").sparsity == 0.5
+    kept = np.array(model.get_layer("table").embeddings) != 0
+    assert before[kept].min() > before[~kept].max()

@@ -282,6 +282,19 @@ def test_arguments_that_do_not_fit_are_refused_before_any_training(options, mess
         iterative(net(), never, **options)
 
 
+def test_an_importance_that_refuses_the_model_does_so_before_any_training(batch):
+    def refuses(model, kernels):
+        raise ValueError("not this model")
+
+    with pytest.raises(ValueError, match="not this model"):
+        iterative(net(), lambda model, callbacks: pytest.fail("trained"), [0.5], importance=refuses)
+    model = net()
+    late = pruning.GradualPruning(pruning.ConstantSparsity(0.5, 3, frequency=1), importance=refuses)
+    with pytest.raises(ValueError, match="not this model"):
+        model.fit(*batch, batch_size=8, epochs=2, verbose=0, callbacks=[late])
+    assert model.optimizer.iterations == 0
+
+
 def test_models_and_functions_that_do_not_fit():
     with pytest.raises(ValueError, match="which is not compiled. Compile it first"):
         iterative(dense_net(4), never, [0.5])
