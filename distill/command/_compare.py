@@ -2,6 +2,7 @@
 
 import argparse
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def run(options: argparse.Namespace) -> None:
         OSError: a file is missing.
         ValueError: the options, the models and the examples do not fit together.
     """
+    import tensorflow as tf
+
     from distill import studies  # takes the extra, which `distill inspect` does without
 
     metrics = {
@@ -71,13 +74,18 @@ def run(options: argparse.Namespace) -> None:
         "multi-label": studies.MULTI_LABEL,
         "tokens": studies.TOKENS,
     }
-    found = studies.compare_models(
-        named_models(options.models),
-        examples(options.test),
-        metrics=metrics[options.metrics],
-        resamples=options.resamples,
-        seed=options.seed,
-    )
+    try:
+        found = studies.compare_models(
+            named_models(options.models),
+            examples(options.test),
+            metrics=metrics[options.metrics],
+            resamples=options.resamples,
+            seed=options.seed,
+        )
+    except tf.errors.OpError as error:  # as of a word that an embedding does not have
+        raise ValueError(
+            f"The models must be able to take the examples. Received: {options.test}: {error.message}"
+        ) from error
     console = Console()
     if console.is_terminal:
         console.print(found)
@@ -129,7 +137,13 @@ def examples(file: Path) -> tuple[Arrays, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (EOFError, OSError, ValueError) as error:  # as numpy says it of damage and of objects
+    except (
+        EOFError,
+        OSError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:  # of damage and of objects
         raise ValueError(f"{rule} Received: {file}, which cannot be read: {error}") from error
     if "y" not in arrays or len(arrays) < 2:
         raise ValueError(f"{rule} Received: {file}, which holds {', '.join(arrays) or 'nothing'}.")

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,6 @@ class Arm:
         group: heading under which tables and plots show the arm.
         label: short text for readers, with the arm's settings.
         description: one sentence for readers.
-        changes: fields of the cells' config that the arm changes, by name.
 
     Example:
         >>> from distill import studies
@@ -26,7 +24,6 @@ class Arm:
         ...     group="all labels",
         ...     label="label smoothing 0.1",
         ...     description="The student on smoothed labels.",
-        ...     changes={"label_smoothing": 0.1},
         ... )
     """
 
@@ -35,7 +32,6 @@ class Arm:
     group: str
     label: str
     description: str
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,8 +78,6 @@ class Surroundings:
     """Settings that a cell needs but its result does not depend on.
 
     Attributes:
-        data_dir: folder for prepared data sets; by default the one that TensorFlow Datasets uses.
-        manual_dir: folder with files that you downloaded yourself, for data sets that are not built in.
         wandb: mode of Weights & Biases; by default the value of WANDB_MODE, or offline if it is not set.
         tensorboard: write TensorBoard files as well.
 
@@ -92,7 +86,5 @@ class Surroundings:
         >>> quiet = studies.Surroundings(wandb="disabled")
     """
 
-    data_dir: Path | None = None
-    manual_dir: Path | None = None
     wandb: Literal["offline", "online", "disabled"] | None = None
     tensorboard: bool = False

@@ -6,14 +6,15 @@ import inspect
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping, Sequence, Set
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import keras
 from rich.console import Console
+from rich.markup import escape
 
 from distill import tracking
 from distill.studies import _report as report
@@ -26,7 +27,7 @@ from distill.studies._early import early_verdicts, stages
 from distill.studies._pools import pool_of
 from distill.studies._publishing import publish
 from distill.studies._ray import Ray
-from distill.studies._reading import model_file, read
+from distill.studies._reading import model_file, read, scores_of
 from distill.studies._recording import is_named, record_again, tracker_of, unnamed
 from distill.studies._records import write_text
 from distill.studies._results import StudyResult
@@ -37,6 +38,8 @@ from distill.studies._shipping import ship
 TUNING_SEEDS = (1000, 1001, 1002)  # never those of a comparison
 # Arm -> the settings that were chosen for it.
 Chosen = Mapping[str, Mapping[str, Any]]
+# Makes the cell of an arm and a seed, with the settings that were chosen.
+Make = Callable[[str, int, Chosen], Cell]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,10 +86,11 @@ def execute(design: Design, plan: Plan) -> StudyResult:
     plan.study_dir.mkdir(parents=True, exist_ok=True)
     with plan.pool(design) as pool:
         runner = Runner(plan.study_dir, pool=pool, console=Console())
-        work = _work(design, plan)
+        work, make = _work(design, plan), _maker(design, plan)
+        _require_scores(design, plan, make)
         chosen: dict[str, dict[str, Any]] = {}
-        tuning, failed = _tune(design, plan, runner, work, chosen) if plan.tune else ([], [])
-        finished, notes = _all_seeds(design, plan, runner, work, chosen, began, time.monotonic() - began)
+        tuning, failed = _tune(design, plan, runner, work, make, chosen) if plan.tune else ([], [])
+        finished, notes = _all_seeds(design, plan, runner, work, make, chosen, began)
         notes += failed
         arms = [name for name in design.arms if finished[name]]
         if not arms:
@@ -112,9 +116,7 @@ def execute(design: Design, plan: Plan) -> StudyResult:
         ]
         files = {name: model_file(plan.study_dir / own[0].folder) for name, own in cells.items()}
         with locked(plan.study_dir):
-            latency_ms, litert_bytes, unshipped = pool.submit(
-                ship, design, files, plan.study_dir / "litert"
-            ).result()
+            latency_ms, litert_bytes, unshipped = _shipped(pool, design, files, plan.study_dir / "litert")
             conclude(
                 plan.study_dir,
                 [(_shown(design, name, chosen), own) for name, own in cells.items()],
@@ -141,12 +143,43 @@ def execute(design: Design, plan: Plan) -> StudyResult:
             return found
 
 
+def _shipped(
+    pool: Executor, design: Design, files: Mapping[str, Path], folder: Path
+) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
+    """As `ship`, in a worker; a worker that dies of it must not cost the study its report."""
+    try:
+        return pool.submit(ship, design, files, folder).result()
+    except BrokenExecutor:
+        return (
+            {},
+            {},
+            ["No arm has a LiteRT file, size and latency: the process that writes and times them died."],
+        )
+
+
+def _require_scores(design: Design, plan: Plan, make: Make) -> None:
+    """Raises ValueError if cells that are finished lack a measure, which a study has got since."""
+    wanted = {one.key for one in design.metrics}
+    for name in design.arms:
+        for seed in plan.seeds:
+            cell = make(name, seed, {})
+            if not (plan.study_dir / cell.folder / "result.json").exists():
+                continue
+            known = scores_of(plan.study_dir / cell.folder)
+            if missing := sorted(wanted - known):
+                raise ValueError(
+                    "Finished cells of a study must have all its metrics. Received: "
+                    f"{cell.name} in {plan.study_dir}, without {', '.join(missing)}. Run the study in another folder, "
+                    "or delete the folders of its cells to train them again."
+                )
+
+
 def execute_trial(design: Design, plan: Plan, arm: str, settings: Mapping[str, Any], seed: int) -> Cell:
     """Runs one cell of an arm after the cells that it needs; a sweep's agent may have named its W&B run."""
     plan.study_dir.mkdir(parents=True, exist_ok=True)
-    work = _work(design, plan)
-    cell = _cell(design, plan, arm, seed, {arm: settings})
-    needed = [_cell(design, plan, one, seed, {}) for one in design.needed_by(arm)]
+    work, make = _work(design, plan), _maker(design, plan)
+    cell = make(arm, seed, {arm: settings})
+    needed = [make(one, seed, {}) for one in design.needed_by(arm)]
     is_finished = (plan.study_dir / cell.folder / "result.json").exists()
     # Each step has its own processes, which get the environment variables of this one when they start.
     with unnamed(), plan.pool(design) as pool:
@@ -203,9 +236,7 @@ def train_unless_edited(
     if multiprocessing.parent_process() is None:  # cells run where the run began
         return train(cell, directory, design=design, surroundings=surroundings)
     if design.name not in _IMPORTED:
-        _IMPORTED[design.name] = {
-            name: code_of(arm.function, design.data) for name, arm in design.arms.items()
-        }
+        _IMPORTED[design.name] = {name: _code(design, name) for name in design.arms}
     if _IMPORTED[design.name][cell.arm] != cell.config.code:
         raise RuntimeError(
             f"The code of a study must not change while it runs. Received: code of {cell.arm} that differs "
@@ -245,16 +276,32 @@ def train(cell: Cell, directory: Path, *, design: Design, surroundings: Surround
         )
 
 
-def _cell(design: Design, plan: Plan, name: str, seed: int, chosen: Chosen) -> Cell:
-    arm = design.arms[name]
-    config = Config(
-        settings={**arm.settings, **chosen.get(name, {})},
-        data=design.data_settings,
-        needs={one: _cell(design, plan, one, seed, chosen).name for one in arm.needs},
-        code=code_of(arm.function, design.data),
-        smoke=plan.smoke,
-    )
-    return Cell(study=design.name, arm=name, seed=seed, config=config)
+def _maker(design: Design, plan: Plan) -> Make:
+    """A function that makes cells, with the code as it is now: a file may be edited while its study runs."""
+    codes = {name: _code(design, name) for name in design.arms}
+
+    def make(name: str, seed: int, chosen: Chosen) -> Cell:
+        arm = design.arms[name]
+        config = Config(
+            settings={**arm.settings, **chosen.get(name, {})},
+            data=design.data_settings,
+            needs={one: make(one, seed, chosen).name for one in arm.needs},
+            code=codes[name],
+            smoke=plan.smoke,
+        )
+        return Cell(study=design.name, arm=name, seed=seed, config=config)
+
+    return make
+
+
+def _code(design: Design, name: str) -> str:
+    """Digest of what makes and scores an arm: its function, the data, and scores that are not the library's."""
+    scores = [one.score for one in design.metrics if one.score is not None]
+    # In a partial, because the defaults of the functions themselves are settings.
+    own = [
+        functools.partial(one) for one in scores if not getattr(one, "__module__", "").startswith("distill.")
+    ]
+    return code_of(design.arms[name].function, design.data, *own)
 
 
 def _run_depths(
@@ -297,7 +344,7 @@ def _listed(arms: Sequence[str]) -> str:
 
 
 def _tune(
-    design: Design, plan: Plan, runner: Runner, work: Work, chosen: dict[str, dict[str, Any]]
+    design: Design, plan: Plan, runner: Runner, work: Work, make: Make, chosen: dict[str, dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Chooses settings arm by arm, in the order of their declaration, so that those of teachers are chosen first.
 
@@ -310,11 +357,11 @@ def _tune(
         tried: list[tuple[dict[str, Any], list[Cell]]] = []
         for settings in arm.trials:
             trial = {**chosen, name: settings}
-            tried.append((settings, [_cell(design, plan, name, seed, trial) for seed in TUNING_SEEDS]))
+            tried.append((settings, [make(name, seed, trial) for seed in TUNING_SEEDS]))
         wanted: dict[str, Cell] = {}
         for seed in TUNING_SEEDS:
             for one in design.needed_by(name):
-                cell = _cell(design, plan, one, seed, chosen)
+                cell = make(one, seed, chosen)
                 wanted[cell.name] = cell
         wanted |= {cell.name: cell for _, cells in tried for cell in cells}
         _, lost = _run_depths(design, runner, work, list(wanted.values()), f"choosing settings of {name}")
@@ -341,9 +388,9 @@ def _all_seeds(
     plan: Plan,
     runner: Runner,
     work: Work,
+    make: Make,
     chosen: Chosen,
     began: float,
-    choosing: float,
 ) -> tuple[dict[str, dict[int, Cell]], list[str]]:
     """Runs all arms; returns the finished cells by arm and seed, and notes for readers."""
     finished: dict[str, dict[int, Cell]] = {name: {} for name in design.arms}
@@ -359,29 +406,33 @@ def _all_seeds(
         else [plan.seeds[done : done + 1] for done in range(len(plan.seeds))]
     )
     said: set[str] = set()
+    took: list[float] = []  # minutes of the seeds that were trained in this run
     for done, block in enumerate(blocks):
         minutes = (time.monotonic() - began) / 60
-        each = (minutes - choosing / 60) / max(done, 1)
+        each = sum(took) / len(took) if took else 0.0
         if plan.budget is not None and done >= 2 and minutes + each > plan.budget:
             notes.append(
                 f"The budget of {plan.budget:g} minutes allowed {done} of {len(plan.seeds)} seeds; intervals are "
                 "wider than they would be with all."
             )
             break
+        cells = [make(name, seed, chosen) for seed in block for name in design.arms]
+        is_new = any(not (plan.study_dir / cell.folder / "result.json").exists() for cell in cells)
         lost: list[Cell] = []
         for stage in stages(design) if plan.budget is None else [list(design.arms)]:
-            cells = [_cell(design, plan, name, seed, chosen) for seed in block for name in stage]
+            mine = [cell for cell in cells if cell.arm in stage]
             label = "cells" if plan.budget is None else f"seed {block.start}"
-            gone = {cell.name for cell in lost}
-            ran, failed = _run_depths(design, runner, work, cells, label, gone)
+            ran, failed = _run_depths(design, runner, work, mine, label, {cell.name for cell in lost})
             lost += failed
             for cell in ran:
                 finished[cell.arm][cell.seed] = cell
-            if not plan.smoke and not all(finished.values()):
+            if plan.budget is None and not plan.smoke and not all(finished.values()):
                 for line in early_verdicts(design, finished, plan.study_dir):
                     if line not in said:
-                        runner.console.print(f"so far: {line}")
+                        runner.console.print(f"so far: {escape(line)}", soft_wrap=True)
                     said.add(line)
+        if is_new:
+            took.append((time.monotonic() - began) / 60 - minutes)
         if lost:
             notes.append(f"Failed, or without what they need: {', '.join(cell.name for cell in lost)}.")
     return finished, notes

@@ -33,7 +33,7 @@ class Number(str):
     def __new__(cls, text: str, value: float) -> "Number":
         """Makes a number from its text and its value."""
         shown = super().__new__(cls, text)
-        shown.value = value
+        shown.value = float(value)  # of numpy too, whose numbers print with their type
         return shown
 
 

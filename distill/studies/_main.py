@@ -135,9 +135,9 @@ def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[st
     for note in found.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
     study_dir = options.out / _changed(design, options).folder(smoke=options.smoke)
-    console.print(f"Report: {study_dir / 'report.html'}", soft_wrap=True)
+    console.print(f"Report: {escape(str(study_dir / 'report.html'))}", soft_wrap=True)
     if line := sync_line(study_dir):
-        console.print(f"To upload the runs to W&B: {line}", soft_wrap=True)
+        console.print(f"To upload the runs to W&B: {escape(line)}", soft_wrap=True)
     return 0
 
 
@@ -184,8 +184,11 @@ def _sweep(design: Design, options: Options, arguments: Sequence[str], surroundi
             command=shlex.join([*program(), *arguments]),
         )
         return run_trial(changed, plan, arm, " ".join(settings))
-    place = arguments.index("--sweep") + 2
-    typed = [*arguments[:place], "${args_json}", *arguments[place:]]
+    words = [
+        part for word in arguments for part in (word.split("=", 1) if word.startswith("--sweep=") else [word])
+    ]
+    place = words.index("--sweep") + 2
+    typed = [*words[:place], "${args_json}", *words[place:]]
     mode = [] if options.wandb else ["--wandb", "online"]
     file = write_sweep(changed, arm, study_dir, [*program()[1:], *typed, *mode])
     return f"{file} is the sweep. To make it: wandb sweep {file}"

@@ -68,8 +68,7 @@ def workers(study_dir: Path, *, jobs: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     except BaseException:
         # A failure or Ctrl-C: the work that is still running would only be thrown away.
-        for process in multiprocessing.active_children():
-            process.terminate()
+        pool.terminate()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -85,6 +84,11 @@ class _LoggingPool(ProcessPoolExecutor):
     def __init__(self, *args: Any, log: Path) -> None:
         super().__init__(*args)
         self._log = log
+
+    def terminate(self) -> None:
+        """Ends its processes, and no others that the caller may have."""
+        for process in list((self._processes or {}).values()):
+            process.terminate()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submits a call; a process that is started for it inherits the file as its stdout and stderr."""

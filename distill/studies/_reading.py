@@ -99,6 +99,17 @@ def read_cell(folder: Path, measures: Sequence[Measure] = CLASSIFICATION) -> Cel
         return _cell(raw, measures, history, config_of(folder))
 
 
+def scores_of(folder: Path) -> set[str]:
+    """The keys of the measures by which a finished cell was scored.
+
+    Raises:
+        BrokenStudyError: its result.json is broken.
+    """
+    result = folder / "result.json"
+    with _naming(result):
+        return set(json.loads(result.read_text(encoding="utf-8"))["test"])
+
+
 def model_file(folder: Path) -> Path:
     """The file in which a finished cell left its model.
 

@@ -90,7 +90,7 @@ class Runner:
         waiting = [cell for cell in cells if not (self.study_dir / cell.folder / "result.json").exists()]
         if len(waiting) < len(cells):
             finished = len(cells) - len(waiting)
-            self.console.print(f"{label}: {finished} of {len(cells)} cells already finished")
+            self.console.print(f"{escape(label)}: {finished} of {len(cells)} cells already finished")
         if waiting:
             self._run_all(waiting, work, label)
 
@@ -100,7 +100,7 @@ class Runner:
         failed: list[tuple[Cell, Exception]] = []
         started = time.monotonic()
         with _progress(self.console) as progress:
-            task = progress.add_task(label, total=len(cells), left="")
+            task = progress.add_task(escape(label), total=len(cells), left="")
             unfinished: set[Future[bool]] = set(futures)
             while unfinished:
                 done, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
@@ -124,7 +124,7 @@ class Runner:
                 progress.update(task, completed=finished, left=left)
                 if not self.console.is_terminal:
                     names = ", ".join(f"{futures[one].arm} seed {futures[one].seed}" for one in done)
-                    self.console.print(f"{label}: {finished} of {len(cells)} cells ({names}), {left}")
+                    self.console.print(escape(f"{label}: {finished} of {len(cells)} cells ({names}), {left}"))
         if failed:
             (cell, error), others = failed[0], len(failed) - 1
             raise CellError(
@@ -147,7 +147,9 @@ class Runner:
             ) from error
         except Exception as error:
             text = "".join(traceback.format_exception(error.__cause__ or error))
-            self.console.print(f"[bold red]Cell {cell.name} failed:[/]\n{escape(text)}", soft_wrap=True)
+            self.console.print(
+                f"[bold red]Cell {escape(cell.name)} failed:[/]\n{escape(text)}", soft_wrap=True
+            )
             return error
         return None
 
@@ -221,6 +223,11 @@ def _run_here(cell: Cell, work: Work, directory: Path, policy: dict[str, Any]) -
     try:
         _set_policy(policy)  # which the study's file may have set; clearing the session forgets it
         result = work(cell, directory)
+    except SystemExit as error:
+        raise RuntimeError(
+            f"An arm must return a model and not end its process. Received: {cell.name}, which called "
+            f"sys.exit({error.code!r})."
+        ) from None
     finally:
         _set_policy(policy)  # an arm's own is none of the next one's business
     seconds = round(time.monotonic() - began, 2)

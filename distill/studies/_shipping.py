@@ -46,7 +46,12 @@ def ship(
         except Exception as error:  # whatever it is, it must not cost the study its report
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             notes.append(f"{arm} has no LiteRT file, size and latency ({reason}).")
-    return milliseconds(cost.in_turns(calls)) if calls else {}, sizes, notes
+    times: dict[str, dict[str, float]] = {}
+    try:
+        times = milliseconds(cost.in_turns(calls)) if calls else {}
+    except Exception as error:
+        notes.append(f"No arm has a latency ({' '.join(f'{type(error).__name__}: {error}'.split())[:300]}).")
+    return times, sizes, notes
 
 
 def _exported(model: keras.Model, path: Path, arm: str, notes: list[str]) -> Path:

@@ -306,7 +306,10 @@ def detectable(deviation: float, n: int, *, comparisons: int = 1, chance: float 
         >>> round(studies.statistics.detectable(0.4, 8), 2)
         0.6
     """
-    found = optimize.brentq(lambda d: power(d, 1.0, n, comparisons=comparisons) - chance, 1e-3, 1e3)
+    high = 1e3
+    while power(high, 1.0, n, comparisons=comparisons) < chance:
+        high *= 10
+    found = optimize.brentq(lambda d: power(d, 1.0, n, comparisons=comparisons) - chance, 1e-3, high)
     return deviation * float(found)
 
 

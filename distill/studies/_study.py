@@ -354,8 +354,7 @@ class Study:
                 smoke=smoke,
                 budget=budget,
                 surroundings=surroundings or Surroundings(),
-                command=command
-                or f"study.run() in {inspect.getsourcefile(self.design.data) or 'a notebook'}",
+                command=command or f"study.run() in {_file_of(self.design.data) or 'a notebook'}",
             ),
         )
 
@@ -374,6 +373,15 @@ class Study:
         if multiprocessing.current_process().name != "MainProcess":
             return
         raise SystemExit(main(self.design, self.run, sys.argv[1:] if arguments is None else arguments))
+
+
+def _file_of(function: Callable[..., Any]) -> str | None:
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        return inspect.getsourcefile(function)
+    except TypeError:  # an object that can be called
+        return None
 
 
 def _require(*rules: tuple[bool, str, str]) -> None:

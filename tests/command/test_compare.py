@@ -109,3 +109,19 @@ def test_help_says_what_there_is(capsys):
         assert ended.value.code == 0
         out = capsys.readouterr().out
         assert all(word in out for word in words), out
+
+
+def test_a_damaged_file_and_examples_that_no_model_takes_are_errors(tmp_path, capsys):
+    model = keras.Sequential(
+        [keras.Input((3,), dtype="int32"), keras.layers.Embedding(4, 2), keras.layers.Flatten()]
+    )
+    model.save(tmp_path / "m.keras")
+    np.savez(tmp_path / "t.npz", x=np.full((8, 3), 9), y=np.zeros(8, int))
+    given = ["compare", str(tmp_path / "m.keras"), "--test"]
+    assert command.main([*given, str(tmp_path / "t.npz")]) == 1
+    assert "must be able to take the examples" in capsys.readouterr().err
+    raw = bytearray((tmp_path / "t.npz").read_bytes())
+    raw[200] ^= 255
+    (tmp_path / "damaged.npz").write_bytes(raw)
+    assert command.main([*given, str(tmp_path / "damaged.npz")]) == 1
+    assert "cannot be read" in " ".join(capsys.readouterr().err.split())

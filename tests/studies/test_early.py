@@ -79,3 +79,29 @@ def test_what_needs_a_cell_that_failed_before_is_not_tried(here, tmp_path, capsy
     assert shown.count("ZeroDivisionError: as told") == 2  # once a seed
     assert "FileNotFoundError" not in shown
     assert [arm.name for arm in found.arms] == ["low"]
+
+
+HISTORY = {}
+
+
+def remembers(run):
+    HISTORY[str(run.seed)] = 1.0
+    return classifier(9.0)
+
+
+def reads(run):
+    return run.model("remembers")
+
+
+def test_what_a_study_does_to_its_file_and_variables_loses_no_later_stage(here, tmp_path):
+    """Digests of the code are taken once, before anything runs."""
+    made = study_of((remembers, {}), (last, {}), (reads, {"needs": "remembers"}))
+    made.compare("last", "remembers")
+    assert [arm.name for arm in run(made, tmp_path).arms] == ["remembers", "last", "reads"]
+
+
+def test_a_budget_shows_no_verdict_before_its_last_seed(here, tmp_path, capsys):
+    made = study_of((low, {}), (high, {"needs": "low"}), (failing, {}), seeds=4)
+    made.compare("high", "low")
+    run(made, tmp_path, budget=60.0)
+    assert "so far" not in capsys.readouterr().out

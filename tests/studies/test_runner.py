@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import io
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -203,3 +204,21 @@ def test_the_dtype_policy_of_the_studys_file_holds_in_every_cell(tmp_path):
         keras.config.set_dtype_policy("float32")
     for one in cells:
         assert json.loads((tmp_path / one.folder / "result.json").read_text())["policy"] == "mixed_float16"
+
+
+def fail_beside(work, folder):
+    with pools.workers(folder, jobs=1) as pool:
+        pool.submit(*work)
+        raise ZeroDivisionError
+
+
+def test_only_the_processes_of_a_pool_end_with_it(tmp_path):
+    mine = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    mine.start()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            fail_beside((time.sleep, 600), tmp_path)
+        assert mine.is_alive()
+    finally:
+        mine.kill()
+        mine.join()

@@ -246,3 +246,8 @@ def test_a_power_calculation_that_has_no_answer_is_refused():
 def test_bad_values_are_refused(before, after, message):
     with pytest.raises(ValueError, match=message):
         statistics.compare(before, after)
+
+
+def test_what_few_seeds_show_of_many_comparisons_is_finite():
+    found = statistics.detectable(1.0, 2, comparisons=60)
+    assert statistics.power(found, 1.0, 2, comparisons=60) == pytest.approx(statistics.CHANCE, abs=1e-3)

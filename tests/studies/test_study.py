@@ -1,9 +1,11 @@
 """A study of one's own: what its arms are given, and what becomes of what they return."""
 
+import functools
 import os
 import random
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import keras
@@ -493,3 +495,76 @@ def test_a_file_that_is_edited_while_it_runs_is_seen(tmp_path):
     shown = done.stdout + done.stderr
     assert "The code of a study must not change while it runs" in shown
     assert "SLOPE = 3.0" in (tmp_path / "edited.py").read_text()
+
+
+def scored(score):
+    study = study_of((teacher, {}), (trained, {}), metrics=[studies.Measure("rate", score, name="rate")])
+    study.compare("trained", "teacher")
+    return study
+
+
+def half_right(y, outputs):
+    return rate(outputs, y) / 2
+
+
+def all_right(y, outputs):
+    return rate(outputs, y)
+
+
+def test_cells_with_another_score_are_run_again(here, tmp_path):
+    """Or the same arm would differ from itself."""
+    half, found = run(scored(half_right), tmp_path, arms=["teacher"]), run(scored(all_right), tmp_path)
+    before, after = (one.arm("teacher").values(one.measures[0]) for one in (half, found))
+    assert [2 * score for score in before] == after
+    assert len(list(tmp_path.glob("tiny/cells/teacher-*"))) == 4
+
+
+def test_a_metric_that_finished_cells_lack_is_named_before_anything_is_trained(here, tmp_path):
+    run(study_of((teacher, {}), metrics=[studies.ACCURACY]), tmp_path)
+    more = study_of((never, {}), (teacher, {}), metrics=[studies.ACCURACY, studies.NLL])
+    with pytest.raises(ValueError, match=r"must have all its metrics. Received: teacher-seed0.*without nll"):
+        run(more, tmp_path)
+
+
+def quits(run):
+    if run.seed == 1:
+        sys.exit(0)
+    return classifier(1.0)
+
+
+def test_an_arm_that_ends_its_process_is_a_failure(here, tmp_path, capsys):
+    found = run(study_of((quits, {}), (teacher, {})), tmp_path)
+    assert {arm.name: arm.seeds for arm in found.arms} == {"quits": [0], "teacher": [0, 1]}
+    assert "which called sys.exit(0)" in capsys.readouterr().out
+
+
+def breaks(*args):
+    raise BrokenProcessPool("a worker died")
+
+
+def test_a_worker_that_dies_of_an_export_costs_no_report(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "ship", breaks)
+    found = run(study_of((teacher, {})), tmp_path)
+    assert any("the process that writes and times them died" in note for note in found.notes)
+    assert (tmp_path / "tiny" / "report.html").exists()
+
+
+def test_a_budget_is_judged_by_the_seeds_that_it_trained(here, tmp_path, monkeypatch):
+    """Six seeds are finished; a budget of 25 minutes has room for two more of 10 minutes."""
+    now = [0.0]
+    monkeypatch.setattr(execution.time, "monotonic", lambda: now[0])
+
+    def ticking(run):
+        now[0] += 600
+        return classifier(1.0 + run.seed)
+
+    study = study_of((ticking, {}), seeds=6)
+    run(study, tmp_path)
+    now[0] = 0.0
+    found = run(study, tmp_path, seeds=12, budget=25)
+    assert len(found.arm("ticking").cells) == 8
+
+
+def test_data_may_be_a_partial(here, tmp_path):
+    study = study_of((teacher, {}), data=functools.partial(splits))
+    assert "test_study" not in run(study, tmp_path).command

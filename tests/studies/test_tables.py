@@ -89,3 +89,7 @@ def test_a_litert_file_is_compared_with_the_first_file(tmp_path):
     for text in (report.html(study), summary.markdown(study), terminal(study, 100)):
         assert "LiteRT files, timed on one thread" in text
     assert tables.shipped(read(write_study(tmp_path / "none"))) is None
+
+
+def test_numbers_of_numpy_are_plain_numbers():
+    assert repr(tables.Number("half", np.mean([0.0, 1.0])).value) == "0.5"
