@@ -158,6 +158,7 @@ class Sampled(Target):
     def __post_init__(self) -> None:
         _require_count(self.k)
         _require_temperatures((self.temperature,))
+        object.__setattr__(self, "temperature", float(self.temperature))  # 2 and 2.0 are one target
         if not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed must be an integer >= 0. Received: seed={self.seed!r}.")
 

@@ -27,7 +27,7 @@ def views(data: Data, augment: Augment, *, count: int, seed: int) -> Any:
         A data set with `count` times as many batches.
 
     Raises:
-        ValueError: `data` is not a data set, or a number is out of range.
+        ValueError: `data` is not a data set or never ends, or a number is out of range.
 
     Example:
         ```python

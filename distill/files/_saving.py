@@ -23,6 +23,7 @@ def save_model(model: keras.Model, path: PathLike) -> None:
 
     Raises:
         ValueError: the path has another ending, or the model is not built.
+        NotImplementedError: a layer has no config, so Keras cannot save it.
         OSError: the folder does not exist, or the file cannot be written.
 
     Example:

@@ -27,9 +27,9 @@ def load_weights(model: keras.Model, path: PathLike, *, partial: bool = False) -
         model: built model.
         path: path to the file; its content decides how it is read. For a checkpoint, pass its path without endings, one
             of its files, or its folder.
-        partial: whether to load the layers whose name, kind and shapes agree, and leave the others as they are. The
-            layers that agree may be those of a model in the file, such as the backbone of a whole model, or of a model
-            inside your model.
+        partial: whether to load the layers whose name, kind, settings and shapes agree, and leave the others as they
+            are. Settings that act only in training, such as dropout, do not count. The layers that agree may be those
+            of a model in the file, such as the backbone of a whole model, or of a model inside your model.
 
     Returns:
         The layers that were loaded, and the differences in the others.

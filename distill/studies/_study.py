@@ -26,8 +26,9 @@ class Study:
 
     An arm is a function that builds, compiles and fits a model, and returns it. Each arm with each seed is a cell with
     its own directory. A finished cell is never run again unless its settings or its code change. Its code is the arm's
-    function and the data function, with the functions, classes and constants that these use from their own file and
-    below its folder. The study scores what an arm returns on dev and on test; no arm sees test.
+    function, the data function and the functions of your own metrics, with the functions, classes and constants that
+    these use from their own file and below its folder. The study scores what an arm returns on dev and on test; no arm
+    sees test.
 
     Args:
         name: name of the study, and of its directory.
@@ -293,8 +294,9 @@ class Study:
     ) -> StudyResult:
         """Runs what is not finished yet, and writes the report.
 
-        What the first primary comparison takes is trained first. Its verdict is printed as soon as it is certain,
-        whatever the other primary comparisons will show, and so on.
+        Arms of the first primary comparison are trained first, then those of the next, and the others last. A verdict
+        of better or worse that no other primary comparison can change is printed before the remaining arms are trained.
+        With `budget`, seeds are run one after another instead, and nothing is printed early.
 
         Cells run in processes that import the file that defines the study. If there is no such file, as in a notebook,
         they run in this process, one after the other. You can run the same study several times at once, also on several
@@ -311,7 +313,8 @@ class Study:
             engine: a Ray cluster, in place of processes on this machine.
             tune: first choose the settings of arms with `tune` on dev, with three seeds that comparisons do not use.
             smoke: only check that everything works.
-            budget: minutes in which to run as many of the seeds as fit, judged by those before, and at least two.
+            budget: minutes in which to run as many of the seeds as fit, judged by those that this run has trained, and
+                at least two.
             surroundings: where metrics go besides the directory.
             command: the command to show in the report.
 
@@ -319,8 +322,8 @@ class Study:
             The finished study; its report is report.html in its directory.
 
         Raises:
-            ValueError: a number is out of range, there is no such arm, or the functions cannot be sent to other
-                processes.
+            ValueError: a number is out of range, there is no such arm, finished cells lack one of the metrics, or the
+                functions cannot be sent to other processes.
             CellError: no arm finished a seed, cells failed while settings were chosen, or a worker was killed.
             ImportError: `engine` is given, but Ray is not installed.
         """

@@ -33,8 +33,9 @@ class Backup(BackupAndRestore):
             repeated.
 
     Raises:
-        ValueError: at the start of `fit`, the model is not built, the workers found different backups, or
-            this object has already backed up another model until its training ended.
+        ValueError: `backup_dir` is an address, not a folder; at the start of `fit`, the model is not built,
+            the workers found different backups, or this object has already backed up another model until
+            its training ended.
 
     Example:
         ```python

@@ -108,7 +108,8 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
             `None`; its keys are Keras' output names, or positions. The matching output of the teacher is the
             one with the same name or position, or its only one.
         distillation_loss_weights: weight >= 0 of each loss, as a list; a number for a single loss. For losses
-            in a dictionary, a dictionary too. You can assign to it at any time to change the weights.
+            in a dictionary, a dictionary too, where outputs that are left out get 1. You can assign to it at any
+            time to change the weights; a dictionary must then name all outputs with losses.
         student_loss_weight: weight of the student's own loss, from 0 to 1. You can assign to it at any time.
             At 0, you need neither a compiled loss nor labels.
         distillation_weight: weight of the distillation side, >= 0. You can assign to it at any time, unless

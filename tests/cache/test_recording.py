@@ -287,3 +287,8 @@ def test_features_in_an_ordered_dictionary_are_those_that_were_recorded(tmp_path
     for batch, (given, *_) in zip(data, answers.with_ids(data), strict=True):
         found = answers.look_up(np.asarray(given.ids))
         np.testing.assert_array_equal(next(iter(found.values())), batch["a"])
+
+
+def test_a_whole_number_and_its_float_are_one_target():
+    assert repr(cache.Sampled(3, temperature=2)) == repr(cache.Sampled(3, temperature=2.0))
+    assert repr(cache.TopK(3, temperatures=(1, 2))) == repr(cache.TopK(3, temperatures=(1.0, 2.0)))

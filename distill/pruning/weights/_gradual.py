@@ -26,6 +26,9 @@ class GradualPruning(MaskCallback):
     training ends, in that order, and the older weights that `EarlyStopping` restores have fewer zeros. Put it before
     loggers, because it adds "sparsity" to the logs.
 
+    Files contain no masks. If training begins on a model of whose weights half or more are zeros that no mask keeps, a
+    warning says so: let the schedule begin at step 1 with that sparsity, or resume with `BackupAndRestore`.
+
     Args:
         schedule: function step -> (whether the masks move, sparsity), with steps counted from 1: tfmot's
             `PolynomialDecay` or `ConstantSparsity` (also in `distill.pruning`), or any function of a Python int. With

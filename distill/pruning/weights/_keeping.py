@@ -63,7 +63,8 @@ class KeepZeros(MaskCallback):
     Weights that are pruned when training starts stay pruned; if the model has no masks, all zeros stay zero. With any
     other optimizer, `prune` and `keep_zeros` are enough by themselves. An optimizer with `use_ema=True` averages
     weights before constraints apply, and at the end of training the averages replace all weights, including the pruned
-    ones. This callback sets those to zero again. `GradualPruning` does this by itself.
+    ones. This callback sets those to zero again. The other callbacks that prune, and `iterative`, do this by
+    themselves.
 
     Args:
         include: layers whose zeros are kept, in the forms that `find_kernels` takes; all by default.

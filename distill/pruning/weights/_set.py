@@ -14,8 +14,9 @@ class SET(MaskCallback):
     """Sparse evolutionary training: from time to time, drops the smallest weights and adds as many others at random.
 
     Before the first step, a random choice of weights in each kernel is kept, as many as `sparsity` and `distribution`
-    say. A model that is already pruned to these numbers keeps its own masks. At steps `frequency`, 2 · `frequency`, …
-    below `end_step`, before the step trains, the callback does two things in each kernel:
+    say. A model whose masks already keep these numbers keeps them. A loaded model has none: call `keep_zeros(model)`
+    before `fit`, or training begins with new random masks, and a warning says so. At steps `frequency`, 2 ·
+    `frequency`, … below `end_step`, before the step trains, the callback does two things in each kernel:
 
     - It sets the smallest `drop_fraction` of the weights, by magnitude, to zero, rounded to the nearest number.
     - It draws as many new weights from those that were already pruned; they start at 0. So a weight that is dropped
