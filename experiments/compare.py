@@ -25,7 +25,8 @@ With AMX it took 9 minutes: −.01 (−.26 to +.24) and 7.17 (5.64 to 8.71); and
 (−.24 to +.46) and 7.20 (5.91 to 8.49). Of the arms on request: moved images are worth 1.0 points without a teacher and
 1.2 with one; twice the time, three teachers and standardized logits are not shown to help; the teacher without most of
 its channels is 1.2 points worse than a new network of that size; int8 costs a few hundredths. All arms took an hour and
-a half on two cores. """
+a half on two cores.
+"""
 
 import functools
 
