@@ -68,7 +68,8 @@ def accuracy_by_length(found):
         axes = figure.subplots()
         for curve, color in zip(curves, plots.PALETTE, strict=False):
             levels.draw(axes, curve, curve.levels, color=color)
-        levels.draw_line(axes, found.arm("teacher"), label="teacher", dash="--")
+        if any(arm.name == "teacher" for arm in found.arms):
+            levels.draw_line(axes, found.arm("teacher"), label="teacher", dash="--")
         axes.set(xscale="log", xlabel="epochs")
         axes.set_xticks(LENGTHS, map(str, LENGTHS))
         levels.error_axis(axes)

@@ -50,8 +50,10 @@ def cnn():
 def mlp(dropout):
     """The student."""
     layers = keras.layers
-    stack = [layer for _ in range(2) for layer in (layers.Dense(100, "relu"), layers.Dropout(dropout))]
-    return keras.Sequential([keras.Input((40, 1)), layers.Flatten(), *stack, layers.Dense(10)], name="mlp")
+    # Made first, since Dropout draws a seed and would change the initial weights that follow.
+    *hidden, head = layers.Dense(100, "relu"), layers.Dense(100, "relu"), layers.Dense(10)
+    stack = [layer for dense in hidden for layer in (dense, layers.Dropout(dropout))]
+    return keras.Sequential([keras.Input((40, 1)), layers.Flatten(), *stack, head], name="mlp")
 
 
 def learn(run, smoothing, dropout, *, epochs, places=0):

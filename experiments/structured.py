@@ -162,6 +162,7 @@ for percent in PERCENTS:
             fine_tuned,
             name=f"{criterion}-{percent}",
             settings={"removed": percent / 100, "criterion": criterion},
+            tune=LABELS if judged and criterion == "random" else None,
             on_request=not judged or criterion != "random",
         )
 for criterion in CRITERIA:

@@ -9,7 +9,7 @@ from distill.studies._charts import every
 from distill.studies._grids import Grid, Number, for_csv
 from distill.studies._insides import disagreements
 from distill.studies._judging import Judged, judge
-from distill.studies._pareto import prices
+from distill.studies._pareto import mean_cost, prices
 from distill.studies._records import write_json
 from distill.studies._results import ArmResult, StudyResult
 from distill.studies._statistics import spread
@@ -136,7 +136,7 @@ def _arm(study: StudyResult, arm: ArmResult) -> dict[str, Any]:
         "group": arm.group,
         "seeds": arm.seeds,
         "scores": found,
-        "cost": arm.cells[0].cost,
+        "cost": {key: mean_cost(arm, key) for key in arm.cells[0].cost},
         "litert_bytes": study.litert_bytes.get(arm.name),
         "latency_ms": study.latency_ms.get(arm.name),
         "seconds": [cell.seconds for cell in arm.cells],

@@ -24,6 +24,7 @@ from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, about
 from distill.studies._early import early_verdicts, stages
+from distill.studies._merging import left_out, not_compared
 from distill.studies._pools import pool_of
 from distill.studies._publishing import publish
 from distill.studies._ray import Ray
@@ -98,11 +99,7 @@ def execute(design: Design, plan: Plan) -> StudyResult:
                 f"No arm finished a seed, so there is nothing to compare. What went wrong is in "
                 f"{plan.study_dir / 'workers.log'}. Finished cells are kept: fix the cause and run the study again."
             )
-        notes += [
-            f"The arm {name} was never finished, and is left out."
-            for name in design.arms
-            if not finished[name]
-        ]
+        notes += [left_out(name) for name in design.arms if not finished[name]]
         cells = {name: [finished[name][seed] for seed in sorted(finished[name])] for name in arms}
         shared = [
             (baseline, arm)
@@ -110,7 +107,7 @@ def execute(design: Design, plan: Plan) -> StudyResult:
             if finished.get(baseline, {}).keys() & finished.get(arm, {}).keys()
         ]
         notes += [
-            f"{arm} and {baseline} finished no seed that both have, and are not compared."
+            not_compared(baseline, arm)
             for baseline, arm in design.comparisons
             if baseline in arms and arm in arms and (baseline, arm) not in shared
         ]

@@ -31,12 +31,19 @@ def merge(studies: Sequence[StudyResult]) -> StudyResult:
         _require_same("name", first, other, lambda study: study.name)
         _require_same("measures", first, other, lambda study: [measure.key for measure in study.measures])
         _require_same("kind, smoke or not", first, other, lambda study: study.smoke)
+        if None not in (_data(first), _data(other)):
+            _require_same("setting of the data", first, other, _data)
     notes = list(_unique(note for study in studies for note in study.notes))
     arms: dict[str, ArmResult] = {}
     for study in studies:
         for arm in study.arms:
             arms[arm.name] = _joined(arms[arm.name], arm, notes) if arm.name in arms else arm
     pairs, primary = _comparisons(studies, arms)
+    # What one run lacked, another may have.
+    notes = [
+        note for note in notes if note not in {*map(left_out, arms), *(not_compared(*pair) for pair in pairs)}
+    ]
+    machines = list(_unique(str(one.extra["machine"]) for one in studies if one.extra.get("machine")))
     timed = next((study for study in studies if study.latency_ms), first)
     if untimed := sorted({name for study in studies for name in study.latency_ms} - set(timed.latency_ms)):
         notes.append(
@@ -61,7 +68,23 @@ def merge(studies: Sequence[StudyResult]) -> StudyResult:
         tuning=tuple({one.arm: one for study in reversed(studies) for one in study.tuning}.values()),
         latency_ms=timed.latency_ms,
         litert_bytes={name: size for study in reversed(studies) for name, size in study.litert_bytes.items()},
+        extra={**first.extra, **({"machine": "; ".join(machines)} if machines else {})},
     )
+
+
+def left_out(arm: str) -> str:
+    """The note on an arm without a finished cell."""
+    return f"The arm {arm} was never finished, and is left out."
+
+
+def not_compared(baseline: str, arm: str) -> str:
+    """The note on two arms that share no seed."""
+    return f"{arm} and {baseline} finished no seed that both have, and are not compared."
+
+
+def _data(study: StudyResult) -> Any:
+    """The settings of a run's data, which all its arms share; `None` if no cell recorded them."""
+    return next((arm.cells[0].config["data"] for arm in study.arms if "data" in arm.cells[0].config), None)
 
 
 def _require_same(

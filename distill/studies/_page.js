@@ -3,7 +3,7 @@
 
 /** A cell's number, NaN where it has none. */
 function number(cell) {
-  const text = cell.dataset.value ?? cell.textContent.replace("−", "-");
+  const text = cell.dataset.value ?? cell.textContent.replace("−", "-").replace(/(\d),(?=\d{3})/g, "$1");
   return text === "" ? NaN : parseFloat(text);
 }
 

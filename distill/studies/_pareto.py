@@ -77,7 +77,7 @@ def prices(study: StudyResult) -> list[Prices]:
             print(kind.kind, [one.arm.name for one in kind.front])
         ```
     """
-    macs = {arm.name: mean for arm in study.arms if (mean := _mean(arm, "macs")) is not None}
+    macs = {arm.name: mean for arm in study.arms if (mean := mean_cost(arm, "macs")) is not None}
     found = [
         _priced(study, "MACs", "macs", "multiply-adds of one example", _exact(macs)),
         _priced(study, *_bytes(study)),
@@ -146,7 +146,7 @@ def _bytes(study: StudyResult) -> tuple[str, str, str, _Costs]:
     if len(study.litert_bytes) > 1:
         return "bytes", "bytes", "size of the LiteRT file", _exact(study.litert_bytes)
     compressed, saved = (
-        {arm.name: mean for arm in study.arms if (mean := _mean(arm, key)) is not None}
+        {arm.name: mean for arm in study.arms if (mean := mean_cost(arm, key)) is not None}
         for key in ("gzip_bytes", "file_bytes")
     )
     if len(compressed) == len(study.arms):
@@ -158,6 +158,7 @@ def _exact(costs: "dict[str, float] | dict[str, int]") -> _Costs:
     return {arm: (cost, cost, cost) for arm, cost in costs.items()}
 
 
-def _mean(arm: ArmResult, key: str) -> float | None:
-    values = [value for cell in arm.cells if (value := cell.cost[key]) is not None]
+def mean_cost(arm: ArmResult, key: str) -> float | None:
+    """The mean of a cost over an arm's cells, or `None` if one lacks it."""
+    values = [value for cell in arm.cells if (value := cell.cost.get(key)) is not None]
     return sum(values) / len(values) if len(values) == len(arm.cells) else None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from distill import tracking
 from distill.studies._judging import judge
+from distill.studies._pareto import mean_cost
 from distill.studies._reading import read
 from distill.studies._results import StudyResult
 from distill.studies._statistics import spread
@@ -124,7 +125,7 @@ def _arms(study: StudyResult) -> _Table:
         for measure in study.measures:
             values = arm.values(measure)
             row += [None, None] if values is None else [spread(values).mean, spread(values).deviation]
-        row += [arm.cells[0].cost.get(key) for key in costs]
+        row += [mean_cost(arm, key) for key in costs]
         row += [study.litert_bytes.get(arm.name), study.latency_ms.get(arm.name, {}).get("median")]
         rows.append(row)
     return [*columns, *costs, "litert_bytes", "latency_ms"], rows

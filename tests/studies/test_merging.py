@@ -9,7 +9,7 @@ from distill.studies import report
 from tests.studies.made_up import LAST, write_study
 
 
-def part(folder, *, arms=tuple(LAST), seeds=range(8), configs=None, code="1a2b", **changes):
+def part(folder, *, arms=tuple(LAST), seeds=range(8), configs=None, code="1a2b", data=None, **changes):
     """A run of the made-up study with some of its arms and seeds."""
     write_study(folder, **changes)
     raw = json.loads((folder / "study.json").read_text())
@@ -21,6 +21,7 @@ def part(folder, *, arms=tuple(LAST), seeds=range(8), configs=None, code="1a2b",
         for cell in arm["cells"]:
             settings = {"rate": (configs or {}).get(arm["name"], 0.1)}
             config = {"settings": settings, "code": code, "needs": {"x": cell}}
+            config |= {} if data is None else {"data": data}
             (folder / cell / "config.json").write_text(json.dumps({"config": config}))
     for kind in ("comparisons", "primary"):
         raw[kind] = [pair for pair in raw[kind] if set(pair) <= set(arms)]
@@ -123,3 +124,24 @@ def test_the_command_writes_the_report_of_several_runs(tmp_path, capsys):
     arms = (beside / "arms.csv").read_text().splitlines()
     assert float(arms[1].split(",")[1]) == pytest.approx(LAST["teacher"].mean())
     assert {path.suffix for path in beside.iterdir()} == {".csv", ".json", ".png", ".svg"}
+
+
+def test_runs_on_other_data_are_not_merged(tmp_path):
+    """Or arms that were trained on one set would be compared with arms that were trained on another."""
+    one = part(tmp_path / "a", arms=("alone",), data={"dataset": "digits"})
+    two = part(tmp_path / "b", arms=("distilled",), data={"dataset": "mnist5k"})
+    with pytest.raises(ValueError, match=r"one setting of the data. Received: .*digits.* and .*mnist5k"):
+        studies.read(one, two)
+    same = part(tmp_path / "c", arms=("distilled",), data={"dataset": "digits"})
+    assert studies.read(one, same).comparisons == (("alone", "distilled"),)
+
+
+def test_notes_on_what_another_run_has_are_left_out(tmp_path):
+    gone = ["The arm distilled was never finished, and is left out.", "Kept."]
+    one = part(tmp_path / "a", arms=("teacher", "alone"), notes=gone, machine="x86_64, 2 cores")
+    two = part(tmp_path / "b", arms=("teacher", "distilled"), machine="arm64, 8 cores")
+    found = studies.read(one, two)
+    assert "Kept." in found.notes
+    assert gone[0] not in found.notes
+    assert found.extra["machine"] == "x86_64, 2 cores; arm64, 8 cores"
+    assert gone[0] in studies.read(one).notes
