@@ -23,7 +23,7 @@ STUDENTS = [
 ]  # fmt: skip
 
 # One of each kind; the slow test below runs all arms.
-KINDS = ["teacher", "teacher_int8", "alone", "distilled", "zeros"]
+KINDS = ["teacher", "alone", "distilled", "zeros", "teacher_int8"]
 
 
 @pytest.fixture(scope="module")

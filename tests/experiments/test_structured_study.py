@@ -60,9 +60,10 @@ def test_small_networks_have_one_size_and_differ_in_what_their_names_say(run, mo
 
 def test_arms_at_the_judged_share_have_as_much_to_choose_from():
     trained = [f"{method}-80" for method in structured.METHODS]
-    trained += ["fine-tuned-80-moved", "distilled-80-moved"]
-    assert [len(ARMS[name].trials) for name in trained] == [4] * 6
-    for name in trained[4:]:
+    moved = ["fine-tuned-80-moved", "distilled-80-moved"]
+    trained += [*moved, "random-80"]
+    assert [len(ARMS[name].trials) for name in trained] == [4] * 7
+    for name in moved:
         still = ARMS[name.removesuffix("-moved")]
         assert ARMS[name].function is still.function
         assert ARMS[name].settings == {**still.settings, "places": structured.PLACES}
