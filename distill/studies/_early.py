@@ -1,16 +1,15 @@
 """Verdicts that a study knows before it ends, and the order of arms that brings them early."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from distill.studies._declarations import Cell
 from distill.studies._declared import Design
-from distill.studies._judging import Judged
+from distill.studies._judging import paired
 from distill.studies._measures import Measure
 from distill.studies._reading import read_cell
-from distill.studies._statistics import LEVEL, compare
+from distill.studies._statistics import LEVEL
 from distill.studies._summary import verdict
 
 
@@ -35,38 +34,31 @@ def early_verdicts(design: Design, cells: Mapping[str, Mapping[int, Cell]], stud
     """
     measure, pairs = design.metrics[0], _primary(design)
     shown = []
-    for baseline, arm in pairs:
-        seeds = tuple(sorted(cells[baseline].keys() & cells[arm].keys()))
-        before, after = (
-            [_score(study_dir / cells[name][seed].folder, measure) for seed in seeds]
-            for name in (baseline, arm)
-        )
-        if not seeds or any(map(math.isnan, before + after)):
+    for names in pairs:
+        before, after = (_scores(cells[name], measure, study_dir) for name in names)
+        if before is None or after is None or not before.keys() & after.keys():
             continue
-        raw = compare(before, after, lower_is_better=measure.lower_is_better, unit=measure.unit)
+        judged = paired(names, before, after, measure, primary=True)
+        if not judged.raw.deviation > 0:
+            continue
         # Holm's method divides the level by the number of comparisons at most.
-        strictest = dataclasses.replace(raw.at(LEVEL / len(pairs)), p=min(1.0, len(pairs) * raw.p))
-        if not raw.deviation > 0 or strictest.verdict == "not shown":
-            continue
-        judged = Judged(
-            baseline,
-            arm,
-            raw=raw,
-            adjusted=strictest,
-            differences=tuple(b - a for a, b in zip(before, after, strict=True)),
-            seeds=seeds,
-            primary=True,
-            together=len(pairs),
-            digits=measure.digits,
+        strictest = dataclasses.replace(
+            judged.raw.at(LEVEL / len(pairs)), p=min(1.0, len(pairs) * judged.raw.p)
         )
-        shown.append(": ".join(verdict(judged)))
+        if strictest.verdict != "not shown":
+            shown.append(": ".join(verdict(dataclasses.replace(judged, adjusted=strictest))))
     return shown
 
 
-def _score(folder: Path, measure: Measure) -> float:
-    """A cell's score on test as it is printed, or NaN if it has none, as a student without a teacher no agreement."""
-    score = read_cell(folder, [measure]).test[measure.key]
-    return math.nan if score is None else measure.scale * score
+def _scores(cells: Mapping[int, Cell], measure: Measure, study_dir: Path) -> dict[int, float] | None:
+    """Scores on test as they are printed; `None` if a cell has none, as a student without a teacher no agreement."""
+    found = {}
+    for seed, cell in cells.items():
+        score = read_cell(study_dir / cell.folder, [measure]).test[measure.key]
+        if score is None:
+            return None
+        found[seed] = measure.scale * score
+    return found
 
 
 def _primary(design: Design) -> list[tuple[str, str]]:

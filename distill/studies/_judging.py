@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from distill.studies._grids import NOTHING, Grid, for_html
 from distill.studies._measures import Measure
@@ -101,31 +101,42 @@ def interval(comparison: Comparison, *, digits: int = 2) -> str:
     return f"{comparison.low:+.{digits}f} to {comparison.high:+.{digits}f}"
 
 
+def paired(
+    names: tuple[str, str],
+    before: Mapping[int, float],
+    after: Mapping[int, float],
+    measure: Measure,
+    *,
+    primary: bool,
+) -> Judged:
+    """Compares the scores of a baseline and of an arm, by seed, on the seeds that both have; adjusted for nothing."""
+    seeds = tuple(seed for seed in before if seed in after)
+    one, other = ([scores[seed] for seed in seeds] for scores in (before, after))
+    raw = compare(one, other, lower_is_better=measure.lower_is_better, unit=measure.unit)
+    return Judged(
+        *names,
+        raw=raw,
+        adjusted=raw,
+        differences=tuple(b - a for a, b in zip(one, other, strict=True)),
+        seeds=seeds,
+        primary=primary,
+        together=1,
+        digits=measure.digits,
+    )
+
+
 def _family(
     study: StudyResult, family: Sequence[tuple[str, str]], measure: Measure, *, primary: bool
 ) -> list[Judged]:
     """Comparisons that are adjusted together."""
-    pairs = [
-        (names, [before[seed] for seed in seeds], [after[seed] for seed in seeds], seeds)
+    found = [
+        paired(names, before, after, measure, primary=primary)
         for names in family
         if (before := study.arm(names[0]).by_seed(measure)) is not None
         and (after := study.arm(names[1]).by_seed(measure)) is not None
-        for seeds in [tuple(seed for seed in before if seed in after)]
     ]
-    raw = [
-        compare(before, after, lower_is_better=measure.lower_is_better, unit=measure.unit)
-        for _, before, after, _ in pairs
-    ]
+    adjusted = adjust([one.raw for one in found])
     return [
-        Judged(
-            *names,
-            raw=comparison,
-            adjusted=adjusted,
-            differences=tuple(b - a for a, b in zip(before, after, strict=True)),
-            seeds=seeds,
-            primary=primary,
-            together=len(pairs),
-            digits=measure.digits,
-        )
-        for (names, before, after, seeds), comparison, adjusted in zip(pairs, raw, adjust(raw), strict=True)
+        dataclasses.replace(one, adjusted=comparison, together=len(found))
+        for one, comparison in zip(found, adjusted, strict=True)
     ]
