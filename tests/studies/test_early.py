@@ -18,6 +18,10 @@ def high(run):
     return classifier(5.0 + run.seed)
 
 
+def sharper(run):
+    return classifier(5.0 + run.seed)
+
+
 def last(run):
     return classifier(0.2 + 0.1 * run.seed)
 
@@ -105,3 +109,15 @@ def test_a_budget_shows_no_verdict_before_its_last_seed(here, tmp_path, capsys):
     made.compare("high", "low")
     run(made, tmp_path, budget=60.0)
     assert "so far" not in capsys.readouterr().out
+
+
+def test_names_in_brackets_are_printed_whole(here, tmp_path, capsys):
+    made = study_of((last, {}), seeds=4)
+    made.arm(low, name="kd[t=2]")
+    made.arm(sharper, name="kd[t=4]")
+    made.compare("kd[t=4]", "kd[t=2]")
+    made.compare("last", "kd[t=2]")
+    run(made, tmp_path)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "so far: kd[t=4] is better than kd[t=2]:" in shown
+    assert "cells, kd[t=2], kd[t=4]: 8 of 8 cells (" in shown

@@ -145,3 +145,23 @@ def test_notes_on_what_another_run_has_are_left_out(tmp_path):
     assert gone[0] not in found.notes
     assert found.extra["machine"] == "x86_64, 2 cores; arm64, 8 cores"
     assert gone[0] in studies.read(one).notes
+
+
+def test_costs_beside_the_report_are_those_of_all_seeds(tmp_path):
+    folder = part(tmp_path / "a", arms=("teacher", "alone"))
+    sizes = []
+    (cells,) = [
+        one["cells"]
+        for one in json.loads((folder / "study.json").read_text())["arms"]
+        if one["name"] == "alone"
+    ]
+    for number, path in enumerate(folder / cell / "result.json" for cell in cells):
+        raw = json.loads(path.read_text())
+        raw["cost"]["parameters"] += number
+        sizes.append(raw["cost"]["parameters"])
+        path.write_text(json.dumps(raw))
+    report.write(folder)
+    content = json.loads((folder / "report" / "report.json").read_text())
+    (alone,) = [arm for arm in content["arms"] if arm["name"] == "alone"]
+    assert alone["cost"]["parameters"] == pytest.approx(sum(sizes) / len(sizes))
+    assert len(set(sizes)) > 1

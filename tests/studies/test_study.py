@@ -17,6 +17,7 @@ from keras import layers
 import distill
 from distill import studies
 from distill.studies import _execution as execution
+from distill.studies import _shipping as shipping
 from tests.studies.made_up import terminal
 from tests.studies.tiny import TAUGHT, classifier, rate, run, splits, study_of, taught, teacher, trained
 
@@ -568,3 +569,13 @@ def test_a_budget_is_judged_by_the_seeds_that_it_trained(here, tmp_path, monkeyp
 def test_data_may_be_a_partial(here, tmp_path):
     study = study_of((teacher, {}), data=functools.partial(splits))
     assert "test_study" not in run(study, tmp_path).command
+
+
+def test_times_that_cannot_be_taken_cost_no_report(here, tmp_path, monkeypatch):
+    def fails(calls):
+        raise RuntimeError("no clock")
+
+    monkeypatch.setattr(shipping.cost, "in_turns", fails)
+    found = run(study_of((teacher, {})), tmp_path)
+    assert (dict(found.latency_ms), list(found.litert_bytes)) == ({}, ["teacher"])
+    assert "No arm has a latency (RuntimeError: no clock)." in found.notes

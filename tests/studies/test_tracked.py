@@ -153,7 +153,8 @@ def test_a_sweep_is_the_grid_that_tuning_tries(tmp_path, capsys, monkeypatch):
     import yaml
 
     monkeypatch.setitem(sys.modules, "__main__", type(sys)("__main__"))
-    assert typed(tuned_study(), tmp_path, monkeypatch, "--sweep", "taught", "--smoke") == 0
+    typed_together = typed(tuned_study(), tmp_path, monkeypatch, "--sweep=taught", "--smoke")
+    assert typed_together == typed(tuned_study(), tmp_path, monkeypatch, "--sweep", "taught", "--smoke") == 0
     file = tmp_path / "runs" / "tiny-smoke" / "sweep-taught.yaml"
     assert f"wandb sweep {file}" in capsys.readouterr().out
     assert yaml.safe_load(file.read_text()) == {
