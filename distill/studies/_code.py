@@ -28,6 +28,16 @@ def code_of(*functions: Callable[..., Any]) -> str:
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:12]
 
 
+def file_of(function: Callable[..., Any]) -> str | None:
+    """The file that defines a function, also that of a partial; `None` if there is none."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        return inspect.getsourcefile(function)
+    except TypeError:  # built in, typed at a prompt, or an object that can be called
+        return None
+
+
 def _parts(root: Callable[..., Any]) -> Iterator[str]:
     """The code of a function, and of everything of its project that it uses, however deep."""
     yield f"root {_source(root, is_root=True)}"

@@ -1,25 +1,20 @@
 """Runs a study: chooses settings, trains seed by seed and arm by arm, and writes study.json and the report."""
 
 import dataclasses
-import functools
-import inspect
-import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import keras
 from rich.console import Console
 from rich.markup import escape
 
-from distill import tracking
 from distill.studies import _report as report
 from distill.studies import _sections as sections
-from distill.studies._code import code_of
+from distill.studies._cell_work import Chosen, Make, files_of, folder_of, maker, work_of
 from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, about
@@ -29,18 +24,13 @@ from distill.studies._pools import pool_of
 from distill.studies._publishing import publish
 from distill.studies._ray import Ray
 from distill.studies._reading import model_file, read, scores_of
-from distill.studies._recording import is_named, record_again, tracker_of, unnamed
+from distill.studies._recording import is_named, record_again, unnamed
 from distill.studies._records import write_text
 from distill.studies._results import StudyResult
-from distill.studies._run import Run, settle
 from distill.studies._runner import CellError, Runner, Work, locked
 from distill.studies._shipping import ship
 
 TUNING_SEEDS = (1000, 1001, 1002)  # never those of a comparison
-# Arm -> the settings that were chosen for it.
-Chosen = Mapping[str, Mapping[str, Any]]
-# Makes the cell of an arm and a seed, with the settings that were chosen.
-Make = Callable[[str, int, Chosen], Cell]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,22 +53,51 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """What a cell depends on besides its seed.
+class _Running:
+    """A study that runs: what it declares, how it is run, and what runs its cells."""
 
-    Attributes:
-        settings: settings of the arm.
-        data: settings of the data.
-        needs: arm -> name of its cell.
-        code: digest of the functions.
-        smoke: whether it only checks that everything works.
-    """
+    design: Design
+    plan: Plan
+    runner: Runner
+    work: Work
+    make: Make
 
-    settings: dict[str, Any]
-    data: dict[str, Any]
-    needs: dict[str, str]
-    code: str
-    smoke: bool
+    @classmethod
+    def of(cls, design: Design, plan: Plan, pool: Executor) -> "_Running":
+        runner = Runner(plan.study_dir, pool=pool, console=Console())
+        work = work_of(design, plan.surroundings, may_be_edited=plan.engine is None)
+        return cls(design, plan, runner, work, maker(design, smoke=plan.smoke))
+
+    def run(
+        self, cells: Sequence[Cell], label: str, gone: Set[str] = frozenset()
+    ) -> tuple[list[Cell], list[Cell]]:
+        """Runs cells after those that they need; returns the finished ones and the lost, which failed or lack a need.
+
+        Of cells that they need and that are not among them, those in `gone` are lost and the others finished.
+        """
+        finished: list[Cell] = []
+        lost: list[Cell] = []
+        for depth in range(1 + max(self.design.arms[cell.arm].depth for cell in cells)):
+            gone = gone | {cell.name for cell in lost}
+            mine = [cell for cell in cells if self.design.arms[cell.arm].depth == depth]
+            ready = [cell for cell in mine if not gone & set(cell.config.needs.values())]
+            lost += [cell for cell in mine if cell not in ready]
+            if not ready:
+                continue
+            failed: tuple[Cell, ...] = ()
+            try:
+                self.runner.run(ready, self.work, label=f"{label}, {_listed([cell.arm for cell in ready])}")
+            except CellError as error:
+                if not error.failed:
+                    raise
+                failed = error.failed
+            lost += failed
+            finished += [cell for cell in ready if cell not in failed]
+        return finished, lost
+
+    def is_finished(self, cell: Cell) -> bool:
+        """Whether a cell has been trained and scored."""
+        return (self.plan.study_dir / cell.folder / "result.json").exists()
 
 
 def execute(design: Design, plan: Plan) -> StudyResult:
@@ -86,12 +105,11 @@ def execute(design: Design, plan: Plan) -> StudyResult:
     began = time.monotonic()
     plan.study_dir.mkdir(parents=True, exist_ok=True)
     with plan.pool(design) as pool:
-        runner = Runner(plan.study_dir, pool=pool, console=Console())
-        work, make = _work(design, plan), _maker(design, plan)
-        _require_scores(design, plan, make)
+        running = _Running.of(design, plan, pool)
+        _require_scores(running)
         chosen: dict[str, dict[str, Any]] = {}
-        tuning, failed = _tune(design, plan, runner, work, make, chosen) if plan.tune else ([], [])
-        finished, notes = _all_seeds(design, plan, runner, work, make, chosen, began)
+        tuning, failed = _tune(running, chosen) if plan.tune else ([], [])
+        finished, notes = _all_seeds(running, chosen, began)
         notes += failed
         arms = [name for name in design.arms if finished[name]]
         if not arms:
@@ -131,12 +149,12 @@ def execute(design: Design, plan: Plan) -> StudyResult:
                 tuning=tuning,
                 latency_ms=latency_ms,
                 litert_bytes=litert_bytes,
-                code=_folder_of(design),
+                code=folder_of(design),
             )
             found = read(plan.study_dir)
             write_text(plan.study_dir / report.SECTIONS, sections.html(found, design.sections))
             report.write(plan.study_dir)
-            publish(plan.study_dir, wandb=plan.surroundings.wandb, code=_folder_of(design))
+            publish(plan.study_dir, wandb=plan.surroundings.wandb, code=folder_of(design))
             return found
 
 
@@ -144,194 +162,60 @@ def _shipped(
     pool: Executor, design: Design, files: Mapping[str, Path], folder: Path
 ) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
     """As `ship`, in a worker; a worker that dies of it must not cost the study its report."""
+    died = "No arm has a LiteRT file, size and latency: the process that writes and times them died."
     try:
         return pool.submit(ship, design, files, folder).result()
     except BrokenExecutor:
-        return (
-            {},
-            {},
-            ["No arm has a LiteRT file, size and latency: the process that writes and times them died."],
-        )
+        return {}, {}, [died]
 
 
-def _require_scores(design: Design, plan: Plan, make: Make) -> None:
+def _require_scores(running: _Running) -> None:
     """Raises ValueError if cells that are finished lack a measure, which a study has got since."""
+    design, plan = running.design, running.plan
     wanted = {one.key for one in design.metrics}
-    for name in design.arms:
-        for seed in plan.seeds:
-            cell = make(name, seed, {})
-            if not (plan.study_dir / cell.folder / "result.json").exists():
-                continue
-            known = scores_of(plan.study_dir / cell.folder)
-            if missing := sorted(wanted - known):
-                raise ValueError(
-                    "Finished cells of a study must have all its metrics. Received: "
-                    f"{cell.name} in {plan.study_dir}, without {', '.join(missing)}. Run the study in another folder, "
-                    "or delete the folders of its cells to train them again."
-                )
+    cells = [running.make(name, seed, {}) for name in design.arms for seed in plan.seeds]
+    if plan.tune:
+        cells += [
+            running.make(name, seed, {name: settings})
+            for name, arm in design.arms.items()
+            for settings in arm.trials
+            for seed in TUNING_SEEDS
+        ]
+    for cell in filter(running.is_finished, cells):
+        if missing := sorted(wanted - scores_of(plan.study_dir / cell.folder)):
+            raise ValueError(
+                "Finished cells of a study must have all its metrics. Received: "
+                f"{cell.name} in {plan.study_dir}, without {', '.join(missing)}. Run the study in another folder, "
+                "or delete the folders of its cells to train them again."
+            )
 
 
 def execute_trial(design: Design, plan: Plan, arm: str, settings: Mapping[str, Any], seed: int) -> Cell:
     """Runs one cell of an arm after the cells that it needs; a sweep's agent may have named its W&B run."""
     plan.study_dir.mkdir(parents=True, exist_ok=True)
-    work, make = _work(design, plan), _maker(design, plan)
-    cell = make(arm, seed, {arm: settings})
-    needed = [make(one, seed, {}) for one in design.needed_by(arm)]
-    is_finished = (plan.study_dir / cell.folder / "result.json").exists()
     # Each step has its own processes, which get the environment variables of this one when they start.
     with unnamed(), plan.pool(design) as pool:
-        runner = Runner(plan.study_dir, pool=pool, console=Console())
-        lost = _run_depths(design, runner, work, needed, f"needed by {arm}")[1] if needed else []
+        running = _Running.of(design, plan, pool)
+        cell = running.make(arm, seed, {arm: settings})
+        was_finished = running.is_finished(cell)
+        needed = [running.make(one, seed, {}) for one in design.needed_by(arm)]
+        lost = running.run(needed, f"needed by {arm}")[1] if needed else []
     if lost:
         raise CellError(f"The trial of {arm} lacks what it needs: {lost[0].name} failed.", lost)
     with plan.pool(design) as pool:
-        Runner(plan.study_dir, pool=pool, console=Console()).run([cell], work, label=f"trial of {arm}")
-    if is_finished and is_named():
+        running = _Running.of(design, plan, pool)
+        running.runner.run([cell], running.work, label=f"trial of {arm}")
+    if was_finished and is_named():
         record_again(
             cell,
             plan.study_dir,
             plan.study_dir / "sweeps" / os.environ["WANDB_RUN_ID"] / cell.name,
             surroundings=plan.surroundings,
             measures=design.metrics,
-            needs=_files_of(cell, plan.study_dir / "cells"),
-            code=_folder_of(design),
+            needs=files_of(cell, plan.study_dir / "cells"),
+            code=folder_of(design),
         )
     return cell
-
-
-def _files_of(cell: Cell, cells: Path) -> dict[str, Path]:
-    """The models of the cells that one needs, by their arms."""
-    return {name: model_file(cells / folder) for name, folder in cell.config.needs.items()}
-
-
-def _folder_of(design: Design) -> Path:
-    """The folder of the study's code, or the working directory if there is no file."""
-    try:
-        return Path(inspect.getsourcefile(design.data) or "").parent
-    except TypeError:  # a partial
-        return Path()
-
-
-def _work(design: Design, plan: Plan) -> Work:
-    # A worker of Ray gets functions that may come without their source, and cannot tell.
-    how = train_unless_edited if plan.engine is None else train
-    return functools.partial(how, design=design, surroundings=plan.surroundings)
-
-
-# Study -> arm -> digest of its code as this process imported it, before data or arms could change their variables.
-_IMPORTED: dict[str, dict[str, str]] = {}
-
-
-def train_unless_edited(
-    cell: Cell, directory: Path, *, design: Design, surroundings: Surroundings
-) -> dict[str, Any]:
-    """Like `train`, but refuses if the study's files were edited before this process imported them.
-
-    Raises:
-        RuntimeError: the arm's code is not what it was when the run began.
-    """
-    if multiprocessing.parent_process() is None:  # cells run where the run began
-        return train(cell, directory, design=design, surroundings=surroundings)
-    if design.name not in _IMPORTED:
-        _IMPORTED[design.name] = {name: _code(design, name) for name in design.arms}
-    if _IMPORTED[design.name][cell.arm] != cell.config.code:
-        raise RuntimeError(
-            f"The code of a study must not change while it runs. Received: code of {cell.arm} that differs "
-            "from when the run began. Run the study again; what is finished stays."
-        )
-    return train(cell, directory, design=design, surroundings=surroundings)
-
-
-def train(cell: Cell, directory: Path, *, design: Design, surroundings: Surroundings) -> dict[str, Any]:
-    """Does the work of one cell: calls the arm's function, and scores what it returns."""
-    arm, config = design.arms[cell.arm], cell.config
-    train_split, dev, test = design.splits(cell.seed)
-    files = _files_of(cell, directory.parent)
-    with tracker_of(cell, directory, surroundings, code=_folder_of(design)) as tracker:
-        run = Run(
-            seed=cell.seed,
-            train=train_split,
-            dev=dev,
-            callbacks=[tracking.EpochLogger(tracker)],
-            directory=directory,
-            smoke=config.smoke,
-            _files=files,
-        )
-        # Seeded again, so that the arm does not depend on how many random numbers the data drew.
-        keras.utils.set_random_seed(cell.seed)
-        made = arm.function(run, **config.settings)
-        return settle(
-            made,
-            cell=cell,
-            directory=directory,
-            dev=dev,
-            test=test,
-            teacher=files[arm.needs[0]] if arm.needs else None,
-            needs=files,
-            measures=design.metrics,
-            tracker=tracker,
-        )
-
-
-def _maker(design: Design, plan: Plan) -> Make:
-    """A function that makes cells, with the code as it is now: a file may be edited while its study runs."""
-    codes = {name: _code(design, name) for name in design.arms}
-
-    def make(name: str, seed: int, chosen: Chosen) -> Cell:
-        arm = design.arms[name]
-        config = Config(
-            settings={**arm.settings, **chosen.get(name, {})},
-            data=design.data_settings,
-            needs={one: make(one, seed, chosen).name for one in arm.needs},
-            code=codes[name],
-            smoke=plan.smoke,
-        )
-        return Cell(study=design.name, arm=name, seed=seed, config=config)
-
-    return make
-
-
-def _code(design: Design, name: str) -> str:
-    """Digest of what makes and scores an arm: its function, the data, and scores that are not the library's."""
-    scores = [one.score for one in design.metrics if one.score is not None]
-    # In a partial, because the defaults of the functions themselves are settings.
-    own = [
-        functools.partial(one) for one in scores if not getattr(one, "__module__", "").startswith("distill.")
-    ]
-    return code_of(design.arms[name].function, design.data, *own)
-
-
-def _run_depths(
-    design: Design,
-    runner: Runner,
-    work: Work,
-    cells: Sequence[Cell],
-    label: str,
-    gone: Set[str] = frozenset(),
-) -> tuple[list[Cell], list[Cell]]:
-    """Runs cells after those that they need; returns the finished ones and those that failed or lack what they need.
-
-    Of cells that they need and that are not among them, those in `gone` are lost and the others finished.
-    """
-    finished: list[Cell] = []
-    lost: list[Cell] = []
-    for depth in range(1 + max(design.arms[cell.arm].depth for cell in cells)):
-        gone = gone | {cell.name for cell in lost}
-        mine = [cell for cell in cells if design.arms[cell.arm].depth == depth]
-        ready = [cell for cell in mine if not gone & set(cell.config.needs.values())]
-        lost += [cell for cell in mine if cell not in ready]
-        if not ready:
-            continue
-        failed: tuple[Cell, ...] = ()
-        try:
-            runner.run(ready, work, label=f"{label}, {_listed([cell.arm for cell in ready])}")
-        except CellError as error:
-            if not error.failed:
-                raise
-            failed = error.failed
-        lost += failed
-        finished += [cell for cell in ready if cell not in failed]
-    return finished, lost
 
 
 def _listed(arms: Sequence[str]) -> str:
@@ -340,13 +224,12 @@ def _listed(arms: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 4 else f"{len(names)} arms"
 
 
-def _tune(
-    design: Design, plan: Plan, runner: Runner, work: Work, make: Make, chosen: dict[str, dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[str]]:
+def _tune(running: _Running, chosen: dict[str, dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Chooses settings arm by arm, in the order of their declaration, so that those of teachers are chosen first.
 
     Returns what `choose` does, and a note for each setting that failed, such as a rate at which a loss becomes NaN.
     """
+    design, make, study_dir = running.design, running.make, running.plan.study_dir
     tuning, notes = [], []
     for name, arm in design.arms.items():
         if not arm.tune:
@@ -361,7 +244,7 @@ def _tune(
                 cell = make(one, seed, chosen)
                 wanted[cell.name] = cell
         wanted |= {cell.name: cell for _, cells in tried for cell in cells}
-        _, lost = _run_depths(design, runner, work, list(wanted.values()), f"choosing settings of {name}")
+        _, lost = running.run(list(wanted.values()), f"choosing settings of {name}")
         gone = {cell.name for cell in lost}
         trials: Trials = [(one, cells) for one, cells in tried if not gone & {cell.name for cell in cells}]
         if not trials:
@@ -375,21 +258,16 @@ def _tune(
             for settings, cells in tried
             if gone & {cell.name for cell in cells}
         ]
-        tuning += choose({name: trials}, plan.study_dir, measures=design.metrics)
+        tuning += choose({name: trials}, study_dir, measures=design.metrics)
         chosen[name] = tuning[-1]["chosen"]
     return tuning, notes
 
 
 def _all_seeds(
-    design: Design,
-    plan: Plan,
-    runner: Runner,
-    work: Work,
-    make: Make,
-    chosen: Chosen,
-    began: float,
+    running: _Running, chosen: Chosen, began: float
 ) -> tuple[dict[str, dict[int, Cell]], list[str]]:
     """Runs all arms; returns the finished cells by arm and seed, and notes for readers."""
+    design, plan = running.design, running.plan
     finished: dict[str, dict[int, Cell]] = {name: {} for name in design.arms}
     notes = [f"The data's {key} is {design.data_settings[key]}." for key in design.changed]
     notes += (
@@ -413,20 +291,20 @@ def _all_seeds(
                 "wider than they would be with all."
             )
             break
-        cells = [make(name, seed, chosen) for seed in block for name in design.arms]
-        is_new = any(not (plan.study_dir / cell.folder / "result.json").exists() for cell in cells)
+        cells = [running.make(name, seed, chosen) for seed in block for name in design.arms]
+        is_new = not all(map(running.is_finished, cells))
         lost: list[Cell] = []
         for stage in stages(design) if plan.budget is None else [list(design.arms)]:
             mine = [cell for cell in cells if cell.arm in stage]
             label = "cells" if plan.budget is None else f"seed {block.start}"
-            ran, failed = _run_depths(design, runner, work, mine, label, {cell.name for cell in lost})
+            ran, failed = running.run(mine, label, {cell.name for cell in lost})
             lost += failed
             for cell in ran:
                 finished[cell.arm][cell.seed] = cell
             if plan.budget is None and not plan.smoke and not all(finished.values()):
                 for line in early_verdicts(design, finished, plan.study_dir):
                     if line not in said:
-                        runner.console.print(f"so far: {escape(line)}", soft_wrap=True)
+                        running.runner.console.print(f"so far: {escape(line)}", soft_wrap=True)
                     said.add(line)
         if is_new:
             took.append((time.monotonic() - began) / 60 - minutes)

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import rich.box
 import rich.table
 import rich.text
@@ -33,7 +34,7 @@ class Number(str):
     def __new__(cls, text: str, value: float) -> "Number":
         """Makes a number from its text and its value."""
         shown = super().__new__(cls, text)
-        shown.value = float(value)  # of numpy too, whose numbers print with their type
+        shown.value = value.item() if isinstance(value, np.generic) else value  # numpy prints its type
         return shown
 
 

@@ -87,7 +87,7 @@ class _LoggingPool(ProcessPoolExecutor):
 
     def terminate(self) -> None:
         """Ends its processes, and no others that the caller may have."""
-        for process in list((self._processes or {}).values()):
+        for process in list((self._processes or {}).values()):  # Python 3.14 has terminate_workers for it
             process.terminate()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

@@ -1,7 +1,6 @@
 """A study of your own: each arm is a function that runs over several seeds, and a report compares the arms."""
 
 import functools
-import inspect
 import multiprocessing
 import os
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from distill.studies._code import file_of
 from distill.studies._declarations import Surroundings
 from distill.studies._declared import PLAIN, Data, Declared, Design, Function, is_plain, settings_of
 from distill.studies._execution import TUNING_SEEDS, Plan, execute
@@ -357,7 +357,7 @@ class Study:
                 smoke=smoke,
                 budget=budget,
                 surroundings=surroundings or Surroundings(),
-                command=command or f"study.run() in {_file_of(self.design.data) or 'a notebook'}",
+                command=command or f"study.run() in {file_of(self.design.data) or 'a notebook'}",
             ),
         )
 
@@ -376,15 +376,6 @@ class Study:
         if multiprocessing.current_process().name != "MainProcess":
             return
         raise SystemExit(main(self.design, self.run, sys.argv[1:] if arguments is None else arguments))
-
-
-def _file_of(function: Callable[..., Any]) -> str | None:
-    while isinstance(function, functools.partial):
-        function = function.func
-    try:
-        return inspect.getsourcefile(function)
-    except TypeError:  # an object that can be called
-        return None
 
 
 def _require(*rules: tuple[bool, str, str]) -> None:

@@ -16,6 +16,7 @@ from keras import layers
 
 import distill
 from distill import studies
+from distill.studies import _cell_work as cell_work
 from distill.studies import _execution as execution
 from distill.studies import _shipping as shipping
 from tests.studies.made_up import terminal
@@ -385,7 +386,7 @@ def test_what_an_arm_may_not_return(here, tmp_path):
 def test_what_it_returns_is_named(tmp_path):
     from distill.studies._run import _file
 
-    cell = studies.Cell(study="s", arm="mine", seed=0, config=execution.Config({}, {}, {}, "", False))
+    cell = studies.Cell(study="s", arm="mine", seed=0, config=cell_work.Config({}, {}, {}, "", False))
     model = distill.Distiller(classifier(1.0), classifier(2.0), distill.SoftTargets(2.0))
     with pytest.raises(
         TypeError, match=r"arm 'mine' returned a Distiller\. Return the network .*: its \.student"
