@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from distill import studies
-from distill.studies._early import stages
+from distill.studies import _early
+from distill.studies._early import early_verdicts, stages
 from tests.studies.tiny import classifier, run, study_of
 
 
@@ -66,6 +67,17 @@ def test_a_verdict_that_stands_is_printed_before_the_others(here, tmp_path, caps
     assert "high seed 3" in before
     assert "last seed 0" not in before
     assert "last seed 0" in after
+
+
+@pytest.mark.parametrize(("mean", "count"), [(2.0, 0), (2.6, 1)])  # p of .04 and .02
+def test_what_the_other_comparison_can_change_is_not_a_verdict_yet(mean, count, monkeypatch, tmp_path):
+    monkeypatch.setattr(_early, "_scores", lambda scores, *_: scores or None)
+    scores = {
+        "low": dict.fromkeys(range(4), 10.0),
+        "high": {seed: 10 + mean + (-1) ** seed for seed in range(4)},
+        "last": {},
+    }
+    assert len(early_verdicts(study().design, scores, tmp_path)) == count
 
 
 @pytest.mark.parametrize("options", [{"smoke": True}, {"budget": 60.0}, {"arms": ["high"]}])

@@ -52,6 +52,15 @@ def test_sizes_that_keras_leaves_open_are_those_of_the_inputs(length, lengths):
     assert cost.macs(small, lengths=lengths) == 5 * (6 * 4 + 4 * 4)
 
 
+def test_each_call_of_a_shared_layer_has_its_own_sizes():
+    up = layers.EinsumDense("btc,cd->btd", (None, 8))
+    x, y = keras.Input((5, 6)), keras.Input((3, 6))
+    model = keras.Model([x, y], [Dense(4)(up(x)), Dense(2)(up(y))])
+    structure = read(model, rules_with(), counted=True)
+    every = np.ones(structure.atoms.count, bool)
+    assert macs_of(structure)(every) == cost.macs(model) == (5 + 3) * 6 * 8 + 5 * 8 * 4 + 3 * 8 * 2
+
+
 def lora(x):
     dense = Dense(8)
     x = dense(x)
