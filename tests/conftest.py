@@ -141,6 +141,15 @@ def here(monkeypatch):
 
 
 @pytest.fixture
+def bare(monkeypatch):
+    """Studies train and judge, but write neither LiteRT files nor a report, which take longer than tiny cells."""
+    from distill.studies import _execution
+
+    monkeypatch.setattr(_execution, "_shipped", lambda *_: ({}, {}, []))
+    monkeypatch.setattr(_execution.report, "write", lambda _: None)
+
+
+@pytest.fixture
 def deterministic():
     """TensorFlow's operations give the same bits each time, for one test."""
     from tensorflow.python.framework import config  # only here it can be switched off

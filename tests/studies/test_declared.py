@@ -92,7 +92,7 @@ def sloped(run, slope=1.0):
     return classifier(slope)
 
 
-def test_one_function_as_several_arms_on_other_data_and_seeds(here, tmp_path):
+def test_one_function_as_several_arms_on_other_data_and_seeds(here, bare, tmp_path):
     study = studies.Study("tiny", data=noisy, seeds=2)
     for slope in (5.0, -5.0):
         study.arm(sloped, name=f"slope{slope:g}", settings={"slope": slope})

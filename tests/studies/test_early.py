@@ -53,7 +53,7 @@ def test_arms_of_the_first_comparison_come_first():
     assert stages(more.design) == [["last", "low", "high"]]
 
 
-def test_a_verdict_that_stands_is_printed_before_the_others(here, tmp_path, capsys):
+def test_a_verdict_that_stands_is_printed_before_the_others(here, bare, tmp_path, capsys):
     found = run(study(), tmp_path)
     shown = " ".join(capsys.readouterr().out.split())
     differences = np.subtract(*(found.arm(name).values(studies.ACCURACY) for name in ("high", "low")))
@@ -81,12 +81,12 @@ def test_what_the_other_comparison_can_change_is_not_a_verdict_yet(mean, count, 
 
 
 @pytest.mark.parametrize("options", [{"smoke": True}, {"budget": 60.0}, {"arms": ["high"]}])
-def test_nothing_is_said_where_numbers_mean_nothing_or_the_report_follows(options, here, tmp_path, capsys):
+def test_nothing_is_said_where_numbers_mean_nothing_or_the_report_follows(options, here, bare, tmp_path, capsys):
     run(study(), tmp_path, **options)
     assert "so far" not in capsys.readouterr().out
 
 
-def test_what_needs_a_cell_that_failed_before_is_not_tried(here, tmp_path, capsys):
+def test_what_needs_a_cell_that_failed_before_is_not_tried(here, bare, tmp_path, capsys):
     made = study_of((low, {}), (failing, {}), (needing, {"needs": "failing"}))
     made.compare("failing", "low")
     made.compare("needing", "low")
@@ -109,21 +109,21 @@ def reads(run):
     return run.model("remembers")
 
 
-def test_what_a_study_does_to_its_file_and_variables_loses_no_later_stage(here, tmp_path):
+def test_what_a_study_does_to_its_file_and_variables_loses_no_later_stage(here, bare, tmp_path):
     """Digests of the code are taken once, before anything runs."""
     made = study_of((remembers, {}), (last, {}), (reads, {"needs": "remembers"}))
     made.compare("last", "remembers")
     assert [arm.name for arm in run(made, tmp_path).arms] == ["remembers", "last", "reads"]
 
 
-def test_a_budget_shows_no_verdict_before_its_last_seed(here, tmp_path, capsys):
+def test_a_budget_shows_no_verdict_before_its_last_seed(here, bare, tmp_path, capsys):
     made = study_of((low, {}), (high, {"needs": "low"}), (failing, {}), seeds=4)
     made.compare("high", "low")
     run(made, tmp_path, budget=60.0)
     assert "so far" not in capsys.readouterr().out
 
 
-def test_names_in_brackets_are_printed_whole(here, tmp_path, capsys):
+def test_names_in_brackets_are_printed_whole(here, bare, tmp_path, capsys):
     made = study_of((last, {}), seeds=4)
     made.arm(low, name="kd[t=2]")
     made.arm(sharper, name="kd[t=4]")

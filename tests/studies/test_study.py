@@ -73,7 +73,7 @@ def teacher_that_draws(run):
     return drawing(run)
 
 
-def test_networks_start_alike_with_a_teacher_and_without(here, tmp_path):
+def test_networks_start_alike_with_a_teacher_and_without(here, bare, tmp_path):
     asked = []
 
     def drawn(seed):
@@ -101,7 +101,7 @@ def test_networks_start_alike_with_a_teacher_and_without(here, tmp_path):
     assert not np.array_equal(kernels["drawing-seed0"], kernels["drawing-seed1"])
 
 
-def test_settings_are_chosen_on_dev_with_seeds_of_their_own(here, tmp_path):
+def test_settings_are_chosen_on_dev_with_seeds_of_their_own(here, bare, tmp_path):
     """The dev split likes a slope of 5, whatever test says."""
 
     def turned(seed):
@@ -124,7 +124,7 @@ def test_settings_are_chosen_on_dev_with_seeds_of_their_own(here, tmp_path):
     assert not any("not tuned" in note for note in found.notes)
 
 
-def test_a_metric_that_is_better_when_lower_chooses_the_lowest(here, tmp_path):
+def test_a_metric_that_is_better_when_lower_chooses_the_lowest(here, bare, tmp_path):
     study = study_of(*TAUGHT, metrics=[studies.NLL, studies.ACCURACY])
     (tuning,) = run(study, tmp_path, tune=True, seeds=1).tuning
     best = min(tuning.choices, key=lambda choice: choice[1])
@@ -172,7 +172,7 @@ def test_an_arm_that_fails_is_shown_and_the_rest_goes_on(here, tmp_path, capsys)
         run(study_of((never, {}), name="none"), tmp_path)
 
 
-def test_arms_on_request_and_those_that_they_need(here, tmp_path):
+def test_arms_on_request_and_those_that_they_need(here, bare, tmp_path):
     on_request = {"on_request": True}
     study = study_of((teacher, on_request), (trained, {}), (taught, {"needs": "teacher", **on_request}))
     study.compare("taught", "trained")
@@ -195,7 +195,7 @@ def test_arms_on_request_and_those_that_they_need(here, tmp_path):
     assert not (tmp_path / "idle").exists()
 
 
-def test_the_commit_is_that_of_the_file_in_which_the_data_is_defined(here, tmp_path, monkeypatch):
+def test_the_commit_is_that_of_the_file_in_which_the_data_is_defined(here, bare, tmp_path, monkeypatch):
     concluded, real = {}, execution.conclude
 
     def conclude(*args, **kwargs):
@@ -235,7 +235,7 @@ def test_files_to_ship_lack_the_zeros_of_pruned_models(here, tmp_path):
     assert notes == ["The LiteRT file of wrong_in_litert holds its zeros: LiteRT cannot run it without them."]
 
 
-def test_a_changed_arm_is_run_again(here, tmp_path):
+def test_a_changed_arm_is_run_again(here, bare, tmp_path):
     def arm(run):
         return classifier(3.0)
 
@@ -250,7 +250,7 @@ def test_a_changed_arm_is_run_again(here, tmp_path):
     assert len(list(tmp_path.glob("tiny/cells/*"))) == 3
 
 
-def test_a_budget_ends_after_whole_seeds_and_says_so(here, tmp_path, monkeypatch):
+def test_a_budget_ends_after_whole_seeds_and_says_so(here, bare, tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 60))
     monkeypatch.setattr(execution.time, "monotonic", lambda: next(clock))
     found = run(study_of((teacher, {}), seeds=8), tmp_path, budget=5)
@@ -346,7 +346,7 @@ def worst(y, outputs):
 WORST = studies.Measure("worst", worst, name="worst", lower_is_better=True, digits=3)
 
 
-def test_a_regression_and_a_metric_of_ones_own(here, tmp_path):
+def test_a_regression_and_a_metric_of_ones_own(here, bare, tmp_path):
     study = study_of((line, {}), (teacher_line, {}), data=numbers, metrics=[*studies.REGRESSION, WORST])
     study.compare("line", "teacher_line")
     found = run(study, tmp_path)
@@ -420,7 +420,7 @@ def diverging(run, rate=0.1):
     return classifier(np.nan if rate > 1 else rate)
 
 
-def test_a_setting_that_fails_is_not_chosen_and_named(here, tmp_path):
+def test_a_setting_that_fails_is_not_chosen_and_named(here, bare, tmp_path):
     study = study_of((teacher, {}), (diverging, {"tune": {"rate": (0.1, 10.0, 0.3)}}), seeds=1)
     found = run(study, tmp_path, tune=True)
     (tuning,) = found.tuning
@@ -433,7 +433,7 @@ def test_a_setting_that_fails_is_not_chosen_and_named(here, tmp_path):
         run(hopeless, tmp_path, tune=True)
 
 
-def test_the_choice_of_settings_is_no_part_of_a_seeds_time(here, tmp_path, monkeypatch):
+def test_the_choice_of_settings_is_no_part_of_a_seeds_time(here, bare, tmp_path, monkeypatch):
     """An hour to choose, then a minute a seed: a budget of 65 minutes has room for five."""
     now = [0.0]
     monkeypatch.setattr(execution.time, "monotonic", lambda: now[0])
@@ -513,7 +513,7 @@ def all_right(y, outputs):
     return rate(outputs, y)
 
 
-def test_cells_with_another_score_are_run_again(here, tmp_path):
+def test_cells_with_another_score_are_run_again(here, bare, tmp_path):
     """Or the same arm would differ from itself."""
     half, found = run(scored(half_right), tmp_path, arms=["teacher"]), run(scored(all_right), tmp_path)
     before, after = (one.arm("teacher").values(one.measures[0]) for one in (half, found))
@@ -521,7 +521,7 @@ def test_cells_with_another_score_are_run_again(here, tmp_path):
     assert len(list(tmp_path.glob("tiny/cells/teacher-*"))) == 4
 
 
-def test_a_metric_that_finished_cells_lack_is_named_before_anything_is_trained(here, tmp_path):
+def test_a_metric_that_finished_cells_lack_is_named_before_anything_is_trained(here, bare, tmp_path):
     run(study_of((teacher, {}), metrics=[studies.ACCURACY]), tmp_path)
     more = study_of((never, {}), (teacher, {}), metrics=[studies.ACCURACY, studies.NLL])
     with pytest.raises(ValueError, match=r"must have all its metrics. Received: teacher-seed0.*without nll"):
@@ -534,7 +534,7 @@ def quits(run):
     return classifier(1.0)
 
 
-def test_an_arm_that_ends_its_process_is_a_failure(here, tmp_path, capsys):
+def test_an_arm_that_ends_its_process_is_a_failure(here, bare, tmp_path, capsys):
     found = run(study_of((quits, {}), (teacher, {})), tmp_path)
     assert {arm.name: arm.seeds for arm in found.arms} == {"quits": [0], "teacher": [0, 1]}
     assert "which called sys.exit(0)" in capsys.readouterr().out
@@ -551,7 +551,7 @@ def test_a_worker_that_dies_of_an_export_costs_no_report(here, tmp_path, monkeyp
     assert (tmp_path / "tiny" / "report.html").exists()
 
 
-def test_a_budget_is_judged_by_the_seeds_that_it_trained(here, tmp_path, monkeypatch):
+def test_a_budget_is_judged_by_the_seeds_that_it_trained(here, bare, tmp_path, monkeypatch):
     """Six seeds are finished; a budget of 25 minutes has room for two more of 10 minutes."""
     now = [0.0]
     monkeypatch.setattr(execution.time, "monotonic", lambda: now[0])
@@ -567,7 +567,7 @@ def test_a_budget_is_judged_by_the_seeds_that_it_trained(here, tmp_path, monkeyp
     assert len(found.arm("ticking").cells) == 8
 
 
-def test_data_may_be_a_partial(here, tmp_path):
+def test_data_may_be_a_partial(here, bare, tmp_path):
     study = study_of((teacher, {}), data=functools.partial(splits))
     assert "test_study" not in run(study, tmp_path).command
 
