@@ -129,7 +129,7 @@ MODELS = {build.__name__: functools.cache(build) for build in (recurrent, counti
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("build", MODELS)
 @only_on("tensorflow", reason="taylor and TFFunction")
-@pytest.mark.sweep(15)
+@pytest.mark.sweep(8)
 def test_looking_does_not_touch(build, look):
     model = MODELS[build]()
     before = state_of(model)

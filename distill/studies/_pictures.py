@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import html
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -110,9 +109,10 @@ class Picture:
 
     @functools.cached_property
     def _dark_on_white(self) -> str:
-        spec = json.loads(json.dumps(self.spec).replace(TEXT, INK).replace(PAGE, PAPER))
-        spec["config"]["background"] = PAPER
-        return str(vl_convert.vegalite_to_svg(spec, vl_version=_VERSION))
+        drawn = self.svg.replace(TEXT, INK).replace(PAGE, PAPER)
+        return re.sub(
+            r"(<svg\b[^>]*>)", rf'\1<rect width="100%" height="100%" fill="{PAPER}"/>', drawn, count=1
+        )
 
     def _repr_html_(self) -> str:
         return f"<figure>{self.svg}<figcaption>{html.escape(self.caption)}</figcaption></figure>"

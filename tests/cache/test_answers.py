@@ -64,6 +64,7 @@ def everything():
 
 
 @pytest.mark.parametrize("shuffled", sorted({False, SHUFFLE["shuffle"]}))
+@pytest.mark.sweep(1)
 def test_training_on_dense_answers_is_live_bit_for_bit(shuffled, teacher, student, tmp_path):
     answers = cache.record(teacher, X, tmp_path / "cache", layers=["hidden"], **QUIET)
     ids = Identified(X, np.arange(48))
@@ -112,6 +113,7 @@ def several(name):
 
 
 @pytest.mark.parametrize("structure", ["list", "dict"])
+@pytest.mark.sweep(1)
 def test_several_outputs_have_their_live_names(structure, tmp_path):
     teacher, student = several(structure), several(structure)
     answers = cache.record(
@@ -250,6 +252,7 @@ def test_answers_are_checked_and_evaluated_as_a_teacher(teacher, student, tmp_pa
 
 
 @only_on("tensorflow", reason="XLA compiles the step of other backends anyhow")
+@pytest.mark.slow
 def test_sparse_answers_train_under_xla(teacher, student, tmp_path):
     answers = cache.record(
         teacher, X, tmp_path / "cache", targets=cache.TopK(2, temperatures=(2.0,)), **QUIET
@@ -355,6 +358,7 @@ def test_a_temperature_that_was_not_recorded_is_refused_when_it_is_set(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["recorded", "live"])
+@pytest.mark.sweep(1)
 def test_an_evaluation_without_labels_reports_the_distillation_losses(kind, tmp_path):
     teacher, student = dense_net(8), dense_net(4)
     data = X

@@ -214,6 +214,7 @@ def mixed(x, seed):
 
 
 @pytest.mark.parametrize("augment", [noisy, mixed])
+@pytest.mark.sweep(1)
 def test_views_come_again_and_teach_as_live(augment, teacher, student, tmp_path):
     batches = tf.data.Dataset.from_tensor_slices(X).batch(20)
     train = cache.views(batches, augment, count=2, seed=1)

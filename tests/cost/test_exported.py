@@ -127,6 +127,7 @@ def test_several_columns_take_a_metric_and_its_labels(model, files):
     assert "share" in str(result).splitlines()[0]
 
 
+@pytest.mark.slow
 def test_files_with_a_batch_size_of_their_own(tmp_path):
     inputs = keras.Input((5, 4), batch_size=4)
     model = keras.Model(inputs, {"only": layers.Dense(3)(layers.GRU(3)(inputs))})

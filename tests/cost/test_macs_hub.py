@@ -50,6 +50,7 @@ FEEDFORWARD = 2 * 8 * 24
     ],
     ids=["bert", "gpt2", "llama", "vit"],
 )
+@pytest.mark.sweep(1)
 def test_transformers_of_keras_hub_by_hand(build, steps, weights, activations, products):
     backbone = build()
     inputs = keras.tree.map_structure(
@@ -130,7 +131,7 @@ HARD = {
     "ignore:Layer '(self|cross)_attention' .of type T5MultiHeadAttention"
 )  # keras_hub's own
 @pytest.mark.parametrize("name", HARD)
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(1)
 def test_layers_whose_sizes_keras_cannot_infer(name):
     backbone = HARD[name](keras_hub.models)
     steps = 8

@@ -41,6 +41,7 @@ def millions_of(name, arguments):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.sweep(1)
 def test_macs_are_those_published(name):
     arguments, millions, _ = PUBLISHED[name]
     assert millions_of(name, arguments) == pytest.approx(millions, rel=0.01)

@@ -81,6 +81,7 @@ def keys(x):
         ),
     ],
 )
+@pytest.mark.sweep(1)
 def test_class_counts(embedded, read, name, train, dev, test):
     for part, counts in zip(PARTS, (train, dev, test), strict=True):
         assert np.bincount(read[name][part][1]).tolist() == counts
@@ -136,6 +137,7 @@ def mnist1d_source():
 @pytest.mark.parametrize(
     ("name", "source"), [("mnist5k", mnist5k_source), ("digits", digits_source), ("mnist1d", mnist1d_source)]
 )
+@pytest.mark.sweep(1)
 def test_splits_together_are_the_source(read, name, source):
     x, y = source()
     ours = np.concatenate([x for x, _ in read[name].values()]).reshape(len(y), -1)
@@ -203,6 +205,7 @@ def test_tfds_knows_the_embedded_sets(data_dir, embedded, read):
         assert info.homepage.startswith("https://")
 
 
+@pytest.mark.slow
 def test_preparing_leaves_the_global_random_state_alone(tmp_path):
     python_state, numpy_state = random.getstate(), np.random.get_state()
     data.load("mnist1d", data_dir=tmp_path)

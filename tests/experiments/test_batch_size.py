@@ -77,6 +77,7 @@ def test_the_callback_measures_the_gradient_of_the_loss(linear):
         np.testing.assert_allclose([logs["noise_variance"], logs["noise_gradient"]], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_measuring_noise_leaves_training_as_it_is(batch):
     x, y = batch
     trained = []

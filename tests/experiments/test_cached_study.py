@@ -10,6 +10,8 @@ import pytest
 from distill import cache, data, studies
 from experiments import _filetypes, cached
 
+pytestmark = pytest.mark.slow
+
 ARMS = cached.study.design.arms
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((130, 8, 8, 1)).astype("float32"), np.arange(130) % 10

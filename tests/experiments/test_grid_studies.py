@@ -29,6 +29,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("module", STUDIES, ids=lambda module: module.__name__)
+@pytest.mark.sweep(1)
 def test_pairs_differ_in_the_teacher_alone(module, run, monkeypatch):
     """Both of a pair have the same network, examples, labels and steps, and choose from as many settings."""
     run = run((40, 1) if module in (patience, sizes) else (8, 8, 1))

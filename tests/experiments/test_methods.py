@@ -12,6 +12,8 @@ from distill._untouched import same_randomness
 from experiments import methods
 from experiments._networks import normalized_cnn
 
+pytestmark = pytest.mark.slow
+
 ARMS = methods.study.design.arms
 # The papers of these use no labels, or give both half the weight; here students learn from labels too, as in kd.
 AS_KD = (

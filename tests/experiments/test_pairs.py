@@ -12,6 +12,8 @@ from distill.studies import _pools as pools
 from experiments import _cifar_networks as networks
 from experiments import pairs
 
+pytestmark = pytest.mark.slow
+
 ARMS = pairs.study.design.arms
 # Trainable parameters and multiply-adds of one image, for 100 classes.
 RESNETS = {
@@ -82,6 +84,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.sweep(3)
 def test_networks_have_the_published_size(name):
     trainable = sum(int(np.prod(weight.shape)) for weight in built(name).trainable_weights)
     assert (trainable, cost.macs(built(name))) == COSTS[name]

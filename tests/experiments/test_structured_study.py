@@ -8,6 +8,8 @@ from distill import cost, data, studies
 from experiments import structured
 from experiments._networks import Network
 
+pytestmark = pytest.mark.slow
+
 ARMS = structured.study.design.arms
 SMALL = ("fine-tuned-60", "distilled-60", "scratch-60", "scratch-distilled-60", "random-60", "obd-60")
 

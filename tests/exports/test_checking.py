@@ -46,6 +46,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.sweep(1)
 def test_int16x8_files_that_are_wrong_are_refused_with_their_layer(kind, tmp_path):
     shape, body, begins = WRONG[kind]
     model, x = functional(shape, body), normal(60, *shape)
@@ -57,6 +58,7 @@ def test_int16x8_files_that_are_wrong_are_refused_with_their_layer(kind, tmp_pat
 
 
 @pytest.mark.parametrize("precision", ["int8", "int16x8"])
+@pytest.mark.sweep(1)
 def test_units_that_never_fire(precision, tmp_path):
     def body(x):
         return layers.Add()([layers.Dense(4)(layers.Dense(8, "relu", name="dead")(x)), layers.Dense(4)(x)])
@@ -74,6 +76,7 @@ def test_units_that_never_fire(precision, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m.tflite", "m.onnx", "m"])
+@pytest.mark.sweep(1)
 def test_what_answers_otherwise_leaves_the_older_file(name, tmp_path, monkeypatch):
     model, other = (functional((6,), lambda x: layers.Dense(3, name="head")(x)) for _ in range(2))
     x = normal(9, 6)

@@ -42,6 +42,7 @@ LOOPS = {
 
 
 @pytest.mark.parametrize(("kind", "batch"), list(zip(LOOPS, (1, 4, 1, 3, 2), strict=True)))
+@pytest.mark.sweep(2)
 def test_a_fixed_batch_lets_litert_loop_over_time(kind, batch, tmp_path):
     model = functional((5, 4), LOOPS[kind](), batch_size=batch)
     path = export(model, tmp_path / "m.tflite")
@@ -52,6 +53,7 @@ def test_a_fixed_batch_lets_litert_loop_over_time(kind, batch, tmp_path):
     np.testing.assert_allclose(Exported(path).predict(x), np.concatenate(expected)[: len(x)], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_advice_for_loops_builds_a_trained_model_again(tmp_path):
     model = functional(
         (5, 4), lambda x: layers.Dense(2)(layers.LSTM(3)(layers.GRU(3, return_sequences=True)(x)))
@@ -72,6 +74,7 @@ def test_the_advice_for_loops_builds_a_trained_model_again(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["int8", "int16x8"])
+@pytest.mark.sweep(1)
 def test_what_makes_the_converter_crash_is_refused_before(precision, tmp_path):
     x = normal(4, 5, 4)
     looping = functional((5, 4), lambda i: layers.LSTM(3, name="memory")(i), batch_size=1)
@@ -139,6 +142,7 @@ def decoder(way):
 
 
 @pytest.mark.parametrize("name", ["m.tflite", "m.onnx", "m"])
+@pytest.mark.sweep(1)
 def test_free_sizes_are_upsampled(name, tmp_path):
     for way in ("nearest", "bilinear"):
         model = functional((None, None, 3), decoder(way))
@@ -173,6 +177,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", ["m.tflite", "m.onnx", "m", "int8.tflite"])
+@pytest.mark.sweep(1)
 def test_nested_outputs_go_by_their_paths(name, tmp_path):
     a, b = keras.Input((4,), name="image-1"), keras.Input((4,), name="self")
     u, v, w = (layers.Dense(units)(layers.Concatenate()([a, b])) for units in (1, 2, 3))
@@ -225,6 +230,7 @@ def tied(x):
 
 
 @pytest.mark.parametrize("kind", INTEGERS)
+@pytest.mark.sweep(1)
 def test_integer_inputs_stay_integers_in_int16x8(kind, tmp_path):
     model = INTEGERS[kind]()
     x = ids(40, 6, dtype=model.inputs[0].dtype)

@@ -69,6 +69,7 @@ AUGMENTATION = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.sweep(1)
 def test_layers_that_augment_do_not(name, tmp_path):
     x = images()
     for i, (kind, layer) in enumerate(AUGMENTATION.items()):
@@ -80,6 +81,7 @@ def test_layers_that_augment_do_not(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m.tflite", "m"])
+@pytest.mark.sweep(1)
 def test_an_export_leaves_seeds_states_and_attributes(name, tmp_path):
     inputs = keras.Input((4, 3), batch_size=2)
     recurrent = layers.LSTM(3, stateful=True)

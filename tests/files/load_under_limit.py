@@ -50,6 +50,8 @@ def main(good):
     resource.setrlimit(
         resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
     )
+    gc.collect()
+    gc.freeze()  # what is imported is there for good: no collection below need walk over it
     before = status("VmHWM")
     for line in sys.stdin:
         path = json.loads(line)

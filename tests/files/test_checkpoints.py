@@ -15,7 +15,7 @@ from keras import layers
 
 from distill import files
 
-pytestmark = only_on("tensorflow", reason="a checkpoint is TensorFlow's")
+pytestmark = [pytest.mark.slow, only_on("tensorflow", reason="a checkpoint is TensorFlow's")]
 WRITER = Path(__file__).with_name("checkpoint_writer.py")
 NAMES = (
     *(
@@ -65,6 +65,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.sweep(3)
 def test_a_model_of_keras_2_computes_the_same(keras2, keras3, name):
     stored, model = np.load(keras2 / f"{name}.npz"), keras3[name]
     loaded = files.load_weights(model, keras2 / name / "cp")

@@ -150,6 +150,7 @@ def deep_net():
 
 @pytest.mark.parametrize("make", [lambda: dense_net(4), deep_net])
 @pytest.mark.parametrize("loss", [losses.SoftTargets(2.0), None])
+@pytest.mark.sweep(1)
 def test_the_student_out_of_the_state_of_its_training(tmp_path, batch, make, loss):
     student = make()
     hints = [losses.Hint("hidden", "head")] if loss is None else loss

@@ -667,6 +667,7 @@ def test_truncated_files_say_so(refused, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["keras", "weights.h5", "h5"])
+@pytest.mark.sweep(1)
 def test_flipped_bytes_give_an_error_or_a_model(tmp_path, form):
     saved = dense_net(4)
     path = tmp_path / f"flipped.{form}"

@@ -46,7 +46,7 @@ def arrays(folder, name, kind):
 
 @pytest.mark.parametrize("form", [".h5", ".keras", "_weights.h5", ".weights.h5", ".ckpt"])
 @pytest.mark.parametrize("name", KERAS2)
-@pytest.mark.sweep(26)
+@pytest.mark.sweep(12)
 def test_a_model_of_keras_2(keras2, name, form):
     if "weights" in form or form == ".ckpt":
         model = distill.load_model(keras2 / f"{name}.json", weights=keras2 / f"{name}{form}")

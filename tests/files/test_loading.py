@@ -61,6 +61,7 @@ def test_layers_that_keep_their_states_between_batches(tmp_path, form, kind):
 
 
 @pytest.mark.parametrize("form", ["model.keras", "model.h5", "unpacked", "model.json", "renamed"])
+@pytest.mark.sweep(2)
 def test_a_model_of_keras_3(tmp_path, batch, form):
     model = rich_net()
     model.compile("adam", "mse")

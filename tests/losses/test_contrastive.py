@@ -173,6 +173,7 @@ def test_a_student_trains_with_ids_and_its_state_goes_on(teacher, batch, tmp_pat
     assert np.mean(history[-3:]) < np.mean(history[:3])
 
 
+@pytest.mark.slow
 def test_ids_reach_a_data_set_and_no_model(teacher, student, batch):
     x, y = batch
     loss = ContrastiveRepresentation(y, "hidden", "hidden", **SMALL)

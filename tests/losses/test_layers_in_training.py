@@ -158,6 +158,7 @@ def test_a_student_that_comes_unbuilt():
     assert history["hint"][1] < history["hint"][0]
 
 
+@pytest.mark.slow
 def test_two_teachers_share_the_projector():
     loss = Hint("half", "block")
     distiller = distiller_of([net(5), net(5)], net(3), loss)
@@ -165,6 +166,7 @@ def test_two_teachers_share_the_projector():
     assert np.isfinite(fit(distiller, 1)["hint"]).all()
 
 
+@pytest.mark.slow
 def test_half_precision():
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16" if BACKEND != "torch" else "mixed_bfloat16")

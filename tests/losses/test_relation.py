@@ -60,6 +60,7 @@ DEGENERATE = {
 
 
 @every_loss
+@pytest.mark.sweep(2)
 def test_degenerate_features_have_finite_values_and_gradients(make, oracle):
     for case, (teacher, student) in DEGENERATE.items():
         loss = make()
@@ -147,6 +148,7 @@ def test_relational_ignores_where_how_large_and_how_turned():
 
 
 @pytest.mark.parametrize(("make", "oracle"), [LOSSES[0], LOSSES[3], LOSSES[4]])
+@pytest.mark.sweep(1)
 def test_the_distiller_logs_the_loss_of_the_layers(make, oracle, teacher, student, batch):
     x, y = batch
     loss = make(teacher_layer_name="hidden", student_layer_name="hidden", name="relation")
@@ -162,6 +164,7 @@ def test_the_distiller_logs_the_loss_of_the_layers(make, oracle, teacher, studen
     assert np.abs(student.get_layer("hidden").get_weights()[0] - before).max() > 1e-6
 
 
+@pytest.mark.slow
 def test_a_student_learns_relations_from_outputs_alone(batch):
     """No layers named: the outputs as they are, of widths 7 and 3; unlabelled, with an uneven last batch."""
     teacher, student = (dense_net(8, activation=None, classes=classes) for classes in (7, 3))

@@ -266,6 +266,7 @@ def test_the_model_is_left_alone():
         np.testing.assert_array_equal(weight, old)
 
 
+@pytest.mark.slow
 def test_a_concatenation_that_integers_cannot_hold_is_named(tmp_path):
     inputs = keras.Input((4, 4, 4))
     shared = layers.Conv2D(4, 3, padding="same", activation="relu")

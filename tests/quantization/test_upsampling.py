@@ -88,6 +88,7 @@ def steps_of(aware):
     return tensors
 
 
+@pytest.mark.slow
 def test_the_file_computes_what_was_promised(models, tmp_path):
     _, aware = models
     x = 1.5 * images()[::-1]

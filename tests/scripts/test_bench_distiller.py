@@ -133,6 +133,7 @@ def test_functions_take_turns(modules):
     assert all(sorted(ran[i : i + 3]) == ["a", "b", "c"] for i in range(0, 15, 3))
 
 
+@pytest.mark.slow
 def test_repaired_and_recipe_compute_our_loss(modules):
     ways, pair = modules["distiller_ways"], tiny(modules)
     teacher, start = pair.teacher(), pair.student().get_weights()

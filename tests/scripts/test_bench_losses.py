@@ -40,6 +40,7 @@ def check(case, pair):
 
 
 @pytest.mark.parametrize(("case", "pair"), TINY.values(), ids=[f"{name} {pair}" for name, pair in TINY])
+@pytest.mark.slow
 def test_both_formulations_agree(case, pair):
     check(case, pair)
 

@@ -27,6 +27,7 @@ def checks():
         sys.path.remove(str(CHECKS))
 
 
+@pytest.mark.slow
 def test_a_dense_model_is_written_to_every_format(checks):
     formats = checks["formats"]
     cells = dict(zip(formats.FORMATS, formats.row("Dense"), strict=True))

@@ -27,8 +27,9 @@ TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page 
 WITH_SNIPPETS = [name for name, text in TEXTS.items() if pages.snippets(text) and name != "docs/index.md"]
 
 
-# Tutorials train several networks. Those of the notebooks run there.
-LONG = [name for name in WITH_SNIPPETS if name.startswith("docs/tutorials/")]
+# Tutorials train several networks, and these guides do too. Those of the notebooks run there.
+GUIDES = [f"docs/guides/{name}.md" for name in ("export", "prune-channels", "teachers")]
+LONG = [name for name in WITH_SNIPPETS if name.startswith("docs/tutorials/") or name in GUIDES]
 IN_NOTEBOOKS = {str(page.relative_to(ROOT)) for page in pages.NOTEBOOKS}
 
 
@@ -112,7 +113,7 @@ def test_a_notebook_is_its_page(page):
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow if page.stem == "prune" else ())  # half a minute and more
+        pytest.param(page, marks=pytest.mark.slow if page.stem in ("prune", "phone") else ())
         for page in pages.NOTEBOOKS
     ],
     ids=lambda page: page.stem,

@@ -48,6 +48,7 @@ def test_fine():
     ],
     ids=["dies", "waits", "hears_nothing"],
 )
+@pytest.mark.sweep(1)
 def test_a_run_ends_and_names_the_test_at_fault(source, message, tmp_path):
     for name, text in {"at_fault": source, "first": FINE, "second": FINE, "third": FINE}.items():
         (tmp_path / f"test_{name}.py").write_text(text)

@@ -81,7 +81,9 @@ def test_what_the_other_comparison_can_change_is_not_a_verdict_yet(mean, count, 
 
 
 @pytest.mark.parametrize("options", [{"smoke": True}, {"budget": 60.0}, {"arms": ["high"]}])
-def test_nothing_is_said_where_numbers_mean_nothing_or_the_report_follows(options, here, bare, tmp_path, capsys):
+def test_nothing_is_said_where_numbers_mean_nothing_or_the_report_follows(
+    options, here, bare, tmp_path, capsys
+):
     run(study(), tmp_path, **options)
     assert "so far" not in capsys.readouterr().out
 

@@ -139,6 +139,7 @@ def test_inputs_that_are_no_numbers_are_named():
     ],
     ids=["no model", "half a result", "an edited result", "no curve"],
 )
+@pytest.mark.sweep(1)
 def test_a_finished_cell_that_was_damaged_is_named_with_what_to_do(tmp_path, damage, words):
     study = study_of(plain)
     run(study, tmp_path)
@@ -165,6 +166,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_in_a_line(tmp_path, capsys, mo
     assert "Traceback" not in shown
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     study = study_of(plain, after_plain)
     cells = [arm.cells for arm in run(study, tmp_path / "straight").arms]

@@ -103,6 +103,7 @@ def test_what_is_no_run_of_the_same_is_refused(tmp_path):
         studies.read(one, tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_report_of_several_runs(tmp_path, capsys):
     one = part(tmp_path / "a", arms=("teacher", "alone"))
     two = part(tmp_path / "b", arms=("distilled",))

@@ -154,6 +154,7 @@ def test_a_cell_that_another_process_runs_is_waited_for_after_the_others(tmp_pat
     assert json.loads((folder / "result.json").read_text()) == {"by": "another"}
 
 
+@pytest.mark.slow
 def test_a_cell_that_another_process_left_unfinished_is_run(tmp_path):
     held = cell()
     folder = tmp_path / "cells" / held.name

@@ -44,6 +44,7 @@ EXAMPLES = [(name, code) for name, text in TEXTS.items() if name != "command" fo
 
 
 @pytest.mark.parametrize(("name", "code"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+@pytest.mark.sweep(3)
 def test_an_example_runs(name, code, names):
     exec(compile(code, name, "exec"), names)
 

@@ -444,6 +444,7 @@ def test_without_a_key_nothing_is_asked_on_a_terminal(tmp_path):
 
 
 @pytest.mark.parametrize("server", ["refuses", "never answers"])
+@pytest.mark.sweep(1)
 def test_a_server_that_is_not_there_leaves_an_offline_run(tmp_path, monkeypatch, caplog, key, server):
     timeout = 15  # of which the process may need half to start, on a machine with other work
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -677,6 +678,7 @@ def test_a_second_training_is_refused_before_its_first_epoch(tmp_path, student, 
 @pytest.mark.parametrize(
     "copied", [copy.copy, copy.deepcopy, lambda logger: pickle.loads(pickle.dumps(logger))]
 )
+@pytest.mark.sweep(1)
 def test_a_copy_logs_to_the_same_run_and_a_tuners_next_trial_to_one_beside(tmp_path, student, batch, copied):
     with track(tmp_path / "run", wandb="disabled") as tracker:
         logger = EpochLogger(tracker)
@@ -719,6 +721,7 @@ def two_runs(directory):
     return "wandb" in sys.modules
 
 
+@pytest.mark.slow
 def test_processes_track_at_once(tmp_path):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         there = pool.apply_async(two_runs, [tmp_path / "there"])

@@ -78,6 +78,7 @@ def test_the_table_names_what_was_found():
 
 
 @pytest.mark.parametrize("make", [plain, distilled])
+@pytest.mark.sweep(1)
 def test_the_model_is_left_as_it_was(make, batch):
     model = compiled(make)
     model.fit(*batch, epochs=1, batch_size=16, verbose=0)
@@ -90,6 +91,7 @@ def test_the_model_is_left_as_it_was(make, batch):
 
 
 @pytest.mark.parametrize("make", [plain, distilled])
+@pytest.mark.sweep(1)
 def test_training_goes_the_same_way_as_without_the_measurement(make, batch):
     """The model has not taken a step yet, so neither its optimizer nor its metrics are built."""
     models = compiled(make), compiled(make)

@@ -33,6 +33,7 @@ def mutual():
 
 @pytest.mark.parametrize(("make", "names"), [(hinting, ["student"]), (mutual, ["one", "two"])])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.sweep(1)
 def test_tensorboard_finds_the_embeddings(make, names, tmp_path):
     pytest.importorskip("tensorboard")
     metadata = {f"{name}_words": f"{name}.tsv" for name in names}

@@ -144,6 +144,7 @@ def test_chains_refuse_what_is_no_new_network(teacher, tmp_path):
         chain([lambda: dense_net(4)], never, folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_networks_that_a_longer_chain_left_are_trained_again(batch, tmp_path):
     born_again(*batch, 3, tmp_path)
     (tmp_path / "1.weights.h5").unlink()

@@ -244,6 +244,7 @@ ON_LAYERS = {
 
 @one_head_idle
 @pytest.mark.parametrize("name", ON_LAYERS)
+@pytest.mark.sweep(2)
 def test_losses_on_layers_compare_channels(name, runs_on_a_cpu):
     loss = ON_LAYERS[name]()
     teacher, student = net(8), net(6)
@@ -297,6 +298,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("name", HEADS)
+@pytest.mark.sweep(2)
 def test_heads_have_their_classes_where_the_channels_are(name, runs_on_a_cpu):
     head, options = HEADS[name]
     teacher, student = net(8, head=head), net(6, head=head)
@@ -330,6 +332,7 @@ def test_sigmoid_heads(runs_on_a_cpu):
 
 
 @pytest.mark.parametrize("kind", ["numbers", "column first", "column last", "one-hot"])
+@pytest.mark.sweep(1)
 def test_labels_have_the_layout_of_the_students_output(kind, runs_on_a_cpu):
     teacher, student = net(8), net(6)
     labels = RNG.integers(0, 4, (4, 5, 3))

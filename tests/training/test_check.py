@@ -127,6 +127,7 @@ def test_a_sound_distiller_gets_no_advice(data):
 
 
 @pytest.mark.parametrize("form", ["string", "object", "function"])
+@pytest.mark.sweep(1)
 def test_logits_under_a_loss_on_probabilities_are_a_warning_of_fit(form, data):
     x, y = data
     loss = {
@@ -369,6 +370,7 @@ def test_the_weights_of_several_losses_count(data):
     assert scores["loss"] == pytest.approx(a + 0.01 * b, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_memory_of_embeddings_is_left_as_it_is(data):
     x, y = data
     teacher, student = (net(8, name=name) for name in ("teacher", "student"))

@@ -115,6 +115,7 @@ def test_outputs_share_one_rule(batch):
 
 
 @pytest.mark.parametrize("loss", [losses.LogitMSE(), losses.GeneralizedJSD()], ids=lambda loss: loss.name)
+@pytest.mark.sweep(1)
 def test_a_loss_that_was_published_without_labels_needs_none(teacher, student, batch, loss):
     x, y = batch
     distiller = Distiller(teacher, student, loss)

@@ -72,6 +72,7 @@ TAKERS = {
 
 @pytest.mark.parametrize("taker", TAKERS)
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict:UserWarning")
+@pytest.mark.sweep(2)
 def test_a_teacher_gets_its_own_feature(taker):
     teacher, student = TAKERS[taker](), student_of("audio", "video")
     loss = distilled(teacher, student)
@@ -84,6 +85,7 @@ def test_a_teacher_gets_its_own_feature(taker):
 
 @pytest.mark.parametrize("taker", TAKERS)
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict:UserWarning")
+@pytest.mark.sweep(2)
 def test_a_student_gets_its_own_feature_in_training_evaluation_and_prediction(taker):
     student, teacher = TAKERS[taker](), net(named("text", "video"), seed=3)
     loss = distilled(teacher, student)

@@ -97,6 +97,7 @@ def test_3_evaluation_moves_no_statistics(owner, batch):
 
 @OWNERS
 @pytest.mark.parametrize("weighting", ["sample_weight", "class_weight"])
+@pytest.mark.sweep(1)
 def test_4_weights_of_examples_count(owner, batch, weighting):
     """With every weight 0 there is nothing to learn."""
     x, y = batch
@@ -112,6 +113,7 @@ def test_4_weights_of_examples_count(owner, batch, weighting):
 
 @OWNERS
 @pytest.mark.parametrize("kind", ["regularizer", "add_loss"])
+@pytest.mark.sweep(1)
 def test_4_penalties_count(owner, batch, kind):
     class Penalty(keras.layers.Layer):
         def call(self, inputs):
@@ -253,6 +255,7 @@ def succeeds(action, *errors):
 
 @OWNERS
 @pytest.mark.parametrize("structure", [dict, list])
+@pytest.mark.sweep(1)
 def test_5_models_of_two_outputs_train(owner, batch, structure):
     def net(width):
         inputs = keras.Input((6,))
@@ -370,6 +373,7 @@ def test_10_softmax_heads_are_distilled_from_their_logits(owner, batch):
 
 
 @OWNERS
+@pytest.mark.sweep(1)
 def test_10_the_weight_of_a_single_loss_counts(owner, batch):
     losses = []
     for weight in (1.0, 3.0):

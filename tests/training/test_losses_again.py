@@ -72,7 +72,7 @@ def fold(teacher, loss, width=4):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(1)
 def test_a_second_fold_is_the_same_as_with_a_new_loss(name, teacher):
     keras.utils.set_random_seed(0)
     again = MAKERS[name]()
@@ -89,7 +89,7 @@ def test_a_second_fold_is_the_same_as_with_a_new_loss(name, teacher):
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name != "Hint, projector with weights"])
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(1)
 def test_the_next_student_may_have_another_width(name, teacher):
     loss = MAKERS[name]()
     Distiller(teacher, dense_net(4), loss)
@@ -124,6 +124,7 @@ def test_a_distiller_that_is_refused_takes_no_loss_from_another(teacher):
 
 
 @pytest.mark.parametrize("name", ["Hint", "CurriculumTemperature", "Standardized CurriculumTemperature"])
+@pytest.mark.sweep(1)
 def test_the_first_distiller_does_not_go_on_with_what_is_no_longer_its_own(name, teacher):
     loss = MAKERS[name]()
     first, _ = fold(teacher, loss)

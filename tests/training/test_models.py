@@ -22,7 +22,7 @@ POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
 
 @pytest.mark.parametrize("teacher_policy", POLICIES)
 @pytest.mark.parametrize("student_policy", POLICIES)
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(1)
 def test_any_precision_on_either_side(teacher_policy, student_policy):
     nets = []
     for width, policy in ((16, teacher_policy), (4, student_policy)):
@@ -85,6 +85,7 @@ def head_net(width, activation, units):
 
 @pytest.mark.parametrize("units", [1, 5])
 @pytest.mark.parametrize("activation", ["sigmoid", None])
+@pytest.mark.sweep(1)
 def test_binary_and_multi_label_heads(units, activation):
     teacher, student = head_net(16, activation, units), head_net(4, activation, units)
     outputs = [array(net(X)) for net in (teacher, student)]
@@ -153,6 +154,7 @@ def language_model(width):
 
 
 @pytest.mark.parametrize("weighting", [None, "token"])
+@pytest.mark.sweep(1)
 def test_token_logits_with_masks(weighting):
     teacher, student = language_model(8), language_model(3)
     kept = (TOKENS != 0).astype("float64")

@@ -39,6 +39,7 @@ def check_mutual(peers, x, y, weight=1.0, share=1.0):
 
 
 @pytest.mark.parametrize("widths", [(5, 4), (5, 4, 3)], ids=str)
+@pytest.mark.sweep(1)
 def test_each_network_learns_from_the_labels_and_from_the_others(widths, batch):
     peers = MutualLearning(nets(*widths))
     peers.compile(keras.optimizers.SGD(1.0), LOGIT_CE, metrics=["accuracy"])

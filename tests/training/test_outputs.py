@@ -39,6 +39,7 @@ def as_structure(structure, digit, parity):
     ("structure", "by"),
     [(list, "name"), (list, "position"), (tuple, "name"), (tuple, "position"), (dict, "name")],
 )
+@pytest.mark.sweep(2)
 def test_a_loss_a_weight_or_none_for_each_output(structure, by):
     teacher, student = forked(16, structure), forked(4, structure)
     digit, parity = ("digit", "parity") if by == "name" else (0, 1)
@@ -115,6 +116,7 @@ def test_a_teacher_of_one_output_may_teach_several_of_the_students():
 
 
 @pytest.mark.parametrize("structure", [list, tuple, dict])
+@pytest.mark.sweep(1)
 def test_several_inputs(structure):
     def net(width):
         a, b = keras.Input((6,), name="a"), keras.Input((6,), name="b")

@@ -111,6 +111,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.sweep(2)
 def test_each_model_reads_strings_with_its_own_tokenizer(texts, form):
     teacher, student, taught, learned = texts
     assert np.isclose(distilled(teacher, student, *FORMS[form]()), expected(taught, learned), rtol=1e-4)
@@ -226,6 +227,7 @@ def test_what_keras_calls_for_every_batch_and_epoch_still_is_called(texts):
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 @pytest.mark.parametrize("sides", ["teacher", "student", "both"])
+@pytest.mark.sweep(2)
 def test_images_are_scaled_for_the_model_that_has_a_converter(sides, dtype):
     keras.utils.set_random_seed(2)
     inputs = keras.Input((8, 8, 3))
@@ -253,6 +255,7 @@ def test_images_of_another_size():
 
 
 @pytest.mark.parametrize("form", ["arrays", "a data set", "a batch"])
+@pytest.mark.sweep(1)
 def test_data_that_is_preprocessed_already_is_noticed(form):
     teacher = viewer(image_preprocessor(), name="scaling")
     inputs = keras.Input((8, 8, 3))

@@ -124,6 +124,7 @@ def centered(model, x):
 @pytest.mark.parametrize("stated", [(False, None), (None, False), False])
 @pytest.mark.parametrize(("loss", "power"), [(LogitMSE(), 2), (Absolute(name="absolute"), 1)])
 @pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.sweep(3)
 def test_logits_are_compared_up_to_the_number_that_probabilities_do_not_tell(stated, loss, power, equal):
     teacher, student = dense_net(4), dense_net(4)
     if equal:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from backend import BACKEND
 
+pytestmark = pytest.mark.slow
+
 if BACKEND != "tensorflow":
     pytest.skip("tf.distribute is TensorFlow's", allow_module_level=True)
 

@@ -29,6 +29,7 @@ def follow(distiller, batch, steps, **kwargs):
 
 
 @pytest.mark.parametrize("schedule", [COOLING, lambda step: ops.maximum(2.0, 8.0 - 1.5 * step)])
+@pytest.mark.sweep(1)
 def test_the_temperature_follows_its_schedule(teacher, student, batch, schedule):
     loss = SoftTargets(schedule)
     assert loss.temperature == 8.0

@@ -65,6 +65,7 @@ def takes(monkeypatch):
 
 
 @pytest.mark.usefixtures("deterministic")
+@pytest.mark.slow
 def test_with_deterministic_operations_training_goes_the_same_way(batch, takes):
     takes(lambda steps, jit: {1: 2.0, 4: 1.0}[steps])
     models = compiled(distilled), compiled(distilled)
@@ -78,6 +79,7 @@ def test_with_deterministic_operations_training_goes_the_same_way(batch, takes):
 
 
 @pytest.mark.parametrize("make", [plain, distilled])
+@pytest.mark.sweep(1)
 def test_the_fastest_is_set_and_training_goes_the_same_way_as_without(make, batch, takes):
     takes(lambda steps, jit: {1: 2.0, 2: 1.0, 4: 4.0}[steps])
     models = compiled(make), compiled(make)
@@ -159,6 +161,7 @@ def test_data_that_comes_in_another_order_each_time_is_read_once(batch, takes):
     assert [row.difference for row in found.rows] == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_xla_is_tried_if_a_tolerance_allows_it(batch, takes):
     takes(lambda steps, jit: steps * (0.5 if jit else 1.0))
     model = compiled(lambda: dense_net(8))

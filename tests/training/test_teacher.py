@@ -262,6 +262,7 @@ def test_keras_hub_backbones_teach_and_learn():
 
 
 @one_head_idle
+@pytest.mark.slow
 def test_keras_hub_language_backbones():
     import keras_hub
 

@@ -58,6 +58,7 @@ def test_a_step_traced_without_labels_is_not_used_when_they_count_again(teacher,
 
 
 @pytest.mark.parametrize("by_batch", [False, True])
+@pytest.mark.sweep(1)
 def test_labels_may_come_after_steps_without(teacher, student, batch, by_batch):
     distiller = Distiller(teacher, student, SoftTargets(), student_loss_weight=0)
     distiller.compile("sgd", metrics=["accuracy"])

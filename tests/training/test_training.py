@@ -57,7 +57,7 @@ KINDS = pytest.mark.parametrize("kind", ["numpy", "tf.data", "PyDataset", "gener
 
 @KINDS
 @pytest.mark.parametrize("parts", ["x", "x y", "x y weight"])
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(2)
 def test_every_source_of_data(teacher, student, batch, kind, parts):
     x, y = batch
     arrays = (x, y, WEIGHTS)[: len(parts.split())]
@@ -129,6 +129,7 @@ def assert_same_weights(one, other, **tolerance):
 
 
 @KINDS
+@pytest.mark.sweep(1)
 def test_every_source_of_data_trains_the_same_student(teacher, student, batch, kind):
     reference, _ = trained(teacher, student, as_data("numpy", *batch))
     assert_same_weights(trained(teacher, student, as_data(kind, *batch))[0], reference)
@@ -175,6 +176,7 @@ def test_on_batch_methods(teacher, student, batch):
 
 
 @pytest.mark.parametrize("kind", ["numpy", "tf.data", "PyDataset"])
+@pytest.mark.sweep(1)
 def test_validation_data_of_any_kind(teacher, student, batch, kind):
     x, y = batch
     (data, *_), kwargs = as_data(kind, x, y)

@@ -42,6 +42,7 @@ def report(distiller, *data, **options):
 
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("weight", [None, WEIGHT])
+@pytest.mark.sweep(1)
 def test_the_values_are_those_of_the_whole_data(labelled, weight):
     if weight is not None and not labelled:
         pytest.skip("Keras drops weights without labels")
@@ -87,6 +88,7 @@ def unlabelled(teacher, student, losses=None, **options):
 
 
 @pytest.mark.parametrize("kind", ["arrays", "split", "data set", "labels that are not used"])
+@pytest.mark.sweep(1)
 def test_validation_in_fit(kind, teacher, student):
     distiller = unlabelled(teacher, student)
     held = X[:5]
@@ -107,6 +109,7 @@ def test_validation_in_fit(kind, teacher, student):
 
 
 @pytest.mark.parametrize("monitor", ["val_soft_targets", "val_loss"])
+@pytest.mark.sweep(1)
 def test_early_stopping_watches_it(monitor, teacher, student):
     distiller = unlabelled(teacher, student)
     distiller.optimizer.learning_rate = 0.0  # nothing improves

@@ -114,6 +114,7 @@ def test_every_family_is_here():
     "family",
     [pytest.param(one, marks=[] if one in ALWAYS else pytest.mark.slow) for one in FAMILIES],
 )
+@pytest.mark.slow
 def test_a_family(family, tmp_path):
     build, left = FAMILIES[family]
     model = small_network(build)

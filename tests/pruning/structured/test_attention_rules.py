@@ -45,7 +45,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("name", CUT)
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(2)
 def test_channels_that_attend_are_cut(name):
     model = model_of(CUT[name])
     assert cut_at_random(model).get_layer("made").units < 16

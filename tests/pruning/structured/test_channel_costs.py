@@ -18,7 +18,7 @@ from distill.pruning.structured._tracing import read
 
 
 @cases
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(3)
 def test_costs_are_those_of_the_model_that_comes_out(build):
     model = model_of(build)
     structure = read(model, RULES)
@@ -90,6 +90,7 @@ def mixed_tokens(x):
         lambda x: ops.swapaxes(ops.matmul(ops.swapaxes(Dense(8)(x), 1, 2), np.ones((5, 4), "float32")), 1, 2),
     ],
 )
+@pytest.mark.sweep(3)
 def test_all_multiply_adds_with_kernels_count(build):
     model = net(lambda x: Dense(3)(Dense(32, name="cut")(build(x))), (5, 6))
     structure = read(model, rules_with())

@@ -87,6 +87,7 @@ def net(name):
 
 @only_on("tensorflow", reason="others run it as it is")
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.sweep(1)
 def test_what_stays_is_what_it_was(name):
     model, proof = net(name), pruning.Proof()
     small = pruning.prune_channels(model, 0.5, round_to=1, importance=importance.random(1), verify=proof)

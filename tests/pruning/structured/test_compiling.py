@@ -54,6 +54,7 @@ class Own(keras.losses.Loss):
 
 
 @pytest.mark.parametrize("loss", [mean_error, lambda y, p: ops.mean((y - p) ** 2), Own(), "mse"])
+@pytest.mark.sweep(1)
 def test_losses_and_metrics_of_ones_own_are_carried_over(loss):
     model = keras.Sequential([keras.Input((4,)), Dense(8), Dense(2)])
     metric = keras.metrics.MeanSquaredError(name="m")

@@ -38,7 +38,7 @@ def test_flags_of_single_weights_are_kept():
 
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(1)
 def test_beside_quantized_layers_others_are_cut(mode, bias):
     model = net(
         lambda x: Dense(3)(Dense(12, name="free")(Dense(8, use_bias=bias, name="q")(Dense(16)(x)))), (6,)

@@ -134,6 +134,7 @@ def examples(model):
 @pytest.mark.parametrize(
     "name", [pytest.param(one, marks=[] if one in ALWAYS else pytest.mark.slow) for one in CASES]
 )
+@pytest.mark.sweep(3)
 def test_transformers_lose_width_between_their_dense_layers(name):
     model = CASES[name](keras_hub.models)
     rng = np.random.default_rng(0)
@@ -219,6 +220,7 @@ def mobile_net():
     )
 
 
+@pytest.mark.slow
 def test_inverted_residuals_lose_channels_in_runs_of_eight():
     model = mobile_net()
     rng = np.random.default_rng(0)
@@ -245,6 +247,7 @@ def test_a_config_that_makes_other_weights_is_refused():
         rebuild(structure, np.ones(structure.atoms.count, bool))
 
 
+@pytest.mark.slow
 def test_backbones_of_convolutions_are_graphs():
     model = keras_hub.models.ResNetBackbone(
         input_conv_filters=[64],

@@ -45,7 +45,7 @@ def by_einsum(h):
         (layers.BatchNormalization(), True),
     ],
 )
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(2)
 def test_what_sums_channels_loses_those_that_are_zero(function, vanishes):
     def build(x, summing):
         h = function(Dense(8, bias_initializer="ones", name="made")(x))
@@ -65,6 +65,7 @@ def test_what_sums_channels_loses_those_that_are_zero(function, vanishes):
         (lambda x: ops.softmax(Dense(8)(x), axis=None), (5, 3)),
     ],
 )
+@pytest.mark.sweep(1)
 def test_what_is_not_followed_is_locked(build, shape):
     half(net(lambda x: [build(x), Dense(3)(Dense(8)(x))], shape))
 
@@ -97,6 +98,7 @@ def test_channels_pass_the_inverse_of_the_error_function():
     ("k", "axes"),
     [(0, (1, 2)), (2, (2, 1)), *((k, axes) for k in (-1, 1, 3) for axes in ((1, 2), (2, 3), (3, 1)))],
 )
+@pytest.mark.sweep(3)
 def test_channels_turn_with_the_axes(k, axes):
     def build(x):
         return Dense(3)(layers.Flatten()(ops.rot90(Dense(8, name="made")(x), k, axes)))
@@ -151,6 +153,7 @@ def test_what_is_wrongly_summed_is_found():
         "any",
     ],
 )
+@pytest.mark.sweep(3)
 def test_what_adds_up_or_goes_along_other_axes_lets_channels_go(reduce):
     model = net(lambda x: Dense(3)(layers.Flatten()(reduce(Dense(8, name="made")(x)))), (4, 3))
     assert cut_at_random(model).get_layer("made").units < 8

@@ -101,7 +101,7 @@ WHOLE = {
     "name",
     [*CUT, *(pytest.param(name, marks=SHUFFLES) if "space" in name else name for name in IMAGES)],
 )
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(3)
 def test_channels_are_cut_before_what_picks_from_them(name):
     model = reads(CUT[name]) if name in CUT else image(IMAGES[name])
     made = cut_at_random(model).get_layer("made")
@@ -164,6 +164,7 @@ def test_sub_pixel_convolutions_are_cut_as_when_written_by_reshape():
 
 
 @pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.sweep(1)
 def test_shuffled_groups_lose_channels_of_every_group(groups):
     """ShuffleNet: grouped convolutions with a shuffle between them and a shortcut around them."""
 

@@ -2,6 +2,7 @@
 
 import hypothesis
 import keras
+import pytest
 from channel_cases import RULES, dense_head, some_of
 from hypothesis import strategies
 from keras import layers, ops
@@ -130,6 +131,7 @@ def test_random_networks(choices, seed):
     strategies.integers(0, 3),
 )
 @hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
+@pytest.mark.slow
 def test_random_sequences(choices, seed):
     structure = read(grown_sequence(choices), RULES)
     keep = some_of(structure, seed)

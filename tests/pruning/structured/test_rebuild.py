@@ -39,7 +39,7 @@ from distill.pruning.structured._verification import largest_error
 
 
 @cases
-@pytest.mark.sweep(9)
+@pytest.mark.sweep(3)
 def test_what_is_left_is_the_original_with_zeros(build):
     model = model_of(build)
     structure = read(model, RULES)
@@ -68,6 +68,7 @@ TRAINED = [residual, embedded, attending, nested]
         for build in CASES
     ],
 )
+@pytest.mark.sweep(1)
 def test_what_comes_out_is_a_plain_model(build, tmp_path):
     model = model_of(build)
     before = [variable.numpy().copy() for variable in model.variables]
@@ -97,6 +98,7 @@ NOT_IN_LITERT = [sequence, recurrent_modes, repeated, volumes]  # loops, and poo
         for build in CASES
     ],
 )
+@pytest.mark.sweep(2)
 def test_what_comes_out_runs_in_litert(build, tmp_path):
     structure = read(model_of(build), RULES)
     small = rebuild(structure, some_of(structure, 3))

@@ -26,6 +26,7 @@ def net():
     )
 
 
+@pytest.mark.slow
 def test_each_round_leaves_the_same_share_and_learns_from_the_original(batch):
     x, y = batch
     model = net()
@@ -112,7 +113,7 @@ LOSSES_OF_HEADS = {
 
 
 @pytest.mark.parametrize("case", LOSSES_OF_HEADS)
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(1)
 def test_the_original_is_followed_by_the_loss_of_its_kind(batch, case):
     x, labels = batch
     model, loss, expected = LOSSES_OF_HEADS[case]

@@ -83,7 +83,7 @@ VIDEOS = [convolved, convolved_both_ways, frame_by_frame, frame_by_frame_sequent
 
 
 @pytest.mark.parametrize("build", [*SEQUENCES, *VIDEOS], ids=lambda build: build.__name__)
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(1)
 def test_recurrent_networks_are_cut(build):
     model = randomized(net(build, (4, 4, 4, 2) if build in VIDEOS else (4, 3)))
     small = cut_at_random(model)

@@ -9,6 +9,7 @@ from distill import cost, pruning
 
 
 @pytest.mark.parametrize("exclude", ["dw", "bn", layers.DepthwiseConv2D, lambda layer: layer.name == "bn"])
+@pytest.mark.sweep(1)
 def test_layers_that_scale_channels_can_be_excluded(exclude):
     small = half(backbone(), exclude=exclude)
     assert small.get_layer("conv").filters == 6
@@ -16,6 +17,7 @@ def test_layers_that_scale_channels_can_be_excluded(exclude):
 
 
 @pytest.mark.parametrize("exclude", ["inner", keras.Sequential, "inner/*"])
+@pytest.mark.sweep(1)
 def test_what_holds_for_a_model_holds_for_its_layers(exclude):
     small = half(backbone(), exclude=exclude)
     assert small.get_layer("conv").filters == 3

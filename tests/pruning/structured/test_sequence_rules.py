@@ -18,6 +18,7 @@ from distill import pruning
         pytest.param("GroupQueryAttention", marks=since_keras("3.15", reason="its scores are inferred")),
     ],
 )
+@pytest.mark.sweep(1)
 def test_scores_of_attention_keep_the_heads_that_are_put_out(name):
     attention = layers.MultiHeadAttention(16, 4) if name[0] == "M" else layers.GroupQueryAttention(4, 16, 8)
     model = net(lambda x: list(attention(x, x, return_attention_scores=True)), (5, 6))
@@ -67,7 +68,7 @@ def test_implicit_masks_are_no_states():
     ids=["lstm", "both", "pooled"],
 )
 @pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(1)
 def test_implicit_masks_of_sequential_models(body, nested):
     stack = [layers.Embedding(9, 8, mask_zero=True, name="table"), *body(), Dense(3, name="head")]
     model = keras.Sequential([keras.Input((7,), dtype="int32"), *stack])
@@ -102,6 +103,7 @@ def test_recurrent_units_count_once_for_all_gates():
     ],
     ids=["softmax", "attention", "lstm", "state", "heads"],
 )
+@pytest.mark.sweep(2)
 def test_masks_and_arrays_of_a_call_are_cut_with_what_they_meet(build):
     model = net(lambda x: Dense(3)(Dense(8)(layers.Flatten()(build(Dense(8, name="first")(x))))), (5, 6))
     half(model)(np.ones((2, 5, 6)))

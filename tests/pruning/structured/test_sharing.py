@@ -155,7 +155,7 @@ SHARED = [
 
 
 @pytest.mark.parametrize("build", SHARED, ids=lambda build: build.__name__)
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(2)
 def test_what_is_shared_stays_shared(build):
     model = randomized(build())
     small = half(model)  # with a proof

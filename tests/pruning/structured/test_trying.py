@@ -84,7 +84,7 @@ def named(function):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("function", APART, ids=named)
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(3)
 def test_channels_before_what_works_by_position_are_cut(function, place):
     model = net(lambda x: Dense(3)(PLACES[place](function)(x)), (6, 5))
     small = half(model)

@@ -53,6 +53,7 @@ def test_an_einsum_that_sums_an_array_s_own_axis_is_cut():
 
 
 @pytest.mark.parametrize("shift", [-4, 3, 9, -13])
+@pytest.mark.sweep(1)
 def test_a_roll_goes_round_by_what_is_left(shift):
     inputs = keras.Input((6,))
     wide = layers.Dense(8, name="wide")(inputs)

@@ -158,6 +158,7 @@ def test_gradients_are_of_inference_except_that_movement_trains(name):
 
 
 @pytest.mark.parametrize("name", GRADIENT_IMPORTANCES)
+@pytest.mark.sweep(1)
 def test_nothing_is_changed_by_gradients(name):
     def net():
         inputs = keras.Input((FEATURES,))

@@ -54,6 +54,7 @@ def test_the_smallest_weights_of_the_moment_go(batch):
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 5, 100])
+@pytest.mark.sweep(1)
 def test_no_step_is_missed_between_two_looks(steps_per_execution, batch):
     if keras.backend.backend() == "torch" and steps_per_execution > 1:
         pytest.skip("torch has no steps_per_execution")
@@ -201,6 +202,7 @@ def test_what_cannot_be_meant(schedule, arguments, message, batch):
         compiled().fit(*batch, verbose=0, callbacks=[GradualPruning(schedule, **arguments)])
 
 
+@pytest.mark.slow
 def test_each_kernels_zeros_reach_wandb_and_tensorboard(batch, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -90,7 +90,7 @@ def test_a_model_that_was_trained_before_is_not_trained_unpruned():
         lambda: SelfAttention(),
     ],
 )
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(1)
 def test_layers_that_are_not_built_yet(make):
     part = prune_low_magnitude(make(), each_step)
     model = keras.Sequential([part, layers.Flatten(), layers.Dense(2, name="whole")])

@@ -45,6 +45,7 @@ class Stop(keras.callbacks.Callback):
 
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("stop", [5, 7, 13])
+@pytest.mark.sweep(1)
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(stop, batch, tmp_path):
     x, y = batch
     x = np.where(np.arange(6) < 2, 0, x)  # 16 weights that no gradient moves

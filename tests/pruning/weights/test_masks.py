@@ -24,7 +24,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(2)
 def test_zeros_stay_exactly_zero_and_the_others_move(name, jit, batch):
     if jit and keras.backend.backend() == "torch":
         pytest.skip("torch.compile warns, and does so for plain Keras models too")
@@ -69,6 +69,7 @@ def test_a_model_that_was_trained_before_is_traced_again(batch):
 
 
 @pytest.mark.parametrize("given", ["distiller", "student"])
+@pytest.mark.sweep(1)
 def test_a_distiller_prunes_its_student_and_keeps_the_zeros(given, teacher, batch):
     student = net()
     distiller = distill.Distiller(teacher, student, distill.SoftTargets(4.0))

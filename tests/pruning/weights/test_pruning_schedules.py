@@ -136,6 +136,7 @@ assert tfmot_schedule("PolynomialDecay") is type(schedule)
 """
 
 
+@pytest.mark.slow
 def test_tfmot_is_imported_on_use_and_leaves_no_trace():
     done = subprocess.run(
         [sys.executable, "-c", IMPORT], capture_output=True, text=True, cwd=ROOT, env=os.environ

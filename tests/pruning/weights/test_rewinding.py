@@ -104,7 +104,7 @@ def magnitudes_cut(trained, before, share):
 
 @pytest.mark.parametrize("rewind", ["weights", "learning rate", None])
 @pytest.mark.parametrize("to_step", [0, 3])
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(1)
 def test_each_round_prunes_what_was_trained_and_starts_where_it_should(rewind, to_step, batch):
     model, train = net(keras.optimizers.Adam(SCHEDULE)), Training(batch)
     found = iterative(model, train, SHARES, rewind=rewind, to_step=to_step)
@@ -137,6 +137,7 @@ def test_each_round_prunes_what_was_trained_and_starts_where_it_should(rewind, t
 
 
 @pytest.mark.parametrize("rewind", ["weights", "learning rate", None])
+@pytest.mark.sweep(1)
 def test_schedules_run_again_or_stand_still(rewind, batch):
     model, train = net(keras.optimizers.Adam(SCHEDULE)), Training(batch)
     iterative(model, train, [0.5, 0.6], rewind=rewind, to_step=2)
@@ -183,6 +184,7 @@ def test_a_traced_step_sees_masks_and_rates(batch):
 
 
 @pytest.mark.parametrize(("to_step", "taken"), [(2, 2), (6, 7)])
+@pytest.mark.sweep(1)
 def test_steps_per_execution(to_step, taken, batch):
     x, y = batch
     model, train = net(), Training((np.tile(x, (2, 1))[:50], np.tile(y, 2)[:50]))
@@ -209,6 +211,7 @@ def test_updates_are_counted_where_gradients_are_accumulated(batch):
 
 
 @pytest.mark.parametrize("rewind", ["weights", None])
+@pytest.mark.sweep(1)
 def test_loss_scaling(rewind, batch):
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(SCHEDULE), initial_scale=2.0**10)
     model, train = net(optimizer), Training(batch)
@@ -222,6 +225,7 @@ def test_loss_scaling(rewind, batch):
 
 
 @pytest.mark.parametrize("rewind", ["weights", "learning rate", None])
+@pytest.mark.sweep(1)
 def test_a_distiller_prunes_its_student_and_its_schedules_follow(rewind, batch):
     share = keras.optimizers.schedules.PolynomialDecay(1.0, 16, 0.0)
     teacher = dense_net(8, name="teacher")
@@ -315,6 +319,7 @@ class EndsTwice(Training):
             super().__call__(model, callbacks)
 
 
+@pytest.mark.slow
 def test_trainings_that_do_not_fit(batch):
     def forgetful(model, callbacks):
         model.fit(*batch, batch_size=10, verbose=0)
@@ -359,6 +364,7 @@ def test_rounds_begin_with_less_than_they_prune():
         iterative(model, never, [0.5])
 
 
+@pytest.mark.slow
 def test_zeros_stay_under_an_optimizer_that_averages_weights(batch):
     """At the end of a fit, its averages take the place of the weights, and know no masks."""
     model = net(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9))

@@ -103,6 +103,7 @@ def test_rigl_takes_the_whole_loss_of_a_distiller(batch):
 
 
 @pytest.mark.parametrize("make", [random_net, distiller])
+@pytest.mark.sweep(1)
 def test_gradients_move_nothing(make, batch):
     before, after = watched(make(), callback_of(RigL, batch), batch, metrics=["accuracy"])
     for step in DUE:

@@ -24,7 +24,7 @@ pytestmark = only_on("tensorflow", reason="RigL takes its gradients with TensorF
 
 @pytest.mark.parametrize("kind", [SET, RigL])
 @pytest.mark.parametrize("make", [deep_net, random_net, distiller])
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(1)
 def test_each_kernel_has_its_number_of_weights_at_every_step(kind, make, batch):
     model = make()
     model.compile("adam", LOSS, run_eagerly=make is not deep_net)
@@ -136,7 +136,7 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize("kind", [SET, RigL])
 @pytest.mark.parametrize(("optimizer", "number"), OPTIMIZERS, ids=["momentum", "adam", "scaled", "ema"])
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(1)
 def test_the_optimizer_forgets_what_comes_and_nothing_else(kind, optimizer, number, batch):
     before, after = watched(deep_net(), callback_of(kind, batch, 0.6), batch, optimizer())
     forgot = 0
@@ -184,6 +184,7 @@ class Stop(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("data", ["none", "arrays", "dataset"])
+@pytest.mark.sweep(1)
 def test_a_resumed_run_has_the_masks_of_one_that_was_never_stopped(data, batch, tmp_path):
     x, y = batch
     given = batch if data == "arrays" else tf.data.Dataset.from_tensor_slices((x, y)).batch(15)
@@ -271,6 +272,7 @@ def test_sparse_training_goes_on_with_masks_of_its_sparsity_and_refuses_others(b
 
 
 @pytest.mark.parametrize("kind", [SET, RigL])
+@pytest.mark.sweep(1)
 def test_half_precision(kind, batch):
     x, y = batch
     model = deep_net(dtype="mixed_float16")
