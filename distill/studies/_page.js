@@ -139,5 +139,8 @@ document.querySelectorAll("fieldset.arms").forEach((arms) => {
   arms.querySelectorAll("input").forEach((box) => (box.hidden = false));
   arms.addEventListener("change", () => choose(arms.closest("figure")));
 });
+addEventListener("beforeprint", () => {
+  document.querySelectorAll("details.exploratory").forEach((one) => (one.open = true)); // paper has nothing to open
+});
 document.addEventListener("focusin", pointed);
 document.addEventListener("focusout", pointed);

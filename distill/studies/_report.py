@@ -3,6 +3,7 @@
 python -c "from distill.studies import report; print(report.write('runs/compare'))"
 """
 
+import collections
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,19 +183,27 @@ def _facts(study: StudyResult) -> str:
 
 
 def answer(judged: Sequence[Judged]) -> list[str]:
-    """Verdicts: those that answer the question, then the exploratory ones."""
-    lists = []
-    for primary in (True, False):
-        items = []
-        for comparison in judged:
-            if comparison.primary is primary:
-                words, numbers = map(escaped, verdict(comparison))
-                color = VERDICTS[comparison.adjusted.verdict]
-                kind = "" if primary else EXPLORATORY
-                items.append(
-                    f'<li style="--verdict: {color}">{kind}<b>{words}</b> <span>{numbers}</span></li>'
-                )
-        if items:
-            kind = ' primary"' if primary else '"'
-            lists.append(f'<ul class="answer{kind}>\n' + "\n".join(items) + "\n</ul>")
-    return lists
+    """Verdicts: those that answer the question, then the exploratory ones, which a reader opens."""
+    primary = [one for one in judged if one.primary]
+    exploratory = [one for one in judged if not one.primary]
+    parts = [_verdicts(primary, "answer primary")] if primary else []
+    if exploratory:
+        counts = collections.Counter(one.adjusted.verdict for one in exploratory)
+        counted = ", ".join(f"{counts[kind]} {kind}" for kind in VERDICTS if counts[kind])
+        number = f"{len(exploratory)} exploratory comparison{'s' * (len(exploratory) > 1)}"
+        parts.append(
+            f'<details class="exploratory"{"" if primary else " open"}>\n<summary>{number}: {counted}</summary>\n'
+            + _verdicts(exploratory, "answer")
+            + "\n</details>"
+        )
+    return parts
+
+
+def _verdicts(judged: Sequence[Judged], kind: str) -> str:
+    items = []
+    for one in judged:
+        words, numbers = map(escaped, verdict(one))
+        prefix = "" if one.primary else EXPLORATORY
+        color = VERDICTS[one.adjusted.verdict]
+        items.append(f'<li style="--verdict: {color}">{prefix}<b>{words}</b> <span>{numbers}</span></li>')
+    return f'<ul class="{kind}">\n' + "\n".join(items) + "\n</ul>"

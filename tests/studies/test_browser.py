@@ -21,7 +21,7 @@ NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    study = read(write_study(folder, title=NASTY, notes=[NASTY]))
+    study = read(write_study(folder, title=NASTY, notes=[NASTY], primary=[["alone", "distilled"]]))
 
     def recorded(cell):
         return dataclasses.replace(cell, reliability=RELIABLE, confusion=CONFUSED, layers=LAYERS)
@@ -86,6 +86,17 @@ def test_tables_sort_and_filter(browser, path):
         page.get_by_label("Filter rows").first.fill("120 LABELS distilled")
         assert names(page, "Test scores") == ["distilled-unlabelled"]
         assert page.locator(".filter output").first.inner_text() == "1 of 7 rows"
+
+
+def test_exploratory_verdicts_open_by_keyboard_and_on_paper(browser, path):
+    with opened(browser, path) as page:
+        verdict = page.locator("details.exploratory li").first
+        assert verdict.is_hidden()
+        page.locator("details.exploratory summary").press("Enter")
+        assert verdict.is_visible()
+    with opened(browser, path) as page:
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("details.exploratory li").first.is_visible()
 
 
 def test_charts_answer_to_the_pointer_and_to_the_keyboard(browser, path):

@@ -79,6 +79,12 @@ def test_exploratory_comparisons_are_marked_and_come_last(tmp_path):
         plain = re.sub(r"</?b>|\*|\\", "", text)
         assert "exploratory: distilled-unlabelled is worse than pseudo-labels" in plain
         assert "exploratory: distilled is better" not in plain
+    counted = "<summary>3 exploratory comparisons: 2 better, 1 worse</summary>"
+    assert f'<details class="exploratory">\n{counted}' in report.html(study)
+    unasked = report.html(read(write_study(tmp_path / "unasked", primary=[])))
+    assert (
+        '<details class="exploratory" open>\n<summary>5 exploratory' in unasked
+    )  # nothing stands before them
 
 
 def test_a_primary_comparison_must_be_a_comparison(tmp_path):
