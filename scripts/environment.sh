@@ -16,6 +16,7 @@ if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
   export PYTHONPYCACHEPREFIX=${PYTHONPYCACHEPREFIX:-$root/.venv/compiled}
 fi
 
+export -n extras # of this command; what it starts may need others
 # MB to download and on disk, for pip's wheels on Linux with Python 3.11: distill with TensorFlow, and what each extra adds.
 missing="" download=0 disk=0
 [ -n "$installed" ] || download=640 disk=2200

@@ -135,3 +135,12 @@ def test_without_a_python_it_says_which(clone, tmp_path):
     status, installed, said = clone.run("compare")
     assert (status, installed) == (1, [])
     assert "distill needs Python 3.11, 3.12 or 3.13. Found: Python 3.9.1." in said
+
+
+def test_what_is_installed_for_a_command_is_not_for_what_it_starts(clone, monkeypatch):
+    (clone.root / "scripts/starts").write_text('source "$(dirname "$0")/environment.sh"\nenv >&2\n')
+    monkeypatch.setenv("extras", "experiments docs")
+    status, installed, said = clone.run("starts")
+    assert (status, installed[-1]) == (0, "[docs,experiments]")
+    assert "PATH=" in said
+    assert "extras=" not in said
