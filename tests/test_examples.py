@@ -60,7 +60,7 @@ def names(tmp_path, monkeypatch, teacher, student, batch):
 
 
 @pytest.mark.parametrize("code", fenced_examples())
-@pytest.mark.sweep(60)
+@pytest.mark.sweep(42)
 def test_an_example_runs(code, names):
     if BACKEND != "tensorflow" and re.search(r"export\(|exports\(|LiteRT|TFFunction|largest_batch\(", code):
         pytest.skip("TensorFlow only: it writes and runs these files")

@@ -98,6 +98,7 @@ def test_runs_once_and_starts_again_cleanly_after_an_interruption(tmp_path, capf
     assert all((tmp_path / folder / "started").read_text() == "once\n" for folder in folders)
 
 
+@pytest.mark.slow
 def test_what_a_worker_did_before_does_not_show(tmp_path):
     """A cell that draws from every generator, in a worker of its own and after others."""
     (tmp_path / "alone").mkdir()

@@ -82,7 +82,7 @@ def test_launcher_ends_well_after_a_restart(tmp_path):
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
-@pytest.mark.sweep(1)
+@pytest.mark.slow
 def test_launcher_leaves_no_worker_behind(number, status):
     program = "import os, time; print(os.getpid()); time.sleep(60)"
     command = [sys.executable, "-m", "distill.training.launch", "--", sys.executable, "-c", program]
