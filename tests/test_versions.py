@@ -28,6 +28,7 @@ for warning in caught:
 """
 
 
+@pytest.mark.slow
 def test_an_untested_version_is_said_once_where_it_is_imported():
     done = subprocess.run(
         [sys.executable, "-c", IMPORT], capture_output=True, text=True, cwd=ROOT, check=True

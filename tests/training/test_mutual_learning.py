@@ -52,6 +52,7 @@ def test_its_weights_are_those_of_a_distiller(batch):
     check_mutual(peers, *batch, weight=0.25, share=3.0)
 
 
+@pytest.mark.slow
 def test_the_oracle_catches_mutants(batch, monkeypatch):
     from distill.training._teacher import Peer
 

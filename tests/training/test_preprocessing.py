@@ -392,6 +392,7 @@ def test_calls_take_what_is_preprocessed(texts):
         distiller.compute_loss(x=x, y=Y)
 
 
+@pytest.mark.slow
 def test_task_models_of_keras_hub_as_they_come():
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 
