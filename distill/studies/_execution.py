@@ -19,7 +19,7 @@ from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, about
 from distill.studies._early import early_verdicts, stages
-from distill.studies._merging import left_out, not_compared
+from distill.studies._merging import FAILED, left_out, not_compared
 from distill.studies._pools import pool_of
 from distill.studies._publishing import publish
 from distill.studies._ray import Ray
@@ -309,7 +309,7 @@ def _all_seeds(
         if is_new:
             took.append((time.monotonic() - began) / 60 - minutes)
         if lost:
-            notes.append(f"Failed, or without what they need: {', '.join(cell.name for cell in lost)}.")
+            notes.append(f"{FAILED}{', '.join(cell.name for cell in lost)}.")
     return finished, notes
 
 

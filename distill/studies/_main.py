@@ -16,6 +16,7 @@ from distill.studies import _summary as summary
 from distill.studies._declarations import Surroundings
 from distill.studies._declared import Design, about
 from distill.studies._execution import Plan
+from distill.studies._merging import FAILED
 from distill.studies._publishing import sync_line
 from distill.studies._ray import Ray
 from distill.studies._results import StudyResult
@@ -102,7 +103,7 @@ def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[st
         arguments: what was typed after the command.
 
     Returns:
-        The exit status: 0, 1 after an error, 130 after Ctrl-C.
+        The exit status: 0, 1 after an error or if a cell failed, 130 after Ctrl-C.
     """
     options = tyro.cli(Options, args=arguments, description=described(design), prog=shlex.join(program()))
     console = Console()
@@ -138,6 +139,12 @@ def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[st
     console.print(f"Report: {escape(str(study_dir / 'report.html'))}", soft_wrap=True)
     if line := sync_line(study_dir):
         console.print(f"To upload the runs to W&B: {escape(line)}", soft_wrap=True)
+    if any(note.startswith(FAILED) for note in found.notes):
+        console.print(
+            f"[bold red]error:[/] some cells failed; see {escape(str(study_dir / 'workers.log'))}",
+            soft_wrap=True,
+        )
+        return 1
     return 0
 
 

@@ -72,6 +72,9 @@ def merge(studies: Sequence[StudyResult]) -> StudyResult:
     )
 
 
+FAILED = "Failed, or without what they need: "  # begins the note on cells that were not finished
+
+
 def left_out(arm: str) -> str:
     """The note on an arm without a finished cell."""
     return f"The arm {arm} was never finished, and is left out."

@@ -176,6 +176,11 @@ def compare_models(
         print(studies.compare_models({"teacher": teacher, "student": student}, (x, y)))
         ```
     """
+    if not isinstance(models, Mapping):
+        raise ValueError(
+            "models must be a dictionary that names each model or file. Received: "
+            f'a {type(models).__name__}. Pass {{"teacher": teacher, "student": "student.keras"}}.'
+        )
     if not models or not metrics or resamples < 100:
         raise ValueError(
             "A comparison needs a model, a metric and at least 100 resamples. "

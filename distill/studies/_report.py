@@ -127,7 +127,7 @@ def html(study: StudyResult, *, sections: str = "") -> str:
             grid(training(study)),
             small(
                 "The tables as CSV, the charts as SVG and PNG, and all numbers as JSON are in the folder report beside "
-                "this page. scripts/report rebuilds it, and merges runs of several machines."
+                "this page. `distill report` rebuilds it, and merges runs of several machines."
             ),
         ],
     }

@@ -175,8 +175,9 @@ class Tracker:
         if step <= self._last_step:
             raise ValueError(
                 "Steps must be >= 0 and increase, because W&B drops others without a word. Received: step "
-                f"{step} after {self._last_step}. A second fit continues the count with fit(initial_epoch=…); another "
-                "training needs a Tracker of its own."
+                f"{step} after {self._last_step}. A second fit of a model continues the count with "
+                "fit(initial_epoch=…). The training of another model needs a Tracker of its own, or none; in an arm "
+                "of a study, run.callbacks are for one fit."
             )
 
     def takes(self, step: int) -> bool:

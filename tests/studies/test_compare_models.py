@@ -124,6 +124,8 @@ def test_files_and_other_metrics(tmp_path):
 
 
 def test_too_little_to_compare_is_refused():
+    with pytest.raises(ValueError, match="a dictionary that names each model or file. Received: a list"):
+        studies.compare_models([classifier(1, 1)], (X, Y))
     with pytest.raises(
         ValueError, match="at least 100 resamples. Received: 0 models, 4 metrics and resamples=1000"
     ):

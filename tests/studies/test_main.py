@@ -60,6 +60,20 @@ def test_the_command(here, tmp_path, capsys, monkeypatch):
     shutil.rmtree(tmp_path / "tiny-smoke")
 
 
+def failing(run):
+    raise ZeroDivisionError("as told")
+
+
+@pytest.mark.parametrize("option", ["--smoke", "--seeds=1"])
+def test_a_cell_that_fails_is_a_failure_of_the_command(option, here, bare, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        study_of((teacher, {}), (failing, {})).main(["--out", str(tmp_path), "--wandb", "disabled", option])
+    assert ended.value.code == 1
+    shown = capsys.readouterr().out
+    assert "Report: " in shown  # of what was finished
+    assert "error: some cells failed; see " in shown
+
+
 def test_help_names_the_arms_and_the_command_as_it_was_typed(capsys, monkeypatch):
     study = study_of((teacher, {}), (trained, {"on_request": True}))
     monkeypatch.setattr(sys, "argv", ["/somewhere/package/tiny.py"])

@@ -666,7 +666,7 @@ def test_a_second_training_is_refused_before_its_first_epoch(tmp_path, student, 
         per_class(student, batch, callbacks=[logger])
         for again in (logger, EpochLogger(tracker)):
             with pytest.raises(
-                ValueError, match="step 0 after 1.*another training needs a Tracker of its own"
+                ValueError, match="step 0 after 1.*another model needs a Tracker of its own"
             ):
                 per_class(student, batch, callbacks=[again, counting])
             assert counting.batches == 0

@@ -132,6 +132,10 @@ def prune_channels(
     """
     targets = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
     alone = bool(ratios) and all(value is None for value in targets.values())
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"prune_channels takes a keras.Model. Received: {model!r}. Load a file with distill.load_model first."
+        )
     what, target = ("ratios", 0.0) if alone else only_one(targets)
     if round_to is not None and (not is_whole(round_to) or round_to < 1):
         raise ValueError(f"round_to must be None or an integer >= 1. Received: {round_to=}.")
@@ -154,6 +158,11 @@ def prune_channels(
     if rounds > 1 and ratios:
         raise ValueError(
             f"ratios would apply again in every round. Received: ratios and {rounds=}. Leave one of them out."
+        )
+    if not callable(importance):
+        raise ValueError(
+            "importance must be a function of distill.pruning.structured.importance, such as importance.l2, or one of "
+            f"your own. Received: importance={importance!r}."
         )
     settings = _Settings(importance, reduce, normalize, scope, exclude, ratios, exact, rules, verify, lengths)
     goals = goals_of_rounds(model, Goal(what, target, round_to), int(rounds), rules, lengths)
