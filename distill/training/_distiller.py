@@ -32,7 +32,7 @@ from distill.training._taps import Read, Tapped, Taps
 from distill.training._teacher import Peer, Teacher
 from distill.training._teacher_mix import TeacherMix
 from distill.training._terms import Batch, make_terms
-from distill.training._traced_step import TracedStep
+from distill.training._traced_step import NEEDS_LABELS, TracedStep
 from distill.training._weights import with_defaults
 
 
@@ -541,8 +541,8 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
             What was found. `print` shows two tables with advice; a notebook shows them without `print`.
 
         Raises:
-            ValueError: the Distiller is not compiled, its student has no weights, or its networks teach each
-                other.
+            ValueError: the Distiller is not compiled, its student has no weights, its networks teach each
+                other, or labels are missing and needed.
 
         Example:
             ```python
@@ -556,6 +556,8 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         require_ready(self, self.student, self._teachers, examples=examples, batch_size=batch_size)
 
         def parts(x: Tensors, y: Tensors, sample_weight: Tensors, loss: Any) -> list[tuple[str, Part]]:
+            if y is None and self._objective.needs_labels:
+                raise ValueError(NEEDS_LABELS)
             learned, (x, ids) = self(x, training=True), split(x)
             own = None if loss is None else loss(y, learned.outputs, sample_weight)
             found = self._parts(x, learned, self._batch(x, y, ids, sample_weight), own, training=True)

@@ -10,6 +10,11 @@ from distill.training._objective import Objective
 from distill.training._recorded import RecordedTeacher
 from distill.training._teacher import Peer, Teacher
 
+NEEDS_LABELS = (
+    "A student_loss_weight above 0 needs labels. Received: a batch without labels. Train on (x, y), or set "
+    "student_loss_weight=0."
+)
+
 
 class TracedStep:
     """Remembers what a training step took for granted when it was traced, and tells when that has changed.
@@ -62,10 +67,7 @@ class TracedStep:
         if labels is not None:
             return
         if self._needs_labels:
-            raise ValueError(
-                "A student_loss_weight above 0 needs labels. Received: a batch without labels. Train on (x, y), or "
-                "set student_loss_weight=0."
-            )
+            raise ValueError(NEEDS_LABELS)
         self._lacks_labels = True
 
     def require_loss(self, loss: object) -> None:

@@ -665,9 +665,7 @@ def test_a_second_training_is_refused_before_its_first_epoch(tmp_path, student, 
         logger = EpochLogger(tracker)
         per_class(student, batch, callbacks=[logger])
         for again in (logger, EpochLogger(tracker)):
-            with pytest.raises(
-                ValueError, match="step 0 after 1.*another model needs a Tracker of its own"
-            ):
+            with pytest.raises(ValueError, match="step 0 after 1.*another model needs a Tracker of its own"):
                 per_class(student, batch, callbacks=[again, counting])
             assert counting.batches == 0
     with pytest.raises(RuntimeError, match="A finished run"):

@@ -404,3 +404,12 @@ def test_lists_are_taken_as_fit_takes_them():
 
     checked = compiled(reader(8), reader(4), SoftTargets(2.0)).check(texts_in, [1, 0, 1] * 10)
     assert checked.examples == 30
+
+
+def test_labels_that_training_needs_are_missed(batch, teacher, student):
+    x, y = batch
+    distiller = compiled(teacher, student, SoftTargets(2.0))
+    for look in (distiller.check, distiller.fit):
+        with pytest.raises(ValueError, match="student_loss_weight above 0 needs labels"):
+            look(x)
+    assert distiller.check(x, y).terms[0].loss == "student_loss"
