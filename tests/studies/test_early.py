@@ -99,6 +99,17 @@ def test_what_needs_a_cell_that_failed_before_is_not_tried(here, bare, tmp_path,
     assert [arm.name for arm in found.arms] == ["low"]
 
 
+def test_what_needs_a_cell_that_fails_beside_it_is_not_tried(here, bare, tmp_path, capsys):
+    made = study_of((low, {}), (failing, {}), (needing, {"needs": "failing"}))
+    made.compare("needing", "failing")
+    found = run(made, tmp_path)
+    shown = capsys.readouterr().out
+    assert shown.count("ZeroDivisionError: as told") == 2  # once a seed
+    assert "FileNotFoundError" not in shown
+    assert "needing: " not in shown
+    assert [arm.name for arm in found.arms] == ["low"]
+
+
 HISTORY = {}
 
 

@@ -124,6 +124,31 @@ def test_settings_are_chosen_on_dev_with_seeds_of_their_own(here, bare, tmp_path
     assert not any("not tuned" in note for note in found.notes)
 
 
+def steep(run, slope=1.0):
+    return classifier(slope)
+
+
+def follower(run, sharpness=1.0):
+    (kernel, _) = run.model("steep").get_weights()
+    assert kernel[0, 1] == 5  # what was chosen, neither the default nor another setting
+    return classifier(sharpness)
+
+
+def test_students_choose_with_the_teacher_that_was_chosen(here, bare, tmp_path):
+    study = study_of(
+        (steep, {"tune": {"slope": (-3.0, 5.0)}}),
+        (follower, {"needs": "steep", "tune": {"sharpness": (-1.0, 2.0)}}),
+    )
+    found = run(study, tmp_path, tune=True)
+    assert {one.arm: dict(one.chosen) for one in found.tuning} == {
+        "steep": {"slope": 5.0},
+        "follower": {"sharpness": 2.0},
+    }
+    assert not any("ailed" in note for note in found.notes)
+    # Two settings and three seeds of each arm, and two seeds: no teacher was trained for the trials alone.
+    assert len(list(tmp_path.glob("tiny/cells/*"))) == 2 * (2 * 3 + 2)
+
+
 def test_a_metric_that_is_better_when_lower_chooses_the_lowest(here, bare, tmp_path):
     study = study_of(*TAUGHT, metrics=[studies.NLL, studies.ACCURACY])
     (tuning,) = run(study, tmp_path, tune=True, seeds=1).tuning
