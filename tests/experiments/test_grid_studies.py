@@ -88,6 +88,7 @@ def test_examples_and_wrong_labels_are_drawn_by_seed(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", STUDIES, ids=lambda module: module.__name__)
+@pytest.mark.timeout(1200)  # up to 30 arms, each in seconds of a slow core
 def test_a_smoke_run_of_all_arms_of_a_grid(module, tmp_path):
     found = module.study.run(
         out=tmp_path,
