@@ -16,8 +16,8 @@ if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
   export PYTHONPYCACHEPREFIX=${PYTHONPYCACHEPREFIX:-$root/.venv/compiled}
 fi
 
-export -n extras # of this command; what it starts may need others
 # MB to download and on disk, for pip's wheels on Linux with Python 3.11: distill with TensorFlow, and what each extra adds.
+export -n extras # those of this command are not for what it starts
 missing="" download=0 disk=0
 [ -n "$installed" ] || download=640 disk=2200
 for extra in ${extras:=experiments dev}; do

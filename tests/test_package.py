@@ -43,6 +43,7 @@ LEVELS = (
         "_folding",
         "_graphs",
         "_keras",
+        "_models",
         "_quiet",
         "_replicas",
         "_rewriting",

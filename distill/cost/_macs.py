@@ -10,6 +10,7 @@ from keras import layers
 
 from distill._graphs import Step, arguments_of, functional_of, inside, run
 from distill._keras import AutocastScope, Functional, build_for_call, flatten_layers
+from distill._models import require_model
 from distill._untouched import untouched
 from distill.cost._calls import Call, Calls, total
 from distill.cost._following import following
@@ -73,6 +74,7 @@ def calls_of(model: keras.Model, *, lengths: Lengths = None) -> Calls:
         >>> [(call.path, call.products.total) for call in cost.calls_of(model).calls]
         [('head', 12)]
     """
+    require_model(model, "cost.macs")
     graph = functional_of(model)
     if graph is None:
         raise ValueError(

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from distill._keras import twin
+from distill._models import require_model
 from distill._untouched import same_attributes, same_randomness
 from distill.exports import export
 
@@ -52,6 +53,7 @@ def parameters(model: keras.Model) -> int:
         >>> cost.parameters(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
         15
     """
+    require_model(model, "cost.parameters")
     if not model.built:
         raise ValueError(
             "Only a built model has parameters. "
@@ -95,6 +97,7 @@ def sizes(model: keras.Model) -> Sizes:
         >>> found.litert < found.keras
         True
     """
+    require_model(model, "cost.sizes")
     return Sizes(*keras_sizes(model), *litert_sizes(model))
 
 

@@ -10,6 +10,7 @@ from typing import get_args
 import keras
 
 from distill._atomic import replacing, replacing_folder
+from distill._models import require_model
 from distill._quiet import quiet
 from distill._types import Arrays, PathLike
 from distill._untouched import same_attributes, same_randomness
@@ -77,6 +78,7 @@ def export(
             "path must end in '.tflite' (LiteRT) or '.onnx' (ONNX), or have no suffix (a SavedModel folder). "
             f"Received: {str(path)!r}."
         )
+    require_model(model, "export")
     if not model.built:
         raise ValueError(
             f"Only a built model can be exported. Received: {model.name!r}, which is not built. Call it on a batch, "

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from distill._atomic import replacing
+from distill._models import require_model
 from distill._types import PathLike
 
 
@@ -90,6 +91,7 @@ def _require_ending(path: PathLike, endings: tuple[str, ...], what: str, other: 
 
 
 def _require_built(model: keras.Model) -> None:
+    require_model(model, "save_model")
     if not model.built:
         raise ValueError(
             f"A model must be built before it can be saved. Received: {model.name!r}, which is not built and has no "

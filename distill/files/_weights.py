@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 
+from distill._models import require_model
 from distill._types import PathLike
 from distill.files._differences import Loaded, table
 from distill.files._fitting import fitted, fitted_partly
@@ -46,6 +47,7 @@ def load_weights(model: keras.Model, path: PathLike, *, partial: bool = False) -
         print(distill.load_weights(student, "student.weights.h5"))  # 2 layers were loaded: hidden, head.
         ```
     """
+    require_model(model, "load_weights")
     if not model.built:
         raise ValueError(
             f"A model must be built before weights can be loaded. Received: {model.name!r}, which is not built. Call "

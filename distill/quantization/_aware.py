@@ -7,6 +7,7 @@ import numpy as np
 
 from distill._graphs import Step, functional_of, run
 from distill._keras import flatten_layers, standardize_inputs
+from distill._models import require_model
 from distill._rewriting import copy_of, rewrite
 from distill._types import Arrays, Tensor
 from distill.quantization._layers import CONVERTIBLE, PLAIN, FakeQuantize
@@ -47,6 +48,7 @@ def quantize_aware(model: keras.Model, examples: Arrays, *, batch_size: int = 12
         >>> aware.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
         >>> history = aware.fit(x, y, verbose=0)
     """
+    require_model(model, "quantize_aware")
     require_examples(examples)
     new = rounded(model)
     _find_ranges(new, examples, batch_size)

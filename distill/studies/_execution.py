@@ -19,7 +19,7 @@ from distill.studies._conclusion import Trials, choose, conclude
 from distill.studies._declarations import Arm, Cell, Surroundings
 from distill.studies._declared import Design, about
 from distill.studies._early import early_verdicts, stages
-from distill.studies._merging import FAILED, left_out, not_compared
+from distill.studies._merging import left_out, not_compared
 from distill.studies._pools import pool_of
 from distill.studies._publishing import publish
 from distill.studies._ray import Ray
@@ -108,9 +108,9 @@ def execute(design: Design, plan: Plan) -> StudyResult:
         running = _Running.of(design, plan, pool)
         _require_scores(running)
         chosen: dict[str, dict[str, Any]] = {}
-        tuning, failed = _tune(running, chosen) if plan.tune else ([], [])
-        finished, notes = _all_seeds(running, chosen, began)
-        notes += failed
+        tuning, refused = _tune(running, chosen) if plan.tune else ([], [])
+        finished, lost, notes = _all_seeds(running, chosen, began)
+        notes += refused
         arms = [name for name in design.arms if finished[name]]
         if not arms:
             raise CellError(
@@ -146,6 +146,7 @@ def execute(design: Design, plan: Plan) -> StudyResult:
                 primary=[pair for pair in design.primary if pair in shared],
                 # With the arms of another run, more of these comparisons can be made.
                 declared={"comparisons": design.comparisons, "primary": design.primary},
+                failed=[cell.name for cell in lost],
                 tuning=tuning,
                 latency_ms=latency_ms,
                 litert_bytes=litert_bytes,
@@ -265,8 +266,8 @@ def _tune(running: _Running, chosen: dict[str, dict[str, Any]]) -> tuple[list[di
 
 def _all_seeds(
     running: _Running, chosen: Chosen, began: float
-) -> tuple[dict[str, dict[int, Cell]], list[str]]:
-    """Runs all arms; returns the finished cells by arm and seed, and notes for readers."""
+) -> tuple[dict[str, dict[int, Cell]], list[Cell], list[str]]:
+    """Runs all arms; returns the finished cells by arm and seed, those that failed, and notes for readers."""
     design, plan = running.design, running.plan
     finished: dict[str, dict[int, Cell]] = {name: {} for name in design.arms}
     notes = [f"The data's {key} is {design.data_settings[key]}." for key in design.changed]
@@ -280,6 +281,7 @@ def _all_seeds(
         if plan.budget is None
         else [plan.seeds[done : done + 1] for done in range(len(plan.seeds))]
     )
+    every_lost: list[Cell] = []
     said: set[str] = set()
     took: list[float] = []  # minutes of the seeds that were trained in this run
     for done, block in enumerate(blocks):
@@ -309,8 +311,9 @@ def _all_seeds(
         if is_new:
             took.append((time.monotonic() - began) / 60 - minutes)
         if lost:
-            notes.append(f"{FAILED}{', '.join(cell.name for cell in lost)}.")
-    return finished, notes
+            notes.append(f"Failed, or without what they need: {', '.join(cell.name for cell in lost)}.")
+        every_lost += lost
+    return finished, every_lost, notes
 
 
 def _shown(design: Design, name: str, chosen: Chosen) -> Arm:

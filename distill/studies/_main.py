@@ -16,7 +16,6 @@ from distill.studies import _summary as summary
 from distill.studies._declarations import Surroundings
 from distill.studies._declared import Design, about
 from distill.studies._execution import Plan
-from distill.studies._merging import FAILED
 from distill.studies._publishing import sync_line
 from distill.studies._ray import Ray
 from distill.studies._results import StudyResult
@@ -139,7 +138,7 @@ def main(design: Design, run: Callable[..., StudyResult], arguments: Sequence[st
     console.print(f"Report: {escape(str(study_dir / 'report.html'))}", soft_wrap=True)
     if line := sync_line(study_dir):
         console.print(f"To upload the runs to W&B: {escape(line)}", soft_wrap=True)
-    if any(note.startswith(FAILED) for note in found.notes):
+    if found.extra["failed"]:
         console.print(
             f"[bold red]error:[/] some cells failed; see {escape(str(study_dir / 'workers.log'))}",
             soft_wrap=True,

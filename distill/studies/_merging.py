@@ -68,11 +68,12 @@ def merge(studies: Sequence[StudyResult]) -> StudyResult:
         tuning=tuple({one.arm: one for study in reversed(studies) for one in study.tuning}.values()),
         latency_ms=timed.latency_ms,
         litert_bytes={name: size for study in reversed(studies) for name, size in study.litert_bytes.items()},
-        extra={**first.extra, **({"machine": "; ".join(machines)} if machines else {})},
+        extra={
+            **first.extra,
+            **({"machine": "; ".join(machines)} if machines else {}),
+            "failed": list(_unique(name for study in studies for name in study.extra.get("failed", ()))),
+        },
     )
-
-
-FAILED = "Failed, or without what they need: "  # begins the note on cells that were not finished
 
 
 def left_out(arm: str) -> str:

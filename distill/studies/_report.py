@@ -127,7 +127,8 @@ def html(study: StudyResult, *, sections: str = "") -> str:
             grid(training(study)),
             small(
                 "The tables as CSV, the charts as SVG and PNG, and all numbers as JSON are in the folder report beside "
-                "this page. `distill report` rebuilds it, and merges runs of several machines."
+                "this page. The command distill report (in a checkout, scripts/report) rebuilds it, and merges runs of "
+                "several machines."
             ),
         ],
     }

@@ -60,7 +60,7 @@ class Answering:
             if not callable(teacher) or isinstance(teacher, type):
                 raise ValueError(
                     "A teacher must answer a batch: a keras.Model, another Keras layer, an exported file or a function "
-                    f"of a numpy batch. Received: {teacher!r}."
+                    f"of a numpy batch. Received: {teacher!r}. Load a file with distill.load_model."
                 )
             if layers:
                 raise ValueError(

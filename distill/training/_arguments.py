@@ -160,7 +160,8 @@ def require_student(student: Any) -> None:
     """Raises ValueError unless the student is a model whose training step the Distiller may replace."""
     if not isinstance(student, keras.Model):
         raise ValueError(
-            f"A student must be a keras.Model. Received: {student!r} of type {type(student).__name__}."
+            f"A student must be a keras.Model. Received: {student!r} of type {type(student).__name__}. Load a "
+            "file with distill.load_model."
         )
     require_plain(
         student,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from distill._models import require_model
 from distill.training._heads import axis_of_classes, head_of
 from distill.training._joining import join
 from distill.training._preprocessing import ANSWERS, preprocessing_of, require_plain
@@ -51,6 +52,7 @@ def ensemble(
         )
 
     for model in models if isinstance(models, (list, tuple)) else ():
+        require_model(model, "ensemble")
         advice = (
             "Preprocess the data, and set the model's preprocessor to None; or wrap its call, which takes preprocessed "
             "data: keras.Model(model.input, model.output)."

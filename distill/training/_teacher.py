@@ -173,7 +173,7 @@ def _require_teacher(model: Any) -> None:
     if isinstance(model, type) or not callable(model):
         raise ValueError(
             "A teacher must be a trained keras.Model, another Keras layer, a tf_keras model or a function of a batch. "
-            f"Received: {model!r}."
+            f"Received: {model!r}. Load a file with distill.load_model."
         )
     if isinstance(model, keras.Model) and not model.built:
         raise ValueError(

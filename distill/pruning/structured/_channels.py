@@ -8,6 +8,7 @@ from typing import NamedTuple, TypedDict
 import keras
 import numpy as np
 
+from distill._models import require_model
 from distill._replicas import own_scope
 from distill._types import Arrays, Train
 from distill._untouched import same_randomness
@@ -119,7 +120,7 @@ def prune_channels(
             is out of range, a target cannot be met within 2 %, a ratio removes no channel, a selector fits no layer,
             nothing can be removed, the model has no graph, ratios are given with several rounds, or a layer, the
             optimizer or a metric cannot be made from its config.
-        TypeError: a target or a selector has the wrong type.
+        TypeError: the model, a target, a selector or importance has the wrong type.
         RuntimeError: `verify` finds a difference.
 
     Example:
@@ -130,12 +131,9 @@ def prune_channels(
         >>> small.layers[0].units
         32
     """
+    require_model(model, "prune_channels")
     targets = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
     alone = bool(ratios) and all(value is None for value in targets.values())
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"prune_channels takes a keras.Model. Received: {model!r}. Load a file with distill.load_model first."
-        )
     what, target = ("ratios", 0.0) if alone else only_one(targets)
     if round_to is not None and (not is_whole(round_to) or round_to < 1):
         raise ValueError(f"round_to must be None or an integer >= 1. Received: {round_to=}.")
@@ -160,7 +158,7 @@ def prune_channels(
             f"ratios would apply again in every round. Received: ratios and {rounds=}. Leave one of them out."
         )
     if not callable(importance):
-        raise ValueError(
+        raise TypeError(
             "importance must be a function of distill.pruning.structured.importance, such as importance.l2, or one of "
             f"your own. Received: importance={importance!r}."
         )

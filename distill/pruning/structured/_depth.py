@@ -9,6 +9,7 @@ from keras import layers, ops
 
 from distill._graphs import functional_of, needed_nodes, nested_calls, node_of, nodes_of
 from distill._keras import inbound_nodes
+from distill._models import require_model
 from distill._replicas import own_scope
 from distill._types import Data
 from distill._untouched import same_randomness, untouched
@@ -144,6 +145,7 @@ def prune_layers(model: keras.Model, number: int, harm: Harm) -> keras.Model:
         >>> len(shallower.layers)
         3
     """
+    require_model(model, "prune_layers")
     if not is_whole(number) or number < 1:
         raise ValueError(f"number must be an integer >= 1. Received: number={number!r}.")
     graph = _graph(model)

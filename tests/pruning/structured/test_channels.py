@@ -81,10 +81,6 @@ def scoring(scores):
             {"ratio": 0.5, "exclude": layers.Layer},
             "Nothing in 'convolutional' can be removed: first: excluded",
         ),
-        (
-            {"ratio": 0.5, "importance": "l2"},
-            "must be a function .* such as importance.l2, .* importance='l2'",
-        ),
         ({"ratio": 0.5, "importance": lambda structure: []}, "must score every channel that can be removed"),
         (
             {"ratio": 0.5, "importance": scoring(np.nan)},
@@ -105,9 +101,9 @@ def test_what_is_refused(arguments, message):
         pruning.prune_channels(convolutional(), **arguments)
 
 
-def test_a_file_is_no_model():
-    with pytest.raises(ValueError, match="takes a keras.Model. Received: 'net.keras'. Load a file with"):
-        pruning.prune_channels("net.keras", 0.5)
+def test_a_name_is_no_importance():
+    with pytest.raises(TypeError, match="must be a function .* such as importance.l2, .* importance='l2'"):
+        pruning.prune_channels(convolutional(), 0.5, importance="l2")
 
 
 def test_a_number_is_a_number():
