@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distill.training._checked import CheckedModel, CheckedTerm
-from distill.training._scoring import Form, wants_logits
+from distill.training._scoring import Form, head_for, wants_logits
 
 # Beyond these, a check speaks.
 _LOUD = 30.0  # one term's gradient over another's
@@ -43,7 +43,7 @@ def advice_on_head(name: str, form: Form, loss: object) -> list[Advice]:
         form: what its outputs are.
         loss: its own loss, as it was compiled.
     """
-    wanted, called = wants_logits(loss), loss if isinstance(loss, str) else getattr(loss, "name", loss)
+    wanted, called = wants_logits(loss), _called(loss)
     if wanted is False and form == "logits":
         return [
             Advice(
@@ -61,6 +61,40 @@ def advice_on_head(name: str, form: Form, loss: object) -> list[Advice]:
             )
         ]
     return []
+
+
+def advice_on_labels(name: str, form: Form, loss: object, lowest: float, highest: float) -> list[Advice]:
+    """Whether a student's loss is one for its head and for the labels.
+
+    Args:
+        name: name of the student.
+        form: what its outputs are.
+        loss: its own loss, as it was compiled.
+        lowest: the least of the labels.
+        highest: the largest of the labels.
+    """
+    found, head = [], head_for(loss)
+    if form == "sigmoid" and head == "softmax":
+        found.append(
+            Advice(
+                True,
+                f"{name!r} ends in a sigmoid, where each class is for itself, but its loss {_called(loss)!r} is for "
+                "classes of which one is right. Compile binary_crossentropy, or end the student in a softmax.",
+            )
+        )
+    if head == "sigmoid" and not (lowest >= 0 and highest <= 1):
+        found.append(
+            Advice(
+                True,
+                f"Labels lie between {lowest:g} and {highest:g}, but the loss {_called(loss)!r} takes labels from 0 to "
+                "1. Turn them into zeros and ones.",
+            )
+        )
+    return found
+
+
+def _called(loss: object) -> object:
+    return loss if isinstance(loss, str) else getattr(loss, "name", loss)
 
 
 def advice_on_sizes(teachers: Sequence[CheckedModel], student: CheckedModel) -> list[Advice]:

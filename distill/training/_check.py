@@ -145,7 +145,9 @@ def checkup(
     found += advice.advice_on_terms(terms)
     if own is not None and labels[0] is not None:
         for stated in keras.tree.flatten(compile_settings(distiller)["loss"]):
-            found += advice.advice_on_head(student.name, form_of(student, own), stated)
+            form = form_of(student, own)
+            found += advice.advice_on_head(student.name, form, stated)
+            found += advice.advice_on_labels(student.name, form, stated, *_ends(labels))
     found += advice.advice_on_sizes(models[:-1], models[-1])
     found += advice.advice_on_inputs(models[:-1], models[-1], _largest(inputs))
     found += advice.advice_on_scores(models[:-1], models[-1])
@@ -259,6 +261,12 @@ def _classes(labels: Sequence[Tensors]) -> np.ndarray | None:
     if whole.shape[1] != 1 or not np.issubdtype(whole.dtype, np.number) or (whole != np.round(whole)).any():
         return None
     return whole[:, 0].astype(int)
+
+
+def _ends(labels: Sequence[Tensors]) -> tuple[float, float]:
+    """Returns the least and the largest of all labels; NaN if one is."""
+    arrays = [np.asarray(keras.ops.convert_to_numpy(part)) for part in keras.tree.flatten(list(labels))]
+    return float(min(array.min() for array in arrays)), float(max(array.max() for array in arrays))
 
 
 def _largest(inputs: Sequence[Tensors]) -> float | None:

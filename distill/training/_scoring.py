@@ -122,6 +122,22 @@ def wants_logits(loss: Any) -> bool | None:
     return parameter.default if parameter is not None and isinstance(parameter.default, bool) else None
 
 
+_OF_ONE_CLASS = (
+    keras.losses.categorical_crossentropy,
+    keras.losses.categorical_focal_crossentropy,
+    keras.losses.sparse_categorical_crossentropy,
+)
+_OF_EACH_CLASS = (keras.losses.binary_crossentropy, keras.losses.binary_focal_crossentropy)
+
+
+def head_for(loss: Any) -> Form | None:
+    """The head whose probabilities a loss of Keras takes, by what it computes; `None` for other losses."""
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    computed = getattr(loss, "fn", loss)
+    return "softmax" if computed in _OF_ONE_CLASS else "sigmoid" if computed in _OF_EACH_CLASS else None
+
+
 def taken(x: Data, y: Arrays, examples: int, batch_size: int) -> Iterator[tuple[Tensors, Tensors, Tensors]]:
     """Yields batches of (inputs, labels, weights): evenly spaced rows of arrays, or the first of a data set."""
     if y is not None or _is_arrays(x):

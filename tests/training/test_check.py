@@ -413,3 +413,34 @@ def test_labels_that_training_needs_are_missed(batch, teacher, student):
         with pytest.raises(ValueError, match="student_loss_weight above 0 needs labels"):
             look(x)
     assert distiller.check(x, y).terms[0].loss == "student_loss"
+
+
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", keras.losses.CategoricalCrossentropy()])
+def test_a_loss_of_one_class_does_not_go_with_a_sigmoid(loss, data):
+    x, y = data
+    labels = np.eye(3, dtype="float32")[y]
+    found = compiled(
+        net(8, "sigmoid"), net(4, "sigmoid", name="own"), BernoulliSoftTargets(), loss, ()
+    ).check(x, labels)
+    assert any(
+        "'own' ends in a sigmoid, where each class is for itself" in text for text in texts(found, grave=True)
+    )
+    for activation, term, own in (
+        ("sigmoid", BernoulliSoftTargets(), "binary_crossentropy"),
+        ("softmax", LogitMSE(), loss),
+    ):
+        found = compiled(net(8, activation), net(4, activation), term, own, ()).check(x, labels)
+        assert not any("sigmoid" in text or "Labels" in text for text in texts(found))
+
+
+@pytest.mark.parametrize(("shift", "factor"), [(-1, 1), (0, 2), (0, np.nan)])
+def test_labels_of_a_binary_loss_lie_between_0_and_1(shift, factor, data):
+    x, y = data
+    labels = np.eye(3, dtype="float32")[y]
+    distiller = compiled(
+        net(8, "sigmoid"), net(4, "sigmoid"), BernoulliSoftTargets(), "binary_crossentropy", ()
+    )
+    (text,) = [
+        text for text in texts(distiller.check(x, factor * labels + shift), grave=True) if "Labels" in text
+    ]
+    assert "the loss 'binary_crossentropy' takes labels from 0 to 1" in text
