@@ -28,7 +28,7 @@ def inputs_by_name(model: keras.Model, x: Arrays) -> np.ndarray | dict[str, np.n
         The array if the model has one input; otherwise a dict with the name of each input and its array.
 
     Raises:
-        ValueError: there are more or fewer arrays than the model has inputs.
+        ValueError: there are more or fewer arrays than the model has inputs, or their shapes are others.
 
     Example:
         >>> import keras
@@ -44,7 +44,7 @@ def inputs_by_name(model: keras.Model, x: Arrays) -> np.ndarray | dict[str, np.n
 
 def named(model: keras.Model, x: Arrays) -> Inputs:
     """As `inputs_by_name`, with a name for a single input too."""
-    specs = {spec.name: spec.dtype for spec in keras.tree.flatten(signature_of(model))}
+    specs = {spec.name: spec for spec in keras.tree.flatten(signature_of(model))}
     graph = functional_of(model)
     parts = keras.tree.flatten(x) if graph is None else standardize_inputs(graph, x)
     arrays = [keras.ops.convert_to_numpy(part) for part in parts]
@@ -53,9 +53,18 @@ def named(model: keras.Model, x: Arrays) -> Inputs:
             f"There must be one array for each input of the model: {', '.join(specs)}. "
             f"Received: {len(arrays)} for {model.name!r}. Pass them as the model takes them."
         )
+    for spec, array in zip(specs.values(), arrays, strict=True):
+        own = tuple(spec.shape)
+        if array.ndim != len(own) or any(
+            n not in (None, m) for n, m in zip(own[1:], array.shape[1:], strict=True)
+        ):
+            raise ValueError(
+                f"Inputs must have the shapes that the model takes. Received: {array.shape} for the input "
+                f"{spec.name!r} of {model.name!r}, which takes {own}."
+            )
     return {
-        name: array if dtype == "string" else array.astype(dtype)
-        for (name, dtype), array in zip(specs.items(), arrays, strict=True)
+        name: array if spec.dtype == "string" else array.astype(spec.dtype)
+        for (name, spec), array in zip(specs.items(), arrays, strict=True)
     }
 
 

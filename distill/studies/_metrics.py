@@ -219,10 +219,16 @@ def errors(y: ArrayLike, outputs: ArrayLike) -> NDArray[np.float64]:
         found = found[..., 0]
     if truth.ndim == found.ndim + 1 and truth.shape[-1] == 1:
         truth = truth[..., 0]
-    if truth.shape != found.shape or truth.size == 0 or not (np.isfinite(truth) & np.isfinite(found)).all():
+    if truth.shape != found.shape or truth.size == 0:
         raise ValueError(
-            "Errors need finite outputs of the targets' shape, with at least one example. Received: targets "
-            f"{truth.shape} and outputs {found.shape}, of which {np.count_nonzero(~np.isfinite(found))} are not finite."
+            "Errors need targets of the outputs' shape, with at least one example. Received: targets "
+            f"{truth.shape} and outputs {found.shape}."
+        )
+    if not (np.isfinite(truth) & np.isfinite(found)).all():
+        raise ValueError(
+            "Errors need finite numbers. Received: "
+            f"{np.count_nonzero(~np.isfinite(truth))} targets and {np.count_nonzero(~np.isfinite(found))} outputs that "
+            "are not."
         )
     return found - truth
 
@@ -252,7 +258,8 @@ def as_labels(y: ArrayLike) -> NDArray[np.integer]:
         if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
             raise ValueError(
                 "Labels of two axes must be one-hot: a single 1 in each row. "
-                f"Received: labels of shape {labels.shape}. Score on labels that are not smoothed."
+                f"Received: labels of shape {labels.shape}. Score on labels that are not smoothed. Where an example "
+                "has several labels, or targets are numbers, choose metrics: studies.MULTI_LABEL or studies.REGRESSION."
             )
         return labels.argmax(axis=1)
     labels = labels.reshape(len(labels), -1)[:, 0] if labels.ndim == 2 else labels

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import dense_net
 from keras import layers
 
 import distill
@@ -102,6 +103,15 @@ def test_examples_are_arrays_as_many_of_each_input(tmp_path):
         with pytest.raises(error, match=message):
             quantization.quantize_aware(model, wrong)
     assert not (tmp_path / "m.tflite").exists()
+
+
+@pytest.mark.parametrize("suffix", [".tflite", ""])
+def test_examples_of_another_shape_are_no_fault_of_the_model(suffix, tmp_path):
+    for shape in ((4, 5), (4, 2, 6)):
+        with pytest.raises(
+            ValueError, match=r"shapes that the model takes. Received: \(4, .* which takes \(None, 6\)"
+        ):
+            distill.export(dense_net(4), tmp_path / f"m{suffix}", examples=np.ones(shape, "float32"))
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -182,5 +182,5 @@ def test_errors_know_a_column_and_refuse_to_broadcast():
     np.testing.assert_array_equal(metrics.errors([[1], [2]], [2, 4]), [1, 2])
     with pytest.raises(ValueError, match="targets \\(2, 2\\) and outputs \\(2,\\)"):
         metrics.errors([[1, 2], [3, 4]], [1, 2])
-    with pytest.raises(ValueError, match="1 are not finite"):
+    with pytest.raises(ValueError, match="Received: 0 targets and 1 outputs that are not"):
         metrics.errors([1, 2], [1, np.nan])

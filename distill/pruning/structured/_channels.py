@@ -103,7 +103,7 @@ def prune_channels(
             the first call, all rounds are tried without training, so that a target that cannot be reached raises an
             error at once; for latency_ms, only the last round is tried.
         exact: whether to keep all channels that LayerNormalization and similar layers average over. With `False` they
-            can be removed, which changes the statistics of the others.
+            can be removed, which changes the statistics of the others, so `verify` then finds a difference.
         rules: type of a layer or operation -> function of a `structured.Call` that says how it ties axes together. A
             rule does not apply to subclasses. Your rules take precedence over the library's.
         verify: whether to compare every tensor of the new model with the original's, in float64. `True` uses random
@@ -228,7 +228,7 @@ def _smaller(model: keras.Model, goal: Goal, settings: _Settings) -> keras.Model
     if settings.verify is not False:
         given = settings.verify
         proof = given if isinstance(given, Proof) else Proof(None if given is True else given)
-        prove(structure, kept, new, rules, proof)
+        prove(structure, kept, new, rules, proof, exact=settings.exact)
     compile_with(compiling, model, new)
     return new
 

@@ -53,9 +53,23 @@ class Proof:
 
 
 def prove(
-    structure: Structure, keep: np.ndarray, pruned: keras.Model, rules: Mapping[type, Rule], proof: Proof
+    structure: Structure,
+    keep: np.ndarray,
+    pruned: keras.Model,
+    rules: Mapping[type, Rule],
+    proof: Proof,
+    *,
+    exact: bool = True,
 ) -> None:
-    """Compares a pruned model with the original and records the largest difference; arguments as `largest_error`.
+    """Compares a pruned model with the original and records the largest difference.
+
+    Args:
+        structure: as for `largest_error`, like the three that follow.
+        keep: what was kept.
+        pruned: the pruned model.
+        rules: the rules.
+        proof: takes the difference.
+        exact: whether the structure is exact.
 
     Raises:
         RuntimeError: the models differ by more than rounding explains, or share weights differently.
@@ -71,8 +85,13 @@ def prove(
     if not error <= (max(map(_rounding, structure.slots)) if structure.rescaled else VERIFIED):
         raise RuntimeError(
             "Every tensor of the pruned model must equal that of the original with the removed channels set to zero. "
-            f"Received: a relative difference of {error:.1e} at {where!r}. exact=False explains a difference at a "
-            "normalization and after it. Otherwise a rule is wrong: check your own, or exclude the layers around it."
+            f"Received: a relative difference of {error:.1e} at {where!r}. "
+            + (
+                "A rule is wrong: check your own, or exclude the layers around it."
+                if exact
+                else "exact=False removes channels that a normalization averages over, which changes it and all that "
+                "follows, so only a model that is pruned with exact=True can be verified."
+            )
         )
 
 
