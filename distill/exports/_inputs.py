@@ -46,7 +46,14 @@ def named(model: keras.Model, x: Arrays) -> Inputs:
     """As `inputs_by_name`, with a name for a single input too."""
     specs = {spec.name: spec for spec in keras.tree.flatten(signature_of(model))}
     graph = functional_of(model)
-    parts = keras.tree.flatten(x) if graph is None else standardize_inputs(graph, x)
+    given = keras.tree.flatten(x)
+    if len(specs) == len(given) == 1:
+        (spec,), shape = specs.values(), np.shape(given[0])
+        if (
+            len(shape) > len(spec.shape) and shape[-1] != 1
+        ):  # Keras drops a last axis of 1; its error shows the array
+            _require_shape(model, spec, shape)
+    parts = given if graph is None else standardize_inputs(graph, x)
     arrays = [keras.ops.convert_to_numpy(part) for part in parts]
     if len(arrays) != len(specs):
         raise ValueError(
@@ -54,18 +61,21 @@ def named(model: keras.Model, x: Arrays) -> Inputs:
             f"Received: {len(arrays)} for {model.name!r}. Pass them as the model takes them."
         )
     for spec, array in zip(specs.values(), arrays, strict=True):
-        own = tuple(spec.shape)
-        if array.ndim != len(own) or any(
-            n not in (None, m) for n, m in zip(own[1:], array.shape[1:], strict=True)
-        ):
-            raise ValueError(
-                f"Inputs must have the shapes that the model takes. Received: {array.shape} for the input "
-                f"{spec.name!r} of {model.name!r}, which takes {own}."
-            )
+        _require_shape(model, spec, array.shape)
     return {
         name: array if spec.dtype == "string" else array.astype(spec.dtype)
         for (name, spec), array in zip(specs.items(), arrays, strict=True)
     }
+
+
+def _require_shape(model: keras.Model, spec: Any, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless examples have the shape that an input takes, whatever their number."""
+    own = tuple(spec.shape)
+    if len(shape) != len(own) or any(n not in (None, m) for n, m in zip(own[1:], shape[1:], strict=True)):
+        raise ValueError(
+            f"Inputs must have the shapes that the model takes. Received: {shape} for the input {spec.name!r} of "
+            f"{model.name!r}, which takes {own}."
+        )
 
 
 def batches(model: keras.Model, inputs: Inputs, size: int) -> Iterator[Inputs]:

@@ -112,6 +112,11 @@ def test_examples_of_another_shape_are_no_fault_of_the_model(suffix, tmp_path):
             ValueError, match=r"shapes that the model takes. Received: \(4, .* which takes \(None, 6\)"
         ):
             distill.export(dense_net(4), tmp_path / f"m{suffix}", examples=np.ones(shape, "float32"))
+    assert not list(tmp_path.iterdir())
+    # As in `predict`, a last axis of 1 may be too many.
+    assert distill.export(
+        dense_net(4), tmp_path / f"m{suffix}", examples=np.ones((4, 6, 1), "float32")
+    ).exists()
 
 
 def test_a_damaged_file_is_named(tmp_path):
