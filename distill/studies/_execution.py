@@ -130,6 +130,7 @@ def execute(design: Design, plan: Plan) -> StudyResult:
             if baseline in arms and arm in arms and (baseline, arm) not in shared
         ]
         files = {name: model_file(plan.study_dir / own[0].folder) for name, own in cells.items()}
+        running.runner.console.print("writing and timing LiteRT files, then the report")
         with locked(plan.study_dir):
             latency_ms, litert_bytes, unshipped = _shipped(pool, design, files, plan.study_dir / "litert")
             conclude(

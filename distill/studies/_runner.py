@@ -73,6 +73,8 @@ class Runner:
     _: dataclasses.KW_ONLY
     pool: Executor
     console: Console
+    # Failure -> the first cell that had it.
+    _printed: dict[str, str] = dataclasses.field(default_factory=dict, init=False)
 
     def run(self, cells: Sequence[Cell], work: Work, *, label: str) -> None:
         """Runs the cells that are not finished yet.
@@ -146,12 +148,23 @@ class Runner:
                 'if __name__ == "__main__":, since workers import the file.'
             ) from error
         except Exception as error:
-            text = "".join(traceback.format_exception(error.__cause__ or error))
-            self.console.print(
-                f"[bold red]Cell {escape(cell.name)} failed:[/]\n{escape(text)}", soft_wrap=True
-            )
+            text = _where(error)
+            first = self._printed.setdefault(text, cell.name)
+            if first == cell.name:
+                said = f"[bold red]Cell {escape(cell.name)} failed:[/]\n{escape(text)}"
+            else:
+                same = escape(traceback.format_exception_only(error)[-1].strip())
+                said = f"[bold red]Cell {escape(cell.name)} failed[/] where {escape(first)} did: {same}"
+            self.console.print(said, soft_wrap=True)
             return error
         return None
+
+
+def _where(error: Exception) -> str:
+    """The traceback of an error, from the process that raised it: `concurrent.futures` sends it as a quoted cause."""
+    if type(error.__cause__).__name__ == "_RemoteTraceback":
+        return str(error.__cause__).strip('"\n')
+    return "".join(traceback.format_exception(error.__cause__ or error))
 
 
 @contextlib.contextmanager

@@ -170,8 +170,9 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
     return Picture(
         f"pareto-{prices.key}",
         prices.kind,
-        f"Better is {better} and to the left. Blue arms, joined by dashes: no other arm scores at least as well for as "
-        "little. Grey arms are dominated. Bars: 95% intervals of the mean over seeds, which go on where they leave the "
+        f"Better is {better} and to the left. Blue arms, joined by dashes: no other arm costs less and scores at "
+        "least as well, or costs no more and is shown to score better. Grey arms are dominated. Bars: 95% intervals of "
+        "the mean over seeds, which go on where they leave the "
         f"picture{', and quartiles of the time' * (prices.key == 'latency')}."
         f"{' The vertical axis is logarithmic in the error.' * ys.of_errors} {_dominated(prices)}",
         spec(

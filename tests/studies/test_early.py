@@ -1,5 +1,7 @@
 """Verdicts that are printed before a study ends."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -105,6 +107,8 @@ def test_what_needs_a_cell_that_fails_beside_it_is_not_tried(here, bare, tmp_pat
     found = run(made, tmp_path)
     shown = capsys.readouterr().out
     assert shown.count("ZeroDivisionError: as told") == 2  # once a seed
+    assert shown.count("Traceback") == 1  # of the first, whose failure is that of the second
+    assert re.search(r"Cell failing-seed\d-\w+ failed where failing-seed\d-\w+ did: ZeroDivisionError", shown)
     assert "FileNotFoundError" not in shown
     assert "needing: " not in shown
     assert [arm.name for arm in found.arms] == ["low"]

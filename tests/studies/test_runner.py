@@ -117,10 +117,13 @@ def test_what_a_worker_did_before_does_not_show(tmp_path):
 
 def test_a_failure_names_the_cell_and_keeps_the_finished(tmp_path):
     good, bad = cell(), cell(1, do="fail")
-    with pytest.raises(
-        CellError, match=rf"Cell {bad.name} failed: ZeroDivisionError\('as told'\).*workers\.log"
-    ):
-        run([good, bad], tmp_path)
+    console = Console(file=io.StringIO(), width=200)
+    message = rf"Cell {bad.name} failed: ZeroDivisionError\('as told'\).*workers\.log"
+    with pools.workers(tmp_path, jobs=1) as pool, pytest.raises(CellError, match=message):
+        runner.Runner(tmp_path, pool=pool, console=console).run([good, bad], work, label="cells")
+    shown = console.file.getvalue()
+    assert 'raise ZeroDivisionError("as told")' in shown  # the line of the study
+    assert "_RemoteTraceback" not in shown  # not how it came here
     assert (tmp_path / "cells" / good.name / "result.json").exists()
     assert not (tmp_path / "cells" / bad.name / "result.json").exists()
 
