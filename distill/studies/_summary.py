@@ -72,7 +72,12 @@ def terminal(study: StudyResult) -> rich.console.Group:
     answers = [
         ("" if judged.primary else EXPLORATORY) + ": ".join(verdict(judged)) for judged in judge(study)
     ]
-    lines = [study.title, study.question, "", *remarks(study), *answers, *map(chosen, study.tuning)]
+    measure = study.measures[0]
+    if answers:
+        better = "lower" if measure.lower_is_better else "higher"
+        answers.insert(0, f"Compared by {measure.name} on test; {better} is better:")
+    about = [line for line in (study.title, study.question) if line]
+    lines = [*about, "", *remarks(study), *answers, *map(chosen, study.tuning)]
     grids = map(for_terminal, _grids(study))
     # Text, not str: a bracket that comes from a file is not markup.
     return rich.console.Group(

@@ -553,6 +553,21 @@ def test_a_metric_that_finished_cells_lack_is_named_before_anything_is_trained(h
         run(more, tmp_path)
 
 
+def sloped(run, slope=1.0):
+    return classifier(slope)
+
+
+def test_a_metric_that_only_trials_lack_is_named_before_any_is_chosen(here, bare, tmp_path):
+    """The arm's cells have the chosen slope, so that none has the default."""
+    arm = (sloped, {"tune": {"slope": (-3.0, 5.0)}})
+    run(study_of(arm, metrics=[studies.ACCURACY]), tmp_path, tune=True)
+    more = study_of(arm, metrics=[studies.ACCURACY, studies.NLL])
+    with pytest.raises(
+        ValueError, match=r"must have all its metrics. Received: sloped-seed1000.*without nll"
+    ):
+        run(more, tmp_path, tune=True)
+
+
 def quits(run):
     if run.seed == 1:
         sys.exit(0)

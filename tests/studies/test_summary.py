@@ -41,6 +41,18 @@ def test_verdicts_in_words(study):
     assert numbers == f"+1.07 points, 99% interval {low:+.2f} to {high:+.2f}"
 
 
+def test_the_terminal_says_by_what_arms_are_compared(study):
+    assert "\nCompared by accuracy on test; higher is better:\ndistilled is better than alone" in terminal(
+        study, 240
+    )
+    measures = tuple(sorted(study.measures, key=lambda one: one.key != "nll"))
+    by_errors = terminal(dataclasses.replace(study, measures=measures, question=""), 240)
+    assert by_errors.startswith("Does it help?\n\n8 seeds")  # without a question, no empty line for it
+    assert "\nCompared by NLL on test; lower is better:\n" in by_errors
+    uncompared = dataclasses.replace(study, comparisons=(), primary=())
+    assert "Compared by" not in terminal(uncompared, 240)
+
+
 def test_a_smoke_run_and_what_seeds_cannot_show_are_said_first(tmp_path):
     few = read(write_study(tmp_path, smoke=True))
     smoke, power, other = summary.remarks(few)
