@@ -58,6 +58,8 @@ def pytest_collection_finish():
     """What imports have made is there for good: no collection of garbage need walk over it again."""
     gc.collect()
     gc.freeze()
+    # Traced functions are made of many small objects, few of them garbage. clear_session collects it after each file.
+    gc.set_threshold(200_000, 50, 1000)
 
 
 @pytest.fixture(autouse=True)

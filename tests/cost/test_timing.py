@@ -143,6 +143,7 @@ def test_latency_refuses_what_it_cannot_time(monkeypatch):
         cost.latency(small())
 
 
+@pytest.mark.slow
 def test_a_model_with_a_batch_size_of_its_own_is_timed_with_it(capfd):
     inputs = keras.Input((5, 4), batch_size=2)
     model = keras.Model(inputs, layers.LSTM(3)(inputs), name="looping")

@@ -307,6 +307,7 @@ def test_a_set_prepared_by_another_meanwhile_is_kept(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["digits"]
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_leaves_nothing_that_loads(tmp_path):
     code = """
         import os, signal

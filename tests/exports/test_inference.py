@@ -68,6 +68,7 @@ AUGMENTATION = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.sweep(1)
 def test_layers_that_augment_do_not(name, tmp_path):

@@ -794,6 +794,7 @@ def test_a_task_that_declares_more_than_its_file_holds(refused, tmp_path, monkey
     assert not waiting  # variables of an earlier plan are not made as well
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping nested")  # Keras warns of what it skips before it fails
 def test_the_head_of_a_preset_is_held_too(limited, tmp_path, monkeypatch):
     import keras_hub

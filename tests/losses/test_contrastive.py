@@ -143,6 +143,7 @@ def test_the_oracle_catches_mutants(mutant, monkeypatch):
         test_values_constants_and_memories_follow_the_definition({})
 
 
+@pytest.mark.slow
 def test_a_student_trains_with_ids_and_its_state_goes_on(teacher, batch, tmp_path):
     """Two epochs in one go, or with a stop between: the same weights, memory and draws."""
     x, y = batch

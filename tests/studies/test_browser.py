@@ -160,6 +160,7 @@ def test_without_scripts_everything_is_there_still(browser, path):
         assert page.locator("input:visible").count() == 0
 
 
+@pytest.mark.slow
 def test_on_paper_it_is_dark_on_white_without_what_cannot_be_pressed(browser, path, tmp_path):
     with opened(browser, path, color_scheme="dark") as page:
         page.emulate_media(media="print")

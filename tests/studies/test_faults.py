@@ -85,6 +85,7 @@ def test_a_study_that_was_killed_ends_in_what_an_uninterrupted_one_in_another_pr
     assert faults.weights(one) == faults.weights(one) != faults.weights(other)
 
 
+@pytest.mark.slow
 def test_without_space_it_fails_and_goes_on_once_there_is(tmp_path, capsys):
     study = study_of(plain, large, after_plain)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -138,6 +138,7 @@ def test_jobs_must_be_positive(tmp_path):
         run([cell()], tmp_path, jobs=0)
 
 
+@pytest.mark.slow
 def test_a_cell_that_another_process_runs_is_waited_for_after_the_others(tmp_path):
     held, free = cell(), cell(1)
     folder = tmp_path / "cells" / held.name

@@ -253,6 +253,7 @@ def wrong_in_litert(run):
     return with_zeros(300, 10)
 
 
+@pytest.mark.slow
 def test_files_to_ship_lack_the_zeros_of_pruned_models(here, tmp_path):
     found = run(study_of((mostly_zeros, {}), (whole, {}), (wrong_in_litert, {}), seeds=1), tmp_path)
     assert found.litert_bytes["mostly_zeros"] < 0.3 * found.litert_bytes["whole"]

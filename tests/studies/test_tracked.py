@@ -171,6 +171,7 @@ def test_a_sweep_is_the_grid_that_tuning_tries(tmp_path, capsys, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_a_trial_is_a_cell_of_tuning(here, tmp_path, capsys, monkeypatch):
     study = tuned_study()
     for slope in (1.0, 5.0):

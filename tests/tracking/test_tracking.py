@@ -233,6 +233,7 @@ def test_an_offline_run_holds_everything(tmp_path, caplog):
     assert dict(os.environ) == environment
 
 
+@pytest.mark.slow
 def test_variables_beat_defaults_and_arguments_beat_variables(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "from-variable")
     monkeypatch.setenv("WANDB_TAGS", "from-variable,too")

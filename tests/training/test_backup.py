@@ -61,6 +61,7 @@ def test_backup_goes_on_in_one_process(tmp_path):
     assert fit(finished, Backup(tmp_path)) == [0, 1, 2, 3]  # no backup, so from the beginning
 
 
+@pytest.mark.slow
 def test_backup_in_the_middle_of_an_epoch(tmp_path):
     cut = net()
     with pytest.raises(KeyboardInterrupt):
@@ -82,6 +83,7 @@ def test_backup_needs_a_built_model(tmp_path):
         fit(model, Backup(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_backup_of_a_training_that_has_ended_is_not_for_the_next_model(tmp_path):
     backup, first = Backup(tmp_path, delete_checkpoint=False), net()
     fit(first, backup)

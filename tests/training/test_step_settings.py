@@ -123,6 +123,7 @@ def test_a_trained_model_keeps_its_state_and_takes_several_steps_in_a_call(batch
     assert before != bits(model)
 
 
+@pytest.mark.slow
 def test_measured_times_are_of_a_step(batch):
     found = fastest(compiled(plain), batch, batch_size=8, steps=(1, 4), runs=2)
     assert all(0 < row.step_ms < 1000 for row in found.rows)

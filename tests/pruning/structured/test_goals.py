@@ -33,6 +33,7 @@ def test_rounds_do_not_round_small_groups_back_to_where_they_were():
     assert pruning.prune_channels(model, 0.5, rounds=3).layers[0].units == 8
 
 
+@pytest.mark.slow
 def test_a_latency_is_reached_in_several_rounds(monkeypatch):
     def latency(model, lengths=None):
         return cost.Latency(cost.macs(model) / 1e6, 0, 0, runs=1)

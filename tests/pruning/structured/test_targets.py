@@ -63,6 +63,7 @@ def test_neighbours_that_were_only_found_are_said_to_be_that():
         pruning.prune_channels(model, macs=7, round_to=1)
 
 
+@pytest.mark.slow
 def test_a_latency_is_met_by_measuring(monkeypatch):
     times = []
 

@@ -26,6 +26,7 @@ def test_obd_is_half_the_curvature_times_the_squared_weight():
     np.testing.assert_allclose(found, diagonal * w**2 / 2, rtol=0.1)
 
 
+@pytest.mark.slow
 @on_gradients
 def test_obd_foretells_what_a_weight_is_worth_at_the_minimum_of_a_curved_loss():
     x, y = examples(64)
