@@ -1,4 +1,4 @@
-"""How many examples must a student see of its teacher, and what if labels are wrong?
+"""How many of its teacher's answers must a student see, and what if labels are wrong?
 
 The CNN of 6,790 parameters that `compare` trains learns to read digits (mnist5k, moved images) from labels or from a
 CNN that is 16 times as large. First, the student sees fewer examples; the teacher has seen their labels among 3,000.
@@ -38,7 +38,7 @@ study = studies.Study(
     data=images,
     seeds=8,
     title="Transfer sets and wrong labels",
-    question="Does a teacher help more, the fewer examples a student sees of it, and the more labels are wrong?",
+    question="Does a teacher help more when the student sees fewer of its answers, and when more labels are wrong?",
 )
 
 
