@@ -8,7 +8,7 @@ many settings to choose from on dev. The test split is read once.
 
 On request: other shares of zeros, from 50 to 98 %, to draw accuracy against sparsity; zeros that are spread evenly over
 the layers; lottery tickets, rewound to the end of the first epoch; and recovery on images that are moved anew in each
-epoch. Of these the unpruned network may know more than their labels say, whereas it has learned the others by heart.
+epoch. About these, the unpruned network may know more than their labels say, whereas it knows the others by heart.
 
 Command: scripts/study sparsity. 16 seeds, 96 cells: about 20 minutes of one core. --tune chooses the settings on dev;
 --arms all adds the arms on request.

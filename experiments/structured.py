@@ -7,7 +7,7 @@ trained for as long as the whole network and the remaining one together. Each wa
 settings to choose from on dev. The test split is read once.
 
 On request: other shares, from 30 to 90 %, to draw accuracy against multiply-adds; more ways to choose channels; and
-recovery on examples that are moved anew in each epoch, of which the whole network may know more than their labels say.
+recovery on examples that are moved anew in each epoch, about which the whole network may know more than labels say.
 
 Command: scripts/study structured. 16 seeds, 80 cells: about 20 minutes of one core. With --data dataset=mnist5k it
 runs on images, where the CNN has 106,000 parameters. --tune chooses the settings on dev; --arms all adds the arms on

@@ -12,13 +12,17 @@ FILE, X = "net.keras", np.ones((4, 6), "float32")
 TAKE_A_MODEL = {
     "prune_channels": lambda: pruning.prune_channels(FILE, 0.5),
     "prune_layers": lambda: pruning.prune_layers(FILE, 1, None),
+    "cost.calls_of": lambda: cost.calls_of(FILE),
     "cost.macs": lambda: cost.macs(FILE),
     "cost.parameters": lambda: cost.parameters(FILE),
+    "cost.profile": lambda: cost.profile(FILE),
     "cost.sizes": lambda: cost.sizes(FILE),
     "export": lambda: distill.export(FILE, "net.tflite"),
     "load_weights": lambda: distill.load_weights(FILE, "net.weights.h5"),
     "save_model": lambda: files.save_model(FILE, "copy.keras"),
+    "save_weights": lambda: files.save_weights(FILE, "copy.weights.h5"),
     "quantize_aware": lambda: quantization.quantize_aware(FILE, X),
+    "strip": lambda: quantization.strip(FILE),
     "ensemble": lambda: training.ensemble([dense_net(4), FILE]),
 }
 

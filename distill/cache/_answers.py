@@ -153,6 +153,8 @@ class Answers(Recorded):
 
     def _checked(self, ids: Any) -> np.ndarray:
         numbers = np.asarray(ids)
+        if numbers.shape == (0,):  # a list without entries is one of floats to numpy
+            numbers = numbers.astype("int64")
         if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
             raise ValueError(
                 f"ids must be integers (n,). Received: {numbers.dtype} of shape {numbers.shape}."

@@ -94,9 +94,9 @@ def examples_of(data: Data, batch_size: int) -> ArrayExamples | DatasetExamples:
     x = as_arrays(x)
     if not all(isinstance(part, np.ndarray) for part in keras.tree.flatten(x)):
         raise ValueError(
-            "Recorded are arrays, or a tf.data.Dataset of batches. Received: "
-            f"{type(data).__name__}. Of a generator or a PyDataset, make one with tf.data.Dataset.from_generator: its "
-            "examples must come in the same order at each pass."
+            "cache.record takes arrays, or a tf.data.Dataset of batches. Received: "
+            f"{type(data).__name__}. Turn a generator or a PyDataset into one with tf.data.Dataset.from_generator; its "
+            "examples must come in the same order on each pass."
         )
     return ArrayExamples(x, batch_size)
 
@@ -139,8 +139,8 @@ def _require_steady(examples: DatasetExamples) -> None:
     one, other = passes
     if one.shape != other.shape or (one != other).any():
         raise ValueError(
-            "A teacher's answers hold for the inputs that it saw, so each pass over the data must bring the same, in "
-            "the same order. Received: a data set whose first batch differs from pass to pass. Shuffle after "
+            "A teacher's answers hold for the inputs that it saw, so each pass over the data must yield the same "
+            "ones, in the same order. Received: a data set whose first batch differs from pass to pass. Shuffle after "
             "answers.with_ids(data), or with reshuffle_each_iteration=False; make random views with "
             "cache.views(data, augment, count=..., seed=...)."
         )

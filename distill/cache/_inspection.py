@@ -40,7 +40,7 @@ class Contents:
     rows: tuple[tuple[str, tuple[int, ...], str, int], ...]
 
     def __str__(self) -> str:
-        kept = [("answer", "shape", "kept as", "bytes an example")]
+        kept = [("answer", "shape", "kept as", "bytes per example")]
         kept += [
             (name, " × ".join(map(str, shape)), target, f"{size:,}")
             for name, shape, target, size in self.rows

@@ -142,6 +142,7 @@ def _record(
     _, x = next(iter(examples))
     first = answering(x)
     answers = tuple(answer for answer, _ in first)
+    _require_used(targets, answers)
     counted = before is None or before.batches != examples.batches or examples.batches is None
     count = examples.count() if counted or before is None else before.examples
     manifest = Manifest(
@@ -227,7 +228,7 @@ class _Recorder:
             ids = range(start, start + len(keras.tree.flatten(x)[0]))
             if ids.stop > self._manifest.examples:
                 raise ValueError(
-                    "Data must bring as many examples at each pass. Received: more than the "
+                    "Data must yield the same number of examples on each pass. Received: more than the "
                     f"{self._manifest.examples} that were counted. See distill.cache.views for random views."
                 )
             touched = set(_shards_of(ids, self._manifest))
@@ -244,8 +245,8 @@ class _Recorder:
                 )
         if self._missing:
             raise ValueError(
-                f"Data must bring as many examples at each pass. Received: fewer than the {self._manifest.examples} "
-                f"that were counted; shards {sorted(self._missing)} are not full."
+                "Data must yield the same number of examples on each pass. Received: fewer than the "
+                f"{self._manifest.examples} that were counted; shards {sorted(self._missing)} are not full."
             )
 
     def _keep(self, ids: range, rows: np.ndarray) -> int:
@@ -315,7 +316,7 @@ def _target_of(answer: Answer, targets: Target | Mapping[Any, Target], kept: Map
     if answer.layer is not None:
         target: Any = kept[answer.layer]
     elif isinstance(targets, Mapping):
-        key = answer.output if answer.output in targets else answer.name
+        key = _key_of(answer, targets)
         if key not in targets:
             raise ValueError(
                 f"targets must say how each output is kept. Received: targets for {list(targets)}, and "
@@ -330,6 +331,23 @@ def _target_of(answer: Answer, targets: Target | Mapping[Any, Target], kept: Map
             f"{answer.label!r}."
         )
     return target
+
+
+def _key_of(answer: Answer, targets: Mapping[Any, Target]) -> Any:
+    """Outputs go by position or name."""
+    return answer.output if answer.output in targets else answer.name
+
+
+def _require_used(targets: Target | Mapping[Any, Target], answers: Iterable[Answer]) -> None:
+    """Raises ValueError if a target is for no output."""
+    if not isinstance(targets, Mapping):
+        return
+    used = [_key_of(answer, targets) for answer in answers if answer.layer is None]
+    if unknown := [key for key in targets if key not in used]:
+        raise ValueError(
+            f"targets must name outputs of the teacher, or their positions. Received: {unknown}, but the outputs are "
+            f"{[answer.label for answer in answers if answer.layer is None]}."
+        )
 
 
 def _checked(name: str, number: Any) -> int:

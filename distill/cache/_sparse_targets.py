@@ -29,7 +29,7 @@ class TopK(Target):
     Args:
         k: number of logits of each row, >= 1.
         temperatures: the temperatures at which losses will soften these rows; each takes 4 bytes a row.
-        from_logits: for a teacher whose head cannot be recognised, such as a function: whether it returns logits
+        from_logits: for a teacher whose head cannot be recognized, such as a function: whether it returns logits
             (`True`) or probabilities (`False`).
 
     Raises:
@@ -240,7 +240,7 @@ def _require_classes(target: Target, answer: Answer, from_logits: bool | None) -
     if answer.activation is None and from_logits is None:
         raise ValueError(
             f"{kind} must know whether the teacher returns logits. Received: {answer.label!r}, whose head is not "
-            f"recognised. Pass cache.{kind}(..., from_logits=True), or from_logits=False for probabilities."
+            f"recognized. Pass cache.{kind}(..., from_logits=True), or from_logits=False for probabilities."
         )
     if answer.activation in ("softmax", "log_softmax") and from_logits is not None:
         raise ValueError(

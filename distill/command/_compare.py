@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from distill._types import Arrays
 
@@ -17,9 +18,9 @@ _EPILOG = """examples:
   distill compare teacher.keras student.keras --test test.npz
   distill compare before=a.tflite after=b.tflite --test test.npz --metrics regression
 
-test.npz is written by numpy.savez("test.npz", x=x, y=y). Best it holds examples that no choice was made by.
-Intervals are over examples. They say nothing about training again, which takes several seeds of each: a
-distill.studies.Study."""
+test.npz is written by numpy.savez("test.npz", x=x, y=y). Ideally, it holds examples that no choice was based on.
+Intervals are over examples. They do not say what would change if the models were trained again: for that, train
+each with several seeds, in a distill.studies.Study."""
 
 
 def add_to(commands: Any) -> None:
@@ -35,7 +36,7 @@ def add_to(commands: Any) -> None:
         "models",
         nargs="+",
         metavar="[NAME=]FILE",
-        help=f"{', '.join(_SUFFIXES)} files; a model is called by its file unless it has a name",
+        help=f"{', '.join(_SUFFIXES)} files; a model goes by its file's name unless NAME= is given",
     )
     parser.add_argument(
         "--test",
@@ -48,10 +49,14 @@ def add_to(commands: Any) -> None:
         "--metrics", choices=_METRICS, default=_METRICS[0], help="how to score (default: %(default)s)"
     )
     parser.add_argument(
-        "--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: %(default)s)"
+        "--resamples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="number of bootstrap resamples (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the resamples (default: %(default)s)"
+        "--seed", type=int, default=0, metavar="N", help="random seed of the resamples (default: %(default)s)"
     )
     parser.set_defaults(run=run)
 
@@ -74,14 +79,19 @@ def run(options: argparse.Namespace) -> None:
         "multi-label": studies.MULTI_LABEL,
         "tokens": studies.TOKENS,
     }
+    models, test = named_models(options.models), examples(options.test)
+    names = ", ".join(models)
     try:
-        found = studies.compare_models(
-            named_models(options.models),
-            examples(options.test),
-            metrics=metrics[options.metrics],
-            resamples=options.resamples,
-            seed=options.seed,
-        )
+        with Console(stderr=True).status(
+            f"{escape(names)}: {len(test[1]):,} examples, {options.resamples:,} resamples"
+        ):
+            found = studies.compare_models(
+                models,
+                test,
+                metrics=metrics[options.metrics],
+                resamples=options.resamples,
+                seed=options.seed,
+            )
     except tf.errors.OpError as error:  # as of a word that an embedding does not have
         raise ValueError(
             f"The models must be able to take the examples. Received: {options.test}: {error.message}"
@@ -133,7 +143,7 @@ def examples(file: Path) -> tuple[Arrays, np.ndarray]:
     if not file.is_file():
         raise FileNotFoundError(f"No such file: {file}")
     if not zipfile.is_zipfile(file):
-        raise ValueError(f"{rule} Received: {file}, which is no .npz file.")
+        raise ValueError(f"{rule} Received: {file}, which is not an .npz file.")
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}

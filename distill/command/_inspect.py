@@ -179,7 +179,7 @@ def latency(found: Contents, options: argparse.Namespace) -> str:
             [size or 1 for size in one.shape], "float32"
         )  # cast to what the file takes
     timed = cost.in_turns({"one": file.prepare(inputs)})["one"]
-    return f"{timed.median_ms:.3g} ms an example, {timed.low_ms:.3g} to {timed.high_ms:.3g}, on one thread"
+    return f"{timed.median_ms:.3g} ms per example, {timed.low_ms:.3g} to {timed.high_ms:.3g}, on one thread"
 
 
 def describe_weights_file(options: argparse.Namespace) -> dict[str, str] | None:

@@ -16,7 +16,7 @@ def add_to(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "report",
         help="rebuild the report of a study, or merge runs of it (needs the extra 'experiments')",
-        description=f"{__doc__} These have other seeds or other arms.",
+        description=f"{__doc__} Runs that are merged have different seeds or different arms.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

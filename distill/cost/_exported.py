@@ -108,6 +108,8 @@ def compare_exports(
         The measurements of each file.
 
     Raises:
+        FileNotFoundError: a file is missing.
+        ImportError: a runtime is not installed.
         ValueError: the model has several outputs; a file's output has another shape; there is a metric but no labels;
             or, without a metric, the labels are not one integer per answer.
 
@@ -130,7 +132,8 @@ def compare_exports(
     classes_of, classes = _classes(expected, labels, required=labels is not None and metric is None)
     exported = {name: Exported(path) for name, path in files.items()}
     latencies = in_turns(
-        {name: file.prepare(_first(inputs, file.batch or 1)) for name, file in exported.items()}, runs=runs
+        {name: file.prepare(_first(inputs, file.batch_size or 1)) for name, file in exported.items()},
+        runs=runs,
     )
     rows = {}
     for name, file in exported.items():

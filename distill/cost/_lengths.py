@@ -23,8 +23,8 @@ def known(shape: tuple[int | None, ...], name: str) -> tuple[int, ...]:
     if len(sizes) < len(shape):
         raise ValueError(
             "Multiply-adds and latency are those of one example, so all sizes must be known. "
-            f"Received: {name} with shape {tuple(shape)}. Say them by lengths=, a number or examples, or rebuild the "
-            "model with a fixed keras.Input shape."
+            f"Received: {name} with shape {tuple(shape)}. Give them with lengths=, a number or examples, or rebuild "
+            "the model with a fixed keras.Input shape."
         )
     return sizes
 

@@ -50,6 +50,7 @@ def macs(model: keras.Model, *, lengths: Lengths = None) -> int:
         >>> cost.macs(keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Conv2D(8, 3)]))
         48672
     """
+    require_model(model, "cost.macs")
     return calls_of(model, lengths=lengths).products.total
 
 
@@ -74,7 +75,7 @@ def calls_of(model: keras.Model, *, lengths: Lengths = None) -> Calls:
         >>> [(call.path, call.products.total) for call in cost.calls_of(model).calls]
         [('head', 12)]
     """
-    require_model(model, "cost.macs")
+    require_model(model, "cost.calls_of")
     graph = functional_of(model)
     if graph is None:
         raise ValueError(

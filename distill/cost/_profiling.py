@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
+from distill._models import require_model
 from distill.cost._layers import layer_costs
 from distill.cost._lengths import Lengths
 from distill.cost._macs import calls_of
@@ -38,7 +39,8 @@ def profile(
         The costs.
 
     Raises:
-        TypeError: latency is not a list of runtimes.
+        ImportError: ai-edge-litert is not installed, and `files` or a `LiteRT` latency is asked for.
+        TypeError: latency is not a list of runtimes, or the model is not a Keras model.
         ValueError: the model is not built, or runs < 1.
 
     Example:
@@ -48,6 +50,7 @@ def profile(
         >>> cost.profile(model).macs
         48672
     """
+    require_model(model, "cost.profile")
     found = profiles({model.name: model}, files=files, latency=latency, runs=runs, lengths=lengths)
     return found.profiles[model.name]
 
@@ -78,7 +81,8 @@ def profiles(
         The costs.
 
     Raises:
-        TypeError: latency is not a list of runtimes.
+        ImportError: ai-edge-litert is not installed, and `files` or a `LiteRT` latency is asked for.
+        TypeError: latency is not a list of runtimes, or a model is not a Keras model.
         ValueError: a model is not built, or runs < 1.
 
     Example:
@@ -94,6 +98,8 @@ def profiles(
             f"latency={latency!r}."
         )
     require_runtimes("latency", latency)
+    for model in models.values():
+        require_model(model, "cost.profiles")
     found = {name: _read(model, lengths) for name, model in models.items()}
     if files:
         found = {name: _with_sizes(profile, models[name]) for name, profile in found.items()}

@@ -89,6 +89,8 @@ def sizes(model: keras.Model) -> Sizes:
         Sizes in bytes.
 
     Raises:
+        ImportError: ai-edge-litert is not installed.
+        TypeError: the model is not a Keras model.
         ValueError: LiteRT cannot hold the model.
 
     Example:

@@ -60,10 +60,14 @@ def shift(batches: tf.data.Dataset, places: int, *, seed: int, fill: float | Non
             "places must be an integer of at least 1 that is less than the size of each axis. "
             f"Received: {places!r}, for examples of shape {spec.shape[1:]}."
         )
-    whole = isinstance(fill, numbers.Real) and (spec.dtype.is_floating or float(fill).is_integer())
-    if fill is not None and not whole:
+    fits = isinstance(fill, numbers.Real) and (
+        spec.dtype.is_floating
+        or (float(fill).is_integer() and spec.dtype.min <= float(fill) <= spec.dtype.max)
+    )
+    if fill is not None and not fits:
         raise ValueError(
-            f"fill must be a number, and a whole one for integers. Received: {fill!r}, for {spec.dtype.name}. "
+            "fill must be a number, and for integers a whole one that their type can hold. Received: "
+            f"{fill!r}, for {spec.dtype.name}. "
             "Divide images by 255 first, or leave fill out to repeat the edge."
         )
 

@@ -60,7 +60,7 @@ def load_text(name: str = "kjv") -> Texts:
     """
     if name != "kjv":
         raise ValueError(
-            f"name must be 'kjv', the only text. Received: {name!r}. Read a file of yours with open."
+            f"name must be 'kjv', the only text. Received: {name!r}. Read your own file with open()."
         )
     paragraphs = [one.strip() for one in _kjv().splitlines()]
     return Texts(

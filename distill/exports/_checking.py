@@ -121,7 +121,7 @@ def _compare(
             else (f"off by up to {worst * size:.3g} where the outputs span {size:.3g}")
         )
         raise Fault(
-            f"In {precision}, a file's outputs are within {bound:g} of their span from the model's, for 19 of 20 "
+            f"In {precision}, a file's outputs must be within {bound:g} of their span of the model's, for 19 of 20 "
             "examples.",
             f"whose output {name!r} is wrong in the file: {amount}",
             advice,

@@ -88,7 +88,7 @@ def _refuse_what_ends_the_process(model: keras.Model, operations: set[str]) -> N
     """The converter runs a model to measure its ranges, and crashes on these."""
     if any(spec.dtype == "string" for spec in keras.tree.flatten(signature_of(model))):
         raise Fault(
-            "In integers, LiteRT takes numbers alone.",
+            "In integers, LiteRT takes only numbers.",
             "which takes strings",
             "Use precision='float32' or 'dynamic_range', or look strings up outside of the model.",
         )

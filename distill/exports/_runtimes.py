@@ -19,11 +19,11 @@ class _Runtime(Protocol):
 
     Attributes:
         inputs: names of the inputs.
-        batch: the number of examples in a batch, or `None` if any is taken.
+        batch_size: the number of examples in a batch, or `None` if any is taken.
     """
 
     inputs: list[str]
-    batch: int | None
+    batch_size: int | None
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs one batch; returns its outputs by name."""
@@ -68,9 +68,9 @@ class Exported:
         self._runtime = kinds[self.path.suffix](self.path)
 
     @property
-    def batch(self) -> int | None:
+    def batch_size(self) -> int | None:
         """The number of examples in a batch if the file fixes it, else `None`."""
-        return self._runtime.batch
+        return self._runtime.batch_size
 
     @property
     def inputs(self) -> list[str]:
@@ -116,7 +116,7 @@ class Exported:
                 f"predict needs examples, as many of each input. Received: {sorted(counts)} of them. "
                 "Pass arrays of the same length."
             )
-        count, fixed = max(counts), self._runtime.batch
+        count, fixed = max(counts), self._runtime.batch_size
         batches = []
         for start in range(0, count, fixed or batch_size):
             # A file with a size of its own takes full batches: the last is filled up, and what is too much left out.
@@ -142,8 +142,9 @@ class Exported:
         names = self._runtime.inputs
         inputs = dict(x) if isinstance(x, Mapping) else {names[0]: x}
         if set(inputs) != set(names):
+            received = ", ".join(inputs) if isinstance(x, Mapping) else "one array without a name"
             raise ValueError(
-                f"The file's inputs are {', '.join(names)}. Received: {', '.join(inputs)}. "
+                f"The file's inputs are {', '.join(names)}. Received: {received}. "
                 "Pass a dict with exactly these names."
             )
         return inputs
@@ -163,7 +164,7 @@ class _LiteRT:
             raise ValueError(f"Not a LiteRT file, or a damaged one: {str(path)!r}: {error}") from error
         self._details = self._runner.get_input_details()
         self.inputs = list(self._details)
-        self.batch = _fixed(details["shape_signature"] for details in self._details.values())
+        self.batch_size = _fixed(details["shape_signature"] for details in self._details.values())
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs = self._runner(**{name: _to(self._details[name], array) for name, array in inputs.items()})
@@ -230,9 +231,15 @@ class _Onnx:
                 f"ONNX Runtime must be able to run the file. Received: {str(path)!r}, on which it fails "
                 f"({str(error).splitlines()[0]}). Export it again, or update onnxruntime."
             ) from error
+        for tensor in self._session.get_inputs():
+            if tensor.type not in _ONNX_TYPES:
+                raise ValueError(
+                    f"Inputs of an ONNX file must be numbers, booleans or strings. Received: {str(path)!r}, whose "
+                    f"input {tensor.name!r} is {tensor.type}."
+                )
         self._types = {tensor.name: _ONNX_TYPES[tensor.type] for tensor in self._session.get_inputs()}
         self.inputs = list(self._types)
-        self.batch = _fixed(tensor.shape for tensor in self._session.get_inputs())
+        self.batch_size = _fixed(tensor.shape for tensor in self._session.get_inputs())
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [tensor.name for tensor in self._session.get_outputs()]
@@ -264,7 +271,7 @@ class _SavedModel:
         }
         self.inputs = list(self._types)
         specs = self._function.structured_input_signature[1].values()
-        self.batch = _fixed(spec.shape for spec in specs)
+        self.batch_size = _fixed(spec.shape for spec in specs)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: output.numpy() for name, output in self._call(inputs)().items()}

@@ -55,7 +55,8 @@ class Loaded:
     differences: tuple[Difference, ...]
 
     def __str__(self) -> str:
-        text = f"{len(self.taken)} layers were loaded: {', '.join(self.taken)}."
+        number = "1 layer was" if len(self.taken) == 1 else f"{len(self.taken)} layers were"
+        text = f"{number} loaded: {', '.join(self.taken)}."
         return f"{text}\nNot loaded:\n{table(self.differences)}" if self.differences else text
 
 

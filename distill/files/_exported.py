@@ -79,7 +79,7 @@ def contents(path: Path) -> Contents | None:
     elif _begins(path)[_LITERT_AT:] == _LITERT:
         read = _litert
     elif path.suffix == ".tflite":
-        raise ValueError(f"This is no LiteRT file. Received: {path}, which begins with {_begins(path)!r}.")
+        raise ValueError(f"This is not a LiteRT file. Received: {path}, which begins with {_begins(path)!r}.")
     else:
         return None
     try:

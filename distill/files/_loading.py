@@ -24,6 +24,11 @@ from distill.files._saved_model import InferenceOnly, load_saved_model
 from distill.files._stored import Stored, is_pickle, opened, parsed
 from distill.files._tf_keras import stored_in
 
+_OWN_WEIGHTS = (
+    "weights belongs to an architecture in JSON. Received: weights={weights!r} with {source!r}, which has its own. "
+    "Leave weights out."
+)
+
 
 def load_model(
     source: PathLike | Any,
@@ -74,10 +79,7 @@ def load_model(
     is_path = isinstance(source, str | os.PathLike)
     is_folder = is_path and Path(source).is_dir()
     if weights is not None and (not is_path or is_folder):
-        raise ValueError(
-            f"weights belongs to an architecture in JSON. Received: weights={str(weights)!r} with {source!r}, which "
-            "has its own. Leave weights out."
-        )
+        raise ValueError(_OWN_WEIGHTS.format(weights=str(weights), source=str(source)))
     if endpoint is not None and not (is_folder and (Path(source) / "saved_model.pb").exists()):
         raise ValueError(
             f"endpoint belongs to a SavedModel. Received: endpoint={endpoint!r} with {source!r}, which is not one. "
@@ -100,6 +102,8 @@ def load_model(
         with opened(path) as stored:
             if weights is None:
                 return _made(stored, trust)
+            if stored.parts is not None:
+                raise ValueError(_OWN_WEIGHTS.format(weights=str(weights), source=str(source)))
             with opened(Path(weights)) as values_of:
                 source = f"{stored.source} with {values_of.source}"
                 both = values_of._replace(source=source, config=stored.config, version=stored.version)

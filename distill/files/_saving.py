@@ -23,6 +23,7 @@ def save_model(model: keras.Model, path: PathLike) -> None:
         path: path that ends in ".keras", or in ".h5" or ".hdf5" for Keras' older format.
 
     Raises:
+        TypeError: the model is not a Keras model.
         ValueError: the path has another ending, or the model is not built.
         NotImplementedError: a layer has no config, so Keras cannot save it.
         OSError: the folder does not exist, or the file cannot be written.
@@ -38,7 +39,7 @@ def save_model(model: keras.Model, path: PathLike) -> None:
         "of a model",
         "To write a SavedModel, use model.export(folder)",
     )
-    _require_built(model)
+    _require_built(model, "save_model")
     with _written(path) as draft:
         model.save(draft)
 
@@ -53,6 +54,7 @@ def save_weights(model: keras.Model, path: PathLike) -> None:
         path: path that ends in ".weights.h5".
 
     Raises:
+        TypeError: the model is not a Keras model.
         ValueError: the path has another ending, or the model is not built.
         OSError: the folder does not exist, or the file cannot be written.
 
@@ -62,7 +64,7 @@ def save_weights(model: keras.Model, path: PathLike) -> None:
         ```
     """
     _require_ending(path, (".weights.h5",), "of weights", "To save the whole model, use distill.save_model")
-    _require_built(model)
+    _require_built(model, "save_weights")
     with _written(path) as draft:
         model.save_weights(draft)
 
@@ -90,8 +92,8 @@ def _require_ending(path: PathLike, endings: tuple[str, ...], what: str, other: 
         raise FileNotFoundError(f"No such folder: '{folder}'. Create it before saving {os.fspath(path)!r}.")
 
 
-def _require_built(model: keras.Model) -> None:
-    require_model(model, "save_model")
+def _require_built(model: keras.Model, user: str) -> None:
+    require_model(model, user)
     if not model.built:
         raise ValueError(
             f"A model must be built before it can be saved. Received: {model.name!r}, which is not built and has no "

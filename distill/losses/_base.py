@@ -149,9 +149,9 @@ class DistillationLoss(Owned, keras.losses.Loss, keras.distillation.Distillation
         fitted = [self._fitted_sizes(shape) for shape in (*sides[0], *sides[1])]
         if self.built and self.builds_layers and not all(map(agree, self._built_for, fitted)):
             raise ValueError(
-                f"What a {type(self).__name__} trains fits the features that it was made for. Received: teacher "
-                f"{_listed(sides[0])} and student {_listed(sides[1])}, of other channels than before. Use a loss of "
-                "its own for each pair of models."
+                f"The layers that a {type(self).__name__} trains fit the features that they were built for. Received: "
+                f"teacher {_listed(sides[0])} and student {_listed(sides[1])}, with other channels than before. Use a "
+                "separate loss for each pair of models."
             )
         if not self.built:
             self._kept_layers = list(self.layers)

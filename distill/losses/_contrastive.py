@@ -125,7 +125,7 @@ class ContrastiveRepresentation(Relation):
         if any(size is None for side in (teacher, student) for size in side.shape[1:]):
             raise ValueError(
                 "ContrastiveRepresentation must know all sizes of the features besides the batch. Received: teacher "
-                f"{tuple(teacher.shape)} and student {tuple(student.shape)}. Pool the axes that vary first."
+                f"{tuple(teacher.shape)} and student {tuple(student.shape)}. First pool the axes whose sizes vary."
             )
         self._embed_teacher, self._embed_student = (projectors.linear(self._width, rank=2) for _ in range(2))
         self._memory = _Memory(len(self._labels), self._width)

@@ -43,7 +43,7 @@ class DecoupledKD(Softened):
             (batch, ..., classes), where the largest one counts.
 
     Returns:
-        `call`: (batch, ...) float32, in nats; >= 0 up to rounding, NaN for a label that is no class.
+        `call`: (batch, ...) float32, in nats; >= 0 up to rounding, NaN for a label that is not one of the classes.
         Calling the object: their mean, a scalar.
 
     Raises:

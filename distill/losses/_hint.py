@@ -57,7 +57,7 @@ class Hint(Projected):
 
     References:
         [1] Romero et al. 2014, arXiv:1412.6550, equation 3. The paper trains hints first and the rest afterwards, on
-            half the squared norm. The mean, the batch normalization, and the weight of 100 beside the student's own
+            half the squared norm. The mean, the batch normalization, and the weight of 100 alongside the student's own
             loss follow the reference code of [2].
         [2] Tian, Krishnan, Isola 2019, arXiv:1910.10699 (RepDistiller).
     """

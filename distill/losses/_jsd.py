@@ -1,4 +1,4 @@
-"""Generalised Jensen-Shannon divergence, between forward and reverse KL."""
+"""Generalized Jensen-Shannon divergence, between forward and reverse KL."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from distill.losses._sparse import SampledLogits, SparseLogits, TopLogits
 
 @keras.saving.register_keras_serializable(package="distill")
 class GeneralizedJSD(Softened):
-    """Generalised Jensen-Shannon divergence, from forward KL (β = 0) to reverse KL (β = 1).
+    """Generalized Jensen-Shannon divergence, from forward KL (β = 0) to reverse KL (β = 1).
 
     With p = softmax(teacher_i / T), q = softmax(student_i / T) and m = β p + (1 − β) q, row i is
     β KL(p ‖ m) + (1 − β) KL(q ‖ m) for 0 < β < 1. It is KL(p ‖ q) for β = 0 and KL(q ‖ p) for β = 1: these

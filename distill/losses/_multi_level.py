@@ -78,7 +78,9 @@ class MultiLevelKD(DistillationLoss):
             raise ValueError(
                 f"temperatures must be a list of one or more numbers. Received: temperatures={temperatures!r}."
             )
-        self._temperatures = tuple(require_number("temperatures", t, 1e-6, 1e6) for t in temperatures)
+        self._temperatures = tuple(
+            require_number(f"temperatures[{i}]", t, 1e-6, 1e6) for i, t in enumerate(temperatures)
+        )
         self._standardize = bool(standardize)
 
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:

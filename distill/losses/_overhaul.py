@@ -71,7 +71,7 @@ class OverhaulDistillation(Projected):
     References:
         [1] Heo et al. 2019, arXiv:1904.01866, section 3: margin ReLU, its position before the ReLU and the partial
             distance. The sum over features, the factor 2^{−(n−1−j)}, which counts the last layer most, and 1 / 1000
-            beside a cross-entropy of weight 1 follow the authors' code.
+            alongside a cross-entropy of weight 1 follow the authors' code.
     """
 
     shapes = (VECTORS, MAPS)

@@ -21,7 +21,7 @@ class SoftTargets(Softened):
     q = softmax(student_i / T). T² keeps the gradient's size nearly independent of T [1].
 
     `recipe`: 0.1 for the student's own loss, 0.9 for this one. These weights have become the usual ones
-    beside a cross-entropy.
+    alongside a cross-entropy.
 
     Args:
         temperature: T from 1e-6 to 1e6, no unit; 1 leaves the logits unchanged. A number, which you can

@@ -51,7 +51,7 @@ class Standardized(DistillationLoss):
 
     References:
         [1] Sun et al. 2024, arXiv:2403.01427, algorithm 1, with the 1e-7 and the unbiased deviation of the
-            official code, whose released configuration has a cross-entropy of 1 beside the 9. Around DKD,
+            official code, whose released configuration has a cross-entropy of 1 alongside the 9. Around DKD,
             that code multiplies alpha by 9.
     """
 

@@ -12,7 +12,7 @@ from distill.losses._shapes import agree
 
 @keras.saving.register_keras_serializable(package="distill")
 class VirtualTeacher(keras.losses.Loss):
-    """Cross-entropy with a hand-made teacher beside the labels: teacher-free distillation, Tf-KD with regularization.
+    """Cross-entropy with a hand-made teacher alongside labels: teacher-free distillation, Tf-KD with regularization.
 
     This is a plain Keras loss for integer labels, used without a Distiller. The value of a row is
 
@@ -67,14 +67,12 @@ class VirtualTeacher(keras.losses.Loss):
         # Always float32, not `floatx`: labels get this dtype, and half precision lacks whole numbers above 2048 or 256.
         super().__init__(name=name, reduction="sum_over_batch_size", dtype="float32")
         self._weight = require_number("weight", weight, 0.0, 1.0)
-        self._temperature = require_number("temperature", temperature, 0.0)
+        self._temperature = require_number("temperature", temperature, 1e-6)
         self._correct = require_number("correct", correct, 0.0, 1.0)
         self._from_logits = from_logits
         if isinstance(axis, bool) or not isinstance(axis, int) or axis == 0:
             raise ValueError(f"axis must be a whole number other than 0, the batch. Received: axis={axis!r}.")
         self._axis = axis
-        if self._temperature == 0:
-            raise ValueError("temperature must be above 0. Received: temperature=0. The published one is 20.")
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Returns the value of each row."""
@@ -83,6 +81,7 @@ class VirtualTeacher(keras.losses.Loss):
                 f"axis must be one of the predictions. Received: axis={self._axis}, predictions of shape "
                 f"{tuple(y_pred.shape)}."
             )
+        given = tuple(y_pred.shape)
         y_pred = ops.moveaxis(y_pred, self._axis, -1) if self._axis != -1 else y_pred
         classes = y_pred.shape[-1]
         labels = ops.convert_to_tensor(y_true)
@@ -92,7 +91,7 @@ class VirtualTeacher(keras.losses.Loss):
         if classes is None or classes < 2 or not fits:
             raise ValueError(
                 "VirtualTeacher needs one label for each row of predictions, and two classes or more. Received: labels "
-                f"of shape {tuple(labels.shape)}, predictions of shape {tuple(y_pred.shape)}. Pass integer labels "
+                f"of shape {tuple(labels.shape)}, predictions of shape {given}. Pass integer labels "
                 "(batch,), and axis=1 if the channels come first."
             )
         labels = ops.cast(labels, "int32")

@@ -64,12 +64,17 @@ def strip(model: keras.Model) -> keras.Model:
     Returns:
         A Functional model of Keras' own layers, which can be loaded without `distill`.
 
+    Raises:
+        TypeError: it is not a Keras model.
+        ValueError: the model has no graph.
+
     Example:
         >>> from distill import quantization
         >>> plain = quantization.strip(quantization.quantize_aware(student, x[:300]))
         >>> quantization.is_quantized(plain)
         False
     """
+    require_model(model, "strip")
 
     def plain(layer: keras.Layer, name: str) -> keras.Layer | None:
         return None if type(layer) is FakeQuantize else copy_of(layer, name, PLAIN.get(type(layer)))

@@ -45,7 +45,8 @@ class FakeQuantize(keras.layers.Layer):
 
     Args:
         momentum: share of the old range that each training step keeps, 0 to 1; the rest comes from the smallest and
-            largest values of the batch.
+            largest values of the batch. The range starts empty, at [0, 0]: call `widen` on activations first, as
+            `quantize_aware` does, or the first steps clip nearly all of them.
         **kwargs: options of `keras.layers.Layer`, such as `name`.
 
     Attributes:

@@ -179,7 +179,7 @@ class _Rounding:
                 "A BatchNormalization must come right after a Dense or convolution layer that it can be folded into: "
                 "both are called once, nothing else reads the layer's output, and the layer has no activation. "
                 f"Received: {node.operation.name!r} after {source.name!r} ({type(source).__name__}). "
-                "Move the activation behind the normalization, or remove the normalization."
+                "Move the activation after the normalization, or remove the normalization."
             )
 
     def _stored(self, result: keras.KerasTensor, output: keras.KerasTensor, layer: Any) -> keras.KerasTensor:

@@ -108,7 +108,7 @@ def reliability(study: StudyResult) -> list[Picture]:
     drawn = spec(layers, width=_SQUARE, height=_SQUARE, about=about, arms=arms)
     caption = (
         "Test examples of all seeds, in 15 bins of confidence; larger dots hold more. Below the diagonal an arm is "
-        "surer than it is right, above it less sure."
+        "overconfident, above it underconfident."
     )
     return [Picture("reliability", "reliability", caption, drawn, tuple(arms))]
 

@@ -312,7 +312,9 @@ def _all_seeds(
         if is_new:
             took.append((time.monotonic() - began) / 60 - minutes)
         if lost:
-            notes.append(f"Failed, or without what they need: {', '.join(cell.name for cell in lost)}.")
+            notes.append(
+                f"These cells failed, or lack a cell that they need: {', '.join(cell.name for cell in lost)}."
+            )
         every_lost += lost
     return finished, every_lost, notes
 

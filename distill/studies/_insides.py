@@ -150,7 +150,7 @@ def _bars(arms: list[ArmResult]) -> Picture:
         text("layer"),
         text("kind"),
         number("all", title="weights", format=","),
-        number("zeros", title="of these zeros", format=","),
+        number("zeros", title="of which zero", format=","),
         text("said", title="width and zeros"),
     ]
     outlined = {"x": all_of, **y, "tooltip": hover, "description": text("spoken")}

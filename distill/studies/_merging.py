@@ -30,7 +30,7 @@ def merge(studies: Sequence[StudyResult]) -> StudyResult:
     for other in studies[1:]:
         _require_same("name", first, other, lambda study: study.name)
         _require_same("measures", first, other, lambda study: [measure.key for measure in study.measures])
-        _require_same("kind, smoke or not", first, other, lambda study: study.smoke)
+        _require_same("value of smoke", first, other, lambda study: study.smoke)
         if None not in (_data(first), _data(other)):
             _require_same("setting of the data", first, other, _data)
     notes = list(_unique(note for study in studies for note in study.notes))

@@ -24,8 +24,8 @@ from distill.studies._tables import count
 
 MEANING = (
     "Intervals (95%) are over examples: how far the scores of these very models would move on other examples of the "
-    "same kind. They say nothing about training again: whether one way to train is better than another takes several "
-    "seeds of each, as in a Study."
+    "same kind. They say nothing about training again: to tell whether one way to train is better than another, "
+    "train each with several seeds, as in a Study."
 )
 BIASED = (
     "A number has no interval if resampling itself shifts it, as it does a calibration error, or if some resamples "

@@ -45,8 +45,7 @@ class Ray:
     def __post_init__(self) -> None:
         if self.cpus < 1 or self.gpus < 0 or (self.memory is not None and self.memory <= 0):
             raise ValueError(
-                "A cell needs at least one core, no fewer than 0 GPUs, and memory above 0 GiB. "
-                f"Received: {self!r}."
+                f"A cell needs at least one core, 0 GPUs or more, and memory above 0 GiB. Received: {self!r}."
             )
 
     @contextlib.contextmanager

@@ -96,7 +96,7 @@ class Run:
         file = self.file(arm)
         if file.suffix != ".keras":
             raise ValueError(
-                f"The arm {arm!r} returned a {file.suffix} file, which is no Keras model. Take run.file({arm!r})."
+                f"The arm {arm!r} returned a {file.suffix} file, which is not a Keras model. Use run.file({arm!r})."
             )
         # Loading must not change the random state: new networks start alike in arms with a teacher and without.
         with same_randomness():
@@ -202,9 +202,10 @@ def _file(made: Made, cell: Cell, directory: Path) -> Path:
         )
     given = Path(made)
     if given.suffix not in _SUFFIXES or not given.is_file():
+        what = "has another suffix" if given.is_file() else "is not a file"
         raise ValueError(
             f"The function of an arm returns a keras.Model, or the path of a {', '.join(_SUFFIXES)} file. "
-            f"Received: {given} from arm {cell.arm!r}, which is {'none' if given.is_file() else 'no file'}."
+            f"Received: {given} from arm {cell.arm!r}, which {what}."
         )
     file = directory / f"model{given.suffix}"
     if given.resolve() != file.resolve():
@@ -243,7 +244,7 @@ def finite_answers(
             f"A model must answer with finite numbers. Received: NaN or infinity for {wrong.sum():,} of "
             f"{len(found):,} examples, from {where}. "
             + (
-                f"The inputs of {bad.sum():,} of them have NaN or infinity: mend the data."
+                f"The inputs of {bad.sum():,} of them have NaN or infinity: fix the data."
                 if bad.any()
                 else "If its training diverged, use a smaller learning rate, or clip the gradients with the "
                 "optimizer's clipnorm."

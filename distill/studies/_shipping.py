@@ -71,7 +71,7 @@ def _is_sparse(model: keras.Model) -> bool:
 
 def _prepared(file: Exported, x: Arrays) -> Callable[[], object]:
     """A call that runs one example, or as many as the file takes at a time."""
-    return file.prepare(_rows(x, file.batch or 1))
+    return file.prepare(_rows(x, file.batch_size or 1))
 
 
 def _rows(x: Arrays, count: int) -> Arrays:

@@ -12,6 +12,7 @@ LEVEL = 0.05
 CHANCE = 0.95  # of showing a difference, which a study of good size has
 _ALL_FLIPS = 16  # up to so many pairs, all sign flips are tried; for more pairs, 2**16 are drawn
 _FLIPS = 2**_ALL_FLIPS
+_MOST_SEEDS = 10_000
 _POINTS = 2**12  # of the integral over what a sample's deviation may be
 
 
@@ -233,11 +234,15 @@ def power(difference: float, deviation: float, n: int, *, comparisons: int = 1) 
     Returns:
         A probability, from the noncentral t distribution, to four digits.
 
+    Raises:
+        ValueError: a number is out of range.
+
     Example:
         >>> from distill import studies
         >>> round(studies.statistics.power(0.5, 0.4, 8), 2)
         0.86
     """
+    _require_sizes(deviation, n, comparisons)
     far = float(stats.t.ppf(1 - LEVEL / comparisons / 2, n - 1))
     shift = abs(difference) / deviation * math.sqrt(n)
     # Given how far the sample's deviation s is off, the t statistic is normal; SciPy's noncentral t is NaN far out.
@@ -276,16 +281,18 @@ def seeds_needed(difference: float, deviation: float, *, comparisons: int = 1, c
     while power(difference, deviation, high, comparisons=comparisons) < chance:
         low, high = high, 2 * high
         if high > 2**14:
-            raise ValueError(
-                f"No study can show so small a difference. Received: difference={difference} with "
-                f"deviation={deviation}, which takes more than 10,000 seeds."
-            )
-    while high - low > 1:
+            break
+    while high - low > 1 and low < _MOST_SEEDS:
         middle = (low + high) // 2
         if power(difference, deviation, middle, comparisons=comparisons) < chance:
             low = middle
         else:
             high = middle
+    if high > _MOST_SEEDS:
+        raise ValueError(
+            f"No study can show so small a difference. Received: difference={difference} with "
+            f"deviation={deviation}, which takes more than {_MOST_SEEDS:,} seeds."
+        )
     return high
 
 
@@ -301,16 +308,33 @@ def detectable(deviation: float, n: int, *, comparisons: int = 1, chance: float 
     Returns:
         A difference, in the unit of the deviation.
 
+    Raises:
+        ValueError: a number is out of range, or the chance is no more than that of a false alarm.
+
     Example:
         >>> from distill import studies
         >>> round(studies.statistics.detectable(0.4, 8), 2)
         0.6
     """
+    _require_sizes(deviation, n, comparisons)
+    if not LEVEL / comparisons < chance < 1:
+        raise ValueError(
+            f"chance must be below 1 and above {LEVEL / comparisons:g}, the chance with which the test shows a "
+            f"difference that is not there. Received: chance={chance}."
+        )
     high = 1e3
     while power(high, 1.0, n, comparisons=comparisons) < chance:
         high *= 10
     found = optimize.brentq(lambda d: power(d, 1.0, n, comparisons=comparisons) - chance, 1e-3, high)
     return deviation * float(found)
+
+
+def _require_sizes(deviation: float, n: int, comparisons: int) -> None:
+    if not (deviation > 0 and n >= 2 and comparisons >= 1):
+        raise ValueError(
+            "A power calculation needs a deviation above 0, two or more seeds and one or more comparisons. Received: "
+            f"deviation={deviation}, n={n}, comparisons={comparisons}."
+        )
 
 
 def format_p(p: float) -> str:

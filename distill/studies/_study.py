@@ -195,9 +195,9 @@ class Study:
                 f"needs must name arms that are declared before. Received: arm {name!r}, which needs {missing}; "
                 f"declared are {sorted(self.design.arms) or 'none'}."
             )
-        if name in self.design.arms or set(name) & set("/\\<> \n"):
+        if not name or name in self.design.arms or set(name) & set("/\\<> \n"):
             raise ValueError(
-                "Each arm needs a name of its own, without spaces and slashes; give name=... "
+                "Each arm needs a name of its own, without spaces, slashes and angle brackets; pass name=... "
                 f"Received: {name!r}; declared are {', '.join(self.design.arms) or 'none'}."
             )
         if not is_plain([given, tried]):
@@ -214,7 +214,7 @@ class Study:
             raise ValueError(
                 "Settings are chosen by the study's first metric on dev. "
                 f"Received: {decides.name}, which compares with a teacher, and the arm {name!r} with tune and without "
-                "needs. Put a metric of labels first, or take tune away."
+                "needs. Put a metric of labels first, or remove tune."
             )
         depth = 1 + max((self.design.arms[one].depth for one in needed), default=-1)
         self.design.arms[name] = Declared(
@@ -243,7 +243,9 @@ class Study:
         if unknown := [one for one in (arm, baseline) if one not in self.design.arms]:
             raise ValueError(f"Declared arms are {sorted(self.design.arms)}. Received: {unknown}.")
         if (baseline, arm) in self.design.comparisons or arm == baseline:
-            raise ValueError(f"Compare two arms, and once. Received: {arm!r} with {baseline!r}.")
+            raise ValueError(
+                f"Compare two different arms, and each pair once. Received: {arm!r} with {baseline!r}."
+            )
         self.design.comparisons.append((baseline, arm))
         if primary:
             self.design.primary.append((baseline, arm))

@@ -21,11 +21,11 @@ from distill.studies._tables import (
 EXPLORATORY = "exploratory: "
 SMOKE = "Smoke run: it only checks that the code runs. Its numbers mean nothing."
 TEST = (
-    "Differences are of test scores, by a t test that is paired by seed. "
+    "Differences in test scores are judged by a t test that is paired by seed. "
     "Primary comparisons answer the study's question; they are adjusted among themselves by Holm's method, and so are "
     "the exploratory ones. An interval excludes 0 exactly when the verdict at the 5% level, after this adjustment, "
-    "says that there is a difference. p by sign flips is an exact check that assumes no normal distribution. Shown "
-    "from: the true difference that as many seeds show with 95% probability."
+    "says that there is a difference. p by sign flips is an exact check that assumes no normal distribution. "
+    '"Shown from" is the smallest true difference that so many seeds show with 95% probability.'
 )
 
 

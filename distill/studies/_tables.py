@@ -170,7 +170,7 @@ def training(study: StudyResult) -> Grid:
         (
             ("seeds", lambda _, arm: _number(len(arm.cells), "d")),
             ("epochs", _trained(lambda cell: cell.epochs, count)),
-            ("seconds a seed", _trained(lambda cell: cell.seconds, lambda mean: f"{mean:,.0f}")),
+            ("seconds per seed", _trained(lambda cell: cell.seconds, lambda mean: f"{mean:,.0f}")),
             ("minutes in all", lambda _, arm: _number(sum(cell.seconds for cell in arm.cells) / 60, ",.1f")),
         ),
     )

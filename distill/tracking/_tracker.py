@@ -160,7 +160,7 @@ class Tracker:
             numbers = numbers_of(name, value)
             if "step" in numbers or row.keys() & numbers.keys():
                 raise ValueError(
-                    "No metric may be called 'step', which is the name of each line's own step, or as an entry of "
+                    "A metric must not be called 'step', the name of each line's own step, nor like an entry of "
                     f"another metric. Received: metrics {sorted(metrics)}. Rename {name!r}."
                 )
             row |= numbers
@@ -173,9 +173,10 @@ class Tracker:
         """Raises what `log` would raise if it does not accept this step."""
         self._require_open("log")
         if step <= self._last_step:
+            after = f" after {self._last_step}" if self._last_step >= 0 else ""
             raise ValueError(
-                "Steps must be >= 0 and increase, because W&B drops others without a word. Received: step "
-                f"{step} after {self._last_step}. A second fit of a model continues the count with "
+                "Steps must be >= 0 and increase, because W&B silently drops all others. Received: step "
+                f"{step}{after}. A second fit of a model continues the count with "
                 "fit(initial_epoch=…). The training of another model needs a Tracker of its own, or none; in an arm "
                 "of a study, run.callbacks are for one fit."
             )

@@ -21,7 +21,7 @@ def numbers_of(name: str, value: Any) -> dict[str, float]:
     except (TypeError, ValueError):
         raise TypeError(
             f"A metric must be a number or an array of numbers. Received: {name!r} = {value!r}. "
-            "Log what can be counted of it."
+            "Log numbers that are computed from it instead."
         ) from None
 
 

@@ -41,12 +41,12 @@ def activation_of_call(node: Any) -> str | None:
     return None
 
 
-def unrecognised(owner: str, node: Any) -> ValueError:
-    """Returns the error for a head that is not recognised: its kind, or the setting that is in the way."""
+def unrecognized(owner: str, node: Any) -> ValueError:
+    """Returns the error for a head that is not recognized: its kind, or the setting that is in the way."""
     operation = node.operation
     head = f"{type(operation).__name__} {operation.name!r}"
     remedy = (
-        "Heads that are recognised are Dense, EinsumDense, Conv1D, Conv2D, Conv3D and Activation with a linear, "
+        "Heads that are recognized are Dense, EinsumDense, Conv1D, Conv2D, Conv3D and Activation with a linear, "
         "softmax or sigmoid activation, and Softmax over one axis."
     )
     activation = getattr(operation, "activation", None)
@@ -70,6 +70,6 @@ def unrecognised(owner: str, node: Any) -> ValueError:
             "or 'sigmoid'."
         )
     return ValueError(
-        f"A loss on logits must know where they are. Received: {owner!r}, which ends in {head}. {remedy} "
-        "Or pass from_logits=True if the model returns logits, from_logits=False if it returns probabilities."
+        f"A loss on logits must know where the model computes them. Received: {owner!r}, which ends in {head}. "
+        f"{remedy} Or pass from_logits=True if the model returns logits, from_logits=False if it returns probabilities."
     )

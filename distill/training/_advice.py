@@ -78,8 +78,9 @@ def advice_on_labels(name: str, form: Form, loss: object, lowest: float, highest
         found.append(
             Advice(
                 True,
-                f"{name!r} ends in a sigmoid, where each class is for itself, but its loss {_called(loss)!r} is for "
-                "classes of which one is right. Compile binary_crossentropy, or end the student in a softmax.",
+                f"{name!r} ends in a sigmoid, which scores each class on its own, but its loss {_called(loss)!r} "
+                "assumes that exactly one class is right. Compile with binary_crossentropy, or end the student in a "
+                "softmax.",
             )
         )
     if head == "sigmoid" and not (lowest >= 0 and highest <= 1):
@@ -174,7 +175,7 @@ def advice_on_terms(terms: Sequence[CheckedTerm]) -> list[Advice]:
             Advice(
                 False,
                 f"The gradient of {loud.loss!r} is {loud.gradient / term.gradient:.0f} times that of {term.loss!r}, "
-                "which hardly counts. Change the weights if both are to.",
+                "so the latter hardly counts. Change the weights if both should count.",
             )
             for term in live
             if loud.gradient > _LOUD * term.gradient

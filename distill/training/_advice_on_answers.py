@@ -1,8 +1,8 @@
-"""Advice on what teachers answer: right classes, certain enough, and near enough to what a student learned."""
+"""Advice on what teachers answer: whether it is right and certain enough, and whether a student has learned it."""
 
 import numpy as np
 
-from distill.losses import SoftTargets
+from distill.losses import BernoulliSoftTargets, SoftTargets
 from distill.losses._base import DistillationLoss
 from distill.training._advice import Advice
 
@@ -13,6 +13,9 @@ _CERTAIN = 0.02  # mean entropy of the teacher's answers, as a share of the larg
 _TIMID = 0.25  # accuracy of the teacher less its mean confidence
 _SLOW = 0.75  # the whole gradient along that of the labels, over that of the labels alone
 _UNFINISHED = 0.25  # a trained student's soft loss, over that of one that finds all classes equally likely
+# These two likewise, on six made-up problems of several labels.
+_RANKED = 0.6  # pairs of an example with a label and one without it that a teacher orders right; chance gives a half
+_UNFINISHED_LABELS = 0.5  # a trained student's soft loss, over that of one that answers the same for all
 
 
 def advice_on_answers(
@@ -61,8 +64,9 @@ def _advice_on_classes(teacher: str, answers: np.ndarray, labels: np.ndarray) ->
         return [
             Advice(
                 True,
-                f"{teacher!r} seems to have its classes in another order: its class {moved}. With these exchanged its "
-                f"accuracy is {remapped:.3f}, as it stands {right:.3f}. Reorder the labels or the teacher's outputs.",
+                f"{teacher!r} seems to have its classes in another order: its class {moved}. If they were "
+                f"renumbered, its accuracy would be {remapped:.3f} instead of {right:.3f}. Reorder the labels or the "
+                "teacher's outputs.",
             )
         ]
     if right <= most:
@@ -86,8 +90,7 @@ def _advice_on_certainty(teacher: str, logits: np.ndarray, temperature: float) -
         temperature: temperature of the loss.
     """
     softened = _softmax(logits / temperature)
-    entropies = -(softened * np.log(np.maximum(softened, 1e-12))).sum(axis=-1)
-    entropy = float(entropies.mean() / np.log(logits.shape[-1]))
+    entropy = float(_entropies(softened).mean() / np.log(logits.shape[-1]))
     if entropy >= _CERTAIN:
         return []
     return [
@@ -119,39 +122,81 @@ def _advice_on_timidity(teacher: str, logits: np.ndarray, labels: np.ndarray, pu
     return [
         Advice(
             False,
-            f"{teacher!r} is right on {right:.0%} of the examples but only {sure:.0%} sure, and SGD takes the small "
-            f"gradient as it is: towards the labels, {pull:.2f} of what they alone give. Set student_loss_weight=1 and "
-            "distillation_weight=0.9, or train with Adam.",
+            f"{teacher!r} is right on {right:.0%} of the examples but only {sure:.0%} sure, and SGD does not rescale "
+            f"the small gradient: towards the labels, it is {pull:.2f} of what the labels alone give. Set "
+            "student_loss_weight=1 and distillation_weight=0.9, or train with Adam.",
+        )
+    ]
+
+
+def advice_on_ranking(teacher: str, logits: np.ndarray, labels: np.ndarray) -> list[Advice]:
+    """Whether a teacher of labels that do not exclude each other knows them.
+
+    Args:
+        teacher: name of the teacher.
+        logits: its logits (n, labels).
+        labels: the labels (n, labels), 0 or 1; others count as unknown.
+    """
+    ranked = []
+    for answers, known in zip(logits.T, labels.T, strict=True):
+        with_it, without = answers[known == 1, None], answers[known == 0]
+        if with_it.size and without.size:
+            ranked.append(np.mean((with_it > without) + 0.5 * (with_it == without)))
+    if not ranked or (share := float(np.mean(ranked))) > _RANKED:
+        return []
+    return [
+        Advice(
+            True,
+            f"{teacher!r} ranks an example that has a label above one that lacks it in only {share:.0%} of pairs, "
+            "where chance gives 50%. It may expect other inputs (pass teacher_preprocessing), or is not trained for "
+            "these labels.",
         )
     ]
 
 
 def advice_on_progress(
-    teacher: str, logits: np.ndarray, loss: str, value: float, temperature: float
+    teacher: str, logits: np.ndarray, loss: SoftTargets | BernoulliSoftTargets, name: str, value: float
 ) -> list[Advice]:
     """Whether a student that has trained is still far from its teacher.
 
     Args:
         teacher: name of the teacher.
         logits: its logits (n, classes) on the batch of `value`.
-        loss: name of the soft targets in the logs.
+        loss: the soft targets.
+        name: their name in the logs.
         value: their value for the student.
-        temperature: their temperature.
     """
-    softened = _softmax(logits / temperature)
-    entropy = -(softened * np.log(np.maximum(softened, 1e-12))).sum(axis=-1)
-    share = value / max(temperature**2 * float(np.log(logits.shape[-1]) - entropy.mean()), 1e-12)
-    if not share > _UNFINISHED:
+    temperature = loss.temperature
+    softened = logits / temperature
+    if isinstance(loss, SoftTargets):
+        uninformed = float(np.log(logits.shape[-1]) - _entropies(_softmax(softened)).mean())
+        most, who = _UNFINISHED, "that finds all classes equally likely"
+    else:
+        # Labels may be rare, and to say so of all examples is no merit.
+        answers = np.exp(-np.logaddexp(0, -softened))
+        uninformed = float((_of_two(answers.mean(axis=0)) - _of_two(answers).mean(axis=0)).sum())
+        most, who = _UNFINISHED_LABELS, "that answers the same for all examples"
+    share = value / max(temperature**2 * uninformed, 1e-12)
+    if not share > most:
         return []
     lower = " or lower the temperature" if temperature > 1 else ""
     return [
         Advice(
             False,
-            f"The student has trained, but {loss!r} is still {share:.0%} of what a student would have that finds all "
-            f"classes equally likely, so it is far from {teacher!r} and may be worse than one trained on the labels "
-            f"alone. Train longer, raise the learning rate{lower}.",
+            f"The student has trained, but {name!r} is still {share:.0%} of its value for a student {who}, so the "
+            f"student is far from {teacher!r} and may be worse than one trained on the labels alone. Train longer, "
+            f"raise the learning rate{lower}.",
         )
     ]
+
+
+def _of_two(shares: np.ndarray) -> np.ndarray:
+    """Entropies of yes-or-no answers."""
+    return _entropies(np.stack([shares, 1 - shares], axis=-1))
+
+
+def _entropies(shares: np.ndarray) -> np.ndarray:
+    return -(shares * np.log(np.maximum(shares, 1e-12))).sum(axis=-1)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

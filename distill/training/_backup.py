@@ -33,7 +33,7 @@ class Backup(BackupAndRestore):
             repeated.
 
     Raises:
-        ValueError: `backup_dir` is an address, not a folder; at the start of `fit`, the model is not built,
+        ValueError: `backup_dir` is a URL, not a local folder; at the start of `fit`, the model is not built,
             the workers found different backups, or this object has already backed up another model until
             its training ended.
 

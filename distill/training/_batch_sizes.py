@@ -65,10 +65,10 @@ class BatchSizes:
         return max(self.rows, key=lambda row: row.examples_per_second).batch_size
 
     def __str__(self) -> str:
-        lines = [f"{'batch size':>10}  {'examples/s':>10}  {'ms a step':>10}  {'peak MB':>10}"]
+        lines = [f"{'batch size':>10}  {'examples/s':>10}  {'ms per step':>11}  {'peak MB':>10}"]
         for row in self.rows:
             peak = "–" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f}"
-            times = f"{row.examples_per_second:>10,.0f}  {row.step_ms:>10.2f}"
+            times = f"{row.examples_per_second:>10,.0f}  {row.step_ms:>11.2f}"
             lines.append(f"{row.batch_size:>10}  {times}  {peak:>10}")
         end = "all sizes tried fit" if self.refused is None else f"{self.refused} does not fit"
         return "\n".join([*lines, f"largest {self.largest} ({end}), fastest {self.fastest}"])
@@ -151,7 +151,9 @@ def largest_batch(
                 seconds_of(model, batch)
             except (tf.errors.ResourceExhaustedError, MemoryError):
                 break
-            peak = _peak_memory()
+            peak = (
+                None if in_use is None else _peak_memory()
+            )  # without a reset it would be that of all before
             if peak is not None and memory_limit is not None and peak > memory_limit:
                 break
             batches[size] = batch
@@ -193,7 +195,7 @@ def _peak_memory(*, reset: bool = False) -> int | None:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
         return _bytes("/proc/self/status", "VmHWM")
-    except OSError:
+    except (OSError, KeyError):  # some sandboxes and kernels have neither
         return None
 
 

@@ -12,12 +12,12 @@ from distill._graphs import functional_of
 from distill._keras import compile_settings, flatten_layers
 from distill._tables import aligned
 from distill._types import Tensors
-from distill.losses import SoftTargets
+from distill.losses import BernoulliSoftTargets, SoftTargets
 from distill.losses._base import DistillationLoss
 from distill.losses._sparse import SparseLogits
 from distill.training import _advice as advice
 from distill.training._advice import Advice
-from distill.training._advice_on_answers import advice_on_answers, advice_on_progress
+from distill.training._advice_on_answers import advice_on_answers, advice_on_progress, advice_on_ranking
 from distill.training._checked import CheckedModel, CheckedTerm
 from distill.training._gradients import gradients
 from distill.training._identified import split
@@ -130,13 +130,17 @@ def checkup(
             forms = form_of(teacher.model, joined), form_of(student, own)
             outputs = [in_form(each, *forms) for each in outputs]
         for i, loss in enumerate(losses):
-            logits = _joined([answer.values[i] for answer in answers]) if loss.head == "softmax" else None
-            if own is not None and logits is not None and logits.ndim == 2:
+            logits = None if loss.head is None else _joined([answer.values[i] for answer in answers])
+            if own is None or logits is None or logits.ndim != 2:
+                continue
+            if loss.head == "softmax":
                 found += advice_on_answers(teacher.name, logits, _classes(labels), loss, pull)
-                if has_trained and isinstance(loss, SoftTargets):
-                    term = terms[i - len(losses)]
-                    first = logits[: _count(inputs[0])]
-                    found += advice_on_progress(teacher.name, first, term.loss, term.value, loss.temperature)
+            elif (known := _rows(labels, logits.shape)) is not None:
+                found += advice_on_ranking(teacher.name, logits, known)
+            if has_trained and isinstance(loss, SoftTargets | BernoulliSoftTargets):
+                term = terms[i - len(losses)]
+                first = logits[: _count(inputs[0])]
+                found += advice_on_progress(teacher.name, first, loss, term.loss, term.value)
         scores = {} if labels[0] is None else _scores_if_possible(scorer, labels, outputs, weights)
         models.append(CheckedModel("teacher", teacher.name, *_size_of(teacher.model), scores))
     scores = {} if labels[0] is None else scorer.scores(labels, learned, weights)
@@ -261,6 +265,14 @@ def _classes(labels: Sequence[Tensors]) -> np.ndarray | None:
     if whole.shape[1] != 1 or not np.issubdtype(whole.dtype, np.number) or (whole != np.round(whole)).any():
         return None
     return whole[:, 0].astype(int)
+
+
+def _rows(labels: Sequence[Tensors], shape: tuple[int, ...]) -> np.ndarray | None:
+    """Returns the labels of each example as a row of this many; `None` if they are of another form."""
+    if keras.tree.is_nested(labels[0]) or labels[0] is None:
+        return None
+    joined = np.concatenate([np.asarray(keras.ops.convert_to_numpy(label)) for label in labels])
+    return joined.reshape(shape) if joined.size == np.prod(shape) else None
 
 
 def _ends(labels: Sequence[Tensors]) -> tuple[float, float]:

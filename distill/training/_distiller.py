@@ -336,7 +336,8 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         `check`.
 
         Raises:
-            ValueError: `sample_weight` is given without labels.
+            ValueError: `sample_weight` is given without labels; labels or a compiled loss are missing and needed; or
+                a loss has been given to another Distiller since.
         """
         if y is None and sample_weight is not None:
             raise ValueError(
@@ -527,8 +528,8 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
 
         Before `fit`, it cannot see how long training will be. With too few steps, a distilled student can end
         far behind one trained on the labels alone, and nothing here warns of that. If you call it again after
-        `fit`, it says for `SoftTargets` whether the student is still far from its teacher and needs more
-        steps. The only proof is a student trained without the teacher for as long.
+        `fit`, it says for `SoftTargets` and `BernoulliSoftTargets` whether the student is still far from its
+        teacher and needs more steps. The only proof is a student trained without the teacher for as long.
 
         Args:
             x: inputs, as for `fit`, or a data set of (x, y) or (x, y, sample_weight).

@@ -29,7 +29,7 @@ def ensemble(
         A Functional model from the models' inputs to probabilities (batch, ..., classes).
 
     Raises:
-        ValueError: the models do not fit each other; a head is not recognised; or a model does more than its
+        ValueError: the models do not fit each other; a head is not recognized; or a model does more than its
             call, because it has a preprocessor or its own `predict`.
 
     Example:
@@ -57,10 +57,10 @@ def ensemble(
             "Preprocess the data, and set the model's preprocessor to None; or wrap its call, which takes preprocessed "
             "data: keras.Model(model.input, model.output)."
         )
-        require_plain(model, ANSWERS, "An ensemble joins what its members' call returns.", advice)
+        require_plain(model, ANSWERS, "An ensemble averages what its members' call returns.", advice)
         if preprocessing_of(model, "member") is not None:
             raise ValueError(
-                "An ensemble joins what its members' call returns, and would drop their preprocessors. Received: "
+                "An ensemble averages what its members' call returns, and would drop their preprocessors. Received: "
                 f"{model.name!r} with a preprocessor. {advice}"
             )
 
@@ -87,7 +87,7 @@ def ensemble(
             for end, output in zip(ends, outputs, strict=True)
         ]
         average = layers.Average(dtype="float32")(probabilities)
-        # A Distiller, and another ensemble, recognise a head that ends in softmax.
+        # A Distiller, and another ensemble, recognize a head that ends in softmax.
         if not any(exclusive):
             return average
         # A probability that all members round to 0 has no logarithm.
@@ -102,5 +102,5 @@ def _stated_end(model: keras.Model, from_logits: bool | None) -> str:
         return "linear"
     try:
         return "sigmoid" if head_of(model).activation == "sigmoid" else "softmax"
-    except ValueError:  # a head that is not recognised, which is why from_logits was given
+    except ValueError:  # a head that is not recognized, which is why from_logits was given
         return "softmax"

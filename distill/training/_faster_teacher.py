@@ -68,7 +68,7 @@ class FasterTeacher:
     staying: dict[str, str]
 
     def __str__(self) -> str:
-        cells = [["teacher", "ms a batch", "speed", "differs by"]]
+        cells = [["teacher", "ms per batch", "speed", "differs by"]]
         base = self.rows[0].batch_ms
         for row in self.rows:
             if row.batch_ms is None or base is None:
@@ -107,7 +107,7 @@ def faster_teacher(
     the first is chosen. The choice depends on measured times, so use one `found.teacher` for all runs that
     you want to compare.
 
-    It compares what a loss can read: the outputs, as logits where a softmax or sigmoid head is recognised,
+    It compares what a loss can read: the outputs, as logits where a softmax or sigmoid head is recognized,
     and `layers`. The difference of an example is the root mean square of the difference between its two
     answers, divided by the root mean square of the original's answers to the batch. The largest one over
     examples, outputs and layers counts.

@@ -20,7 +20,7 @@ from distill._keras import (
 )
 from distill._types import Tensor, Tensors
 from distill.losses._base import Head
-from distill.training._activations import END_IN_ACTIVATION, activation_of_call, unrecognised
+from distill.training._activations import END_IN_ACTIVATION, activation_of_call, unrecognized
 from distill.training._channels import Axis, channel_axes
 
 _LOSS_FOR = {"softmax": "SoftTargets", "sigmoid": "BernoulliSoftTargets"}
@@ -73,7 +73,7 @@ class GraphReader:
             if len(node.output_tensors) != 1:
                 raise ValueError(
                     f"A layer can only be read if it has one output. Received: {path!r} of {self._owner!r}, with "
-                    f"{len(node.output_tensors)}. Put a keras.layers.Identity(name=...) behind the one you mean, and "
+                    f"{len(node.output_tensors)}. Put a keras.layers.Identity(name=...) after the one you mean, and "
                     "read that."
                 )
             self._kept[key] = node.output_tensors[0]
@@ -147,8 +147,8 @@ class GraphReader:
     def _call_of(self, name: str) -> Any:
         """Returns the node of a layer's only call, or of call i for "name[i]"."""
         calls = [node for node in self._nodes if node.operation.name == name]
-        counted = re.fullmatch(r"(.+)\[(\d+)\]", name)
-        if not calls and counted:
+        asked, counted = name, None
+        if not calls and (counted := re.fullmatch(r"(.+)\[(\d+)\]", name)):
             name = counted[1]
             calls = [node for node in self._nodes if node.operation.name == name]
             if int(counted[2]) < len(calls):
@@ -158,7 +158,7 @@ class GraphReader:
             ending = [path for path in paths if path.endswith(f"/{name}")]
             near = ending or difflib.get_close_matches(name, paths, n=3) or paths[:12]
             raise ValueError(
-                f"{self._owner!r} has no layer of that name. Received: {name!r}. Did you mean one of {near}?"
+                f"{self._owner!r} has no layer of that name. Received: {asked!r}. Did you mean one of {near}?"
             )
         if len(calls) > 1 or counted:
             listed = [
@@ -166,7 +166,7 @@ class GraphReader:
                 for i, call in enumerate(calls)
             ]
             raise ValueError(
-                f"A layer that is called several times must be read by the number of a call. Received: {name!r}, "
+                f"A layer that is called several times must be read by the number of a call. Received: {asked!r}, "
                 f"called {len(calls)} times in {self._owner!r}: {'; '.join(listed)}. Write {name + '[0]'!r} for the "
                 "first."
             )
@@ -182,7 +182,7 @@ class GraphReader:
             return self._inside(node, graph)._find_logits(graph.outputs[index], key)
         activation = activation_of_call(node)
         if activation is None:
-            raise unrecognised(self._owner, node)
+            raise unrecognized(self._owner, node)
         if activation == "linear" and kind not in END_IN_ACTIVATION:
             before = self._find_logits(node.input_tensors[0], key)
             if before.activation == "linear":
@@ -196,8 +196,8 @@ class GraphReader:
                     f"A softmax over classes runs over the axis of the channels. Received: {self._owner!r}, which ends "
                     f"in {kind.__name__} {operation.name!r}, a softmax over axis {over} of {tuple(tensor.shape)}, "
                     f"whose channels are on axis {axis}. Use keras.layers.Softmax(axis={axis}). Or pass "
-                    "from_logits=True if the model returns logits, from_logits=False if it returns probabilities: of "
-                    "the channels."
+                    "from_logits=True if the model returns logits, from_logits=False if it returns probabilities "
+                    "over the channels."
                 )
             axis = over
         if kind in END_IN_ACTIVATION and activation != "linear":
@@ -226,7 +226,7 @@ def head_of(model: keras.Model, output: int = 0) -> Found:
         output: position of the output that is looked at.
 
     Raises:
-        ValueError: the model's graph cannot be read, or its head is not recognised.
+        ValueError: the model's graph cannot be read, or its head is not recognized.
     """
     graph = _graph_of(model)
     return GraphReader(graph, model.name)._find_logits(graph.outputs[output], (0, 0))
@@ -236,7 +236,7 @@ def _graph_of(model: keras.Model) -> Functional:
     graph = functional_of(model)
     if graph is None:
         raise ValueError(
-            "The head of a model can only be recognised in Functional and Sequential models. "
+            "The head of a model can only be recognized in Functional and Sequential models. "
             f"Received: {model.name!r}, a {type(model).__name__}."
         )
     return graph

@@ -36,11 +36,11 @@ def join(
         )
     names = [model.name for model in models]
     if len(set(names)) < len(names):
-        raise ValueError(f"{what} must have unique names. Received: {names}. Give them another name=.")
+        raise ValueError(f"{what} must have unique names. Received: {names}. Give each a name of its own.")
     variables = [id(variable) for model in models for variable in model.variables]
     if len(set(variables)) < len(variables):
         raise ValueError(
-            f"{what} must not share variables. Received: {names}, some of which do. "
+            f"{what} must not share variables. Received: {names}, some of which share variables. "
             "Copy the shared layers with keras.models.clone_model."
         )
     _require_same_shapes(what, names, graphs)

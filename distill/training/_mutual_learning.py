@@ -20,7 +20,7 @@ from distill.training._teacher import Peer
 class MutualLearning(Distiller):
     """Trains networks together, each on the labels and on the answers of the others: deep mutual learning.
 
-    Network i minimises
+    Network i minimizes
 
         student_loss_weight · student_lossᵢ + distillation_weight · mean over j ≠ i of loss(networkⱼ, networkᵢ)
 

@@ -1,4 +1,4 @@
-"""The loss that a Distiller minimises: a weighted sum, and the schedules that move its weights."""
+"""The loss that a Distiller minimizes: a weighted sum, and the schedules that move its weights."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -106,9 +106,9 @@ class Objective:
         """Raises ValueError if another Distiller has started a loss anew."""
         if taken := [term.name for term in self.terms if not term.loss.belongs_to(self._owner)]:
             raise ValueError(
-                "A loss that trains layers of its own works for the Distiller that got it last, and was started anew "
-                f"for that one. Received: {taken}, which another Distiller has now. To go on with both, make a loss "
-                "object for each."
+                "A loss that trains layers of its own belongs to the Distiller that got it last, and was reset for it. "
+                f"Received: {taken}, which another Distiller has now. To use both Distillers, make a loss object for "
+                "each."
             )
 
     def validate(self, taught: Sequence[Tapped], learned: Tapped) -> None:

@@ -136,7 +136,7 @@ def mapped(prepare: Prepare, *data: Data, **how: Any) -> MappedData:
         if re.fullmatch(r"Invalid dtype: (str\d*|object)", str(error)) is None:
             raise
         raise ValueError(
-            "Of a generator and a PyDataset, Keras takes strings as tensors alone. Received: numpy strings. Return "
+            "From a generator or a PyDataset, Keras takes strings only as tensors. Received: numpy strings. Return "
             "tf.constant(texts), or pass an array or a tf.data.Dataset."
         ) from error
 

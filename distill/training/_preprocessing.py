@@ -91,7 +91,7 @@ class Preprocessing:
                 warnings.warn(
                     f"The preprocessor of {self.owner} makes small numbers of large ones, and the batch is small "
                     f"already: from {before.min():.3g} to {before.max():.3g} before it and from {after.min():.3g} to "
-                    f"{after.max():.3g} behind it. If the data is preprocessed already, set the model's preprocessor "
+                    f"{after.max():.3g} after it. If the data is preprocessed already, set the model's preprocessor "
                     "to None, or, for a teacher, pass teacher_preprocessing=keras.layers.Identity().",
                     stacklevel=2,
                 )

@@ -188,9 +188,9 @@ class RecordedTeacher:
             activation = "softmax" if answer.activation == "log_softmax" else answer.activation
             if activation is None:
                 raise ValueError(
-                    f"A loss on logits must know where they are. Received: {self.name!r}, whose graph was not read. "
-                    "Pass from_logits=True if the recorded model returns logits, or from_logits=False if it returns "
-                    "probabilities."
+                    f"A loss on logits must know where the model computes them. Received: {self.name!r}, whose graph "
+                    "was not read. Pass from_logits=True if the recorded model returns logits, or from_logits=False if "
+                    "it returns probabilities."
                 )
             if activation not in ("linear", read.head):
                 raise ValueError(

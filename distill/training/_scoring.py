@@ -70,7 +70,7 @@ def _number(value: Tensor) -> float:
 
 
 def form_of_head(model: Any, output: int = 0) -> Form | None:
-    """Returns what the numbers of an output are, from the model's head; `None` if that is not recognised."""
+    """Returns what the numbers of an output are, from the model's head; `None` if that is not recognized."""
     try:
         activation = activation_of(model, output) if functional_of(model) is not None else ""
     except ValueError:

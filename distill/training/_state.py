@@ -1,4 +1,4 @@
-"""What `save_weights` of a Distiller keeps beside the weights of the student and of its losses."""
+"""What `save_weights` of a Distiller keeps besides the weights of the student and of its losses."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
 

@@ -74,7 +74,7 @@ class StepSettings:
     tolerance: float
 
     def __str__(self) -> str:
-        cells = [["steps a call", "XLA", "ms a step", "speed", "results"]]
+        cells = [["steps per call", "XLA", "ms per step", "speed", "results"]]
         base = self.rows[0].step_ms
         for row in self.rows:
             cell = [str(row.steps_per_execution), "yes" if row.jit_compile else "no"]
@@ -90,7 +90,7 @@ class StepSettings:
         lines.append(
             f"set: steps_per_execution={chosen.steps_per_execution}, jit_compile={chosen.jit_compile}"
         )
-        if len({row.jit_compile for row in self.rows}) == 1:
+        if self.tolerance == 0 and len({row.jit_compile for row in self.rows}) == 1:
             other = not self.rows[0].jit_compile
             lines.append(f"jit_compile={other}, which changes last bits, is tried with tolerance=1e-3")
         return "\n".join(lines)

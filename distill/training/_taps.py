@@ -24,7 +24,7 @@ class Read(NamedTuple):
         output: name or position of the model's output that is read; `None` for the only one, or for all as they are.
         position: position of the output, for models that return a list without names.
         head: "softmax" or "sigmoid" to read the logits before such a head; `None` to read the output as it is.
-        from_logits: `None` recognises the head. `True` states that the output is logits, `False` that it is
+        from_logits: `None` recognizes the head. `True` states that the output is logits, `False` that it is
             probabilities, of which the logarithm is read (for "sigmoid", the log odds); see `logits_of`.
         centered: whether to read the logits less their mean over the classes.
         channels_last: whether to move channels that are elsewhere to the last axis.
@@ -60,7 +60,7 @@ class Taps:
 
     Args:
         model: a built `keras.Model`, or a function `run(inputs, training=...)`. Layers can be read, and heads
-            recognised, in Functional and Sequential models, since their graph can be read.
+            recognized, in Functional and Sequential models, since their graph can be read.
         reads: what to read.
         name: name of the model, for errors.
         only_serves_all: whether an only output may be read under any name, as that of a teacher for a student of
@@ -73,7 +73,7 @@ class Taps:
         axes: the same, `None` for a read of a layer.
 
     Raises:
-        ValueError: a head is not recognised or of another kind; there is no such output or layer; a layer is called
+        ValueError: a head is not recognized or of another kind; there is no such output or layer; a layer is called
             several times and the call is not numbered.
     """
 
@@ -104,9 +104,9 @@ class Taps:
                     )
                 if read.head is not None and read.from_logits is None:
                     raise ValueError(
-                        f"A loss on logits must know where they are. Received: {name!r}, whose graph cannot be read. "
-                        "Pass from_logits=True if the model returns logits, or from_logits=False if it returns "
-                        "probabilities."
+                        f"A loss on logits must know where the model computes them. Received: {name!r}, whose graph "
+                        "cannot be read. Pass from_logits=True if the model returns logits, or from_logits=False if it "
+                        "returns probabilities."
                     )
 
     def _look(self) -> tuple[GraphReader | None, Tapped, dict[Key, int]]:

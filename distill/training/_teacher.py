@@ -72,7 +72,7 @@ class Teacher:
             require_plain(
                 model,
                 ANSWERS,
-                "A teacher is asked for its call, so its predict must do nothing else.",
+                "The Distiller runs a teacher's call, so its predict must do nothing more.",
                 "Say what its call takes: pass a function that makes it from a batch as teacher_preprocessing=..., or "
                 "keras.layers.Identity() if it takes the batch as it is.",
             )

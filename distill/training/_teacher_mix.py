@@ -91,7 +91,7 @@ class TeacherMix(NamedTuple):
         if self.mean is not None and not has_all_logits:
             raise ValueError(
                 f"teacher_mean averages the logits of all classes. Received: teacher_mean={self.mean!r} and recorded "
-                f"answers of {teacher!r} that hold some classes alone. Record them with cache.Dense(), or leave "
+                f"answers of {teacher!r} that hold only some of the classes. Record them with cache.Dense(), or leave "
                 "teacher_mean out: the losses against each teacher are then added up."
             )
 

@@ -18,7 +18,7 @@ from distill.training._teacher_mix import TeacherMix
 
 
 class Batch(NamedTuple):
-    """What a training step knows of its batch beside the answers of the models.
+    """What a training step knows of its batch besides the answers of the models.
 
     Attributes:
         labels: labels as `fit` got them, or `None`.

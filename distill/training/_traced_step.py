@@ -23,7 +23,7 @@ class TracedStep:
     Python while it was traced stays as it was then: which variables there are, and whether a batch has labels.
 
     Args:
-        objective: the loss that the step minimises.
+        objective: the loss that the step minimizes.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -86,5 +86,5 @@ class TracedStep:
         if weight > 0 and model.compiled and (compiled_loss(model) is None or self._lacks_labels):
             raise ValueError(
                 "A student_loss_weight above 0 needs a compiled loss and labels, but this Distiller was compiled or "
-                f"trained without. Received: student_loss_weight={weight:g}. Call compile(loss=...) again first."
+                f"trained without them. Received: student_loss_weight={weight:g}. Call compile(loss=...) again first."
             )

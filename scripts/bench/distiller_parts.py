@@ -85,7 +85,7 @@ def compared(name, pair, times, faster):
     step = {way: f"{1000 * np.median(values) / pair.steps:.3g}" for way, values in times.items()}
     note = ", ".join(f"{way} {step[way]}" for way in ("live", "student", "teacher"))
     least = times["teacher"] + times["student"]
-    yield Line(name, "live / (teacher + student)", times["live"] / least, "<= 1.05", f"ms a step: {note}")
+    yield Line(name, "live / (teacher + student)", times["live"] / least, "<= 1.05", f"ms per step: {note}")
     for other in ("keras.distillation", "recipe"):
         yield line(f"{other} / live", times[other] / times["live"], ">= 1.0")
     goal = ">= 1.25" if pair.convolutional else ""
@@ -116,7 +116,7 @@ def teachers(options):
         times = in_turns(functions, options)
         forms = [f"{row.name} {row.batch_ms:.3g}" for row in faster.rows if row.batch_ms is not None]
         for way in list(functions)[1:]:
-            note = f"ms a batch: {', '.join(forms)}" if way == "faster" else ""
+            note = f"ms per batch: {', '.join(forms)}" if way == "faster" else ""
             yield Line(name, f"teacher: as it is / {way}", times["as it is"] / times[way], note=note)
         keras.backend.clear_session()
 
@@ -143,7 +143,7 @@ def in_torch(options):
             f"{way} {1000 * np.median(values) / pair.steps:.3g}" for way, values in times.items()
         )
         ratios = times["live"] / (times["teacher"] + times["student"])
-        yield Line(name, "PyTorch: live / (teacher + student)", ratios, note=f"ms a step: {step}")
+        yield Line(name, "PyTorch: live / (teacher + student)", ratios, note=f"ms per step: {step}")
 
 
 def scaling(options):
@@ -179,7 +179,7 @@ def scaling(options):
             f"{way} {1000 * np.median(values) / pair.steps:.3g}" for way, values in times.items()
         )
         ratios = times["live"] / (times["teacher"] + times["student"])
-        yield Line(f"{what} {number}", "live / (teacher + student)", ratios, note=f"ms a step: {step}")
+        yield Line(f"{what} {number}", "live / (teacher + student)", ratios, note=f"ms per step: {step}")
 
 
 def networks(options):

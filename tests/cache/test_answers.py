@@ -229,6 +229,7 @@ def test_examples_that_are_not_in_the_cache_are_an_error(teacher, student, tmp_p
         answers.with_ids(X[:12])
     with pytest.raises(ValueError, match="ids must be integers"):
         answers.look_up([0.5])
+    assert answers.look_up([])["output"].shape == (0, 3)
     train = tf.data.Dataset.from_tensor_slices(X[::-1]).batch(8)
     with pytest.raises(tf.errors.InvalidArgumentError, match="other inputs for example 0"):
         list(answers.with_ids(train))

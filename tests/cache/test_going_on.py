@@ -65,7 +65,7 @@ def test_data_that_grow_or_shrink_after_they_were_counted_are_refused(sizes, mes
         yield from (X[:size] for size in (sizes if next(passes) > 4 else (8, 8, 8, 8)))
 
     data = tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec((None, 6)))
-    with pytest.raises(ValueError, match=f"as many examples at each pass. Received: {message}"):
+    with pytest.raises(ValueError, match=f"the same number of examples on each pass. Received: {message}"):
         cache.record(linear, data, tmp_path, **QUIET)
 
 

@@ -126,8 +126,14 @@ def test_targets_check_their_numbers(make, message):
             "an array, or one list or dictionary of arrays",
         ),
         ("teacher", X, {}, "A teacher must answer a batch"),
-        (linear, iter([X]), {}, "Recorded are arrays, or a tf.data.Dataset of batches"),
+        (linear, iter([X]), {}, "cache.record takes arrays, or a tf.data.Dataset of batches"),
         (linear, X[:0], {}, "one example or more"),
+        (
+            lambda x: {"a": linear(x), "b": linear(x)},
+            X,
+            {"targets": dict.fromkeys(("a", "b", "typo"), cache.Dense())},
+            r"targets must name outputs .* Received: \['typo'\], but the outputs are \['output a', 'output b'\]",
+        ),
     ],
 )
 def test_what_cannot_be_recorded_says_why(teacher, data, given, message, tmp_path):

@@ -112,7 +112,7 @@ def test_a_litert_file_has_functions_operators_and_weights(exported, capsys, pre
     assert weights["2", "×", "4"] == [precision, "3", "0", "3", "3", "0.0%"]
     bias = "float32" if precision == "float32" else "int32"
     assert weights["2",] == [bias, "0.5", "0.5", "0", "1", "50.0%"]
-    assert " ms an example" in lines[lines.index("Latency") + 1]
+    assert " ms per example" in lines[lines.index("Latency") + 1]
 
 
 @only_on("tensorflow", reason="tf2onnx writes ONNX files")
@@ -125,7 +125,7 @@ def test_an_onnx_file_has_functions_operators_and_weights(exported, capsys):
     assert ["MatMul", "1"] in cells(lines, "Operators")
     (kernel,) = (row for row in cells(lines, "Weights") if row[1:4] == ["4", "×", "2"])
     assert kernel[4:] == ["float", "3", "0", "3", "3", "0.0%"]
-    assert " ms an example" in lines[lines.index("Latency") + 1]
+    assert " ms per example" in lines[lines.index("Latency") + 1]
 
 
 @only_on("tensorflow", reason="a SavedModel is TensorFlow's")
@@ -140,7 +140,7 @@ def test_a_saved_model_has_functions_and_weights_and_is_not_run(exported, capsys
     ]
     assert command.main(["inspect", str(path), "--latency"]) == 1
     assert "Pass --trust if you trust its writer" in " ".join(capsys.readouterr().err.split())
-    assert " ms an example" in described(path, capsys, "--latency", "--trust")[-1]
+    assert " ms per example" in described(path, capsys, "--latency", "--trust")[-1]
     assert command.main(["inspect", str(path), "--files"]) == 1
     assert "whose layers are unknown" in " ".join(capsys.readouterr().err.split())
 
@@ -231,7 +231,7 @@ def test_a_cache_of_answers_has_shards_and_targets(tmp_path, capsys):
     at = lines.index("Cache")
     assert lines[at + 1] == "Answers of 'server' to 6 examples, weights unknown"
     assert lines[at + 2].startswith("2 of 2 shards, ")
-    assert lines[at + 4].split() == ["answer", "shape", "kept", "as", "bytes", "an", "example"]
+    assert lines[at + 4].split() == ["answer", "shape", "kept", "as", "bytes", "per", "example"]
     assert lines[at + 5].split()[:2] == ["output", "4"]
     assert lines[at + 5].endswith(str(2 * (2 + 4) + 4))
     assert command.main(["inspect", str(tmp_path / "cache"), "--latency"]) == 1

@@ -43,7 +43,7 @@ def test_a_model_of_open_length_is_timed_at_a_length():
     found = cost.profile(model, latency=[cost.TFFunction()], runs=2, lengths=12)
     assert next(iter(found.latencies.values())) is not None
     assert [len(layer._inbound_nodes) for layer in [model, *model.layers]] == nodes
-    with pytest.raises(ValueError, match="Say them by lengths="):
+    with pytest.raises(ValueError, match="Give them with lengths="):
         cost.latency(model, cost.TFFunction(), runs=2)
 
 
@@ -55,7 +55,7 @@ def test_a_target_is_that_of_a_length():
     assert small.input_shape == model.input_shape  # any length still
     rounds = pruning.prune_channels(model, macs=0.5, round_to=1, lengths=21, rounds=2)
     assert abs(cost.calls_of(rounds, lengths=21).products.weights / kernels[1] - 0.5) <= 0.02 * 0.5
-    with pytest.raises(ValueError, match="Say them by lengths="):
+    with pytest.raises(ValueError, match="Give them with lengths="):
         pruning.prune_channels(model, macs=0.5)
 
 

@@ -263,7 +263,7 @@ class Hidden(layers.Layer):
         (keras.Sequential([layers.Dense(2)]), r"need a model's graph.*of type Sequential"),
         (
             sequential((None, 8, 1), layers.Conv2D(2, 3), layers.GlobalMaxPooling2D()),
-            r"sizes must be known\. Received: sequential\w* with shape \(None, 8, 1\)\. Say them by lengths=",
+            r"sizes must be known\. Received: sequential\w* with shape \(None, 8, 1\)\. Give them with lengths=",
         ),
         (
             sequential((4, 4), Raw(ops.linalg.inv)),

@@ -111,9 +111,13 @@ def test_what_cannot_be_shifted():
         (batches, "black", "float32"),
         (whole, 0.5, "uint8"),
         (whole, float("nan"), "uint8"),
+        (whole, -1, "uint8"),
+        (whole, 256, "uint8"),
     ):
         with pytest.raises(ValueError, match=f"fill must be a number, .* Received: .*, for {dtype}"):
             data.shift(given, 1, seed=0, fill=fill)
+    edges = next(iter(data.shift(whole, 1, seed=0, fill=255)))
+    assert set(np.unique(edges)) == {0, 255}
     with pytest.raises(ValueError, match="seed must be an integer"):
         data.shift(batches, 1, seed=-1)
 

@@ -181,6 +181,8 @@ def test_several_inputs_and_outputs_go_by_their_names(tmp_path):
             np.testing.assert_allclose(found[key], expected[key], atol=0.1 if options else 1e-5)
         with pytest.raises(ValueError, match=r"inputs are .*\. Received: ay, zed"):
             file.predict({"ay": x[1], "zed": x[0]})
+        with pytest.raises(ValueError, match=r"inputs are .*\. Received: one array without a name"):
+            file.predict(x[0])
         with pytest.raises(ValueError, match=r"as many of each input\. Received: \[8, 9\]"):
             file.predict({"ay": x[1], "zed": x[0][:8], "count": x[2]})
 

@@ -4,6 +4,7 @@ import re
 
 import keras
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from keras import layers, ops
@@ -124,6 +125,15 @@ def test_onnx_computes_what_its_converter_cannot(kind, tmp_path):
     holds(model, normal(5, *shape), tmp_path / "m.onnx")
     (entry,) = onnxruntime.InferenceSession(tmp_path / "m.onnx").get_inputs()
     assert entry.name == "x"  # constants are no inputs
+
+
+def test_an_onnx_file_that_takes_what_numpy_has_not_is_refused(tmp_path):
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BFLOAT16, [1, 2]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match=r"m\.onnx', whose input 'x' is tensor\(bfloat16\)"):
+        Exported(tmp_path / "m.onnx")
 
 
 def test_grouped_convolutions_in_three_dimensions_in_litert(tmp_path):

@@ -287,6 +287,14 @@ def test_what_would_be_ignored_is_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match=r"Received: weights='w\.h5' with .*folder"):
         distill.load_model(tmp_path / "folder", weights="w.h5", trust=True)
+
+
+def test_weights_of_another_file_do_not_replace_those_of_a_model(tmp_path):
+    model = dense_net(4)
+    model.save(tmp_path / "m.keras")
+    model.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(ValueError, match=r"with '.*m\.keras', which has its own. Leave weights out"):
+        distill.load_model(tmp_path / "m.keras", weights=tmp_path / "other.weights.h5")
     with pytest.raises(ValueError, match=r"Received: endpoint='serve' with .*a\.keras"):
         distill.load_model(tmp_path / "a.keras", endpoint="serve")
 

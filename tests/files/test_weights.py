@@ -1,5 +1,7 @@
 """Weights loaded into a model that is already there: all or nothing, and a table of the differences."""
 
+import dataclasses
+
 import h5py
 import keras
 import numpy as np
@@ -61,6 +63,7 @@ def test_weights_go_into_the_same_architecture(tmp_path, form):
     assert loaded.taken == names
     assert loaded.differences == ()
     assert str(loaded) == f"{len(names)} layers were loaded: {', '.join(names)}."
+    assert str(dataclasses.replace(loaded, taken=names[:1])) == f"1 layer was loaded: {names[0]}."
     other = stack(prefix="other_")  # other names, given by Keras or the user
     distill.load_weights(other, tmp_path / form)
     assert same(saved, other)

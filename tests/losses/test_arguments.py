@@ -21,7 +21,10 @@ WRONG_ARGUMENTS = {
     "beta": (lambda: GeneralizedJSD(beta=1.5), "beta must be a number from 0 to 1"),
     "gamma": (lambda: DIST(gamma=float("nan")), "gamma must be"),
     "temperatures": (lambda: MultiLevelKD(temperatures=[]), "temperatures must be a list of one or more"),
-    "a temperature": (lambda: MultiLevelKD(temperatures=[1.0, 0.0]), "temperatures must be a number from"),
+    "a temperature": (
+        lambda: MultiLevelKD(temperatures=[1.0, 0.0]),
+        r"temperatures\[1\] must be a number from",
+    ),
     "steps": (lambda: CurriculumTemperature(0), "steps must be a finite number >= 1"),
 }
 

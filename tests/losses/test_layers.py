@@ -154,5 +154,5 @@ def test_channels_must_be_known(make):
 def test_a_second_teacher_of_another_shape_is_refused():
     loss = Hint()
     loss.ensure_built(*features_of((2, 4), (2, 3)))
-    with pytest.raises(ValueError, match=r"teacher \(2, 5\) and student \(2, 3\), of other channels"):
+    with pytest.raises(ValueError, match=r"teacher \(2, 5\) and student \(2, 3\), with other channels"):
         loss(*features_of((2, 5), (2, 3)))

@@ -103,7 +103,11 @@ def test_a_virtual_teacher_trains_plain_models(batch):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"weight": 1.5}, "weight"), ({"temperature": 0.0}, "above 0"), ({"correct": -0.1}, "correct")],
+    [
+        ({"weight": 1.5}, "weight"),
+        ({"temperature": 0.0}, "temperature must be a finite number >= 1e-06"),
+        ({"correct": -0.1}, "correct"),
+    ],
     ids=str,
 )
 def test_impossible_virtual_teachers_are_refused(arguments, message):
@@ -119,3 +123,5 @@ def test_a_label_that_is_no_class_is_nan():
 def test_a_virtual_teacher_needs_labels_of_rows():
     with pytest.raises(ValueError, match=r"Received: labels of shape \(2, 3\)"):
         VirtualTeacher()(np.eye(3)[:2], np.ones((2, 3)) / 3)
+    with pytest.raises(ValueError, match=r"predictions of shape \(8, 3, 4, 5\)"):
+        VirtualTeacher(axis=1)(np.zeros((8, 2), int), np.ones((8, 3, 4, 5)) / 3)

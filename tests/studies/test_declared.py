@@ -41,7 +41,12 @@ def test_declarations_that_do_not_fit():
         (taught, {"tune": {"slope": ()}}, r"Received: \['slope'\]"),
         (taught, {"settings": {"width": 1}}, r"Received: \['width'\]; arm 'taught' has slope, sure"),
         (taught, {"settings": {"slope": layers.Dense}}, "numbers, strings, booleans"),
-        (taught, {"name": "a/b"}, "without spaces and slashes; give name=... Received: 'a/b'"),
+        (
+            taught,
+            {"name": "a/b"},
+            "without spaces, slashes and angle brackets; pass name=... Received: 'a/b'",
+        ),
+        (taught, {"name": ""}, "Each arm needs a name of its own, .* Received: ''"),
         (lambda: None, {}, "whose function takes nothing"),
         (bare, {}, "each needs a default"),
         (odd, {}, "numbers, strings, booleans"),
@@ -55,7 +60,7 @@ def test_declarations_that_do_not_fit():
         studies.Study("tiny", data=splits, metrics=[studies.AGREEMENT]).arm(taught, tune={"slope": (1.0,)})
     with pytest.raises(ValueError, match=r"Declared arms are \['teacher'\]. Received: \['taught'\]"):
         study.compare("taught", "teacher")
-    with pytest.raises(ValueError, match="Compare two arms, and once"):
+    with pytest.raises(ValueError, match="Compare two different arms, and each pair once"):
         study.compare("teacher", "teacher")
     with pytest.raises(ValueError, match="name that can be that of a folder. Received: 'a/b'"):
         studies.Study("a/b", data=splits)

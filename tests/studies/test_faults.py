@@ -119,7 +119,7 @@ def test_inputs_that_are_no_numbers_are_named():
     x = {"number": number, "word": word}
     answer = lambda x: np.where(x["word"] == "d", np.inf, x["number"][:, 0])[:, None]  # noqa: E731
     message = (
-        "infinity for 2 of 4 examples, from here. The inputs of 1 of them have NaN or infinity: mend the data"
+        "infinity for 2 of 4 examples, from here. The inputs of 1 of them have NaN or infinity: fix the data"
     )
     with pytest.raises(ValueError, match=message):
         _run.finite_answers(answer, None, (x, np.zeros(4)), "here")

@@ -96,7 +96,7 @@ def test_what_is_no_run_of_the_same_is_refused(tmp_path):
     changed = part(tmp_path / "c", arms=("alone",), code="3c4d")
     with pytest.raises(ValueError, match=r"arm 'alone' as .*1a2b.* and as .*3c4d"):
         studies.read(one, changed)
-    for changes, message in (({"study": "other"}, "one name"), ({"smoke": True}, "smoke or not")):
+    for changes, message in (({"study": "other"}, "one name"), ({"smoke": True}, "one value of smoke")):
         with pytest.raises(ValueError, match=message):
             studies.read(one, part(tmp_path / message, arms=("alone",), **changes))
     with pytest.raises(studies.BrokenStudyError, match="nothing"):

@@ -13,7 +13,7 @@ from tests.studies.tiny import run, slow, study_of, teacher, trained
 
 def test_a_cell_needs_something():
     for needs in ({"cpus": 0}, {"gpus": -1}, {"memory": 0.0}):
-        with pytest.raises(ValueError, match="at least one core, no fewer than 0 GPUs"):
+        with pytest.raises(ValueError, match="at least one core, 0 GPUs or more"):
             studies.Ray(**needs)
 
 

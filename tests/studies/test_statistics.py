@@ -232,6 +232,20 @@ def test_a_power_calculation_that_has_no_answer_is_refused():
         ValueError, match="so small a difference. Received: difference=0.001 with deviation=1"
     ):
         statistics.seeds_needed(0.001, 1)
+    most = statistics.detectable(1, 10_000)
+    assert statistics.seeds_needed(1.001 * most, 1) <= 10_000
+    with pytest.raises(ValueError, match="more than 10,000 seeds"):
+        statistics.seeds_needed(0.99 * most, 1)
+    for numbers in ((0.4, 1, 1), (0.0, 8, 1), (0.4, 8, 0)):
+        deviation, n, comparisons = numbers
+        said = f"Received: deviation={deviation}, n={n}, comparisons={comparisons}"
+        with pytest.raises(ValueError, match=said):
+            statistics.detectable(deviation, n, comparisons=comparisons)
+        with pytest.raises(ValueError, match=said):
+            statistics.power(1.0, deviation, n, comparisons=comparisons)
+    for chance in (0.025, 1.0):
+        with pytest.raises(ValueError, match=f"below 1 and above 0.025, .* Received: chance={chance}"):
+            statistics.detectable(0.4, 8, comparisons=2, chance=chance)
 
 
 @pytest.mark.parametrize(

@@ -422,7 +422,7 @@ def test_what_it_returns_is_named(tmp_path):
         TypeError, match="path of a .keras, .tflite, .onnx file. Received: NoneType from arm 'mine'"
     ):
         _file(None, cell, tmp_path)
-    with pytest.raises(ValueError, match=r"Received: a\.tflite from arm 'mine', which is no file"):
+    with pytest.raises(ValueError, match=r"Received: a\.tflite from arm 'mine', which is not a file"):
         _file("a.tflite", cell, tmp_path)
 
 

@@ -133,13 +133,14 @@ def test_arguments_that_are_refused(tmp_path, options, error, message):
     [
         ({"loss": 0.1}, 5, ValueError, "Steps must be >= 0 and increase.*Received: step 5 after 5"),
         ({"loss": 0.1}, 4, ValueError, "Received: step 4 after 5"),
+        ({"loss": 0.1}, -1, ValueError, "Received: step -1 after 5"),
         ({"step": 0.1}, 6, ValueError, r"Received: metrics \['step'\]. Rename"),
         ({"loss": np.array(["a"])}, 6, TypeError, r"array of numbers. Received: 'loss' = array\(\['a'\]"),
         (
             {"loss": np.ones(2), "loss/1": 0.1},
             6,
             ValueError,
-            r"as an entry of another metric.*Rename 'loss/1'",
+            r"like an entry of another metric.*Rename 'loss/1'",
         ),
         ({"loss": 1j}, 6, TypeError, "Received: 'loss' = 1j"),
         ({"loss": "0.1"}, 6, TypeError, "Received: 'loss' = '0.1'"),

@@ -69,9 +69,9 @@ def test_each_size_has_a_row(batch):
 def test_the_table_names_what_was_found():
     rows = (tuning.BatchSize(8, 4000.0, 2.0, 2_000_000), tuning.BatchSize(16, 3200.4, 5.0, None))
     assert str(tuning.BatchSizes(rows, 32)).splitlines() == [
-        "batch size  examples/s   ms a step     peak MB",
-        "         8       4,000        2.00           2",
-        "        16       3,200        5.00           –",
+        "batch size  examples/s  ms per step     peak MB",
+        "         8       4,000         2.00           2",
+        "        16       3,200         5.00           –",
         "largest 16 (32 does not fit), fastest 8",
     ]
     assert "all sizes tried fit" in str(tuning.BatchSizes(rows, None))
@@ -209,6 +209,13 @@ def test_a_limit_where_memory_cannot_be_read_is_refused(batch, monkeypatch):
     with pytest.raises(ValueError, match="memory_limit needs memory that can be read"):
         tuning.largest_batch(model, batch, memory_limit=10**9)
     assert tuning.largest_batch(model, batch, sizes=(4,), runs=1).rows[0].peak_bytes is None
+
+
+def test_a_peak_that_cannot_be_reset_is_none(batch, monkeypatch):
+    """Of the whole process, it would say nothing about a size."""
+    monkeypatch.setattr(tuning, "_peak_memory", lambda *, reset=False: None if reset else 10**12)
+    found = tuning.largest_batch(compiled(plain, run_eagerly=True), batch, sizes=(4,), runs=1)
+    assert found.rows[0].peak_bytes is None
 
 
 def test_other_backends_are_refused(batch, monkeypatch):

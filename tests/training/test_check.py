@@ -9,6 +9,7 @@ import pytest
 import reference
 from backend import as_numpy, only_on
 from keras import layers
+from scipy import special, stats
 
 from distill import BernoulliSoftTargets, Distiller, MutualLearning, SoftTargets
 from distill.losses import ContrastiveRepresentation, LogitMSE
@@ -200,6 +201,36 @@ def test_a_teacher_that_knows_nothing_is_seen(data):
     assert re.search(r"'teacher' is right on \d+\.\d% of the examples, no more than always", text)
 
 
+def test_a_teacher_that_knows_nothing_of_several_labels_is_seen(data):
+    x, y = data
+    labels = np.stack([y == 0, y != 1, np.zeros_like(y)], axis=1).astype("float32")  # the last tells nothing
+    labels[::5, 1] = -1  # unknown
+    teacher = keras.Sequential([keras.Input((6,)), layers.Dense(3, "sigmoid")], name="teacher")
+    distiller = compiled(teacher, net(4, "sigmoid"), BernoulliSoftTargets(), "binary_crossentropy", ())
+
+    def said(kernel):
+        teacher.set_weights([kernel, np.zeros(3)])
+        return [text for text in texts(distiller.check(x, labels), grave=True) if "gives 50%" in text]
+
+    kernel = np.zeros((6, 3), "float32")
+    kernel[5] = (1, -1, 1)  # an input that tells nothing
+    ranked = []
+    for i in (0, 1):
+        own = labels[:, i] >= 0
+        positive, score = labels[own, i] == 1, x[own, 5] * kernel[5, i]
+        pairs = stats.mannwhitneyu(score[positive], score[~positive]).statistic
+        ranked.append(pairs / (positive.sum() * (~positive).sum()))
+    (text,) = said(kernel)
+    assert (
+        f"'teacher' ranks an example that has a label above one that lacks it in only {np.mean(ranked):.0%} of pairs"
+        in text
+    )
+    kernel[0, 0], kernel[1, 1] = 3, -3
+    assert not said(kernel)
+    (text,) = said(0 * kernel)  # the same answer for all
+    assert "in only 50% of pairs" in text
+
+
 def test_models_that_were_swapped_are_seen(data):
     x, y = data
     checked = compiled(net(4, name="small"), net(64, name="large"), SoftTargets()).check(x, y)
@@ -247,8 +278,8 @@ def test_a_timid_teacher_under_sgd_is_seen(data):
     pull = 0.1 + 0.9 * (of_teacher * of_labels).sum() / (of_labels**2).sum()
     right, sure = np.mean(answers.argmax(axis=1) == y), answers.max(axis=1).mean()
     wanted = (
-        f"'teacher' is right on {right:.0%} of the examples but only {sure:.0%} sure, and SGD takes the small gradient "
-        f"as it is: towards the labels, {pull:.2f} of what they alone give. Set student_loss_weight=1"
+        f"'teacher' is right on {right:.0%} of the examples but only {sure:.0%} sure, and SGD does not rescale the "
+        f"small gradient: towards the labels, it is {pull:.2f} of what the labels alone give. Set student_loss_weight=1"
     )
 
     def said(optimizer, teacher=teacher, **weights):
@@ -284,9 +315,40 @@ def test_a_student_that_training_left_far_from_its_teacher_is_seen(data):
             reference.soft_targets(theirs[:size], logits[:size], 4.0).mean() for logits in (own, 0 * own)
         )
         (text,) = said(batch_size=size)
-        assert f"'soft_targets' is still {left / most:.0%} of what a student would have" in text
+        value = f"'soft_targets' is still {left / most:.0%} of its value"
+        assert f"{value} for a student that finds all classes equally likely" in text
         assert "far from 'teacher'" in text
         assert "raise the learning rate or lower the temperature." in text
+    student.set_weights([0.8 * weight for weight in teacher.get_weights()])
+    assert not said()
+
+
+def test_a_student_that_training_left_far_from_a_teacher_of_several_labels_is_seen(data):
+    x, y = data
+    teacher, student = (
+        keras.Sequential([keras.Input((6,)), layers.Dense(3, "sigmoid")], name=name)
+        for name in ("teacher", "student")
+    )
+    teacher.set_weights([4 * np.eye(6, 3, dtype="float32"), np.array([-4.0, -4.0, -9.0])])
+    distiller = Distiller(teacher, student, BernoulliSoftTargets(2.0))
+    distiller.compile(keras.optimizers.Adam(0.01), loss="binary_crossentropy")
+    labels = np.eye(3, dtype="float32")[y]
+
+    def said():
+        return [text for text in texts(distiller.check(x, labels)) if "has trained" in text]
+
+    assert not said()
+    distiller.fit(x, labels, verbose=0)
+    first = x[:64].astype("float64")
+    theirs, own = (first @ model.get_weights()[0] + model.get_weights()[1] for model in (teacher, student))
+    mean = special.expit(theirs / 2.0).mean(axis=0)
+    alike = np.tile(2.0 * special.logit(mean), (64, 1))
+    left, most = (reference.bernoulli_soft_targets(theirs, logits, 2.0).mean() for logits in (own, alike))
+    assert left > 0.5 * most
+    (text,) = said()
+    assert (
+        f"still {left / most:.0%} of its value for a student that answers the same for all examples" in text
+    )
     student.set_weights([0.8 * weight for weight in teacher.get_weights()])
     assert not said()
 
@@ -423,7 +485,8 @@ def test_a_loss_of_one_class_does_not_go_with_a_sigmoid(loss, data):
         net(8, "sigmoid"), net(4, "sigmoid", name="own"), BernoulliSoftTargets(), loss, ()
     ).check(x, labels)
     assert any(
-        "'own' ends in a sigmoid, where each class is for itself" in text for text in texts(found, grave=True)
+        "'own' ends in a sigmoid, which scores each class on its own" in text
+        for text in texts(found, grave=True)
     )
     for activation, term, own in (
         ("sigmoid", BernoulliSoftTargets(), "binary_crossentropy"),

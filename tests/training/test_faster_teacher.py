@@ -299,10 +299,10 @@ def test_the_table_names_what_was_tried():
     )
     found = forms.FasterTeacher(None, rows, rows[1], 0.05, {"norm2": "'conv2' is read by others too"})
     assert str(found).splitlines() == [
-        "teacher           ms a batch  speed  differs by",
-        "as it is                4.00   1.00  0",
-        "folded                  2.00   2.00  3.2e-07",
-        "folded, bfloat16           –      –  failed: no kernel",
+        "teacher           ms per batch  speed  differs by",
+        "as it is                  4.00   1.00  0",
+        "folded                    2.00   2.00  3.2e-07",
+        "folded, bfloat16             –      –  failed: no kernel",
         "chosen: folded",
         "norm2 is not folded: 'conv2' is read by others too",
     ]

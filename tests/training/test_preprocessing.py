@@ -218,7 +218,7 @@ def test_what_keras_calls_for_every_batch_and_epoch_still_is_called(texts):
     np.testing.assert_allclose(logs["soft_targets"], expected(taught, learned), rtol=1e-4)
     logs = distiller.fit(generator(), steps_per_epoch=2, shuffle=False, verbose=0).history
     np.testing.assert_allclose(logs["soft_targets"], expected(taught, learned), rtol=1e-4)
-    with pytest.raises(ValueError, match="takes strings as tensors alone"):
+    with pytest.raises(ValueError, match="takes strings only as tensors"):
         distiller.fit(((TEXTS, Y) for _ in range(2)), shuffle=False, verbose=0)
 
 

@@ -261,17 +261,18 @@ def test_the_table_names_what_was_tried():
         tuning.StepSetting(1, True, None, np.inf, "no kernel"),
     )
     assert str(tuning.StepSettings(rows, rows[2], 1e-3)).splitlines() == [
-        "steps a call  XLA  ms a step  speed  results",
-        "           1   no      2.000   1.00  same bits",
-        "          16   no      1.000   2.00  same bits",
-        "          16  yes      0.500   4.00  loss differs by 3e-07",
-        "           1  yes          –      –  failed: no kernel",
+        "steps per call  XLA  ms per step  speed  results",
+        "             1   no        2.000   1.00  same bits",
+        "            16   no        1.000   2.00  same bits",
+        "            16  yes        0.500   4.00  loss differs by 3e-07",
+        "             1  yes            –      –  failed: no kernel",
         "set: steps_per_execution=16, jit_compile=True",
     ]
     assert str(tuning.StepSettings(rows[:2], rows[1], 0.0)).endswith(
         "set: steps_per_execution=16, jit_compile=False\n"
         "jit_compile=True, which changes last bits, is tried with tolerance=1e-3"
     )
+    assert "is tried" not in str(tuning.StepSettings(rows[:2], rows[1], 1e-3))  # of a model that runs eagerly
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ UNRECOGNISED = {
 
 
 @pytest.mark.parametrize("case", UNRECOGNISED)
-def test_what_cannot_be_recognised_is_refused_with_the_way_out(case):
+def test_what_cannot_be_recognized_is_refused_with_the_way_out(case):
     make, message = UNRECOGNISED[case]
     with pytest.raises(ValueError, match=rf"{message}.*from_logits=True"):
         tapped(make(), head="softmax")
@@ -305,6 +305,15 @@ def test_a_layer_called_twice_is_refused_with_its_calls():
             ValueError, match=rf"must be read by the number of a call.*{calls}. Write 'shared\[0\]'"
         ):
             tapped(twice(), [name])
+
+    with pytest.raises(ValueError, match=r"Received: 'shared\[2\]', called 2 times"):
+        tapped(twice(), ["shared[2]"])
+
+
+def test_a_name_may_end_in_a_number_in_brackets():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(4, name="block[0]")])
+    result = tapped(model, ["block[0]"])(as_tensor(X), training=False)
+    np.testing.assert_array_equal(as_numpy(result.layers["block[0]"]), as_numpy(model(X)))
 
 
 def test_a_call_of_a_shared_layer_is_chosen_by_number():

@@ -53,7 +53,7 @@ def prune_channels(
     ratio: float | None = None,
     *,
     macs: float | None = None,
-    params: float | None = None,
+    parameters: float | None = None,
     latency_ms: float | None = None,
     importance: Importance = l2,
     reduce: Reduction = "mean",
@@ -83,7 +83,7 @@ def prune_channels(
         ratio: share of the channels to remove, 0 < ratio < 1: of each group, or of all groups with scope="global".
         macs: instead of `ratio`, the multiply-adds with kernels to keep: a share of them if < 1, else their number.
             Products of two activations, which `cost.macs` also counts, are left out.
-        params: instead of `ratio`, the parameters to keep: a share of them if < 1, else their number.
+        parameters: instead of `ratio`, the parameters to keep: a share of them if < 1, else their number.
         latency_ms: instead of `ratio`, the milliseconds that one example may take, as `cost.latency` measures them with
             LiteRT on one thread of this machine. The search builds, exports and times about a dozen models. With
             scope="global" it times one more for each group, and channels compete by their score per millisecond.
@@ -93,7 +93,7 @@ def prune_channels(
             their "mean" or "max"; `None` leaves the scores as they are.
         scope: "local" removes the same share of each group; "global" removes the lowest scores of all groups.
         round_to: the number of channels left is a multiple of this, which suits hardware, in groups with at least twice
-            as many channels. `None` means 8; if 8 cannot meet a target of macs, params or latency_ms, then 4, 2 or 1.
+            as many channels. `None` means 8, or 4, 2 or 1 if 8 cannot meet a target of macs, parameters or latency_ms.
         exclude: layers to leave alone: names, types or functions, as for `find_kernels`.
         ratios: layers -> share of their channels to remove, 0 <= share < 1, whatever the other layers lose. Without a
             target, the other layers keep all their channels.
@@ -116,9 +116,9 @@ def prune_channels(
         with a fresh optimizer.
 
     Raises:
-        ValueError: not exactly one of ratio, macs, params and latency_ms is given (none is needed with ratios), a value
-            is out of range, a target cannot be met within 2 %, a ratio removes no channel, a selector fits no layer,
-            nothing can be removed, the model has no graph, ratios are given with several rounds, or a layer, the
+        ValueError: not exactly one of ratio, macs, parameters and latency_ms is given (none is needed with ratios), a
+            value is out of range, a target cannot be met within 2 %, a ratio removes no channel, a selector fits no
+            layer, nothing can be removed, the model has no graph, ratios are given with several rounds, or a layer, the
             optimizer or a metric cannot be made from its config.
         TypeError: the model, a target, a selector or importance has the wrong type.
         RuntimeError: `verify` finds a difference.
@@ -132,7 +132,7 @@ def prune_channels(
         32
     """
     require_model(model, "prune_channels")
-    targets = {"ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms}
+    targets = {"ratio": ratio, "macs": macs, "parameters": parameters, "latency_ms": latency_ms}
     alone = bool(ratios) and all(value is None for value in targets.values())
     what, target = ("ratios", 0.0) if alone else only_one(targets)
     if round_to is not None and (not is_whole(round_to) or round_to < 1):

@@ -87,8 +87,8 @@ def _cost(structure: Structure, uses: Sequence[tuple[Any, Sequence[Size]]]) -> C
         if any(size is None for size in sizes):
             raise ValueError(
                 "Multiply-adds are counted for one example, so all its sizes must be known. Received: "
-                f"{structure.model.name!r}, where some are not. Say them by lengths=, a number or examples, or rebuild "
-                "the model with a fixed keras.Input shape."
+                f"{structure.model.name!r}, where some are not. Give them with lengths=, a number or examples, or "
+                "rebuild the model with a fixed keras.Input shape."
             )
         fixed = math.prod(size for size in sizes if not isinstance(size, np.ndarray))
         terms.append((fixed, [structure.atoms.of[size] for size in sizes if isinstance(size, np.ndarray)]))

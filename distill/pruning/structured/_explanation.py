@@ -71,12 +71,12 @@ class Channels:
             )
         names = [_named(group) for group in self.groups]
         axes.set_yticks(places, [f"…{name[-45:]}" if len(name) > 46 else name for name in names], fontsize=7)
-        axes.set(xlabel="channels", title=f"Channels of {self.model}", ylim=(len(places) - 0.5, -0.5))
+        axes.set(xlabel="channels", title=f"Channels of {self.model}", ylim=(max(len(places), 1) - 0.5, -0.5))
         room = [
             w * 1.05 + (0.55 * widths.max() if g.locked else 0)
             for w, g in zip(widths, self.groups, strict=True)
         ]
-        axes.set_xlim(0, max(room))
+        axes.set_xlim(0, max(room, default=1))
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)
         return figure

@@ -17,7 +17,7 @@ class Goal(NamedTuple):
     """What one round has to reach.
 
     Attributes:
-        what: "ratio", "ratios", "macs", "params" or "latency_ms".
+        what: "ratio", "ratios", "macs", "parameters" or "latency_ms".
         target: value to reach.
         round_to: as for `prune_channels`.
         least: if the target cannot be met, take the nearest model that costs at least this much; `None` refuses

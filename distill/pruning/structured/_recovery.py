@@ -26,7 +26,7 @@ def shrink(
     ratio: float | None = None,
     *,
     macs: float | None = None,
-    params: float | None = None,
+    parameters: float | None = None,
     latency_ms: float | None = None,
     rounds: int = 3,
     losses: Any = None,
@@ -55,14 +55,15 @@ def shrink(
             compile and fit the distiller.
         ratio: share of the channels to remove by the end; see `prune_channels`.
         macs: instead of `ratio`, the multiply-adds to keep in the end; see `prune_channels`.
-        params: instead of `ratio`, the parameters to keep in the end; see `prune_channels`.
+        parameters: instead of `ratio`, the parameters to keep in the end; see `prune_channels`.
         latency_ms: instead of `ratio`, the milliseconds that one example may take in the end; see `prune_channels`.
         rounds: number of rounds, >= 1.
         losses: distillation losses, as for `Distiller`. By default, each output gets the loss for its kind: `OutputMSE`
             if the original was compiled with a regression loss, or the output has one column that is not a
             probability; `BernoulliSoftTargets` if the output ends in sigmoid or the original was compiled with a binary
             cross-entropy; otherwise `SoftTargets`.
-        student_loss_weight: weight of the loss on labels, as for `Distiller`.
+        student_loss_weight: weight of the loss on labels, as for `Distiller`. It is always passed, so the weights of a
+            loss's `recipe` do not apply, and the losses' weight is 1 − this one.
         options: other arguments of `prune_channels`, such as importance, scope, round_to and exclude, but not ratios.
 
     Returns:
@@ -93,7 +94,7 @@ def shrink(
         model,
         ratio,
         macs=macs,
-        params=params,
+        parameters=parameters,
         latency_ms=latency_ms,
         rounds=rounds,
         train=learn,
@@ -107,7 +108,7 @@ def slim(
     ratio: float | None = None,
     *,
     macs: float | None = None,
-    params: float | None = None,
+    parameters: float | None = None,
     penalty: float = 1e-4,
     **options: Unpack[Options],
 ) -> keras.Model:
@@ -142,7 +143,7 @@ def slim(
             model. The second training has no penalty.
         ratio: share of the channels to remove; see `prune_channels`.
         macs: instead of `ratio`, the multiply-adds to keep; see `prune_channels`.
-        params: instead of `ratio`, the parameters to keep; see `prune_channels`.
+        parameters: instead of `ratio`, the parameters to keep; see `prune_channels`.
         penalty: factor of Σ|γ| over all scales, > 0; the paper uses 1e-4 on CIFAR and 1e-5 on ImageNet.
         options: other arguments of `prune_channels`. By default `scope` is "global" and `normalize` is `None`.
 
@@ -165,7 +166,7 @@ def slim(
     pruned: Options = {**defaults, **options}
 
     def prune(one: keras.Model) -> keras.Model:
-        return prune_channels(one, ratio, macs=macs, params=params, **pruned)
+        return prune_channels(one, ratio, macs=macs, parameters=parameters, **pruned)
 
     prune(model)  # raises errors before any training
     structure = read(model, rules_with(options.get("rules")))
@@ -182,7 +183,7 @@ def _require_options(name: str, options: Options) -> None:
     """Python would name `prune_channels`, which the caller did not call."""
     if unknown := [key for key in options if key not in Options.__annotations__]:
         raise TypeError(
-            f"{name}() got an unexpected keyword argument {unknown[0]!r}. Beside its own, it takes those of "
+            f"{name}() got an unexpected keyword argument {unknown[0]!r}. Besides its own, it takes those of "
             f"prune_channels: {', '.join(sorted(Options.__annotations__))}."
         )
 

@@ -31,10 +31,10 @@ def difference_in_sharing(layers: Iterable[Weights]) -> str:
                 return f"{path!r}, which holds {source.name!r} of the original itself"
             other, where = made.setdefault(id(source), (target, path))
             if other is not target:
-                return f"{where!r} and {path!r}, which share {source.name!r}, and would not any more"
+                return f"{where!r} and {path!r}, which share {source.name!r} but would no longer do so"
             origin, where = origins.setdefault(id(target), (source, path))
             if origin is not source:
-                return f"{where!r} and {path!r}, which do not share {source.name!r}, and would"
+                return f"{where!r} and {path!r}, which do not share {source.name!r} but would then do so"
     return ""
 
 

@@ -114,9 +114,9 @@ def fpgm(structure: Structure) -> Iterator[Scored]:
 
 
 def lamp(structure: Structure) -> Iterator[Scored]:
-    """Squared norm of a filter over the sum of its own and all larger ones of its layer (Lee et al. 2021, 2010.07611).
+    """Squared norm of a filter over the sum of its own and all larger ones of its layer (Lee et al. 2021).
 
-    This is the paper's score for weights, applied to whole filters.
+    This is the score for weights of arXiv:2010.07611, applied to whole filters.
 
     Example:
         >>> from distill import pruning

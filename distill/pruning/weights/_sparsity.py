@@ -83,7 +83,7 @@ class Sparsity:
 
     def __str__(self) -> str:
         rows = [(k.name, " × ".join(map(str, k.shape)), k.weights, k.zeros, k.sparsity) for k in self.kernels]
-        rows.append(("together", "", self.weights, self.zeros, self.sparsity))
+        rows.append(("total", "", self.weights, self.zeros, self.sparsity))
         names, shapes = (max(len(str(row[i])) for row in [*rows, ("kernel", "shape")]) for i in (0, 1))
         lines = [f"{'kernel':<{names}}  {'shape':>{shapes}}  {'weights':>11}  {'zeros':>11}  sparsity"]
         for name, shape, weights, zeros, sparsity in rows:

@@ -54,15 +54,18 @@ def scoring(scores):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "one of ratio, macs, params, latency_ms must be given. Received: none of them"),
+        ({}, "one of ratio, macs, parameters, latency_ms must be given. Received: none of them"),
         ({"ratio": 0.5, "macs": 0.5}, "Received: {'ratio': 0.5, 'macs': 0.5}"),
         ({"ratio": 1.0}, "must be between 0 and 1. Received: ratio=1.0"),
         ({"ratio": 0}, "must be between 0 and 1"),
         ({"macs": -1}, "must be more than 0. Received: macs=-1"),
         ({"macs": 10}, "Only macs from .* can be reached. Received: macs=10"),
         ({"macs": 0.001}, "Only macs from .* can be reached. Received: macs=0.001, which is 975"),
-        ({"params": 1e-4}, "Only params from .* can be reached. Received: params=0.0001, which is "),
-        ({"params": 10**9}, "Only params from .* can be reached. Received: params=1,000,000,000"),
+        (
+            {"parameters": 1e-4},
+            "Only parameters from .* can be reached. Received: parameters=0.0001, which is ",
+        ),
+        ({"parameters": 10**9}, "Only parameters from .* can be reached. Received: parameters=1,000,000,000"),
         ({"ratio": 0.5, "round_to": 0}, "round_to must be None or an integer >= 1"),
         ({"ratio": 0.5, "scope": "layer"}, "scope must be 'local' or 'global'"),
         ({"ratio": 0.5, "reduce": "min"}, "reduce must be 'mean', 'sum' or 'max'. Received: reduce='min'"),

@@ -40,6 +40,9 @@ def test_explain_says_what_can_go_and_why_the_rest_stays():
     taught = pruning.explain(model, rules={Own: lambda call: call.inputs[0]})
     assert [group.atoms.size for group in taught.groups] == [8, 8, 0]
     assert not taught.unknown
+    nothing = pruning.explain(keras.Sequential([keras.Input((4,)), layers.ReLU()]))
+    assert not nothing.groups
+    assert not nothing.plot().axes[0].patches
 
 
 def test_a_refusal_names_every_layer_that_holds_channels_back():

@@ -169,7 +169,7 @@ def test_a_shared_layer_counts_once():
     small = pruning.prune_channels(model, 0.5, exclude=["shared"], verify=True)
     assert cost.parameters(small) == (5 * 40 + 40) + (40 * 4 + 4) + (4 * 3 + 3)
     assert small.get_layer("shared") is small.get_layer("each").layer
-    model = pruning.prune_channels(distributed_first(), params=0.5, round_to=1)
+    model = pruning.prune_channels(distributed_first(), parameters=0.5, round_to=1)
     assert cost.parameters(model) == pytest.approx(cost.parameters(distributed_first()) / 2, rel=0.02)
 
 
@@ -208,7 +208,7 @@ def test_sharing_that_no_config_tells_is_refused():
     one, other = Later(name="one"), Later(name="other")
     one.inner = other.inner = Dense(5)
     model = net(lambda x: head(one(x) + other(x)), (7, 5))
-    with pytest.raises(ValueError, match="'one' and 'other', which share 'kernel', and would not any more"):
+    with pytest.raises(ValueError, match="'one' and 'other', which share 'kernel' but would no longer do so"):
         half(model)
 
 
@@ -248,5 +248,5 @@ def test_the_proof_sees_sharing():
     for one, other in zip(unshared.layers, model.layers, strict=True):
         one.name = other.name
         one.set_weights(other.get_weights())
-    with pytest.raises(RuntimeError, match="which share 'kernel', and would not any more"):
+    with pytest.raises(RuntimeError, match="which share 'kernel' but would no longer do so"):
         prove(structure, everything, unshared, rules_with(), Proof())

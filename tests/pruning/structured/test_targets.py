@@ -21,7 +21,7 @@ IMPORTANCES = [
 
 @pytest.mark.parametrize("scope", ["local", "global"])
 @pytest.mark.parametrize("importance", IMPORTANCES)
-@pytest.mark.parametrize(("what", "share"), [("macs", 0.5), ("params", 0.4), ("macs", 0.2)])
+@pytest.mark.parametrize(("what", "share"), [("macs", 0.5), ("parameters", 0.4), ("macs", 0.2)])
 @pytest.mark.sweep(2)
 def test_targets_are_met(what, share, importance, scope):
     model = convolutional()

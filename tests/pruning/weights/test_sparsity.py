@@ -12,6 +12,6 @@ def test_the_table():
     assert shown.splitlines() == [
         "kernel       shape      weights        zeros  sparsity",
         "head/kernel  8 × 3           24           12    50.00%",
-        "together                     24           12    50.00%",
+        "total                        24           12    50.00%",
         "not pruned: hidden/kernel (its 6 input channels are not a multiple of 4)",
     ]
