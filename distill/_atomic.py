@@ -1,6 +1,7 @@
 """Write files and folders whole or not at all."""
 
 import contextlib
+import errno
 import os
 import tempfile
 import uuid
@@ -72,5 +73,9 @@ def _to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do this for a folder. What is in it is whole anyway.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
     finally:
         os.close(descriptor)

@@ -40,7 +40,7 @@ from keras.src.ops import math as math_ops
 from keras.src.ops import numpy as numpy_ops
 from keras.src.saving import saving_lib
 from keras.src.saving.saving_lib import DiskIOStore, H5IOStore
-from keras.src.saving.serialization_lib import ObjectSharingScope, SafeModeScope
+from keras.src.saving.serialization_lib import ObjectSharingScope, SafeModeScope, in_safe_mode
 from keras.src.trainers.compile_utils import MetricsList
 from keras.src.trainers.data_adapters import get_data_adapter
 from keras.src.trainers.data_adapters.array_slicing import train_validation_split
@@ -65,6 +65,7 @@ __all__ = [
     "get_input_signature",
     "get_keras_mask",
     "image",
+    "in_safe_mode",
     "in_stateless_scope",
     "initialize_all_variables",
     "linalg",

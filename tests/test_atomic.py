@@ -1,14 +1,17 @@
 """Files are replaced as a whole or not at all, whenever the writer is killed."""
 
 import contextlib
+import errno
 import os
 import runpy
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from distill import _atomic
 from distill._atomic import replacing
 
 ATOMIC = Path(__file__).parents[1] / "distill" / "_atomic.py"
@@ -61,3 +64,17 @@ def test_an_error_leaves_the_old_file_and_a_link_stays_one(tmp_path):
     assert (tmp_path / "real").read_text() == "new"
     assert (tmp_path / "link").is_symlink()
     assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+def test_a_file_system_that_cannot_sync_a_folder_is_fine(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def only_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not here")
+        sync(descriptor)
+
+    monkeypatch.setattr(_atomic.os, "fsync", only_files)
+    with replacing(tmp_path / "file") as draft:
+        draft.write_text("new")
+    assert (tmp_path / "file").read_text() == "new"

@@ -34,6 +34,7 @@ class Config:
         needs: arm -> name of its cell.
         code: digest of the functions.
         smoke: whether it only checks that everything works.
+        policy: name of the dtype policy under which the study's file makes models.
     """
 
     settings: dict[str, Any]
@@ -41,6 +42,7 @@ class Config:
     needs: dict[str, str]
     code: str
     smoke: bool
+    policy: str = "float32"
 
 
 def files_of(cell: Cell, cells: Path) -> dict[str, Path]:
@@ -85,7 +87,8 @@ def train_unless_edited(
     if _IMPORTED[design.name][cell.arm] != cell.config.code:
         raise RuntimeError(
             f"The code of a study must not change while it runs. Received: code of {cell.arm} that differs "
-            "from when the run began. Run the study again; what is finished stays."
+            "from when the run began, or uses a variable that differs from process to process, such as a time. Run the "
+            "study again; what is finished stays."
         )
     return train(cell, directory, design=design, surroundings=surroundings)
 
@@ -124,6 +127,7 @@ def train(cell: Cell, directory: Path, *, design: Design, surroundings: Surround
 def maker(design: Design, *, smoke: bool) -> Make:
     """A function that makes cells, with the code as it is now: a file may be edited while its study runs."""
     codes = {name: _code(design, name) for name in design.arms}
+    policy = keras.config.dtype_policy().name
 
     def make(name: str, seed: int, chosen: Chosen) -> Cell:
         arm = design.arms[name]
@@ -133,6 +137,7 @@ def maker(design: Design, *, smoke: bool) -> Make:
             needs={one: make(one, seed, chosen).name for one in arm.needs},
             code=codes[name],
             smoke=smoke,
+            policy=policy,
         )
         return Cell(study=design.name, arm=name, seed=seed, config=config)
 

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill import cost
+from distill._keras import twin
 from distill._types import Tensor
+from distill._untouched import same_attributes
 
 
 def logits(model: Callable[..., Tensor], x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -67,6 +69,7 @@ def milliseconds(timed: Mapping[str, cost.Latency]) -> dict[str, dict[str, float
 
 def save(network: keras.Model, file: Path) -> None:
     """Saves a network without its optimizer, which only networks trained alone have, so that file sizes compare."""
-    clean = type(network).from_config(network.get_config())  # clone_model would also compile the copy
-    clean.set_weights(network.get_weights())
-    clean.save(file)
+    # A copy from its config would lack what a layer learned besides weights, such as the words of a TextVectorization.
+    shipped = twin(network, compiled=False, optimizer=None) if network.compiled else network
+    with same_attributes(network):
+        shipped.save(file)

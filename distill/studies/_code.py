@@ -1,110 +1,269 @@
 """Tells one arm's code from another's: a digest of what functions do, with what they use of the study's own code."""
 
 import ast
+import contextlib
 import dataclasses
+import dis
 import enum
 import functools
 import hashlib
+import importlib
+import importlib.util
 import inspect
 import json
+import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
+import keras
 import numpy as np
+
+# Python's own, and this library, which may both lie below a project's folder.
+_LIBRARIES = Path(os.__file__).resolve().parent, Path(__file__).resolve().parents[1]
 
 
 def code_of(*functions: Callable[..., Any]) -> str:
     """Returns a digest of what functions do.
 
     The digest covers their code, without comments, docstrings, layout and their own defaults, which are settings. It
-    also covers the functions, classes and constants that they use, if these are in the same module or below its folder,
-    so that a changed learning rate at the top of a file is not missed. It does not cover what other libraries do.
+    also covers what they use, if that is in the same module or below its folder: functions, classes, constants, and the
+    state of objects, so that a changed learning rate at the top of a file is not missed. Of other libraries it covers
+    the names, and the settings of Keras' objects that are not layers, but not what they do. Paths below the folder
+    count from there, so that a project may be moved.
     """
-    parts = {text for function in functions for text in _parts(function)}
-    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:12]
+    texts = sorted("\n".join(_Reader(function).lines()) for function in functions)
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
 def file_of(function: Callable[..., Any]) -> str | None:
-    """The file that defines a function, also that of a partial; `None` if there is none."""
+    """The file that defines a function, also that of a partial; `None` if there is none, as in a notebook."""
     while isinstance(function, functools.partial):
         function = function.func
     try:
-        return inspect.getsourcefile(function)
-    except TypeError:  # built in, typed at a prompt, or an object that can be called
+        file = inspect.getsourcefile(function)
+    except (OSError, TypeError):  # typed at a prompt, built in, or an object that can be called
         return None
+    return file if file and Path(file).exists() else None  # a notebook names files that do not exist
 
 
-def _parts(root: Callable[..., Any]) -> Iterator[str]:
-    """The code of a function, and of everything of its project that it uses, however deep."""
-    yield f"root {_source(root, is_root=True)}"
-    waiting, seen = [root], {id(root)}
-    while waiting:
-        one = waiting.pop()
-        for name, value in _used(one, root):
-            if not isinstance(value, (FunctionType, type, functools.partial)):
-                if (constant := _constant(value)) is not None:
-                    yield f"{getattr(one, '__qualname__', 'partial')}: {name} = {constant}"
-            elif id(value) not in seen:
-                seen.add(id(value))
-                waiting.append(value)
-                yield f"{name} {_source(value)}"
+class _Reader:
+    """Reads a function and what it uses, object by object, each numbered in the order in which it is met."""
+
+    def __init__(self, root: Callable[..., Any]) -> None:
+        self._root = root
+        self._plain = root.__func__ if isinstance(root, MethodType) else root
+        while isinstance(root, functools.partial):
+            root = root.func
+        written: Any = getattr(root, "__func__", root)
+        if not isinstance(written, (FunctionType, type)):  # an object that can be called
+            written = type(written)
+        self._globals = getattr(written, "__globals__", None)
+        self._module = written.__module__
+        file = file_of(written)
+        home = Path.cwd() if file is None else Path(file).parent
+        self._home = home.resolve()
+        homes = {f"{os.path.normpath(home)}{os.sep}", f"{self._home}{os.sep}"}
+        self._homes = sorted(homes, key=len, reverse=True)
+        self._numbers: dict[int, int] = {}
+        self._objects: list[Any] = []  # kept, so that no other gets the identity of one
+
+    def lines(self) -> Iterator[str]:
+        """What each object is and uses."""
+        self._number(self._root)
+        for number, one in enumerate(self._objects):  # which grows
+            if isinstance(one, (FunctionType, type)):
+                yield f"{number} {_source(one, is_root=one is self._plain)}"
+            else:
+                yield f"{number} {type(one).__qualname__}"
+            for name, value in self._used(one):
+                if (text := self._text(value)) is not None:
+                    yield f"{number}.{name} = {text}"
+
+    def _number(self, value: Any) -> int:
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(self._objects)
+            self._objects.append(value)
+        return self._numbers[id(value)]
+
+    def _text(self, value: Any) -> str | None:
+        """A constant, the number of an object that is read too, or a name; `None` for what nothing is known of."""
+        if callable(value) and not isinstance(value, type):
+            value = inspect.unwrap(value)  # of a wrapper, as functools.cache makes, its function
+        if (constant := self._constant(value)) is not None:
+            return constant
+        if isinstance(value, ModuleType):
+            return f"module {value.__name__}"
+        if isinstance(value, (FunctionType, type)):
+            return f"#{self._number(value)}" if self._is_of_project(value) else f"named {value.__qualname__}"
+        if isinstance(value, (Mapping, list, tuple, functools.partial, MethodType)) or self._is_read(value):
+            return f"#{self._number(value)}"
+        name = getattr(value, "__qualname__", getattr(value, "__name__", None))
+        return f"named {name}" if callable(value) and isinstance(name, str) else None
+
+    def _is_read(self, value: Any) -> bool:
+        """Whether an object's state is known: of the project's classes, dataclasses, and Keras' but for layers."""
+        return not isinstance(value, keras.Layer) and (
+            isinstance(value, SimpleNamespace)
+            or dataclasses.is_dataclass(value)
+            or self._is_of_project(type(value))
+            or callable(getattr(value, "get_config", None))
+        )
+
+    def _used(self, one: Any) -> Iterator[tuple[str, Any]]:
+        """The names that an object uses, in an order that does not depend on the process, and what they stand for."""
+        if isinstance(one, functools.partial):
+            yield from (("func", one.func), ("args", one.args), ("keywords", one.keywords))
+        elif isinstance(one, MethodType):
+            yield from (("func", one.__func__), ("self", one.__self__))
+        elif isinstance(one, type):
+            yield from ((f"base {i}", base) for i, base in enumerate(one.__bases__))
+            for name, value in sorted(vars(one).items()):
+                written = isinstance(value, FunctionType) and value.__code__.co_filename != "<string>"
+                if written or not (_is_dunder(name) or isinstance(value, FunctionType)):
+                    yield from _plainly(name, value)
+        elif isinstance(one, FunctionType):
+            yield from sorted(self._names_of(one).items())
+            if one is not self._plain:  # whose defaults are settings
+                yield from ((f"default {i}", value) for i, value in enumerate(one.__defaults__ or ()))
+                yield from sorted((one.__kwdefaults__ or {}).items())
+        elif isinstance(one, Mapping):
+            named = ((self._constant(key) or str(key), value) for key, value in one.items())
+            yield from sorted(_without_arrays(named), key=lambda item: item[0])
+        elif isinstance(one, (list, tuple)):
+            yield from _without_arrays((str(i), value) for i, value in enumerate(one))
+        else:
+            yield "class", type(one)
+            if dataclasses.is_dataclass(one):
+                yield from ((field.name, getattr(one, field.name)) for field in dataclasses.fields(one))
+            elif self._is_of_project(type(one)) or isinstance(one, SimpleNamespace):
+                yield from sorted(_without_arrays(vars(one).items() if hasattr(one, "__dict__") else ()))
+            elif (config := _config(one)) is not None:
+                yield "config", config
+
+    def _names_of(self, function: FunctionType) -> dict[str, Any]:
+        """The variables of modules and of functions around it that a function reads, and what it imports."""
+        names = {name for name in _names(function.__code__) if not _is_dunder(name)}
+        found = {name: function.__globals__[name] for name in names if name in function.__globals__}
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # of a variable that has no value yet
+                found[name] = cell.cell_contents
+        waiting = [value for value in found.values() if isinstance(value, ModuleType)]
+        waiting += self._imported(function)
+        read: list[ModuleType] = []
+        while waiting:
+            module = waiting.pop()
+            if module in read or not self._is_of_project(module):
+                continue
+            read.append(module)
+            for name in sorted(names & vars(module).keys()):
+                value = vars(module)[name]
+                found[f"{module.__name__}.{name}"] = value
+                waiting += [value] if isinstance(value, ModuleType) else []
+        return found
+
+    def _imported(self, function: FunctionType) -> Iterator[ModuleType]:
+        """The modules of the project that a function imports itself."""
+        package = function.__globals__.get("__package__") or ""
+        for name, level in _imports(function.__code__):
+            try:
+                full = importlib.util.resolve_name("." * level + name, package) if level else name
+                spec = importlib.util.find_spec(full.partition(".")[0])
+                places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+                if any(place and self._is_below(place) for place in places):
+                    importlib.import_module(full)
+                    # `import a.b` makes the name a.
+                    yield sys.modules[full]
+                    yield sys.modules[full.partition(".")[0]]
+            except Exception:  # whatever the import raises, it will raise in the arm
+                continue
+
+    def _is_of_project(self, one: Any) -> bool:
+        """Whether a function, class or module is in the root's module, or below its folder."""
+        if self._globals is not None and getattr(one, "__globals__", None) is self._globals:
+            return True
+        if isinstance(one, ModuleType):
+            return any(
+                place and self._is_below(place)
+                for place in (getattr(one, "__file__", None), *getattr(one, "__path__", ()))
+            )
+        try:
+            file = inspect.getsourcefile(one)
+        except (OSError, TypeError):  # built in, or typed at a prompt
+            file = None
+        if not file or not Path(file).exists():
+            return getattr(one, "__module__", "") == self._module
+        return self._is_below(file)
+
+    def _is_below(self, file: str) -> bool:
+        path = Path(file).resolve()
+        elsewhere = "site-packages" in path.parts or any(path.is_relative_to(one) for one in _LIBRARIES)
+        return path.is_relative_to(self._home) and not elsewhere
+
+    def _constant(self, value: Any) -> str | None:
+        """A constant as text; `None` for anything else."""
+        if isinstance(value, str):
+            return json.dumps(self._placed(value))
+        if isinstance(value, PurePath):
+            return f"path {self._placed(str(value))}"
+        if isinstance(value, (bytes, complex, range, enum.Enum)):
+            return repr(value)
+        if isinstance(value, (set, frozenset)):
+            members = [self._constant(one) for one in value]
+            return None if None in members else f"set {sorted(map(str, members))}"
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
+            return f"{value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+        try:
+            return self._placed(json.dumps(value, sort_keys=True))
+        except (RecursionError, TypeError, ValueError):
+            return None
+
+    def _placed(self, text: str) -> str:
+        """A text in which paths below the project's folder count from there."""
+        if os.path.isabs(text):
+            text = os.path.normpath(text)
+        for home in self._homes:
+            text = text.replace(home, "").replace(json.dumps(home)[1:-1], "")
+        return text
 
 
-def _used(one: Any, root: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
-    """The names that a function or a class uses, and what they stand for: of the root's project, or a constant."""
-    found: list[tuple[str, Any]] = []
-    if isinstance(one, functools.partial):
-        found = [("func", one.func), ("args", one.args), ("keywords", one.keywords)]
-    elif isinstance(one, type):
-        found = [(base.__name__, base) for base in one.__bases__]
-        for value in vars(one).values():
-            if isinstance(value, FunctionType):
-                found += _used(value, root)
-    elif isinstance(one, FunctionType):
-        names = set(_names(one.__code__))
-        found = [(name, one.__globals__[name]) for name in names if name in one.__globals__]
-        cells = zip(one.__code__.co_freevars, one.__closure__ or (), strict=True)
-        found += [(name, cell.cell_contents) for name, cell in cells]
-        if one is not root:  # whose defaults are settings
-            found += [(f"default {i}", value) for i, value in enumerate(one.__defaults__ or ())]
-            found += list((one.__kwdefaults__ or {}).items())
-        for _, module in list(found):
-            if isinstance(module, ModuleType) and _is_of_project(module, root):
-                found += [(name, vars(module)[name]) for name in names if name in vars(module)]
-    for name, value in found:
-        for inner, part in _unpacked(name, value):
-            if not isinstance(part, (FunctionType, type)) or _is_of_project(part, root):
-                yield inner, part
+def _is_dunder(name: str) -> bool:
+    """Whether Python gives a name its meaning, as `__name__`, which differs from process to process."""
+    return name.startswith("__") and name.endswith("__")
 
 
-def _unpacked(name: str, value: Any, within: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """A value; in place of a wrapper, as `functools.cache` makes, its function; of a container, its functions."""
-    if isinstance(value, (dict, list, tuple)) and _constant(value) is None:
-        if id(value) not in within:
-            for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-                if callable(part) or isinstance(part, (dict, list, tuple)):
-                    yield from _unpacked(f"{name}[{_constant(key)}]", part, (*within, id(value)))
-    elif callable(value) and not isinstance(value, type):
-        yield name, inspect.unwrap(value)
+def _plainly(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """An attribute of a class, with the functions of what describes it in place of that."""
+    if isinstance(value, (classmethod, staticmethod)):
+        yield name, value.__func__
+    elif isinstance(value, property):
+        yield from ((f"{name} {what}", getattr(value, what)) for what in ("fget", "fset", "fdel"))
+    elif isinstance(value, functools.cached_property):
+        yield name, value.func
     else:
         yield name, value
 
 
-def _is_of_project(one: Any, root: Callable[..., Any]) -> bool:
-    """Whether a function, class or module is in the root's module, or below its folder."""
-    while isinstance(root, functools.partial):
-        root = root.func
-    if getattr(one, "__globals__", {}) is getattr(root, "__globals__", None):
-        return True
+def _without_arrays(named: Any) -> Iterator[tuple[str, Any]]:
+    """What is in a container or an object that may fill up with results."""
+    return ((str(name), value) for name, value in named if not isinstance(value, np.ndarray))
+
+
+def _config(value: Any) -> Any:
+    """The settings of one of Keras' objects; names, which count the objects of a process, are left out."""
+
+    def unnamed(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {key: unnamed(one) for key, one in part.items() if key != "name"}
+        return [unnamed(one) for one in part] if isinstance(part, (list, tuple)) else part
+
     try:
-        file, home = (Path(inspect.getsourcefile(each) or "").resolve() for each in (one, root))
-    except TypeError:  # built in, or typed at a prompt
-        return getattr(one, "__module__", "") == getattr(root, "__module__", None)
-    return file.is_relative_to(home.parent) and "site-packages" not in file.parts
+        return unnamed(value.get_config())
+    except Exception:  # of an object that has no settings after all
+        return None
 
 
 def _names(code: CodeType) -> Iterator[str]:
@@ -115,24 +274,17 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _constant(value: Any) -> str | None:
-    """A constant as text; `None` for anything else."""
-    if dataclasses.is_dataclass(value):
-        text = repr(value)
-        return None if " at 0x" in text else text  # an address differs from run to run
-    if isinstance(value, PurePath):
-        return f"path {value.as_posix()}"
-    if isinstance(value, (bytes, complex, range, enum.Enum)):
-        return repr(value)
-    if isinstance(value, (set, frozenset)):
-        members = [_constant(one) for one in value]
-        return None if None in members else f"set {sorted(map(str, members))}"
-    if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
-        return f"{value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
-    try:
-        return json.dumps(value, sort_keys=True)
-    except (TypeError, ValueError):
-        return None
+def _imports(code: CodeType) -> Iterator[tuple[str, int]]:
+    """The modules that compiled code imports, by name and level."""
+    levels: list[Any] = []
+    for step in dis.get_instructions(code):
+        if step.opname == "IMPORT_NAME":
+            level = next((one for one in levels[-2:] if isinstance(one, int)), 0)
+            yield step.argval, level
+        levels.append(step.argval if step.opname.startswith("LOAD_") else None)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _imports(constant)
 
 
 @functools.lru_cache(maxsize=1024)

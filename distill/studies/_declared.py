@@ -1,6 +1,7 @@
 """A study as it was declared: its arms and comparisons."""
 
 import dataclasses
+import hashlib
 import inspect
 import itertools
 import json
@@ -137,7 +138,7 @@ class Design:
             f"{name}={self.data_settings[name]}" if several else str(self.data_settings[name])
             for name in self.changed
         ]
-        values = [re.sub(r"[^\w.+=-]+", "_", part) for part in parts]
+        values = [_file_name(part) for part in parts]
         return "-".join([self.name, *values, *["smoke"] * smoke])
 
     def splits(self, seed: int) -> tuple[Split, Split, Split]:
@@ -154,6 +155,14 @@ class Design:
                 f"Received: {type(found).__name__}{count}."
             )
         return found[0], found[1], found[2]
+
+
+def _file_name(text: str) -> str:
+    """A text as part of a file's name; what is changed or long gets a digest, so that no two texts are one."""
+    plain = re.sub(r"[^\w.+=-]+", "_", text)
+    if plain == text and len(text) <= 64:
+        return text
+    return f"{plain[:64]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def about(function: Callable[..., Any]) -> str:

@@ -132,7 +132,9 @@ def execute(design: Design, plan: Plan) -> StudyResult:
         files = {name: model_file(plan.study_dir / own[0].folder) for name, own in cells.items()}
         running.runner.console.print("writing and timing LiteRT files, then the report")
         with locked(plan.study_dir):
-            latency_ms, litert_bytes, unshipped = _shipped(pool, design, files, plan.study_dir / "litert")
+            latency_ms, litert_bytes, unshipped = _shipped(
+                pool, design, files, plan.study_dir / "litert", plan.seeds.start
+            )
             conclude(
                 plan.study_dir,
                 [(_shown(design, name, chosen), own) for name, own in cells.items()],
@@ -161,14 +163,16 @@ def execute(design: Design, plan: Plan) -> StudyResult:
 
 
 def _shipped(
-    pool: Executor, design: Design, files: Mapping[str, Path], folder: Path
+    pool: Executor, design: Design, files: Mapping[str, Path], folder: Path, seed: int
 ) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
-    """As `ship`, in a worker; a worker that dies of it must not cost the study its report."""
-    died = "No arm has a LiteRT file, size and latency: the process that writes and times them died."
+    """As `ship`, in a worker; whatever it dies of must not cost the study its report."""
+    none = "No arm has a LiteRT file, size and latency"
     try:
-        return pool.submit(ship, design, files, folder).result()
+        return pool.submit(ship, design, files, folder, seed).result()
     except BrokenExecutor:
-        return {}, {}, [died]
+        return {}, {}, [f"{none}: the process that writes and times them died."]
+    except Exception as error:  # of the data
+        return {}, {}, [f"{none} ({' '.join(f'{type(error).__name__}: {error}'.split())[:300]})."]
 
 
 def _require_scores(running: _Running) -> None:

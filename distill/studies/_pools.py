@@ -28,7 +28,8 @@ def pool_of(design: Design, study_dir: Path, *, jobs: int, engine: Ray | None) -
         with engine.workers(study_dir) as cluster:
             yield cluster
         return
-    functions: list[Callable[..., Any]] = [design.data, *(arm.function for arm in design.arms.values())]
+    functions: list[Any] = [design.data, *(arm.function for arm in design.arms.values())]
+    functions += [*(one.score for one in design.metrics), *design.sections]
     typed = not hasattr(sys.modules["__main__"], "__file__")
     if typed and any(getattr(one, "__module__", None) == "__main__" for one in functions):
         yield InThisProcess()

@@ -49,7 +49,8 @@ def read(study_dir: str | os.PathLike[str], *others: str | os.PathLike[str]) -> 
 
 
 def _read(study_dir: Path) -> StudyResult:
-    path = study_dir if study_dir.suffix == ".json" else study_dir / "study.json"
+    is_file = study_dir.suffix == ".json" and not study_dir.is_dir()
+    path = study_dir if is_file else study_dir / "study.json"
     with _naming(path):
         raw = json.loads(path.read_text(encoding="utf-8"))
         measures = tuple(Measure(**measure) for measure in raw["measures"])

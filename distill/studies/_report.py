@@ -68,7 +68,8 @@ def write(
 
     Raises:
         BrokenStudyError: a file is missing or broken. In that case an older report is left as it is.
-        ValueError: the directories are not of one study, or there are several directories and no `out`.
+        ValueError: the directories are not of one study, or there are several directories, or a condensed file, and no
+            `out`.
 
     Example:
         ```python
@@ -81,6 +82,11 @@ def write(
         raise ValueError(
             "A report of several directories needs a directory of its own, so that it does not take the place of "
             f"theirs. Received: {1 + len(others)} directories and no out. Name one, such as out='runs/merged'."
+        )
+    if out is None and Path(study_dir).is_file():
+        raise ValueError(
+            "A report of a file needs a directory, for the page and what lies beside it. Received: "
+            f"{os.fspath(study_dir)!r} and no out. Name one, such as out='runs/report'."
         )
     study = read(study_dir, *others)
     folder = Path(study_dir if out is None else out)

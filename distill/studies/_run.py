@@ -100,7 +100,7 @@ class Run:
             )
         # Loading must not change the random state: new networks start alike in arms with a teacher and without.
         with same_randomness():
-            return keras.models.load_model(file)
+            return keras.models.load_model(file, compile=False)
 
 
 def settle(
@@ -163,8 +163,19 @@ def answers_of(model: keras.Model | Path) -> Callable[[Any], NDArray[Any]]:
     if isinstance(model, Path) and model.suffix != ".keras":
         exported: Callable[[Any], Any] = Exported(model).predict
         return exported
-    network = keras.models.load_model(model) if isinstance(model, Path) else model
-    return lambda x: keras.ops.convert_to_numpy(network(x, training=False))
+    network = keras.models.load_model(model, compile=False) if isinstance(model, Path) else model
+
+    def answer(x: Any) -> NDArray[Any]:
+        found = network(x, training=False)
+        if keras.tree.is_nested(found):
+            raise ValueError(
+                "A model that is scored must return one array. Received: "
+                f"{network.name!r}, which returns a {type(found).__name__} of {len(found)}. Return a model of the "
+                "output that counts: keras.Model(model.input, model.output[...])."
+            )
+        return keras.ops.convert_to_numpy(found)
+
+    return answer
 
 
 def examples_of(split: Split) -> tuple[Any, NDArray[Any]]:
@@ -217,7 +228,7 @@ def _network(made: Made, file: Path) -> keras.Model | None:
     """The model that was made, if Keras can tell what it is."""
     if isinstance(made, keras.Model):
         return made
-    return keras.models.load_model(file) if file.suffix == ".keras" else None
+    return keras.models.load_model(file, compile=False) if file.suffix == ".keras" else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from distill._keras import in_safe_mode
 from distill.studies._declarations import Cell
 from distill.studies._records import environment, write_json
 
@@ -164,7 +165,8 @@ def _where(error: Exception) -> str:
     """The traceback of an error, from the process that raised it: `concurrent.futures` sends it as a quoted cause."""
     if type(error.__cause__).__name__ == "_RemoteTraceback":
         return str(error.__cause__).strip('"\n')
-    return "".join(traceback.format_exception(error.__cause__ or error))
+    is_of_ray = type(error).__module__.startswith("ray.")
+    return "".join(traceback.format_exception((error.__cause__ if is_of_ray else None) or error))
 
 
 @contextlib.contextmanager
@@ -231,7 +233,12 @@ def _run_here(cell: Cell, work: Work, directory: Path, policy: dict[str, Any]) -
     write_json(directory / "config.json", {**identity, "config": config, **environment()})
     began = time.monotonic()
     # What a worker did before must affect neither the random numbers of a loaded model nor the names of layers.
+    is_unsafe = (
+        in_safe_mode() is False
+    )  # by enable_unsafe_deserialization, which clearing the session forgets
     keras.backend.clear_session()
+    if is_unsafe:
+        keras.config.enable_unsafe_deserialization()
     keras.utils.set_random_seed(cell.seed)
     try:
         _set_policy(policy)  # which the study's file may have set; clearing the session forgets it

@@ -16,7 +16,7 @@ from distill.studies._run import examples_of
 
 
 def ship(
-    design: Design, models: Mapping[str, Path], folder: Path
+    design: Design, models: Mapping[str, Path], folder: Path, seed: int
 ) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
     """Writes a float32 LiteRT file for each model, and times all files in turns, on one thread.
 
@@ -26,6 +26,7 @@ def ship(
         design: the study; an example of its dev split is timed.
         models: arm -> file of its model. A `.tflite` or `.onnx` file is timed as it is.
         folder: folder for the LiteRT files; each is named after its arm.
+        seed: seed of the data.
 
     Returns:
         Latency and size in bytes by arm, as study.json holds them, and a note on each arm that has none.
@@ -34,11 +35,11 @@ def ship(
     calls: dict[str, Callable[[], object]] = {}
     sizes: dict[str, int] = {}
     notes: list[str] = []
-    x, _ = examples_of(design.splits(0)[1])
+    x, _ = examples_of(design.splits(seed)[1])
     for arm, source in models.items():
         try:
             if source.suffix == ".keras":
-                model = keras.models.load_model(source)
+                model = keras.models.load_model(source, compile=False)
                 if functional_of(model) is None:
                     model(_rows(x, 1))  # a model without a graph cannot be exported before it was called
                 source = _exported(model, folder / f"{arm}.tflite", arm, notes)

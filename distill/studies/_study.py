@@ -351,7 +351,8 @@ class Study:
         return execute(
             design,
             Plan(
-                study_dir=Path(out) / design.folder(smoke=smoke),
+                study_dir=Path(out).resolve()
+                / design.folder(smoke=smoke),  # an arm may change the working directory
                 seeds=range(first_seed, first_seed + count),
                 jobs=jobs or os.cpu_count() or 1,
                 engine=engine,

@@ -3,7 +3,10 @@
 import functools
 import importlib
 import linecache
+import os
+import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -109,18 +112,35 @@ def unused():
 def declared(tune):
     return lambda function: function
 """
+NETS = """
+def built():
+    return 16
+
+
+class Unused:
+    pass
+"""
+LATER = """
+def late_one():
+    return 17
+"""
 INSTALLED = """
 def size():
     return 77
 """
 STUDY = """
+import dataclasses
 import enum
 import functools
+import logging
 import pathlib
+import types
 
+import keras
 import numpy as np
 import tensorflow as tf
 import helpers
+import packed.nets
 from helpers import Model, Network, OTHER, declared
 from installed import size
 
@@ -141,6 +161,62 @@ def halved(x):
 
 
 METHODS = {"plain": [halved, None], "tensor": SHIFT}
+
+
+RECIPES = {"small": (halved, 8), "large": (halved, 64)}
+LOSS, SPACE = keras.losses.CategoricalCrossentropy(label_smoothing=0.375), types.SimpleNamespace(rate=0.125)
+LAYER = keras.layers.Dense(4)  # whose name counts the layers of a process
+ACTIVATION = np.tanh
+HERE = pathlib.Path(__file__).parent / "data.npz"
+
+
+def sized(width):
+    return width
+
+
+SMALL, MIDDLE, LARGE = (functools.partial(sized, width) for width in (8, 16, 16))
+
+
+def doubled(x):
+    return x * 2
+
+
+class Trainer:
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, x):
+        return doubled(x)
+
+    @staticmethod
+    def still():
+        return tripled()
+
+    @property
+    def width(self):
+        return quadrupled()
+
+
+def tripled():
+    return 3 + 18
+
+
+def quadrupled():
+    return 4 + 19
+
+
+TRAINER = Trainer(0.75)
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipping:
+    skip: frozenset = frozenset({"a", "b", "c", "d", "e"})
+
+    def made(self):
+        return 20
+
+
+SKIPPING = Skipping()
 
 
 @functools.cache
@@ -166,7 +242,12 @@ def arm(run, width=3):
     def late():
         return LATE[0]
 
+    from later import late_one
+
+    logging.getLogger(__name__).info(__file__)
     used = FILE, WORDS, SHIFT, KIND, METHODS, loaded(), step(1)
+    more = RECIPES, LOSS, SPACE, LAYER, ACTIVATION, HERE, SMALL, MIDDLE, LARGE, TRAINER, SKIPPING
+    more = more, packed.nets.built(), late_one()
     return fit(), fit_again(), Model(), helpers.WIDTH, helpers.DEPTH, late(), size(), used
 """
 
@@ -175,16 +256,27 @@ def arm(run, width=3):
 def changed(tmp_path, monkeypatch):
     """A function that writes a study and what it uses, with a change, and returns the digest of its arm."""
     folders = {"helpers": tmp_path, "installed": tmp_path / ".venv" / "site-packages", "own_study": tmp_path}
+    folders |= {"packed.nets": tmp_path, "later": tmp_path}
     folders["installed"].mkdir(parents=True)
+    (tmp_path / "packed").mkdir()  # a package without an __init__
     for folder in folders.values():
         monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def digest(old="", new=""):
-        assert old in HELPERS + INSTALLED + STUDY
-        for name, text in (("helpers", HELPERS), ("installed", INSTALLED), ("own_study", STUDY)):
-            (folders[name] / f"{name}.py").write_text(text.replace(old, new) if old else text)
+        texts = {
+            "helpers": HELPERS,
+            "installed": INSTALLED,
+            "own_study": STUDY,
+            "packed.nets": NETS,
+            "later": LATER,
+        }
+        assert any(old in text for text in texts.values())
+        for name, text in texts.items():
+            file = folders[name] / f"{name.replace('.', '/')}.py"
+            file.write_text(text.replace(old, new) if old else text)
             sys.modules.pop(name, None)
+        sys.modules.pop("packed", None)
         importlib.invalidate_caches()
         linecache.checkcache()
         return code_of(importlib.import_module("own_study").arm)
@@ -215,6 +307,19 @@ def changed(tmp_path, monkeypatch):
         ("x / 2", "x / 3"),  # in a container of functions
         ("return 11", "return 13"),  # behind functools.cache
         ("x + 12", "x + 14"),  # behind tf.function
+        ("(halved, 64)", "(halved, 32)"),  # beside a function in a container
+        ("smoothing=0.375", "smoothing=0.5"),
+        ("rate=0.125", "rate=0.25"),
+        ("np.tanh", "np.sin"),
+        ("(8, 16, 16)", "(8, 8, 16)"),
+        ("Trainer(0.75)", "Trainer(0.5)"),
+        ("x * 2", "x * 3"),  # through what an object does when it is called
+        ("3 + 18", "3 - 18"),  # through a static method
+        ("4 + 19", "4 - 19"),  # through a property
+        ('"e"})', '"f"})'),
+        ("return 20", "return 21"),  # of a dataclass
+        ("return 16", "return 15"),  # in a module of a package
+        ("return 17", "return 19"),  # in a module that the arm itself imports
     ],
 )
 def test_a_change_in_what_an_arm_uses_is_a_change_of_the_arm(old, new, changed):
@@ -230,10 +335,74 @@ def test_a_change_in_what_an_arm_uses_is_a_change_of_the_arm(old, new, changed):
         ("width=3", "width=4"),  # a setting, which is in the config of a cell
         ("tune=(1, 2)", "tune=(1, 3)"),  # so are those that were tried
         ("return 77", "return 78"),  # in a package that is installed below the study's folder
+        ("class Unused:", "class Uncalled:"),
     ],
 )
 def test_a_change_elsewhere_is_none(old, new, changed):
     assert changed(old, new) == changed()
+
+
+def test_a_digest_is_the_same_in_another_process_and_another_folder(changed, tmp_path):
+    """With another order of sets, under the name of a program, with more layers made before, and moved."""
+    here = changed()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("helpers.py", "own_study.py", "later.py", "packed", ".venv"):
+        (tmp_path / name).rename(moved / name)
+    program = (
+        "import keras, runpy, sys; keras.layers.Dense(1); sys.argv = ['x']\n"
+        "from distill.studies._code import code_of\n"
+        "import importlib.util as u\n"
+        f"spec = u.spec_from_file_location('__mp_main__', {str(moved / 'x' / '..' / 'own_study.py')!r})\n"
+        "module = u.module_from_spec(spec); sys.modules['__mp_main__'] = module; spec.loader.exec_module(module)\n"
+        "print(code_of(module.arm))"
+    )
+    (moved / "x").mkdir()
+    path = os.pathsep.join(map(str, (moved, moved / ".venv" / "site-packages")))
+    environment = {**os.environ, "PYTHONHASHSEED": "123", "PYTHONPATH": path}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-600:]
+    assert done.stdout.split() == [here]
+
+
+def test_what_is_typed_in_a_notebook(tmp_path, monkeypatch):
+    """Its functions name files that do not exist, and its classes none; helpers lie in the working directory."""
+    (tmp_path / "beside_it.py").write_text("def fit():\n    return 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    typed = (
+        "from beside_it import fit\n\n\nclass Net:\n    def run(self):\n        return fit()\n\n\n"
+        "def arm(run):\n    return Net()\n"
+    )
+
+    def digest():
+        sys.modules.pop("beside_it", None)
+        importlib.invalidate_caches()
+        linecache.checkcache()
+        scope = {"__name__": "__main__"}
+        exec(compile(typed, "/tmp/ipykernel_1/2.py", "exec"), scope)
+        assert code.file_of(scope["arm"]) is None
+        return code_of(scope["arm"])
+
+    before = digest()
+    assert digest() == before
+    (tmp_path / "beside_it.py").write_text("def fit():\n    return 2\n")
+    assert digest() != before
+    sys.modules.pop("beside_it", None)
+
+
+def test_a_method_is_its_function_and_its_object():
+    class Trainer:
+        def __init__(self, rate):
+            self.rate = rate
+
+        def fit(self, run, width=3):
+            return run
+
+    assert code_of(Trainer(1).fit) == code_of(Trainer(1).fit) != code_of(Trainer(2).fit)
 
 
 def test_partials_closures_and_what_has_no_text():

@@ -78,3 +78,10 @@ def test_settings_and_code_are_kept_and_compared(tmp_path):
     folders[1].write_text(json.dumps(old))
     notes = studies.read(*folders).notes
     assert sum("record the settings and code of alone, so" in note for note in notes) == 1
+
+
+def test_a_report_of_a_condensed_study_needs_a_directory(tmp_path):
+    small = studies.condense(write_study(tmp_path / "run", seeds=2), tmp_path / "small.json")
+    with pytest.raises(ValueError, match=r"needs a directory.*small\.json' and no out. Name one"):
+        studies.report.write(small)
+    assert studies.report.write(small, out=tmp_path / "report").read_text().startswith("<!DOCTYPE html>")

@@ -3,6 +3,7 @@
 import functools
 import os
 import random
+import re
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +18,7 @@ from keras import layers
 import distill
 from distill import studies
 from distill.studies import _cell_work as cell_work
+from distill.studies import _cells as cells
 from distill.studies import _execution as execution
 from distill.studies import _shipping as shipping
 from tests.studies.made_up import terminal
@@ -621,3 +623,87 @@ def test_times_that_cannot_be_taken_cost_no_report(here, tmp_path, monkeypatch):
     found = run(study_of((teacher, {})), tmp_path)
     assert (dict(found.latency_ms), list(found.litert_bytes)) == ({}, ["teacher"])
     assert "No arm has a latency (RuntimeError: no clock)." in found.notes
+
+
+def test_a_saved_model_keeps_what_its_layers_learned_besides_weights(tmp_path):
+    words = layers.TextVectorization(max_tokens=6, output_sequence_length=2)
+    words.adapt(["red green", "blue red"])
+    inputs = keras.Input((), dtype="string")
+    model = keras.Model(inputs, layers.Embedding(6, 3)(words(inputs)))
+    model.compile("adam", "mse")
+    cells.save(model, tmp_path / "model.keras")
+    texts = tf.constant(["blue green", "red grey"])
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(model(texts), again(texts))
+    assert not again.compiled
+    assert model.compiled
+
+
+def numbered(seed, file="a.json"):
+    if seed < 1:
+        raise FileNotFoundError(f"no data of seed {seed}")
+    return splits(seed)
+
+
+def test_data_of_other_seeds_is_not_asked_for(here, tmp_path):
+    study = study_of((teacher, {}), data=numbered)
+    assert list(run(study, tmp_path, first_seed=1, seeds=1).litert_bytes) == ["teacher"]
+
+
+def test_data_that_fails_later_costs_no_report(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(shipping, "examples_of", breaks)
+    found = run(study_of((teacher, {})), tmp_path)
+    assert any(note.startswith("No arm has a LiteRT file, size and latency") for note in found.notes)
+
+
+def test_settings_of_the_data_make_folders_of_their_own(here, bare, tmp_path):
+    study = study_of((teacher, {}), data=numbered)
+    for file in ("b.json", "b/c", "b_c", "d" * 80):
+        run(study, tmp_path, first_seed=1, seeds=1, data={"file": file})
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names[:2] == ["tiny-b.json", "tiny-b_c"]
+    assert re.fullmatch("tiny-b_c-[0-9a-f]{6}", names[2])
+    assert re.fullmatch("tiny-d{64}-[0-9a-f]{6}", names[3])
+    assert studies.read(tmp_path / "tiny-b.json").arms[0].name == "teacher"
+
+
+def test_an_arm_may_leave_its_directory(here, bare, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def leaving(run):
+        os.chdir(run.directory)
+        return classifier(1.0)
+
+    found = run(study_of((leaving, {}), seeds=3), Path("runs"))
+    assert len(found.arm("leaving").cells) == 3
+
+
+def test_cells_of_another_policy_are_others(here, bare, tmp_path):
+    study = study_of((teacher, {}))
+    run(study, tmp_path)
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        run(study, tmp_path, seeds=1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert len(list(tmp_path.glob("tiny/cells/teacher-seed0-*"))) == 2
+
+
+def test_a_failure_here_says_what_was_raised_last(here, bare, tmp_path, capsys):
+    def chained(run):
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            raise ValueError("what to do") from error
+
+    run(study_of((chained, {}), (teacher, {})), tmp_path)
+    assert "ValueError: what to do" in capsys.readouterr().out
+
+
+def test_several_outputs_cannot_be_scored():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, {"a": layers.Dense(2)(inputs), "b": layers.Dense(2)(inputs)}, name="both")
+    with pytest.raises(
+        ValueError, match="must return one array. Received: 'both', which returns a dict of 2"
+    ):
+        studies.compare_models({"both": model}, splits(0)[2])

@@ -73,7 +73,11 @@ WRONG = {
         {},
         "needs a softmax head.*ends in sigmoid",
     ),
-    "relu head": (lambda: (dense_net(16), dense_net(4, activation="relu")), {}, "must know where the model computes them"),
+    "relu head": (
+        lambda: (dense_net(16), dense_net(4, activation="relu")),
+        {},
+        "must know where the model computes them",
+    ),
 }
 
 

@@ -224,7 +224,9 @@ def test_what_cannot_be_made_anew_is_refused(teacher):
 def test_a_loss_that_was_called_by_hand_fits_what_it_was_called_on(teacher):
     loss = Hint(*HIDDEN)
     loss(np.zeros((2, 16), "float32"), np.zeros((2, 5), "float32"))
-    with pytest.raises(ValueError, match=r"Received: teacher \(None, 16\) and student \(None, 4\), with other"):
+    with pytest.raises(
+        ValueError, match=r"Received: teacher \(None, 16\) and student \(None, 4\), with other"
+    ):
         Distiller(teacher, dense_net(4), loss)
     crd = ContrastiveRepresentation(Y, negatives=4, width=4)
     crd(np.zeros((2, 2, 3), "float32"), np.zeros((2, 3), "float32"), ids=IDS[:2])
