@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,10 @@ def _record(
     name: str | None = None,
     verbose: int,
 ) -> Answers:
+    if isinstance(layers, str):
+        layers = [layers]
     kept = layers if isinstance(layers, Mapping) else dict.fromkeys(layers, Dense())
+    _checked("batch_size", batch_size)
     answering = Answering(
         teacher.predict if isinstance(teacher, Exported) else teacher,
         layers=list(kept),
@@ -351,9 +355,9 @@ def _require_used(targets: Target | Mapping[Any, Target], answers: Iterable[Answ
 
 
 def _checked(name: str, number: Any) -> int:
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
         raise ValueError(f"{name} must be an integer of at least 1. Received: {name}={number!r}.")
-    return number
+    return int(number)
 
 
 def _fingerprint(teacher: Any, answering: Answering) -> str | None:

@@ -91,7 +91,9 @@ class Shards:
         rows = self._maps.get(number)
         if rows is None:
             with self._lock:
-                rows = self._maps[number] = self._open(number)
+                rows = self._maps.get(number)  # another thread may have opened it
+                if rows is None:
+                    rows = self._maps[number] = self._open(number)
         return rows
 
     def _open(self, number: int) -> np.ndarray:

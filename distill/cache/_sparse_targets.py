@@ -1,7 +1,8 @@
 """Targets that keep only part of the logits: the largest and the rest's sum, or classes that were drawn."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,8 @@ class TopK(Target):
     is_sparse = True
 
     def __post_init__(self) -> None:
-        given = self.temperatures if isinstance(self.temperatures, (tuple, list)) else (self.temperatures,)
-        object.__setattr__(self, "temperatures", tuple(float(t) for t in given))
-        _require_count(self.k)
-        _require_temperatures(self.temperatures)
+        object.__setattr__(self, "k", _count(self.k))
+        object.__setattr__(self, "temperatures", _temperatures(self.temperatures))
 
     def check(self, answer: Answer) -> None:
         """Raises ValueError unless the answer is logits or probabilities of k classes or more."""
@@ -156,11 +155,13 @@ class Sampled(Target):
     is_sparse = True
 
     def __post_init__(self) -> None:
-        _require_count(self.k)
-        _require_temperatures((self.temperature,))
-        object.__setattr__(self, "temperature", float(self.temperature))  # 2 and 2.0 are one target
-        if not isinstance(self.seed, int) or self.seed < 0:
+        object.__setattr__(self, "k", _count(self.k))
+        object.__setattr__(
+            self, "temperature", _temperatures((self.temperature,))[0]
+        )  # 2 and 2.0 are one target
+        if not isinstance(self.seed, Integral) or self.seed < 0:
             raise ValueError(f"seed must be an integer >= 0. Received: seed={self.seed!r}.")
+        object.__setattr__(self, "seed", int(self.seed))
 
     def check(self, answer: Answer) -> None:
         """Raises ValueError unless the answer is logits or probabilities of classes."""
@@ -214,16 +215,18 @@ class Sampled(Target):
         _require_recorded(loss, answer, (self.temperature,), lambda t: f"temperature={t}")
 
 
-def _require_count(k: Any) -> None:
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+def _count(k: Any) -> int:
+    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
         raise ValueError(f"k must be an integer of at least 1. Received: k={k!r}.")
+    return int(k)
 
 
-def _require_temperatures(temperatures: tuple[float, ...]) -> None:
-    if not temperatures or not all(1e-6 <= t <= 1e6 for t in temperatures):
-        raise ValueError(
-            f"Temperatures must be numbers from 1e-6 to 1e6, one or more. Received: {temperatures}."
-        )
+def _temperatures(given: Any) -> tuple[float, ...]:
+    """Temperatures, of one number or several, as floats."""
+    found = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    if not found or not all(isinstance(t, Real) and 1e-6 <= float(t) <= 1e6 for t in found):
+        raise ValueError(f"Temperatures must be numbers from 1e-6 to 1e6, one or more. Received: {given!r}.")
+    return tuple(float(t) for t in found)
 
 
 def _require_classes(target: Target, answer: Answer, from_logits: bool | None) -> None:
@@ -309,8 +312,14 @@ def _largest(logits: np.ndarray, k: int) -> np.ndarray:
     if k == 1:
         return logits.argmax(axis=-1)[..., None]
     chosen = np.sort(np.argpartition(logits, -k, axis=-1)[..., -k:], axis=-1)
-    order = np.argsort(-np.take_along_axis(logits, chosen, axis=-1), axis=-1, kind="stable")
-    return np.take_along_axis(chosen, order, axis=-1)
+    values = np.take_along_axis(logits, chosen, axis=-1)
+    order = np.argsort(-values, axis=-1, kind="stable")
+    found = np.take_along_axis(chosen, order, axis=-1)
+    # Where more are equal to the least of them than fit, a partition chooses any of these.
+    tied = (logits >= values.min(axis=-1, keepdims=True)).sum(axis=-1) > k
+    if tied.any():
+        found[tied] = np.argsort(-logits[tied], axis=-1, kind="stable")[..., :k]
+    return found
 
 
 def _log_sum_exp(values: np.ndarray, temperature: float = 1.0) -> np.ndarray:

@@ -72,7 +72,7 @@ def mlp(
     stack: list[keras.Layer] = []
     for width in (channels, channels) if hidden is None else hidden:
         stack += [linear(width, rank=rank, use_bias=use_bias), layers.ReLU(dtype="float32")]
-    return keras.Sequential([*stack, linear(channels, rank=rank, use_bias=use_bias)])
+    return _stack([*stack, linear(channels, rank=rank, use_bias=use_bias)])
 
 
 def connector(channels: int, *, rank: int) -> keras.Sequential:
@@ -95,7 +95,7 @@ def connector(channels: int, *, rank: int) -> keras.Sequential:
     References:
         [1] Heo et al. 2019, arXiv:1904.01866, section 3.
     """
-    return keras.Sequential([linear(channels, rank=rank, use_bias=False), layers.BatchNormalization(**_NORM)])
+    return _stack([linear(channels, rank=rank, use_bias=False), layers.BatchNormalization(**_NORM)])
 
 
 def regressor(teacher: Sequence[int | None], student: Sequence[int | None]) -> keras.Layer:
@@ -152,4 +152,11 @@ def regressor(teacher: Sequence[int | None], student: Sequence[int | None]) -> k
             f"Received: teacher {tuple(teacher)} and student {tuple(student)}. Read layers of closer sizes, or pass "
             "projector=, a layer that turns the student's shape into the teacher's."
         )
-    return keras.Sequential([*convolution, layers.BatchNormalization(**_NORM), layers.ReLU(dtype="float32")])
+    return _stack([*convolution, layers.BatchNormalization(**_NORM), layers.ReLU(dtype="float32")])
+
+
+def _stack(parts: list[keras.Layer]) -> keras.Sequential:
+    """Layers one after another, whose input is not cast to the global dtype either."""
+    made = keras.Sequential(parts)
+    made.dtype_policy = "float32"
+    return made

@@ -53,12 +53,16 @@ def _advice_on_classes(teacher: str, answers: np.ndarray, labels: np.ndarray) ->
     """
     right = float(np.mean(answers == labels))
     most = float(np.bincount(labels).max()) / len(labels)
-    table = np.zeros((int(max(answers.max(), labels.max())) + 1,) * 2, int)
-    np.add.at(table, (answers, labels), 1)
-    best = table.argmax(axis=1)
-    seen = np.unique(answers)
-    one_to_one = len(set(best[seen])) == len(seen) > 1
-    remapped = float(table.max(axis=1).sum()) / len(labels)
+    # Of the pairs that occur: a table of all would not fit into memory for a large vocabulary.
+    (given, wanted), counts = np.unique(np.stack([answers, labels]), axis=1, return_counts=True)
+    best: dict[int, int] = {}
+    found_by: dict[int, int] = {}
+    for i, label, number in zip(given, wanted, counts, strict=True):
+        if number > found_by.get(i, 0):
+            best[i], found_by[i] = label, number
+    seen = list(best)
+    one_to_one = len(set(best.values())) == len(seen) > 1
+    remapped = sum(found_by.values()) / len(labels)
     if one_to_one and remapped > right + _REMAPPED and len(labels) >= 10 * len(seen):
         moved = ", ".join(f"{i} is label {best[i]}" for i in seen if best[i] != i)
         return [

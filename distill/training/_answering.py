@@ -1,5 +1,6 @@
 """All that can be recorded of a teacher, for numpy batches: its outputs, their logits where it is known, and layers."""
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -128,7 +129,9 @@ def _outputs_of(model: Any) -> list[Answer]:
     if graph is None:
         return []
     keys: list[Output] = list(range(len(graph.outputs)))
-    names: list[str | None] = list(graph.output_names)
+    counted = collections.Counter(graph.output_names)
+    # One head may be called for several outputs, which then go by their positions.
+    names: list[str | None] = [name if counted[name] == 1 else None for name in graph.output_names]
     if isinstance(graph.output, dict):
         keys, names = output_keys(graph), [None] * len(graph.outputs)
     elif len(graph.outputs) == 1:

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -198,8 +199,13 @@ def require_ready(
         raise ValueError(
             f"A check needs a student with weights. Received: {student.name!r}, not built. Call it on a batch first."
         )
+    if not student.trainable_variables:
+        raise ValueError(
+            f"A check needs a student that trains. Received: {student.name!r}, all of whose weights are frozen. Set "
+            "trainable = True for what is to learn."
+        )
     for name, number in numbers.items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
             raise ValueError(f"{name} must be an integer of at least 1. Received: {name}={number!r}.")
 
 

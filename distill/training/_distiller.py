@@ -19,7 +19,7 @@ from distill.training._adjustable import AdjustableWeights
 from distill.training._check import Checkup, checkup, require_ready, warn_of_heads
 from distill.training._evaluating import EvaluatingTrainer, Examined
 from distill.training._features import features_of, require_one_order
-from distill.training._identified import split
+from distill.training._identified import Identified, split, unlabelled
 from distill.training._loss_layers import LossLayers
 from distill.training._objective import Objective, Part, sum_of_penalties
 from distill.training._outputs import by_position
@@ -221,6 +221,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         self.validate_teacher = validate_teacher
         self._traced_step = TracedStep(self._objective)
         self._traced_evaluation = TracedStep(self._objective)
+        self._traced_prediction = TracedStep(self._objective)
         # Keras tracks attributes and lists of them, but not what a plain object holds. Untracked variables would be
         # constants of a compiled step on some backends, and missing from `save_weights`.
         self._loss_means = LossMeans(self._objective.loss_trackers)
@@ -326,6 +327,7 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         with scope_of(self):
             super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self._traced_step.forget()
+        self._traced_evaluation.forget()
 
     def fit(
         self, x: Data = None, y: Tensors = None, *args: Any, sample_weight: Any = None, **kwargs: Any
@@ -339,15 +341,38 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
             ValueError: `sample_weight` is given without labels; labels or a compiled loss are missing and needed; or
                 a loss has been given to another Distiller since.
         """
-        if y is None and sample_weight is not None:
-            raise ValueError(
-                "sample_weight needs labels: Keras drops it without. Received: sample_weight without y. Pass a "
-                "data set of (x, y, sample_weight); with student_loss_weight=0, y may be any valid labels."
-            )
+        _require_labels_of(y, sample_weight)
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, Identified):
+            kwargs["validation_data"] = (validation,)
+        elif isinstance(validation, tuple) and len(validation) == 3:
+            _require_labels_of(*validation[1:])
+        elif validation is not None:
+            kwargs["validation_data"] = unlabelled(validation)
+        x = unlabelled(x)
         if self.compiled and self._objective.needs_labels:
             warn_of_heads(self.student, compile_settings(self)["loss"])
         self._make_room_for_labels()
         return super().fit(x, y, *args, sample_weight=sample_weight, **kwargs)
+
+    def evaluate(
+        self, x: Data = None, y: Tensors = None, *args: Any, sample_weight: Any = None, **kwargs: Any
+    ) -> Any:
+        """Evaluates the student as `keras.Model.evaluate` does, and its losses if `validate_teacher` says so.
+
+        Raises:
+            ValueError: `sample_weight` is given without labels.
+        """
+        _require_labels_of(y, sample_weight)
+        if not kwargs.get("_use_cached_eval_dataset"):  # in which `fit` evaluates, once an epoch
+            self._make_room_for_labels()
+        return super().evaluate(unlabelled(x), y, *args, sample_weight=sample_weight, **kwargs)
+
+    def test_on_batch(self, x: Tensors, y: Tensors = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates one batch, as `keras.Model.test_on_batch` does."""
+        if y is not None:
+            self._make_room_for_labels()
+        return super().test_on_batch(x, y, *args, **kwargs)
 
     def train_on_batch(self, x: Tensors, y: Tensors = None, *args: Any, **kwargs: Any) -> Any:
         """Runs one training step, as `keras.Model.train_on_batch` does."""
@@ -371,6 +396,8 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
     def _make_room_for_labels(self) -> None:
         if self._traced_step.has_no_room_for_labels(self):
             self.train_function = None
+        if self._traced_evaluation.has_no_room_for_labels(self):
+            self.test_function = None
 
     def make_train_function(self, force: bool = False) -> Any:
         """Prepares the training step; Keras calls it at each `fit`."""
@@ -385,6 +412,11 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         self._require_recorded()
         stale = self._traced_evaluation.is_stale(self.student, self._teachers)
         return super().make_test_function(stale or force)
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Prepares the step of a prediction; Keras calls it at each `predict`."""
+        stale = self._traced_prediction.is_stale(self.student, self._teachers)
+        return super().make_predict_function(stale or force)
 
     def _require_recorded(self) -> None:
         for teacher in self._teachers:
@@ -511,10 +543,11 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
                 "train_on_batch, or pass distiller.preparation(teaching=True)(x)[0]."
             )
         else:
-            for teacher in self._teachers:
-                if isinstance(teacher, Teacher) and teacher.takes_batch:
-                    require_one_order(teacher.model, self.student, x)
             views = (x,) * len(self._teachers)
+        if preprocessing_of(self.student, "student") is None:
+            for teacher, view in zip(self._teachers, views, strict=True):
+                if isinstance(teacher, Teacher) and teacher.takes_batch and not teacher.pipeline:
+                    require_one_order(teacher.model, self.student, view)
         # By number: torch.compile of torch 2.13 fails on teachers that come out of an iterator over a tuple.
         return [self._teachers[i].answer(views[i], learned) for i in range(len(self._teachers))]
 
@@ -524,7 +557,8 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         It compares the scores and sizes of teacher and student. It checks whether the student's head fits the
         compiled loss, and whether the teacher's classes fit the labels. It also looks at the range of the
         inputs, and at the scale of each term of the loss and of its gradient, on one batch in training. It
-        trains nothing, and changes no model, metric or random generator.
+        trains nothing, and changes no model, metric or random generator. A data set that is shuffled anew at each
+        pass goes on to its next order, as at any other pass; a generator loses the batches that were read.
 
         Before `fit`, it cannot see how long training will be. With too few steps, a distilled student can end
         far behind one trained on the labels alone, and nothing here warns of that. If you call it again after
@@ -615,4 +649,13 @@ class Distiller(AdjustableWeights, EvaluatingTrainer):
         raise NotImplementedError(
             "A Distiller has no config, since that would hold a copy of the teacher. Save the student with save() and "
             "the state of training with save_weights(); to go on, make the Distiller anew and load the weights."
+        )
+
+
+def _require_labels_of(y: Tensors, sample_weight: Any) -> None:
+    """Raises ValueError if there are weights of examples without labels."""
+    if y is None and sample_weight is not None:
+        raise ValueError(
+            "sample_weight needs labels: Keras drops it without. Received: sample_weight without y. Pass a "
+            "data set of (x, y, sample_weight); with student_loss_weight=0, y may be any valid labels."
         )

@@ -58,6 +58,7 @@ class EvaluatingTrainer(PreparingTrainer):
     def test_step(self, *args: Any) -> Any:
         """Runs one step of an evaluation; on JAX, the first argument is the state."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(args[-1])
+        self._traced_evaluation.note_evaluation(y)
         reports = y is not None and self._has_own_numbers
         if self.validate_teacher is False and not reports:
             raise ValueError(
@@ -94,11 +95,14 @@ class EvaluatingTrainer(PreparingTrainer):
             return {name: result for name, result in self.get_metrics_result().items() if name in logged}
         outputs = y_pred.outputs if isinstance(y_pred, Tapped) else y_pred
         results = super().compute_metrics(x, y, outputs, sample_weight)
-        if (compiled := compiled_metrics(self)) is not None and (clash := own & set(compiled.result())):
+        compiled, loss = compiled_metrics(self), compiled_loss(self)
+        others = set() if compiled is None else set(compiled.result())
+        others |= set() if loss is None else {metric.name for metric in loss.metrics}
+        if clash := own & others:
             raise ValueError(
                 "Each name in the logs must belong to one number. "
-                f"Received: {sorted(clash)}, both a term of the loss and a compiled metric. Give the distillation "
-                "loss another name=."
+                f"Received: {sorted(clash)}, both a term of the loss and a compiled metric, or the loss of an output. "
+                "Give the distillation loss, or the output, another name."
             )
         return {key: value for key, value in results.items() if key in logged or key not in {"loss"} | own}
 

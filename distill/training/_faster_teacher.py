@@ -6,6 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -141,7 +142,7 @@ def faster_teacher(
         distiller = distill.Distiller(found.teacher, student, distill.SoftTargets(4.0))
         ```
     """
-    if not 0 <= tolerance < math.inf or isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
+    if not 0 <= tolerance < math.inf or isinstance(runs, bool) or not isinstance(runs, Integral) or runs < 1:
         raise ValueError(
             "tolerance must be a number >= 0, and runs an integer >= 1. "
             f"Received: tolerance={tolerance!r}, runs={runs!r}. Leave them out for 0.05 and 10."
@@ -152,6 +153,7 @@ def faster_teacher(
             f"{teacher.name!r}, which has a preprocessor. Set teacher.preprocessor to None, pass preprocessed inputs, "
             "and give the preprocessor to the Distiller as teacher_preprocessing."
         )
+    layers = [layers] if isinstance(layers, str) else layers
     original = Answering(teacher, layers=layers)
     expected = [array for _, array in original(x)]
     made: dict[str, tuple[keras.Model, Answering, float]] = {"as it is": (teacher, original, 0.0)}

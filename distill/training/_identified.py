@@ -34,6 +34,13 @@ class Identified(NamedTuple):
     ids: Tensor | Arrays
 
 
+def unlabelled(data: Any) -> Any:
+    """Returns data as Keras takes it: a data set of bare `Identified` would be one of inputs and labels."""
+    if not isinstance(getattr(data, "element_spec", None), Identified):
+        return data
+    return data.map(lambda x: (x,))  # which comes whole, unlike other pairs
+
+
 def split(x: Any) -> tuple[Any, Any]:
     """Returns the inputs, and the ids that came with them or `None`."""
     return (x.inputs, x.ids) if isinstance(x, Identified) else (x, None)

@@ -10,6 +10,7 @@ import numpy as np
 
 from distill._types import Data
 from distill._untouched import recurrent_states
+from distill.training._identified import unlabelled
 from distill.training._preparing import as_arrays, preparation_of
 
 
@@ -32,13 +33,15 @@ def as_examples(data: Data) -> Any:
     if not isinstance(data, tf.data.Dataset):
         try:
             data = tf.data.Dataset.from_tensor_slices(
-                as_arrays(tuple(data) if isinstance(data, list) else data)
+                # TensorFlow makes one tensor of a list.
+                keras.tree.lists_to_tuples(as_arrays(tuple(data) if isinstance(data, list) else data))
             )
         except (TypeError, ValueError) as error:
             raise ValueError(
                 "data must be arrays with the same number of rows, such as (x, y), or an unbatched tf.data.Dataset. "
                 f"Received: {type(data).__name__} ({error})."
             ) from error
+    data = unlabelled(data)
     if not list(data.take(1)):
         raise ValueError("data must hold at least one example, to fill batches with. Received: no example.")
     return data

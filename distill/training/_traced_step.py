@@ -31,12 +31,13 @@ class TracedStep:
         # A compiled step cannot read this from the variable of the weight.
         self._needs_labels = objective.needs_labels
         self._lacks_labels = False
-        self._variables: list[int] = []
+        self._evaluated_without = False
+        self._variables: list[object] = []
         self._teachers: list[Tensor] = []
 
     def forget(self) -> None:
         """Starts anew: `compile` has dropped the step."""
-        self._lacks_labels = False
+        self._lacks_labels = self._evaluated_without = False
 
     def refresh(self) -> None:
         """Looks again whether the student's own loss counts; to be called outside of the step."""
@@ -47,20 +48,26 @@ class TracedStep:
         # Traced without labels, the step would go on without the student's loss.
         stale = self._needs_labels and self._lacks_labels
         # Traced before the student was quantized or pruned, say, it would go on with the old variables.
-        variables = [id(part) for variable in student.variables for part in (variable, variable.constraint)]
-        stale = stale or variables != self._variables
+        # Kept themselves: a new object may get the address of one that is gone.
+        variables = [part for variable in student.variables for part in (variable, variable.constraint)]
+        stale = stale or not _are_same(variables, self._variables)
         self._variables = variables
         if keras.backend.backend() == "jax":
             # On JAX the teachers' weights are constants of the step, since they are no state of the Distiller.
             values = [variable.value for teacher in teachers for variable in teacher.variables]
-            stale = stale or [id(value) for value in values] != [id(value) for value in self._teachers]
+            stale = stale or not _are_same(values, self._teachers)
             self._teachers = values
         return stale
 
     def has_no_room_for_labels(self, model: keras.Model) -> bool:
         """Whether the step cannot take labels: Keras creates the variables of compiled metrics with the first ones."""
         compiled = (compiled_loss(model), compiled_metrics(model))
-        return self._lacks_labels and any(part is not None and not part.built for part in compiled)
+        without = self._lacks_labels or self._evaluated_without
+        return without and any(part is not None and not part.built for part in compiled)
+
+    def note_evaluation(self, labels: Tensors) -> None:
+        """Remembers, while the step of an evaluation is traced, whether it has labels, which it need not have."""
+        self._evaluated_without = self._evaluated_without or labels is None
 
     def note_labels(self, labels: Tensors) -> None:
         """Remembers, while the step is traced, whether it has labels; raises ValueError if it needs them."""
@@ -88,3 +95,7 @@ class TracedStep:
                 "A student_loss_weight above 0 needs a compiled loss and labels, but this Distiller was compiled or "
                 f"trained without them. Received: student_loss_weight={weight:g}. Call compile(loss=...) again first."
             )
+
+
+def _are_same(one: Sequence[object], other: Sequence[object]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

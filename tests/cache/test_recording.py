@@ -299,3 +299,39 @@ def test_features_in_an_ordered_dictionary_are_those_that_were_recorded(tmp_path
 def test_a_whole_number_and_its_float_are_one_target():
     assert repr(cache.Sampled(3, temperature=2)) == repr(cache.Sampled(3, temperature=2.0))
     assert repr(cache.TopK(3, temperatures=(1, 2))) == repr(cache.TopK(3, temperatures=(1.0, 2.0)))
+
+
+def test_one_head_for_two_outputs_is_recorded_by_position(tmp_path):
+    head, one, other = keras.layers.Dense(3, name="head"), keras.Input((6,)), keras.Input((6,))
+    teacher = keras.Model([one, other], [head(one), head(other)])
+    found = cache.record(teacher, [X, X[::-1]], tmp_path / "cache", **QUIET).look_up([0, 5])
+    np.testing.assert_allclose(found["output 0"], head(X[[0, 5]]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["output 1"], head(X[::-1][[0, 5]]), rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    target = cache.TopK(np.int64(2), temperatures=np.array([1.0, 4.0]), from_logits=True)
+    assert target == cache.TopK(2, temperatures=(1.0, 4.0), from_logits=True)
+    assert cache.Sampled(np.int64(2), temperature=np.float32(2)) == cache.Sampled(2, temperature=2.0)
+    sizes = {"batch_size": np.int64(8), "shard_size": np.int64(16)}
+    answers = cache.record(linear, X, tmp_path / "cache", targets=target, verbose=0, **sizes)
+    assert answers.examples == 48
+    for given, message in (
+        ({"batch_size": None}, "batch_size must"),
+        ({"layers": "hidden"}, "layers=.'hidden',"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cache.record(linear, X, tmp_path / "other", verbose=0, **given)
+    with pytest.raises(ValueError, match="Temperatures must be numbers"):
+        cache.Sampled(2, temperature="2")
+
+
+def test_of_equal_logits_the_first_are_kept(tmp_path):
+    rows = np.array([[1, 1, 1, 1, 1], [0, 2, 2, 2, 1], [3, 0, 0, 0, 0], [5, 4, 3, 2, 1]], "float32")
+    for k in (1, 2, 3):
+        target = cache.TopK(k, from_logits=True)
+        found = cache.record(
+            lambda x: rows[x[:, 0]], np.arange(4)[:, None], tmp_path / str(k), targets=target, verbose=0
+        )
+        kept = found.look_up(range(4))["output.ids"]
+        np.testing.assert_array_equal(kept, np.argsort(-rows, axis=-1, kind="stable")[:, :k])

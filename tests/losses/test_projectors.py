@@ -174,3 +174,20 @@ def test_a_layer_for_each_stage():
     assert loss.projectors[1] is own
     assert loss.layers == loss.projectors
     assert kinds(loss.projectors[0]) == ["Dense"]
+
+
+def test_their_input_is_not_cast_to_half_precision():
+    features = np.full((2, 8, 8, 16), 7e4, "float32")  # beyond float16
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        made = [
+            projectors.mlp(4, rank=4, hidden=[3]),
+            projectors.connector(4, rank=4),
+            projectors.regressor((None, 8, 8, 4), (None, 8, 8, 16)),
+        ]
+        answers = [as_numpy(projector(features)) for projector in made]
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for answer in answers:
+        assert answer.dtype == "float32"
+        assert np.isfinite(answer).all()

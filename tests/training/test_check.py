@@ -14,6 +14,7 @@ from scipy import special, stats
 from distill import BernoulliSoftTargets, Distiller, MutualLearning, SoftTargets
 from distill.losses import ContrastiveRepresentation, LogitMSE
 from distill.training import Identified
+from distill.training import _advice_on_answers as advice
 
 CE = "sparse_categorical_crossentropy"
 
@@ -507,3 +508,20 @@ def test_labels_of_a_binary_loss_lie_between_0_and_1(shift, factor, data):
         text for text in texts(distiller.check(x, factor * labels + shift), grave=True) if "Labels" in text
     ]
     assert "the loss 'binary_crossentropy' takes labels from 0 to 1" in text
+
+
+def test_a_student_that_cannot_learn_is_refused(data):
+    x, y = data
+    student = net(3, name="frozen")
+    student.trainable = False
+    distiller = compiled(net(4), student, SoftTargets())
+    with pytest.raises(ValueError, match="'frozen', all of whose weights are frozen"):
+        distiller.check(x, y, examples=np.int64(8))
+
+
+def test_labels_of_a_large_vocabulary_are_compared(data):
+    """A table of all pairs of classes would take terabytes."""
+    x, y = data
+    assert not texts(compiled(solved(x, y), net(3), LogitMSE()).check(x, y), grave=True)
+    found = advice._advice_on_classes("teacher", np.array([0, 1, 1_000_000]), np.array([0, 1, 2_000_000]))
+    assert found == []

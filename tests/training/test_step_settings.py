@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import FEATURES, dense_net
+from keras import layers
 
 import distill
 from distill.training import _step_settings as tuning
@@ -302,3 +303,12 @@ def test_models_that_cannot_be_measured_are_refused(batch, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="backend jax"):
         fastest(compiled(plain), batch, batch_size=8)
+
+
+def test_lists_are_several_inputs():
+    inputs = [keras.Input((3,)), keras.Input((2,))]
+    model = keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(inputs)))
+    model.compile("sgd", "mse")
+    x = [np.ones((4, 3), "float32"), np.ones((4, 2), "float32")]
+    found = fastest(model, (x, np.ones((4, 2), "float32")), batch_size=2, steps=(1,), runs=1)
+    assert found.chosen.steps_per_execution == 1

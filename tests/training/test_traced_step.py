@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from backend import as_numpy
+from backend import as_numpy, only_on
 from conftest import dense_net
 from distilling import assert_logs, compiled, expected_loss, forward
 
@@ -85,3 +85,16 @@ def test_compiling_again_forgets_the_earlier_loss(teacher, student, batch):
     distiller = compiled(Distiller(teacher, student, SoftTargets(4.0), student_loss_weight=0))
     distiller.compile("sgd")
     assert set(distiller.fit(*batch, verbose=0).history) == {"loss", "soft_targets"}
+
+
+@only_on("tensorflow", reason="quantize")
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`:UserWarning")
+def test_predictions_follow_a_student_that_was_quantized(teacher, student, batch):
+    x, _ = batch
+    distiller = Distiller(teacher, student, SoftTargets())
+    distiller.compile("adam", loss="sparse_categorical_crossentropy")
+    before = distiller.predict(x, verbose=0)
+    student.quantize("int8")
+    after = distiller.predict(x, verbose=0)
+    np.testing.assert_array_equal(after, student.predict(x, verbose=0))
+    assert not np.array_equal(after, before)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+import tensorflow as tf
 from backend import BACKEND, as_numpy, only_on
 from conftest import dense_net
 from distilling import CE, array, compiled, counting_net, soft
@@ -15,6 +16,7 @@ from distill.losses import (
     CurriculumTemperature,
     DecoupledKD,
     DistillationLoss,
+    LogitMSE,
     OutputMSE,
     VariationalInformation,
 )
@@ -314,3 +316,57 @@ def test_it_can_be_turned_on_and_off_later(teacher, student):
     assert "soft_targets" not in report(distiller, X, Y)
     with pytest.raises(ValueError, match="validate_teacher must be True, False or None"):
         distiller.validate_teacher = "yes"
+
+
+def test_labels_may_come_after_evaluations_without_them(teacher, student):
+    distiller = unlabelled(teacher, student, LogitMSE())
+    distiller.compile("adam", metrics=["accuracy"])
+    distiller.fit(X, validation_data=(X, None), verbose=0)
+    right = np.mean(as_numpy(student(X)).argmax(axis=1) == Y)
+    assert report(distiller, X, Y)["accuracy"] == pytest.approx(right)
+    fresh = unlabelled(teacher, student, LogitMSE())
+    fresh.compile("adam", metrics=["accuracy"])
+    fresh.test_on_batch(X)
+    assert fresh.test_on_batch(X, Y, return_dict=True)["accuracy"] == pytest.approx(right)
+
+
+def test_inputs_with_ids_may_be_validated_without_labels(teacher, student):
+    """They are a pair, which Keras would take for inputs and labels."""
+    distiller = unlabelled(teacher, student, LogitMSE())
+    distiller.compile("adam", metrics=["accuracy"])
+    data = Identified(X, np.arange(len(X)))
+    found = distiller.fit(data, validation_data=data, batch_size=4, verbose=0).history
+    assert found.keys() == {"loss", "logit_mse", "val_loss", "val_logit_mse"}
+    assert report(distiller, data)["logit_mse"] == pytest.approx(found["val_logit_mse"][0], rel=1e-5)
+
+
+@only_on("tensorflow", reason="tf.data")
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
+def test_data_sets_of_inputs_with_ids_have_no_labels(teacher, student):
+    distiller = unlabelled(teacher, student, LogitMSE())
+    distiller.compile("adam", metrics=["accuracy"])
+    data = tf.data.Dataset.from_tensor_slices(Identified(X, np.arange(len(X)))).batch(4)
+    found = distiller.fit(data, validation_data=data, verbose=0).history
+    assert found.keys() == {"loss", "logit_mse", "val_loss", "val_logit_mse"}
+    assert distiller.evaluate(data, return_dict=True, verbose=0).keys() == {"loss", "logit_mse"}
+
+
+def test_weights_of_an_evaluation_without_labels_are_refused(teacher, student):
+    distiller = unlabelled(teacher, student, LogitMSE())
+    distiller.compile("adam")
+    for look in (
+        lambda: distiller.evaluate(X, sample_weight=np.ones(len(X)), verbose=0),
+        lambda: distiller.fit(X, validation_data=(X, None, np.ones(len(X))), verbose=0),
+    ):
+        with pytest.raises(ValueError, match="sample_weight needs labels"):
+            look()
+
+
+def test_the_loss_of_an_output_may_not_be_called_as_a_term(teacher):
+    inputs = keras.Input((6,))
+    outputs = {name: layers.Dense(3, "softmax", name=name)(inputs) for name in ("student", "other")}
+    both = keras.Model(inputs, outputs)
+    distiller = Distiller(both, keras.models.clone_model(both), {"student": SoftTargets()})
+    distiller.compile("adam", dict.fromkeys(outputs, "sparse_categorical_crossentropy"))
+    with pytest.raises(ValueError, match=r"Received: \['student_loss'\]"):
+        distiller.fit(X, dict.fromkeys(outputs, Y), verbose=0)
