@@ -126,6 +126,8 @@ def compare_exports(
     """
     if metric is not None and y is None:
         raise ValueError("A metric compares outputs with labels. Received: metric without y. Pass y.")
+    if isinstance(metric, (str, type)):
+        metric = keras.metrics.get(metric)
     inputs = inputs_by_name(model, x)
     expected = _single(model, model.predict(x, verbose=0))
     labels = None if y is None else np.asarray(y)

@@ -21,6 +21,7 @@ from distill._keras import (
 )
 from distill.cost._hub import hub_products
 from distill.cost._lengths import known
+from distill.quantization._layers import FakeQuantize
 
 Shape = tuple[int | None, ...]
 
@@ -317,4 +318,4 @@ _NO_PRODUCTS = [
 ]
 # Keras infers their outputs, but not those of the operation that they call.
 _ADAPTIVE = [kind for name, kind in vars(layers).items() if name.startswith("Adaptive")]
-_FREE = {*_PLAIN, *_NO_PRODUCTS, *_ADAPTIVE, *_KERAS} - _UNKNOWN
+_FREE = {*_PLAIN, *_NO_PRODUCTS, *_ADAPTIVE, *_KERAS, FakeQuantize} - _UNKNOWN

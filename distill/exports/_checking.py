@@ -70,7 +70,9 @@ def check(model: keras.Model, path: Path, precision: str, inputs: Inputs) -> Non
             "inputs", {spec.name for spec in keras.tree.flatten(signature_of(model))}, set(file.inputs)
         )
         found = [_plain(file.run(batch)) for batch in given]
-    except (RuntimeError, ValueError) as error:
+    except Fault:
+        raise
+    except Exception as error:  # the runtimes' own errors have nothing else in common
         reason = f"whose file does not: {brief(error).rstrip('.')}"
         raise Fault("Every file is run on examples before it takes its place.", reason, advice) from error
     if len(expected[0]) == len(found[0]) == 1:  # a single output has many names

@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from distill._graphs import functional_of, nodes_of
-from distill._keras import flatten_layers, numpy_ops, operations
+from distill._keras import flatten_layers, numpy_ops, operations, set_keras_mask
 from distill._types import Tensor
 
 Call = Callable[..., Tensor]
@@ -117,7 +117,12 @@ def _reversible_lookup(layer: Any) -> Call:
     own, lookup = layer.call, _lookup(layer)
 
     def call(inputs: Tensor, reverse: bool = False) -> Tensor:
-        return own(inputs, reverse=True) if reverse else lookup(inputs)
+        if reverse:
+            return own(inputs, reverse=True)
+        outputs = lookup(inputs)
+        if layer.mask_zero:  # which its own call sets too
+            set_keras_mask(outputs, keras.ops.not_equal(inputs, 0))
+        return outputs
 
     return call
 

@@ -68,6 +68,11 @@ def require_known(layer: Any, name: str) -> None:
             "end softmax and sigmoid. Build the student from these, or export it with precision='int8' and examples, "
             "without training for it."
         )
+    if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
+        raise ValueError(
+            "quantize_aware only takes layers with their plain weights. Received: "
+            f"{name!r}, which has LoRA or is quantized by Keras. Merge its weights into a new layer first."
+        )
     if layer.compute_dtype != "float32":
         raise ValueError(
             "quantize_aware only takes models that compute in float32. "

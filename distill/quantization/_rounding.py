@@ -69,6 +69,7 @@ class _Rounding:
             self._readers[id(tensor)].append(None)  # the caller
         self._names = names_of(graph)
         self._made: dict[int, Any] = {}  # new layers, by id of the old ones
+        self._heads: dict[int, Any] = {}  # activations of new layers, by id of the old ones
         self._ranges: dict[int, FakeQuantize] = {}  # by id of the rounded tensor
         inputs = [input_like(tensor) for tensor in graph.inputs]
         values = run(graph, [self._round(new, new.name) for new in inputs], self._call)
@@ -141,7 +142,9 @@ class _Rounding:
         if activation not in HEADS or self._readers[id(result)] != [None]:
             raise unknown_activation(layer, activation)
         # LiteRT gives the probabilities a fixed scale, 1/256. Training needs finer ones, so they are not rounded here.
-        return layers.Activation(activation, name=layer.name)(logits)
+        if id(layer) not in self._heads:
+            self._heads[id(layer)] = layers.Activation(activation, name=layer.name)
+        return self._heads[id(layer)](logits)
 
     def _is_joined(self, tensor: keras.KerasTensor) -> bool:
         """Whether a concatenation takes values of a tensor as they are.

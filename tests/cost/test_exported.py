@@ -148,3 +148,15 @@ def test_models_of_several_outputs_are_refused():
     model = keras.Model(inputs, {"u": layers.Dense(3)(inputs), "v": layers.Dense(2)(inputs)})
     with pytest.raises(ValueError, match="Models of one output"):
         compare_exports(model, {}, np.ones((9, 5)))
+
+
+def test_a_metric_may_go_by_its_name(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    files = {"float32": export(model, tmp_path / "m.tflite")}
+    x, y = np.ones((4, 3), "float32"), np.zeros((4, 2), "float32")
+    by_name, by_class = (
+        compare_exports(model, files, x, y, metric=one, runs=2)
+        for one in ("mae", keras.metrics.MeanAbsoluteError)
+    )
+    assert "mean_absolute_error" in str(by_name)
+    assert by_name.rows["float32"].metric == by_class.rows["float32"].metric

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from distill import cost
+from distill import cost, quantization
 from distill.cost import calls_of
 
 
@@ -314,3 +314,13 @@ def test_counting_leaves_the_model_alone():
     before = model.get_config(), [len(layer._inbound_nodes) for layer in model.layers]
     cost.macs(model)
     assert (model.get_config(), [len(layer._inbound_nodes) for layer in model.layers]) == before
+
+
+def test_what_rounds_costs_nothing():
+    stack = [layers.Conv2D(4, 3, use_bias=False), layers.BatchNormalization(), layers.ReLU()]
+    stack += [layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *stack])
+    aware = quantization.quantize_aware(
+        model, np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+    )
+    assert cost.macs(aware) == cost.macs(model) == 36 * 27 * 4 + 12

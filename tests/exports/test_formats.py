@@ -269,3 +269,13 @@ def test_routes_leave_no_trace(tmp_path):
     export(model, tmp_path / "m.onnx")
     assert all("call" not in vars(layer) for layer in model.layers)
     assert before.keys() == {layer.name for layer in model.layers}
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m.onnx"])
+def test_words_that_are_padding_stay_masked(name, tmp_path):
+    def averaged(x):
+        return layers.GlobalAveragePooling1D()(layers.ReversibleEmbedding(9, 4, mask_zero=True)(x))
+
+    tokens = 1 + ids(6, 5) % 8
+    tokens[:, 3:] = 0
+    holds(functional((5,), averaged, dtype="int32"), tokens, tmp_path / name)

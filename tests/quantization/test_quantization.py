@@ -288,3 +288,15 @@ def test_names_that_would_meet_are_numbered():
     assert {"a_conv", "a_conv_2", "a_conv_int8", "out", "out_logits", "out_logits_2"} <= set(names)
     x = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
     np.testing.assert_allclose(predicted(quantization.strip(aware), x), predicted(model, x), atol=1e-6)
+
+
+def test_a_head_that_two_outputs_share():
+    head = keras.Sequential([keras.Input((6,)), layers.Dense(8), layers.ReLU(), layers.Dense(3, "softmax")])
+    one, other = keras.Input((6,)), keras.Input((6,))
+    model = keras.Model([one, other], [head(one), head(other)])
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    aware = quantization.quantize_aware(model, [x, x[::-1]])
+    for found, expected in zip(
+        aware.predict([x, x[::-1]], verbose=0), model.predict([x, x[::-1]], verbose=0), strict=True
+    ):
+        assert 0 < np.abs(found - expected).max() < 0.05

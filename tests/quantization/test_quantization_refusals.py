@@ -91,3 +91,11 @@ def test_what_cannot_be_read_is_refused():
         quantization.quantize_aware(model, images(2, (3,)))
     with pytest.raises(ValueError, match=r"Received: \[0\] of them"):
         quantization.quantize_aware(of(layers.Flatten()), images(0))
+
+
+def test_layers_with_more_than_their_weights_are_refused():
+    dense = layers.Dense(8, name="adapted")
+    model = keras.Sequential([keras.Input((6,)), dense, layers.BatchNormalization(), layers.Dense(3)])
+    dense.enable_lora(2)
+    with pytest.raises(ValueError, match="'adapted', which has LoRA"):
+        quantization.quantize_aware(model, np.ones((8, 6), "float32"))

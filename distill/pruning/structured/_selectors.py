@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import keras
 import numpy as np
 
 from distill.pruning.structured._groups import Group
@@ -45,7 +46,13 @@ def own_ratios(
 
 def _fitting(structure: Structure, groups: Sequence[Group], selector: Selector) -> list[int]:
     """Positions of the groups whose channels are made or scaled by layers that fit a selector."""
-    meant = [path for path, layer in structure.operations.items() if fits(selector, path, layer)]
+    meant = [
+        path
+        for path, layer in structure.operations.items()
+        # A function is one of a layer; a raw operation, such as an addition, has none of its attributes.
+        if (isinstance(layer, keras.Layer) or isinstance(selector, (str, type)))
+        and fits(selector, path, layer)
+    ]
     if not meant:
         raise ValueError(
             f"A selector must fit at least one layer. Received: {selector!r}, which fits none of "

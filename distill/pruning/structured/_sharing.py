@@ -1,5 +1,6 @@
 """Tells whether layers of a smaller model share weights where those of the original do, and nowhere else."""
 
+import dis
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -92,7 +93,10 @@ def _referred_to(function: types.FunctionType, module: str, seen: set[int]) -> I
 
 
 def _names_in(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
+    """The variables of the module that code reads; other names in it are of attributes."""
+    yield from (
+        step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    )
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names_in(constant)

@@ -56,10 +56,10 @@ def slots_of(model: keras.Model) -> dict[int, list[keras.Variable]]:
     """Returns, by the id of each trained variable, the variables in which the optimizer remembers it."""
     found: dict[int, list[keras.Variable]] = {}
     prefixes = {id(variable): f"{variable.path.replace('/', '_')}_" for variable in model.trainable_variables}
-    times: Counter[str] = Counter()
+    times: Counter[tuple[object, ...]] = Counter()
     for slot in model.optimizer.variables:
         # Keras names a slot after its variable. One variable's name may be the beginning of another's, and in nested
-        # models two variables may share a name: their slots come in the order of the variables.
+        # models two variables may share a name: slots of one shape come in the order of the variables.
         owners = [
             variable
             for variable in model.trainable_variables
@@ -68,7 +68,8 @@ def slots_of(model: keras.Model) -> dict[int, list[keras.Variable]]:
         if owners:
             longest = max(len(prefixes[id(owner)]) for owner in owners)
             owners = [owner for owner in owners if len(prefixes[id(owner)]) == longest]
-            owner = owners[times[slot.name] % len(owners)]
-            times[slot.name] += 1
+            key = slot.name, *slot.shape
+            owner = owners[times[key] % len(owners)]
+            times[key] += 1
             found.setdefault(id(owner), []).append(slot)
     return found

@@ -6,7 +6,7 @@ import keras
 
 from distill.pruning.weights._kernels import Kernel, find_kernels, weights_of
 from distill.pruning.weights._mask_callback import MaskCallback
-from distill.pruning.weights._masks import attach_masks, forget_traces, mask_of, pruned_part
+from distill.pruning.weights._masks import attach_masks, forget_traces, kept_by, mask_of, pruned_part
 from distill.pruning.weights._patterns import Elements
 from distill.pruning.weights._selectors import Selectors
 from distill.pruning.weights._sparsity import Sparsity, sparsity_of
@@ -95,7 +95,8 @@ class KeepZeros(MaskCallback):
         """Finds the kernels, and masks the zeros of a model that has no masks."""
         part = pruned_part(model)
         kernels = find_kernels(part, include=self._include, exclude=self._exclude)
-        had_masks = any(mask_of(kernel) for kernel in kernels.found)
+        # Those that keep everything may be left of a call that failed.
+        had_masks = any(mask is not None and not kept_by(mask).all() for mask in map(mask_of, kernels.found))
         super().set_model(model)
         if not had_masks:
             keep_zeros_of(part, self.kernels)

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from distill._keras import call_takes_training
+from distill._keras import call_takes_training, compute_loss
 from distill._types import Data, Tensor
+from distill._untouched import recurrent_states
 from distill.pruning._numbers import require_whole
 from distill.pruning.weights import _exchanges as exchanges
 from distill.pruning.weights._mask_callback import MaskCallback
@@ -134,7 +135,7 @@ def gradients_of(model: keras.Model, variables: Sequence[keras.Variable]) -> Cal
             values = [variable.value for variable in variables]
             tape.watch(values)  # also the weights of frozen layers
             y_pred = model(x, training=True) if call_takes_training(model) else model(x)
-            loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+            loss = compute_loss(model, x, y, y_pred, sample_weight, True)
             loss = loss * tf.cast(scale, loss.dtype)
         found = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.convert_to_tensor(gradient) for gradient in found]  # an embedding's is sparse
@@ -151,7 +152,7 @@ def finite_gradients(
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     weights = {id(variable) for variable in model.trainable_variables}
     others = [variable for variable in model.variables if id(variable) not in weights]
-    others += model.metrics_variables
+    others += [*model.metrics_variables, *recurrent_states(model)]
     before = [ops.copy(variable) for variable in others]
     scale = float(ops.convert_to_numpy(model.optimizer.scale_loss(1.0)))
     while True:

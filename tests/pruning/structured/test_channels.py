@@ -112,3 +112,13 @@ def test_a_name_is_no_importance():
 def test_a_number_is_a_number():
     with pytest.raises(TypeError, match="ratio must be a number. Received: '0.5'"):
         pruning.prune_channels(convolutional(), "0.5")
+
+
+def test_a_function_that_selects_gets_layers_alone():
+    """An addition is an operation without the attributes of a layer."""
+    inputs = keras.Input((6,))
+    one = layers.Dense(8, "relu", name="one")(inputs)
+    frozen = layers.Dense(8, "relu", name="frozen", trainable=False)(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(keras.ops.concatenate([one, frozen], axis=-1)))
+    small = pruning.prune_channels(model, 0.5, exclude=lambda layer: not layer.trainable, round_to=1)
+    assert (small.get_layer("one").units, small.get_layer("frozen").units) == (4, 8)

@@ -10,6 +10,7 @@ from small_nets import half, net
 from distill import cost, pruning
 from distill.pruning.structured._rebuild import rebuild
 from distill.pruning.structured._rules import rules_with
+from distill.pruning.structured._sharing import _names_in
 from distill.pruning.structured._tracing import read
 from distill.pruning.structured._verification import Proof, prove
 
@@ -250,3 +251,12 @@ def test_the_proof_sees_sharing():
         one.set_weights(other.get_weights())
     with pytest.raises(RuntimeError, match="which share 'kernel' but would no longer do so"):
         prove(structure, everything, unshared, rules_with(), Proof())
+
+
+def test_an_attribute_is_not_a_variable_of_its_name():
+    """Or a layer that is called softmax in a notebook would seem to be used by `ops.softmax`."""
+
+    def own(x):
+        return ops.softmax(x) + (lambda: half)()
+
+    assert set(_names_in(own.__code__)) == {"ops", "half"}

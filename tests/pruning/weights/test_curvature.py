@@ -52,3 +52,14 @@ def test_obd_foretells_what_a_weight_is_worth_at_the_minimum_of_a_curved_loss():
 def test_obd_needs_vectors(probes):
     with pytest.raises(ValueError, match="probes must be an integer >= 1"):
         importance.obd(examples(4), probes=probes)
+
+
+@on_gradients
+@pytest.mark.parametrize("name", ["snip", "obd", "movement"])
+def test_a_compiled_loss_that_is_a_sum_is_refused(name):
+    model = keras.Sequential([keras.Input((FEATURES,)), layers.Dense(3, name="head")])
+    model.compile("sgd", keras.losses.MeanSquaredError(reduction="sum"))
+    x = np.ones((4, FEATURES), "float32")
+    options = {"learning_rate": 0.1, "steps": 1} if name == "movement" else {}
+    with pytest.raises(ValueError, match="mean over examples.*reduction='sum'"):
+        score(getattr(importance, name)((x, x[:, :3]), **options), model)

@@ -18,3 +18,19 @@ def test_a_kernel_of_zeros_is_not_kept_so(batch):
     model.compile(keras.optimizers.SGD(0.1, use_ema=True), loss=LOSS)
     model.fit(*batch, verbose=0, callbacks=[pruning.KeepZeros()])
     assert zeros_of(model) == [24, 0]
+
+
+def test_a_call_that_failed_does_not_make_the_next_keep_nothing(batch):
+    """It leaves masks that keep everything."""
+    x, y = batch
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(8, "relu", name="hidden"), layers.Dense(3, name="head")]
+    )
+    model.compile("adam", LOSS)
+    kernel = model.get_layer("hidden").kernel
+    kernel.assign(keras.ops.where(keras.ops.arange(6)[:, None] < 3, 0.0, kernel))
+    model.get_layer("head").kernel.assign(keras.ops.zeros((8, 3)))
+    with pytest.raises(ValueError, match="zero"):
+        model.fit(x, y, verbose=0, callbacks=[pruning.KeepZeros()])
+    model.fit(x, y, verbose=0, callbacks=[pruning.KeepZeros(exclude="head")])
+    assert zeros_of(model)[0] == 24

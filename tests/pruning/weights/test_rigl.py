@@ -164,3 +164,52 @@ def test_rigl_needs_one_device(batch):
         model.compile("sgd", LOSS)
     with pytest.raises(ValueError, match="on 2 replicas"):
         callback_of(RigL, batch).set_model(model)
+
+
+def test_the_states_of_recurrent_layers_are_put_back():
+    model = keras.Sequential(
+        [keras.Input((3, 2), batch_size=4), keras.layers.LSTM(5, stateful=True, name="lstm")]
+    )
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 3, 2), "float32"), np.ones((4, 5), "float32")
+    model(x)
+    before = [as_numpy(state) for state in model.get_layer("lstm").states]
+    rigl.finite_gradients(model, rigl.gradients_of(model, [model.get_layer("lstm").cell.kernel]), (x, y))
+    for state, value in zip(model.get_layer("lstm").states, before, strict=True):
+        np.testing.assert_array_equal(as_numpy(state), value)
+        assert np.abs(value).max() > 0
+
+
+def test_a_loss_of_older_versions_of_keras_is_taken():
+    class Old(keras.Sequential):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+            return keras.ops.mean(keras.ops.square(y - y_pred))
+
+    model = Old([keras.Input((2,)), keras.layers.Dense(3, name="head")])
+    model.compile("sgd")
+    x, y = np.eye(2, dtype="float32"), np.zeros((2, 3), "float32")
+    kernel = model.get_layer("head").kernel
+    (found,) = rigl.finite_gradients(model, rigl.gradients_of(model, [kernel]), (x, y))
+    np.testing.assert_allclose(found, 2 * x.T @ as_numpy(model(x)) / 6, rtol=1e-5)
+
+
+def test_slots_of_variables_that_share_a_name_and_not_a_shape():
+    def block(units):
+        inner = keras.Input((4,))
+        return keras.Model(inner, keras.layers.Dense(units, name="dense")(inner))
+
+    blocks = [block(units) for units in (4, 2, 4)]
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [block(inputs) for block in blocks])
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    found = exchanges.slots_of(model)
+    every, adam = model.optimizer.variables, model.optimizer
+    places = [
+        [next(i for i, one in enumerate(every) if one is slot) for slot in kept]
+        for kept in (adam._momentums, adam._velocities)
+    ]
+    for variable in model.trainable_variables:
+        slots = [next(i for i, one in enumerate(every) if one is slot) for slot in found[id(variable)]]
+        own = next(i for i, one in enumerate(model.trainable_variables) if one is variable)
+        assert slots == [places[0][own], places[1][own]]

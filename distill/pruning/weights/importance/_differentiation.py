@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import keras
 from keras import ops
 
-from distill._keras import compute_loss
+from distill._keras import compile_settings, compute_loss
 from distill._types import Data, Tensor
 from distill.pruning.weights._kernels import Kernel
 from distill.pruning.weights.importance._batches import Batch, batches, require_examples
@@ -42,6 +42,9 @@ def require_gradients(model: keras.Model, loss: Loss) -> None:
             f"Scores from gradients need a loss. Received: loss=None and {model.name!r}, which is not compiled. Pass "
             "loss=, or compile the model with a loss (for a Distiller, its student)."
         )
+    if loss is None:
+        for compiled in keras.tree.flatten(compile_settings(model)["loss"]):
+            as_loss(compiled)
 
 
 def _loss_of(model: keras.Model, loss: Any, batch: Batch, training: bool) -> Tensor:
