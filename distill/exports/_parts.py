@@ -7,6 +7,7 @@ import keras
 
 from distill._graphs import Step, functional_of, input_like, model_like, nodes_of, run
 from distill._keras import twin
+from distill._rewriting import unused
 
 # The `call` that takes the place of a layer's, or `None`.
 Replace = Callable[[Any], Callable[..., Any] | None]
@@ -29,6 +30,7 @@ def flat_twin(
         return None
     twins: dict[int, Any] = {}
     paths: dict[int, str] = {}
+    names: set[str] = set()
 
     def visit(step: Step[Any]) -> Any:
         if step.nested is not None:
@@ -36,7 +38,9 @@ def flat_twin(
         layer = step.operation
         if id(layer) not in twins:
             other = replace(layer)
-            twins[id(layer)] = twin(layer) if other is None else twin(layer, call=other)
+            name = layer.name if layer.name not in names else unused(step.path.replace("/", "_"), names)
+            names.add(name)  # layers of different models may share one
+            twins[id(layer)] = twin(layer, name=name, **({} if other is None else {"call": other}))
             paths[id(twins[id(layer)])] = step.path
         args, kwargs = step.arguments()
         return twins[id(layer)](*args, **kwargs)

@@ -8,6 +8,7 @@ from keras import layers, ops
 import distill.exports._export as exporting
 from distill import quantization
 from distill.exports import Exported, export, inputs_by_name
+from distill.exports._parts import flat_twin
 
 
 def normal(*shape):
@@ -155,3 +156,18 @@ def test_exports_and_their_runs_are_silent(tmp_path, capfd):
     ):
         Exported(export(model, tmp_path / name, **options)).predict(inputs_by_name(model, x))
     assert capfd.readouterr() == ("", "")
+
+
+def test_layers_of_nested_models_may_share_a_name():
+    def tower():
+        inputs = keras.Input((3,))
+        return keras.Model(inputs, layers.Dense(2, name="embed")(inputs))
+
+    one, other = keras.Input((3,)), keras.Input((3,))
+    model = keras.Model([one, other], layers.Add(name="sum")([tower()(one), tower()(other)]))
+    flat, paths = flat_twin(model)
+    x = [np.ones((2, 3), "float32"), np.zeros((2, 3), "float32")]
+    np.testing.assert_array_equal(flat(x), model(x))
+    assert sorted(path for path in paths.values() if path.endswith("embed")) == [
+        f"{layer.name}/embed" for layer in model.layers if isinstance(layer, keras.Model)
+    ]

@@ -33,12 +33,24 @@ def compile_with(settings: dict[str, Any] | None, old: keras.Model, new: keras.M
     if new.optimizer is None:
         return
     one, other = (getattr(model.optimizer, "inner_optimizer", model.optimizer) for model in (old, new))
-    staying = {variable.path for variable in old.trainable_variables if not _keras.decays(one, variable)}
-    if staying:
-        other.exclude_from_weight_decay(
-            var_list=[variable for variable in new.trainable_variables if variable.path in staying]
-        )
+    pairs = _paired(old.trainable_variables, new.trainable_variables)
+    if staying := [target for source, target in pairs if not _keras.decays(one, source)]:
+        other.exclude_from_weight_decay(var_list=staying)
     new.optimizer.build(new.trainable_variables)  # as Keras does, so that a saved model can be loaded
+
+
+def _paired(
+    old: list[keras.Variable], new: list[keras.Variable]
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Each weight with that which has its place; by their paths if layers are gone.
+
+    Layers of a model that was loaded may have other paths than those of one that was built, and layers of nested models
+    may share a path.
+    """
+    if [(one.name, len(one.shape)) for one in old] == [(one.name, len(one.shape)) for one in new]:
+        return list(zip(old, new, strict=True))
+    targets = {one.path: one for one in new}
+    return [(one, targets[one.path]) for one in old if one.path in targets]
 
 
 def _afresh(one: Any) -> Any:

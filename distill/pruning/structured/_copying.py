@@ -50,6 +50,8 @@ def copy_weights(structure: Structure, cut: Cut, called: Sequence[tuple[Any, Any
                 value = value if size == labels.size else value * factor(labels.size, size)
             target.assign(value)
         for one, other in zip(flatten_layers(old), flatten_layers(new), strict=True):
+            if getattr(one, "lora_enabled", False):
+                other.lora_alpha = one.lora_alpha  # building the layer has set it to the rank
             if other.trainable != one.trainable:
                 other.trainable = one.trainable
         for source, target in weights[id(old)].pairs:

@@ -224,7 +224,6 @@ class UpdatePruningStep(keras.callbacks.Callback):
             plan = plan_of(kernel.layer)
             if plan is not None:
                 take_guard(kernel.variable)
-                self._variables.append(kernel.variable)
                 plans[plan.key] = plan
                 owners.setdefault(plan.key, set()).add(kernel.layer)
         if not plans:
@@ -245,6 +244,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
         for callback in self._driven:
             callback.set_params(self.params or {})
             callback.set_model(model)
+        # Without those that a pattern does not fit, which stay whole.
+        self._variables = [kernel.variable for one in self._driven for kernel in one.kernels]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Moves the masks that are due."""

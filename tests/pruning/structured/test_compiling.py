@@ -8,6 +8,7 @@ from keras.layers import Dense
 from small_nets import half, net
 
 from distill import pruning
+from distill._keras import decays
 
 
 def test_how_it_was_compiled_is_carried_over():
@@ -101,3 +102,17 @@ def test_a_metric_without_a_config_is_refused_before_any_work():
     model.compile("sgd", "mse", metrics=[Own()])
     with pytest.raises(ValueError, match="Received: 'own', a Own, which cannot be made from its config"):
         pruning.prune_channels(model, macs=1e-9)
+
+
+def test_weights_of_a_loaded_model_do_not_decay_either(tmp_path):
+    """Its layers have other paths than those of a model that was just built."""
+    keras.Sequential([keras.Input((6,)), Dense(16, "relu", name="hidden"), Dense(3, name="head")]).save(
+        tmp_path / "m.keras"
+    )
+    model = keras.models.load_model(tmp_path / "m.keras", compile=False)
+    optimizer = keras.optimizers.AdamW(weight_decay=0.05)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, "mse")
+    small = half(model)
+    decaying = [variable.name for variable in small.trainable_variables if decays(small.optimizer, variable)]
+    assert decaying == ["kernel", "kernel"]

@@ -50,3 +50,13 @@ def test_beside_quantized_layers_others_are_cut(mode, bias):
     there, here = ({w.path: w.numpy() for w in one.get_layer("q").variables} for one in (model, small))
     assert there.keys() == here.keys()
     assert all(np.array_equal(value, here[path]) for path, value in there.items())
+
+
+def test_the_scale_of_lora_stays():
+    stack = [Dense(16, "relu"), Dense(8, "relu"), Dense(3, name="adapted")]
+    model = keras.Sequential([keras.Input((6,)), *stack])
+    adapted = model.get_layer("adapted")
+    adapted.enable_lora(2, lora_alpha=16)
+    adapted.lora_kernel_b.assign(np.ones(adapted.lora_kernel_b.shape))
+    small = pruning.prune_channels(model, 0.5, verify=True)
+    assert small.get_layer("adapted").lora_alpha == 16
