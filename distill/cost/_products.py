@@ -21,7 +21,7 @@ from distill._keras import (
 )
 from distill.cost._hub import hub_products
 from distill.cost._lengths import known
-from distill.quantization._layers import FakeQuantize
+from distill.quantization import FakeQuantize
 
 Shape = tuple[int | None, ...]
 

@@ -118,7 +118,7 @@ def test_one_function_as_several_arms_on_other_data_and_seeds(here, bare, tmp_pa
     )
     assert config["config"]["data"] == {"noise": 1.5, "source": "a/b"}
     both = study.design.on({"noise": 1.5, "source": "c d"})
-    assert both.folder(smoke=True) == "tiny-noise=1.5-source=c_d-smoke"
+    assert both.folder(smoke=True) == "tiny-noise=1.5-source=c_d-8010f7-smoke"
     assert studies.read(tmp_path / "tiny").arm("slope5").values(studies.ACCURACY) == list(up)
 
 
