@@ -457,6 +457,7 @@ def test_labels_that_a_loss_ignores_are_not_counted(data):
     assert distiller.check(x, nothing).examples == 120
 
 
+@only_on("tensorflow", reason="strings")
 def test_lists_are_taken_as_fit_takes_them():
     texts_in = ["good film", "bad film", "good"] * 10
     words = layers.TextVectorization(output_mode="multi_hot", vocabulary=["good", "bad", "film"])
