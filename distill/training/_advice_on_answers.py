@@ -13,7 +13,7 @@ _CERTAIN = 0.02  # mean entropy of the teacher's answers, as a share of the larg
 _TIMID = 0.25  # accuracy of the teacher less its mean confidence
 _SLOW = 0.75  # the whole gradient along that of the labels, over that of the labels alone
 _UNFINISHED = 0.25  # a trained student's soft loss, over that of one that finds all classes equally likely
-# These two likewise, on six made-up problems of several labels.
+# These two likewise, on five made-up problems of several labels.
 _RANKED = 0.6  # pairs of an example with a label and one without it that a teacher orders right; chance gives a half
 _UNFINISHED_LABELS = 0.5  # a trained student's soft loss, over that of one that answers the same for all
 
