@@ -473,10 +473,10 @@ def test_lists_are_taken_as_fit_takes_them():
 def test_labels_that_training_needs_are_missed(batch, teacher, student):
     x, y = batch
     distiller = compiled(teacher, student, SoftTargets(2.0))
-    for look in (distiller.check, distiller.fit):
+    assert distiller.check(x, y).terms[0].loss == "student_loss"
+    for look in (distiller.check, distiller.fit):  # after a fit that failed, Keras on JAX has taken the weights away
         with pytest.raises(ValueError, match="student_loss_weight above 0 needs labels"):
             look(x)
-    assert distiller.check(x, y).terms[0].loss == "student_loss"
 
 
 @pytest.mark.parametrize("loss", ["categorical_crossentropy", keras.losses.CategoricalCrossentropy()])
