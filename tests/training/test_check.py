@@ -474,7 +474,8 @@ def test_labels_that_training_needs_are_missed(batch, teacher, student):
     x, y = batch
     distiller = compiled(teacher, student, SoftTargets(2.0))
     assert distiller.check(x, y).terms[0].loss == "student_loss"
-    for look in (distiller.check, distiller.fit):  # after a fit that failed, Keras on JAX has taken the weights away
+    # After a fit that failed, Keras on JAX has taken the weights away.
+    for look in (distiller.check, distiller.fit):
         with pytest.raises(ValueError, match="student_loss_weight above 0 needs labels"):
             look(x)
 
