@@ -374,3 +374,18 @@ def test_an_evaluation_without_labels_reports_the_distillation_losses(kind, tmp_
     logs = distiller.fit(data, Y, validation_data=(data,), verbose=0).history
     assert {"val_loss", "val_soft_targets"} <= set(logs)
     assert set(distiller.evaluate(data, Y, verbose=0, return_dict=True)) == {"loss"}
+
+
+def test_a_live_teacher_beside_a_cache_takes_the_features_in_the_students_order(tmp_path):
+    def two(*names):
+        inputs = [keras.Input((3,), name=name) for name in names]
+        return keras.Model(inputs, keras.layers.Dense(4)(keras.layers.Concatenate()(inputs)))
+
+    x = [X[:, :3], X[:, 3:]]
+    answers = cache.record(two("a", "b"), x, tmp_path / "cache", **QUIET)
+    distiller = distill.Distiller(
+        [answers, two("b", "a")], two("a", "b"), distill.losses.LogitMSE(), student_loss_weight=0
+    )
+    distiller.compile("adam")
+    with pytest.raises(ValueError, match="must take the features in one order"):
+        distiller.fit(answers.with_ids(x), verbose=0)

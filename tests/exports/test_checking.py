@@ -171,3 +171,18 @@ def test_layers_of_nested_models_may_share_a_name():
     assert sorted(path for path in paths.values() if path.endswith("embed")) == [
         f"{layer.name}/embed" for layer in model.layers if isinstance(layer, keras.Model)
     ]
+
+
+def test_whatever_a_runtime_raises_is_named_with_its_file(tmp_path, monkeypatch):
+    class OfItsOwn(
+        Exception
+    ):  # as those of ONNX Runtime and TensorFlow are, which have nothing else in common
+        pass
+
+    def fails(file, batch):
+        raise OfItsOwn("no kernel for this")
+
+    monkeypatch.setattr(Exported, "run", fails)
+    with pytest.raises(ValueError, match="run on examples before it takes its place.*no kernel for this"):
+        export(functional((4,), lambda x: layers.Dense(2)(x)), tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())

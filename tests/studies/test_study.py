@@ -20,6 +20,7 @@ from distill import studies
 from distill.studies import _cell_work as cell_work
 from distill.studies import _cells as cells
 from distill.studies import _execution as execution
+from distill.studies import _pools as pools
 from distill.studies import _shipping as shipping
 from tests.studies.made_up import terminal
 from tests.studies.tiny import TAUGHT, classifier, rate, run, splits, study_of, taught, teacher, trained
@@ -707,3 +708,64 @@ def test_several_outputs_cannot_be_scored():
         ValueError, match="must return one array. Received: 'both', which returns a dict of 2"
     ):
         studies.compare_models({"both": model}, splits(0)[2])
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OfItsOwnClass(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.head = layers.Dense(2)
+
+    def call(self, inputs):
+        return self.head(inputs)
+
+
+def own_loss(y, outputs):
+    return keras.ops.mean(keras.ops.square(outputs - keras.ops.one_hot(y, 2)), axis=-1)
+
+
+def compiled_by_hand(run):
+    model = OfItsOwnClass()
+    model.compile("sgd", own_loss)
+    model.fit(*run.train, verbose=0)
+    return model
+
+
+def with_a_lambda(run):
+    inputs = keras.Input((2,))
+    return keras.Model(inputs, layers.Lambda(lambda x: 9.0 * x)(inputs))
+
+
+def uses_both(run):
+    x = np.ones((3, 2), "float32")
+    assert run.model("compiled_by_hand")(x).shape == (3, 2)
+    np.testing.assert_array_equal(run.model("with_a_lambda")(x), [[9, 9]] * 3)
+    return classifier(1.0)
+
+
+def test_models_with_losses_and_functions_of_ones_own_are_used_by_other_arms(here, bare, tmp_path):
+    """A Lambda as Keras allows it: after enable_unsafe_deserialization, which a new cell must not forget."""
+    study = study_of(
+        (compiled_by_hand, {}),
+        (with_a_lambda, {}),
+        (uses_both, {"needs": ["compiled_by_hand", "with_a_lambda"]}),
+    )
+    keras.config.enable_unsafe_deserialization()
+    try:
+        found = run(study, tmp_path, seeds=1)
+    finally:
+        keras.backend.clear_session()  # which makes it safe again
+    assert [arm.name for arm in found.arms] == ["compiled_by_hand", "with_a_lambda", "uses_both"]
+
+
+def test_a_score_that_was_typed_runs_here(tmp_path, monkeypatch):
+    """Another process could not import it, and would die of that."""
+
+    def typed(y, outputs):
+        return 0.0
+
+    typed.__module__ = "__main__"
+    study = study_of((teacher, {}), metrics=[studies.Measure("typed", typed, name="typed")])
+    monkeypatch.setitem(sys.modules, "__main__", type(sys)("__main__"))
+    with pools.pool_of(study.design, tmp_path, jobs=1, engine=None) as pool:
+        assert isinstance(pool, pools.InThisProcess)

@@ -98,3 +98,22 @@ def test_predictions_follow_a_student_that_was_quantized(teacher, student, batch
     after = distiller.predict(x, verbose=0)
     np.testing.assert_array_equal(after, student.predict(x, verbose=0))
     assert not np.array_equal(after, before)
+
+
+class Times(keras.constraints.Constraint):
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, weights):
+        return self.factor * weights
+
+
+def test_another_constraint_in_place_of_one_is_followed(teacher, student, batch):
+    """As the masks of a student that is pruned anew: there are as many as before."""
+    x, y = batch
+    kernel = student.get_layer("hidden").kernel
+    distiller = compiled(Distiller(teacher, student, SoftTargets()))
+    for factor in (1.0, 0.0):
+        kernel.constraint = Times(factor)
+        distiller.fit(x, y, verbose=0)
+        assert np.any(as_numpy(kernel)) == bool(factor)

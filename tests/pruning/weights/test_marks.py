@@ -294,3 +294,13 @@ def test_arguments_are_checked_when_marking(params, message):
 def test_schedules_are_checked_when_marking():
     with pytest.raises(ValueError, match="never reaches its final sparsity"):
         prune_low_magnitude(functional(), tfmot_schedule("PolynomialDecay")(0.0, 0.8, 0, 55, frequency=10))
+
+
+def test_the_share_of_zeros_is_that_of_what_is_pruned():
+    """Three inputs are not a multiple of four, so the first kernel stays whole."""
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(8), layers.Dense(4)])
+    model = prune_low_magnitude(model, each_step, sparsity_m_by_n=(2, 4))
+    model.compile("sgd", "mse")
+    found = model.fit(np.ones((4, 3)), np.ones((4, 4)), verbose=0, callbacks=[UpdatePruningStep()])
+    assert found.history["sparsity"] == [0.5]
+    assert np.count_nonzero(model.get_weights()[0]) == 24
