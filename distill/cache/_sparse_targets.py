@@ -156,9 +156,8 @@ class Sampled(Target):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", _count(self.k))
-        object.__setattr__(
-            self, "temperature", _temperatures((self.temperature,))[0]
-        )  # 2 and 2.0 are one target
+        (temperature,) = _temperatures((self.temperature,))  # as a float: 2 and 2.0 are one target
+        object.__setattr__(self, "temperature", temperature)
         if not isinstance(self.seed, Integral) or self.seed < 0:
             raise ValueError(f"seed must be an integer >= 0. Received: seed={self.seed!r}.")
         object.__setattr__(self, "seed", int(self.seed))

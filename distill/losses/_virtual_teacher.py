@@ -25,7 +25,7 @@ class VirtualTeacher(keras.losses.Loss):
 
     Args:
         weight: weight of the virtual teacher, from 0 to 1.
-        temperature: temperature > 0 of the virtual teacher alone.
+        temperature: temperature of the virtual teacher alone, at least 1e-6.
         correct: the virtual teacher's probability of the label before it is softened, from 0 to 1.
         from_logits: whether `y_pred` holds logits, as for Keras' own cross-entropies.
         axis: axis of the classes in `y_pred`, likewise; 1 for a model whose channels come first.

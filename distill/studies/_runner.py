@@ -233,9 +233,8 @@ def _run_here(cell: Cell, work: Work, directory: Path, policy: dict[str, Any]) -
     write_json(directory / "config.json", {**identity, "config": config, **environment()})
     began = time.monotonic()
     # What a worker did before must affect neither the random numbers of a loaded model nor the names of layers.
-    is_unsafe = (
-        in_safe_mode() is False
-    )  # by enable_unsafe_deserialization, which clearing the session forgets
+    # The study's file may have called enable_unsafe_deserialization, which clearing the session forgets.
+    is_unsafe = in_safe_mode() is False
     keras.backend.clear_session()
     if is_unsafe:
         keras.config.enable_unsafe_deserialization()

@@ -351,8 +351,8 @@ class Study:
         return execute(
             design,
             Plan(
-                study_dir=Path(out).resolve()
-                / design.folder(smoke=smoke),  # an arm may change the working directory
+                # Absolute, since an arm may change the working directory.
+                study_dir=Path(out).resolve() / design.folder(smoke=smoke),
                 seeds=range(first_seed, first_seed + count),
                 jobs=jobs or os.cpu_count() or 1,
                 engine=engine,
