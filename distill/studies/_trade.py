@@ -1,6 +1,7 @@
 """The chart of the arms' scores against their costs."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -27,7 +28,18 @@ from distill.studies._tables import count, kilobytes, milliseconds
 
 _HEIGHT = 340
 _NARROW = 300  # width of the plot itself on a phone
-_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+_CLOSE = 2  # pixels between costs that count as equal
+_APART, _SPAN = 9, 72  # pixels between arms drawn side by side, and of all of them
+_SYMBOLS = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "triangle-right",
+    "triangle-left",
+)
 
 
 def pareto(study: StudyResult) -> list[Picture]:
@@ -103,8 +115,15 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
     xs = _log_domain([one.low for one in places], [one.high for one in places])
     rows = [_point(one, there, prices, ys) for one, there in zip(ordered, places, strict=True)]
     for suffix, width in (("", WIDTH - 80), ("_narrow", _NARROW)):
-        points = [_pixels(one, xs, ys, width) for one in places]
-        bars = [bar for one in places for bar in _bars(one, xs, ys, width)]
+        asides = [0.0] * len(places)
+        if prices.key != "latency":  # whose bars show which times are about the same
+            asides = _asides([width * _along(one.cost, xs) for one in places], width)
+        for row, aside in zip(rows, asides, strict=True):
+            row[f"aside{suffix}"] = aside
+        points = [_pixels(one, aside, xs, ys, width) for one, aside in zip(places, asides, strict=True)]
+        bars = [
+            bar for one, aside in zip(places, asides, strict=True) for bar in _bars(one, aside, xs, ys, width)
+        ]
         names = [one.arm.name for one in ordered]
         labels = place(points, names, width=width, height=_HEIGHT, bars=bars)
         for row, label in zip(rows, labels, strict=True):
@@ -128,9 +147,8 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
     ]
     color = {"color": either("datum.front", ACCENT, FAINT)}
     bar: Json = {"strokeWidth": 2, "opacity": 0.55, "clip": True}
-    moved: Json = {
-        side: {"expr": f"{_IS_NARROW} ? datum.{side}_narrow : datum.{side}"} for side in ("dx", "dy", "align")
-    }
+    moved: Json = {side: _by_width(side) for side in ("dx", "dy", "align")}
+    beside: Json = {"xOffset": _by_width("aside")}
     layers = [
         layer(
             rows,
@@ -142,9 +160,17 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
             opacity=0.35,
             strokeDash=[4, 3],
             clip=True,
+            **beside,
         ),
-        layer(rows, "rule", {"x": x, "y": number("low"), "y2": {"field": "high"}, **color}, **bar),
-        layer(rows, "rule", {"x": number("cost_low"), "x2": {"field": "cost_high"}, "y": y, **color}, **bar),
+        layer(rows, "rule", {"x": x, "y": number("low"), "y2": {"field": "high"}, **color}, **bar, **beside),
+        layer(
+            rows,
+            "rule",
+            {"x": number("cost_low"), "x2": {"field": "cost_high"}, "y": y, **color},
+            **bar,
+            **beside,
+            x2Offset=_by_width("aside"),
+        ),
         layer(
             rows,
             "point",
@@ -152,6 +178,7 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
             size=90,
             filled=True,
             opacity=1,
+            **beside,
         ),
         layer(
             rows,
@@ -164,6 +191,7 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
                 "color": either("datum.front", TEXT, FAINT),
             },
             **moved,
+            **beside,
         ),
     ]
     better = "down" if measure.lower_is_better else "up"
@@ -174,6 +202,7 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
         "least as well, or costs no more and is shown to score better. Grey arms are dominated. Bars: 95% intervals of "
         "the mean over seeds, which go on where they leave the "
         f"picture{', and quartiles of the time' * (prices.key == 'latency')}."
+        f"{' Arms of about the same cost stand side by side.' * any(row['aside'] for row in rows)}"
         f"{' The vertical axis is logarithmic in the error.' * ys.of_errors} {_dominated(prices)}",
         spec(
             layers,
@@ -190,6 +219,12 @@ def _dominated(prices: Prices) -> str:
 
 
 _IS_NARROW = "width < 430"
+
+
+def _by_width(field: str) -> Json:
+    return {"expr": f"{_IS_NARROW} ? datum.{field}_narrow : datum.{field}"}
+
+
 _TICK = {
     "macs": "format(datum.value, '~s')",
     "bytes": "format(datum.value, '~s') + 'B'",
@@ -227,16 +262,42 @@ def _point(one: Priced, there: Priced, prices: Prices, ys: _Scores) -> Json:
     }
 
 
-def _pixels(one: Priced, xs: Sequence[float], ys: _Scores, width: float) -> tuple[float, float]:
-    return width * _along(one.cost, xs), _HEIGHT * ys.place(one.score.mean)
+def _asides(xs: Sequence[float], width: float) -> list[float]:
+    """How far each arm is moved so that those of about the same cost do not lie over one another.
+
+    Args:
+        xs: places of the arms' costs in pixels, from the left.
+        width: width of the picture in pixels.
+
+    Returns:
+        Pixels to the right, 0 for an arm that is alone. Arms keep the order of their costs, and their middle its place.
+    """
+    asides = [0.0] * len(xs)
+    ordered = sorted(range(len(xs)), key=xs.__getitem__)
+    starts = [i for i, at in enumerate(ordered) if i == 0 or xs[at] - xs[ordered[i - 1]] >= _CLOSE]
+    for start, end in itertools.pairwise([*starts, len(xs)]):
+        near = ordered[start:end]
+        if len(near) == 1:
+            continue
+        middle = sum(xs[at] for at in near) / len(near)
+        span = min(_SPAN, 2 * middle, 2 * (width - middle))
+        apart = min(_APART, span / (len(near) - 1))
+        for i, at in enumerate(near):
+            asides[at] = middle + apart * (i - (len(near) - 1) / 2) - xs[at]
+    return asides
 
 
-def _bars(one: Priced, xs: Sequence[float], ys: _Scores, width: float) -> list[Box]:
+def _pixels(one: Priced, aside: float, xs: Sequence[float], ys: _Scores, width: float) -> tuple[float, float]:
+    return width * _along(one.cost, xs) + aside, _HEIGHT * ys.place(one.score.mean)
+
+
+def _bars(one: Priced, aside: float, xs: Sequence[float], ys: _Scores, width: float) -> list[Box]:
     """What the two bars of an arm cover, in pixels."""
-    (x, y), half = _pixels(one, xs, ys, width), one.score.half_interval
+    (x, y), half = _pixels(one, aside, xs, ys, width), one.score.half_interval
     ends = [_HEIGHT * ys.place(one.score.mean + change) for change in (-half, half) if not math.isnan(half)]
     upright = [(x - 1, min(ends), x + 1, max(ends))] if ends else []
-    return [*upright, (width * _along(one.low, xs), y - 1, width * _along(one.high, xs), y + 1)]
+    low, high = (width * _along(cost, xs) + aside for cost in (one.low, one.high))
+    return [*upright, (low, y - 1, high, y + 1)]
 
 
 def _along(cost: float, xs: Sequence[float]) -> float:

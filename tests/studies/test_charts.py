@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from distill.studies import CellResult, charts, plots, prices, read
 from distill.studies import _curves as drawn_curves
 from distill.studies import _labels as labels
+from distill.studies import _trade as trade
 from tests.studies.made_up import CONFUSED, LAST, LAYERS, RELIABLE, SEEDS, with_cells, write_study
 
 
@@ -165,6 +167,55 @@ def test_the_picture_of_costs_holds_means_and_intervals(study):
     linear = charts.pareto(close)[0]
     assert layers_of(linear, "point")[0]["data"]["values"][-1]["score"] == pytest.approx(distilled.mean())
     assert "logarithmic in the error" not in linear.caption
+
+
+def test_arms_of_equal_cost_stand_side_by_side(study):
+    macs, size, latency = charts.pareto(study)
+    drawn = marks(macs, "point")
+    xs = sorted(x for x, _ in drawn.values())
+    steps = np.diff(xs[:-1])  # the students cost the same
+    assert len(xs) == len(LAST) > 3
+    np.testing.assert_allclose(steps, steps[0])
+    assert 5 < steps[0] <= 9
+    (points,) = layers_of(macs, "point")
+    rows = {row["arm"]: row for row in points["data"]["values"]}
+    assert rows["teacher"]["aside"] == 0
+    assert sum(row["aside"] for row in rows.values()) == pytest.approx(0)
+    upright, level = layers_of(macs, "rule")
+    for layer in (upright, level):  # the bars of an arm, and what is joined, go with it
+        assert layer["mark"]["xOffset"] == points["mark"]["xOffset"]
+    assert level["mark"]["x2Offset"] == points["mark"]["xOffset"]
+    for layer in (*layers_of(macs, "line"), *layers_of(macs, "text")):
+        assert layer["mark"]["xOffset"] == points["mark"]["xOffset"]
+    bars = re.findall(
+        r'<line transform="translate\(([\d.]+),[\d.]+\)" x2="0" y2="-[\d.]+" stroke="#', macs.svg
+    )
+    np.testing.assert_allclose(sorted(map(float, bars)), xs)
+    assert "side by side" in macs.caption
+    # Of the sizes, two are equal; times have bars.
+    moved = {row["arm"] for row in layers_of(size, "point")[0]["data"]["values"] if row["aside"]}
+    assert moved == {"alone", "distilled"}
+    assert not any(row["aside"] for row in layers_of(latency, "point")[0]["data"]["values"])
+    assert "side by side" not in latency.caption
+
+
+def test_many_arms_of_equal_cost_stay_in_the_picture():
+    asides = trade._asides([20.0] * 5 + [300.0] + [560.0] * 3, 560)
+    np.testing.assert_allclose(asides, [-18, -9, 0, 9, 18, 0, 0, 0, 0])
+    np.testing.assert_allclose(trade._asides([4.0] * 5, 560), [-4, -2, 0, 2, 4])
+    many = trade._asides([280.0] * 73, 560)
+    np.testing.assert_allclose(np.diff(many), 1)
+    # Costs that are about equal keep their order; those further away are left alone.
+    np.testing.assert_allclose(trade._asides([101.0, 100.0, 103.5], 560), [4, -4, 0])
+
+
+def marks(picture, kind):
+    """The places of the marks that have a description, by what they describe first."""
+    found = re.findall(
+        rf'aria-label="([^":]*):[^"]*"[^>]*aria-roledescription="{kind}" transform="translate\(([^,]*),([^)]*)\)',
+        picture.svg,
+    )
+    return {name: (float(x), float(y)) for name, x, y in found}
 
 
 def test_names_of_points_hide_neither_points_nor_names():
