@@ -61,7 +61,9 @@ class MaskCallback(keras.callbacks.Callback):
                 f"{model.name!r}, which has none. Call compile first."
             )
         part = pruned_part(model)
-        self._found = fitting(find_kernels(part, include=self._include, exclude=self._exclude), self._pattern)
+        found = fitting(find_kernels(part, include=self._include, exclude=self._exclude), self._pattern)
+        self.require_fit(found.found)
+        self._found = found
         masks = attach_masks(part, self.kernels)
         steps, moved = 0, 0
         if masks == self.masks:  # another fit of the same weights, so the steps go on
@@ -89,6 +91,9 @@ class MaskCallback(keras.callbacks.Callback):
         setattr(self._optimizer, self._name, self._state)
         # A step that was traced earlier does not know the masks, and Keras may have traced one already.
         model.make_train_function(force=True)
+
+    def require_fit(self, kernels: Sequence[Kernel]) -> None:
+        """Raises ValueError if this callback cannot prune kernels of the model; by default, it can prune all."""
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:

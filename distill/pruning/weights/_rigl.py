@@ -13,11 +13,12 @@ from distill._types import Data, Tensor
 from distill._untouched import recurrent_states
 from distill.pruning._numbers import require_whole
 from distill.pruning.weights import _exchanges as exchanges
+from distill.pruning.weights._kernels import Kernel
 from distill.pruning.weights._mask_callback import MaskCallback
 from distill.pruning.weights._masks import kept_by
 from distill.pruning.weights._patterns import Elements
 from distill.pruning.weights._selectors import Selectors
-from distill.pruning.weights._sparse_training import Distribution, Plan
+from distill.pruning.weights._sparse_training import Distribution, Plan, require_trained
 
 
 class RigL(MaskCallback):
@@ -109,6 +110,10 @@ class RigL(MaskCallback):
             )
         super().set_model(model)
         self._gradients = gradients_of(model, [kernel.variable for kernel in self.kernels])
+
+    def require_fit(self, kernels: Sequence[Kernel]) -> None:
+        """Raises ValueError if a kernel is frozen."""
+        require_trained(self.model, kernels)
 
     def move(self, step: int) -> None:
         """Draws the first masks, or makes the exchange that is due."""

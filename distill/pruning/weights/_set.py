@@ -1,13 +1,16 @@
 """SET: sparse training that exchanges the smallest weights for others at random."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from distill.pruning.weights import _exchanges as exchanges
+from distill.pruning.weights._kernels import Kernel
 from distill.pruning.weights._mask_callback import MaskCallback
 from distill.pruning.weights._masks import kept_by
 from distill.pruning.weights._patterns import Elements
 from distill.pruning.weights._selectors import Selectors
-from distill.pruning.weights._sparse_training import Distribution, Plan
+from distill.pruning.weights._sparse_training import Distribution, Plan, require_trained
 
 
 class SET(MaskCallback):
@@ -55,7 +58,7 @@ class SET(MaskCallback):
 
     Raises:
         ValueError: a number is out of range, or the distribution is unknown; at the start of training, `find_kernels`
-            refuses the model or a selector, or the model is not compiled.
+            refuses the model or a selector, the model is not compiled, or a kernel is frozen.
 
     Example:
     ```python
@@ -84,6 +87,10 @@ class SET(MaskCallback):
     ) -> None:
         super().__init__(Elements(), include, exclude, log_layers)
         self._plan = Plan(sparsity, frequency, end_step, drop_fraction, distribution, seed)
+
+    def require_fit(self, kernels: Sequence[Kernel]) -> None:
+        """Raises ValueError if a kernel is frozen."""
+        require_trained(self.model, kernels)
 
     def move(self, step: int) -> None:
         """Draws the first masks, or makes the exchange that is due."""

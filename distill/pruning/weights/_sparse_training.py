@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
+import keras
 import numpy as np
 
 from distill.pruning._numbers import is_number, is_whole, require_sparsity, require_whole
@@ -105,6 +106,18 @@ class Plan:
                 f"that keep {found} weights instead of {wanted}. Call strip_pruning(model) to begin anew."
             )
         return present
+
+
+def require_trained(model: keras.Model, kernels: Sequence[Kernel]) -> None:
+    """Raises ValueError if a kernel is frozen: its new weights would stay 0."""
+    trained = {id(variable) for variable in model.trainable_variables}
+    frozen = [kernel.name for kernel in kernels if id(kernel.variable) not in trained]
+    if frozen:
+        raise ValueError(
+            "Sparse training must train the weights that it adds. Received: a model in which "
+            f"{', '.join(frozen)} are frozen. Leave them alone with exclude=, or set trainable = True and compile "
+            "again."
+        )
 
 
 def erdos_renyi(shapes: Sequence[tuple[int, ...]], sparsity: float) -> list[int]:

@@ -272,6 +272,26 @@ def test_sparse_training_goes_on_with_masks_of_its_sparsity_and_refuses_others(b
 
 
 @pytest.mark.parametrize("kind", [SET, RigL])
+@pytest.mark.parametrize("make", [deep_net, distiller])
+def test_frozen_kernels_are_refused_or_left_alone(kind, make, batch):
+    model = make()
+    part = pruned_part(model)
+    name = part.layers[1].name
+    part.get_layer(name).trainable = False
+    model.compile("adam", LOSS, run_eagerly=True)
+    before = [as_numpy(weight) for weight in part.weights]
+    with pytest.raises(ValueError, match=rf"which {name}/kernel are frozen. Leave them alone with exclude="):
+        model.fit(*batch, verbose=0, callbacks=[callback_of(kind, batch)])
+    assert all(mask_of(kernel) is None for kernel in find_kernels(part).found)
+    for weight, value in zip(part.weights, before, strict=True):
+        np.testing.assert_array_equal(as_numpy(weight), value)
+    callback = callback_of(kind, batch, exclude=name)
+    model.fit(*batch, verbose=0, callbacks=[callback])
+    np.testing.assert_array_equal(as_numpy(part.get_layer(name).kernel), before[0])
+    assert len(callback.updates) == 1
+
+
+@pytest.mark.parametrize("kind", [SET, RigL])
 @pytest.mark.sweep(1)
 def test_half_precision(kind, batch):
     x, y = batch
