@@ -364,11 +364,9 @@ def _fingerprint(teacher: Any, answering: Answering) -> str | None:
     """Returns a hash of a teacher's weights, or of its file; `None` for a function."""
     found, empty = hashlib.sha256(), True
     if isinstance(teacher, Exported):
-        files = [teacher.path] if teacher.path.is_file() else sorted(teacher.path.rglob("*"))
-        for file in files:
-            if file.is_file():
-                found.update(file.read_bytes())
-                empty = False
+        for file in teacher.files:
+            found.update(file.read_bytes())
+            empty = False
     for weight in answering.weights():
         found.update(f"{weight.dtype} {weight.shape}".encode())
         found.update(np.ascontiguousarray(weight).data if weight.dtype.kind in "fiub" else weight.tobytes())

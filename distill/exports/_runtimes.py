@@ -9,6 +9,7 @@ import numpy as np
 from distill._extras import needed
 from distill._quiet import quiet
 from distill._types import PathLike
+from distill.files._stored import files_of
 
 Inputs = np.ndarray | Mapping[str, np.ndarray]
 Outputs = np.ndarray | dict[str, np.ndarray]
@@ -89,10 +90,18 @@ class Exported:
         return self._runtime.run(self._named(batch))
 
     @property
+    def files(self) -> list[Path]:
+        """The file and, of an ONNX file, those beside it that hold its weights; of a folder, all files in it.
+
+        Raises:
+            ImportError: the path is that of an ONNX file, and onnx is not installed.
+        """
+        return files_of(self.path)
+
+    @property
     def bytes(self) -> int:
-        """Size of the file, or of all files in the folder."""
-        files = [self.path] if self.path.is_file() else self.path.rglob("*")
-        return sum(file.stat().st_size for file in files if file.is_file())
+        """Size of all `files`."""
+        return sum(file.stat().st_size for file in self.files)
 
     def predict(self, x: Inputs, *, batch_size: int = 256) -> Outputs:
         """Runs all examples.

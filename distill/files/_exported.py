@@ -210,6 +210,45 @@ def _onnx(path: Path) -> Contents:
     return Contents("ONNX", [function], dict(used.most_common()), [weight(one) for one in graph.initializer])
 
 
+def onnx_files(path: Path) -> list[Path]:
+    """An ONNX file, and the files beside it that hold its weights, as those of PyTorch often do.
+
+    Raises:
+        FileNotFoundError: such a file is missing.
+        ImportError: onnx is not installed.
+        ValueError: a file would lie outside the folder.
+    """
+    with needed(f"Reading {path}, an ONNX file,", "onnx"):
+        import onnx
+        from google.protobuf.message import Message
+
+    def tensors(message: Any) -> Iterator[Any]:
+        if isinstance(message, onnx.TensorProto):
+            yield message
+            return
+        for _, value in message.ListFields():
+            for one in [value] if isinstance(value, Message) else value if hasattr(value, "append") else ():
+                if isinstance(one, Message):
+                    yield from tensors(one)
+
+    files = [path]
+    for stored in tensors(onnx.load_model_from_string(path.read_bytes())):
+        if stored.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        file = path.parent / onnx.external_data_helper.ExternalDataInfo(stored).location
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise ValueError(
+                f"Weights of an ONNX file must lie in its folder. Received: {path}, with weights in {file}."
+            )
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"No such file: {file}, in which weights of {path} lie. Copy it together with {path.name}."
+            )
+        if file not in files:
+            files.append(file)
+    return files
+
+
 def _onnx_type(kind: int) -> str:
     import onnx
 

@@ -13,6 +13,7 @@ from distill.files import _archive as archive
 from distill.files import _hdf5 as hdf5
 from distill.files._bundle import prefix_of
 from distill.files._checkpoint import CHECKPOINT, below, content_of
+from distill.files._exported import onnx_files
 from distill.files._layouts import KERAS3, LEGACY, NESTED, Layout, by_owner
 from distill.files._parts import Part, Parts
 
@@ -107,9 +108,11 @@ def may_be_weights_alone(path: Path) -> bool:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that lie at a path: one, those in a folder, or those of a checkpoint."""
+    """The files that lie at a path: one, those in a folder, those of a checkpoint, or an ONNX file with its weights."""
     if path.is_dir():
-        return [file for file in path.rglob("*") if file.is_file()]
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if path.suffix == ".onnx":
+        return onnx_files(path)
     prefix = prefix_of(path)
     if prefix is None:
         return [path]

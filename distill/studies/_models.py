@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from distill import cost
 from distill.files import load_model
+from distill.files._stored import files_of
 from distill.studies import _page as page
 from distill.studies._grids import NOTHING, Grid, for_markdown, for_terminal
 from distill.studies._measures import CLASSIFICATION, Measure
@@ -252,7 +253,9 @@ def _model(given: keras.Model | str | os.PathLike[str]) -> keras.Model | Path:
 
 
 def _costs(given: keras.Model | str | os.PathLike[str], model: keras.Model | Path) -> dict[str, int | None]:
-    size = None if isinstance(given, keras.Model) else Path(given).stat().st_size
+    size = None
+    if not isinstance(given, keras.Model):
+        size = sum(file.stat().st_size for file in files_of(Path(given)))
     costs: dict[str, int | None] = {"parameters": None, "macs": None, "file_bytes": size}
     if isinstance(model, keras.Model):
         costs["parameters"] = cost.parameters(model)

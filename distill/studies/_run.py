@@ -18,6 +18,7 @@ from distill._graphs import functional_of
 from distill._types import Arrays
 from distill._untouched import same_randomness
 from distill.exports import Exported
+from distill.files._stored import files_of
 from distill.studies._cells import costs, save
 from distill.studies._declarations import Cell
 from distill.studies._details import Confusion, LayerSize, Reliability
@@ -217,6 +218,12 @@ def _file(made: Made, cell: Cell, directory: Path) -> Path:
         raise ValueError(
             f"The function of an arm returns a keras.Model, or the path of a {', '.join(_SUFFIXES)} file. "
             f"Received: {given} from arm {cell.arm!r}, which {what}."
+        )
+    if beside := files_of(given)[1:]:
+        raise ValueError(
+            f"The file that an arm returns must hold its weights itself. Received: {given} from arm {cell.arm!r}, "
+            f"with weights in {', '.join(one.name for one in beside)}. Save it as one file: "
+            "onnx.save_model(onnx.load(path), path)."
         )
     file = directory / f"model{given.suffix}"
     if given.resolve() != file.resolve():
