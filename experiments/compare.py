@@ -20,12 +20,14 @@ Command: scripts/compare. --tune chooses the settings on dev again; --arms all a
 
 Found, with 8 seeds and settings chosen on dev: nothing is shown to be gained from the teacher with all labels (−.07
 points, 95 % interval −.43 to +.30), and 7.03 points (5.43 to 8.62) with 120 labels. That was with AVX2 alone, where the
-default run took 22 minutes on two cores of 2 GHz from 2017; its first verdict, with 120 labels, takes 47 % of that.
-With AMX it took 9 minutes: −.01 (−.26 to +.24) and 7.17 (5.64 to 8.71); and with eight other seeds, from 100 on, +.11
-(−.24 to +.46) and 7.20 (5.91 to 8.49). Of the arms on request: moved images are worth 1.0 points without a teacher and
-1.2 with one; twice the time, three teachers and standardized logits are not shown to help; the teacher without most of
-its channels scored 1.2 points less than a new network of that size, with its own dropout and without a choice of
-settings, which these arms have had since; int8 costs a few hundredths. All arms took an hour and a half on two cores.
+default run took 20 minutes on the two threads of one core from 2021, and its first verdict, with 120 labels, 8.6. The
+verdicts are the same with AMX, −.01 (−.26 to +.24) and 7.17 (5.64 to 8.71), where the run took 9 minutes on two cores;
+with eight other seeds, from 100 on, +.11 (−.24 to +.46) and 7.20 (5.91 to 8.49); and with Keras 3.13 and two threads a
+cell, +.01 (−.30 to +.32) and 6.98 (5.52 to 8.45). Of the arms on request: moved images are worth 1.0 points without a
+teacher and 1.2 with one; twice the time, three teachers and standardized logits are not shown to help; the teacher
+without most of its channels scored 1.2 points less than a new network of that size, with its own dropout and without a
+choice of settings, which these arms have had since; int8 costs a few hundredths. All arms took an hour and a half on
+two cores.
 """
 
 import functools
