@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         print(page)
         page.write_text(printed(page), encoding="utf-8")
     for path in sorted(STUDIES.glob("*.json")):
-        for name, picture in pictures(read(path)).items():
+        for name, picture in pictures(path).items():
             (STUDIES / name).write_text(picture, encoding="utf-8")
     for page in PAGES:
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
@@ -76,8 +76,9 @@ def filled(text: str) -> str:
     return _MARKED.sub(fill, text)
 
 
-def pictures(study: StudyResult) -> dict[str, str]:
-    """The pictures of a study, those of its own sections too, by the name of their file."""
+def pictures(path: Path) -> dict[str, str]:
+    """The pictures of a study's data, those of its own sections too, by the name of their file."""
+    study = read(path)
     drawn = [*charts.forest(study), *charts.pareto(study)] if study.comparisons else []
     found = {picture.name: picture.svg for picture in drawn}
     own: list[Callable[[StudyResult], Any]] = []
@@ -89,7 +90,7 @@ def pictures(study: StudyResult) -> dict[str, str]:
                 if isinstance(figure, Figure):
                     name = section.__name__.replace("_", "-")
                     found[name] = plots.svg(figure, name=name, description=str(section.__doc__))
-    return {f"{study.name}-{name}.svg": _alone(picture) for name, picture in found.items()}
+    return {f"{path.stem}-{name}.svg": _alone(picture) for name, picture in found.items()}
 
 
 def snippets(text: str) -> list[str]:

@@ -76,7 +76,7 @@ def test_tables_are_those_of_the_data(name):
 @pytest.mark.parametrize("path", sorted(pages.STUDIES.glob("*.json")), ids=lambda path: path.name)
 def test_pictures_are_those_of_the_data(path):
     """By what they say: where lines and letters stand depends on the version of what draws them."""
-    for name, picture in pages.pictures(studies.read(path)).items():
+    for name, picture in pages.pictures(path).items():
         kept = (pages.STUDIES / name).read_text(encoding="utf-8")
         assert said(kept) == said(picture), "Run scripts/pages."
 
