@@ -17,8 +17,9 @@ lies beyond it. In between, the machine is too noisy to tell.
 - "kernels": TensorFlow's own kernels against oneDNN's (TF_ENABLE_ONEDNN_OPTS), for the student of `compare`.
 - "recording": `cache.record` against a bare compiled loop, and the bytes of the 64 largest of 49,152 logits.
 
-Command: scripts/bench/distiller, on a machine that does nothing else: about 15 minutes on two cores. --quick uses
-smaller networks and takes two minutes; its ratios say little. --only PART chooses parts, --pairs NAME chooses pairs.
+Command: scripts/bench/distiller, on a machine that does nothing else: about 15 minutes on two cores. --quick takes
+epochs, startup and recording of small dense networks, and less than two minutes; its ratios say little. --only PART
+chooses parts, --pairs NAME chooses pairs.
 Expected: see docs/guides/speed.md. Exit status 1 if a goal is missed.
 """
 
@@ -41,9 +42,10 @@ class Bench:
     """Times distillation.
 
     Attributes:
-        only: parts to run, from epochs, teachers, torch, scaling, memory, startup, kernels and recording.
-        pairs: pairs to train, from MLP, ResNet, transformer and ImageNet; by default all, or with --quick all except
-            the last.
+        only: parts to run, from epochs, teachers, torch, scaling, memory, startup, kernels and recording; by default
+            all, or with --quick epochs, startup and recording.
+        pairs: pairs to train, from MLP, ResNet, transformer and, except with --quick, ImageNet; by default all, or
+            with --quick MLP.
         rounds: number of timed rounds.
         quick: use smaller networks and three rounds.
         clock: "cpu" counts the CPU seconds of this process's threads and not what it waits for; other programs on the
@@ -51,7 +53,7 @@ class Bench:
         plot: file for a picture of the ratios that have goals, such as speed.svg.
     """
 
-    only: tuple[str, ...] = tuple(PARTS)
+    only: tuple[str, ...] = ()
     pairs: tuple[str, ...] = ()
     rounds: int = 9
     quick: bool = False
@@ -62,7 +64,13 @@ class Bench:
     def chosen(self):
         """The pairs by name."""
         known = pairs.QUICK if self.quick else pairs.PAIRS
-        return {name: pair for name, pair in known.items() if not self.pairs or name in self.pairs}
+        names = self.pairs or (("MLP",) if self.quick else tuple(known))
+        return {name: pair for name, pair in known.items() if name in names}
+
+    @property
+    def parts(self):
+        """The names of the parts."""
+        return self.only or (("epochs", "startup", "recording") if self.quick else tuple(PARTS))
 
 
 def draw(lines, path):
@@ -86,12 +94,12 @@ def draw(lines, path):
 def main(options):
     """Prints the table; returns the exit status."""
     options = dataclasses.replace(options, rounds=3) if options.quick else options
-    if options.rounds < 1 or not set(options.only) <= set(PARTS) or not options.chosen:
+    if options.rounds < 1 or not set(options.parts) <= set(PARTS) or not options.chosen:
         raise SystemExit(f"only must be from {', '.join(PARTS)}, and rounds >= 1. Received: {options}.")
     table = Table("of", "ratio", "median", "quartiles", "goal", "", box=rich.box.MARKDOWN)
     lines = []
     for name in PARTS:
-        for line in PARTS[name](options) if name in options.only else ():
+        for line in PARTS[name](options) if name in options.parts else ():
             low, middle, high = line.quartiles
             goal = f"{line.goal} {line.verdict}".strip()
             digits = (f"{middle:.3g}", f"{low:.3g}–{high:.3g}") if np.isfinite(middle) else ("", "")
