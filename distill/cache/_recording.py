@@ -22,6 +22,7 @@ from distill.training._recorded import Answer
 _SHARDS = 256  # as many files can be open at once on most systems
 _SMALLEST = 1024
 _COMPARED = 64
+_PART = 1 << 20  # bytes of a file that are hashed at a time
 
 
 def record(
@@ -365,7 +366,9 @@ def _fingerprint(teacher: Any, answering: Answering) -> str | None:
     found, empty = hashlib.sha256(), True
     if isinstance(teacher, Exported):
         for file in teacher.files:
-            found.update(file.read_bytes())
+            with file.open("rb") as content:
+                while part := content.read(_PART):  # a file may be larger than memory
+                    found.update(part)
             empty = False
     for weight in answering.weights():
         found.update(f"{weight.dtype} {weight.shape}".encode())

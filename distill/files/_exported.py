@@ -216,23 +216,29 @@ def onnx_files(path: Path) -> list[Path]:
     Raises:
         FileNotFoundError: such a file is missing.
         ImportError: onnx is not installed.
-        ValueError: a file would lie outside the folder.
+        ValueError: the file is damaged, or names one outside its folder.
     """
     with needed(f"Reading {path}, an ONNX file,", "onnx"):
         import onnx
-        from google.protobuf.message import Message
+        from google.protobuf.message import DecodeError, Message
 
     def tensors(message: Any) -> Iterator[Any]:
         if isinstance(message, onnx.TensorProto):
             yield message
             return
-        for _, value in message.ListFields():
-            for one in [value] if isinstance(value, Message) else value if hasattr(value, "append") else ():
-                if isinstance(one, Message):
+        for field, value in message.ListFields():
+            if field.message_type is not None:  # one message, or a list of them
+                for one in [value] if isinstance(value, Message) else value:
                     yield from tensors(one)
 
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except DecodeError as error:
+        raise ValueError(
+            f"This file is damaged. Received: {path}: {error}. Copy or download it again."
+        ) from error
     files = [path]
-    for stored in tensors(onnx.load_model_from_string(path.read_bytes())):
+    for stored in tensors(model):
         if stored.data_location != onnx.TensorProto.EXTERNAL:
             continue
         file = path.parent / onnx.external_data_helper.ExternalDataInfo(stored).location

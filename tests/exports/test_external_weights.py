@@ -85,6 +85,13 @@ def test_weights_of_an_onnx_file_lie_in_its_folder(tmp_path):
         files_of(path)
 
 
+def test_a_damaged_onnx_file_is_named(tmp_path):
+    path = external(tmp_path, normal(4, 3))
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"This file is damaged\. Received: .*m\.onnx: "):
+        files_of(path)
+
+
 def test_an_arm_returns_one_file(tmp_path):
     cell = studies.Cell(study="s", arm="mine", seed=0, config=Config({}, {}, {}, "", False))
     with pytest.raises(

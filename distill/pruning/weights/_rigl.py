@@ -138,7 +138,7 @@ def gradients_of(model: keras.Model, variables: Sequence[keras.Variable]) -> Cal
     def gradients(x: Any, y: Any, sample_weight: Any, scale: Tensor) -> list[Tensor]:
         with tf.GradientTape() as tape:
             values = [variable.value for variable in variables]
-            tape.watch(values)  # also the weights of frozen layers
+            tape.watch(values)
             y_pred = model(x, training=True) if call_takes_training(model) else model(x)
             loss = compute_loss(model, x, y, y_pred, sample_weight, True)
             loss = loss * tf.cast(scale, loss.dtype)
