@@ -16,13 +16,16 @@ def normal(*shape):
 
 
 def external(folder, kernel, location="m.onnx.data"):
-    """y = x · kernel + 1, with the kernel in another file, as PyTorch writes it; the 1 is a constant of a branch."""
+    """y = x · kernel + 1, with the weights in another file, as PyTorch writes them, or without a location in a file each.
+
+    The 1 is a constant of a branch.
+    """
     floats = onnx.TensorProto.FLOAT
     x, y = (
         onnx.helper.make_tensor_value_info(name, floats, [None, size])
         for name, size in zip("xy", kernel.shape, strict=True)
     )
-    one = onnx.numpy_helper.from_array(np.ones(kernel.shape[1], "float32"))
+    one = onnx.numpy_helper.from_array(np.ones(kernel.shape[1], "float32"), "one")
     branch = onnx.helper.make_graph(
         [onnx.helper.make_node("Constant", [], ["z"], value=one)],
         "branch",
@@ -43,10 +46,17 @@ def external(folder, kernel, location="m.onnx.data"):
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     (folder / "m.onnx").unlink(missing_ok=True)
-    (folder / location).unlink(missing_ok=True)
+    if location is not None:
+        (folder / location).unlink(missing_ok=True)
     path = folder / "m.onnx"
     onnx.save_model(
-        model, path, save_as_external_data=True, size_threshold=0, location=location, convert_attribute=True
+        model,
+        path,
+        save_as_external_data=True,
+        all_tensors_to_one_file=location is not None,
+        location=location,
+        size_threshold=0,
+        convert_attribute=True,
     )
     return path
 
@@ -83,6 +93,14 @@ def test_weights_of_an_onnx_file_lie_in_its_folder(tmp_path):
         ValueError, match=r"must lie in its folder\. Received: .*m\.onnx, with weights in .*onnx\.dat"
     ):
         files_of(path)
+
+
+def test_a_file_for_each_weight(tmp_path):
+    """Those of branches too."""
+    path = external(tmp_path, normal(40, 30), location=None)
+    whole, kernel, one = Exported(path).files
+    assert (whole, kernel.name, one.name) == (path, "kernel", "one")
+    assert Exported(path).bytes == path.stat().st_size + 4 * 40 * 30 + 4 * 30
 
 
 def test_a_damaged_onnx_file_is_named(tmp_path):
