@@ -16,7 +16,7 @@ def normal(*shape):
 
 
 def external(folder, kernel, location="m.onnx.data"):
-    """y = x · kernel + 1, with both weights in another file, as PyTorch writes them; without a location, in a file each.
+    """y = x · kernel + 1, with both weights in another file, as PyTorch writes them, or in a file each.
 
     The 1 is a constant of a branch.
     """
@@ -101,7 +101,7 @@ def test_a_file_for_each_weight(tmp_path):
     whole, *beside = Exported(path).files
     assert whole == path
     assert sorted(file.name for file in beside) == ["kernel", "one"]
-    assert Exported(path).bytes == path.stat().st_size + 4 * 40 * 30 + 4 * 30
+    assert Exported(path).bytes == sum(file.stat().st_size for file in tmp_path.iterdir()) > 4 * 40 * 30
 
 
 def test_a_damaged_onnx_file_is_named(tmp_path):
