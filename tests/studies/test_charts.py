@@ -170,7 +170,7 @@ def test_the_picture_of_costs_holds_means_and_intervals(study):
 
 
 def test_arms_of_equal_cost_stand_side_by_side(study):
-    macs, size, latency = charts.pareto(study)
+    macs, size, _ = charts.pareto(study)
     drawn = marks(macs, "point")
     xs = sorted(x for x, _ in drawn.values())
     steps = np.diff(xs[:-1])  # the students cost the same
@@ -195,8 +195,36 @@ def test_arms_of_equal_cost_stand_side_by_side(study):
     # Of the sizes, two are equal; times have bars.
     moved = {row["arm"] for row in layers_of(size, "point")[0]["data"]["values"] if row["aside"]}
     assert moved == {"alone", "distilled"}
+    equal = {arm: times(1.0, 0.9, 1.1) for arm in ("alone", "distilled")}
+    *_, latency = charts.pareto(dataclasses.replace(study, latency_ms=equal))
     assert not any(row["aside"] for row in layers_of(latency, "point")[0]["data"]["values"])
     assert "side by side" not in latency.caption
+
+
+def test_arms_that_stand_side_by_side_do_so_on_a_phone_too(study):
+    macs = charts.pareto(study)[0]
+    narrow = dataclasses.replace(macs, spec=macs.spec | {"width": 300})
+    wide, close = (np.diff(sorted(x for x, _ in marks(one, "point").values())[:-1]) for one in (macs, narrow))
+    asides = sorted(
+        row["aside_narrow"] for row in layers_of(macs, "point")[0]["data"]["values"] if row["aside"]
+    )
+    np.testing.assert_allclose(close, np.diff(asides))
+    assert 0 < close[0] < wide[0]
+
+
+def test_names_are_placed_beside_where_arms_stand(study, monkeypatch):
+    seen = []
+
+    def place(points, names, **kwargs):
+        seen.append(dict(zip(names, points, strict=True)))
+        return labels.place(points, names, **kwargs)
+
+    monkeypatch.setattr(trade, "place", place)
+    rows = {row["arm"]: row for row in layers_of(charts.pareto(study)[0], "point")[0]["data"]["values"]}
+    for points, key in zip(seen, ("aside", "aside_narrow"), strict=False):  # of MACs, the first
+        apart = points["alone"][0] - points["distilled"][0]
+        assert apart == pytest.approx(rows["alone"][key] - rows["distilled"][key])
+        assert apart != 0
 
 
 def test_many_arms_of_equal_cost_stay_in_the_picture():
