@@ -23,7 +23,7 @@ from distill.files._exported import Contents, Tensor, contents
 from distill.files._stored import files_of, may_be_weights_alone, opened
 
 # Name, type in the file, and values if there are any.
-Values = tuple[str, str, np.ndarray | None]
+Values = tuple[str, Sequence[int | None], str, np.ndarray | None]
 
 
 def add_to(commands: Any) -> None:
@@ -142,7 +142,7 @@ def describe_exported(found: Contents, options: argparse.Namespace) -> dict[str,
     if found.operators:
         counts = [("operator", "uses"), *((name, f"{uses:,}") for name, uses in found.operators.items())]
         texts["Operators"] = "\n".join(aligned(counts, "<>"))
-    values = ((one.name, one.dtype, one.values() if one.values else None) for one in found.weights)
+    values = ((one.name, one.shape, one.dtype, one.values() if one.values else None) for one in found.weights)
     texts["Weights"] = weights_table(values) if found.weights else "It has no weights."
     if options.latency:
         texts["Latency"] = latency(found, options)
@@ -210,16 +210,16 @@ def describe_weights_file(options: argparse.Namespace) -> dict[str, str] | None:
 def weights_table(weights: Iterable[Values]) -> str:
     """Makes a table of the shape, type and statistics of each weight; some weights have no known values."""
     rows: list[tuple[str, ...]] = [("weight", "shape", "type", "mean", "sd", "min", "max", "zeros")]
-    for name, kind, stored in weights:
+    for name, shape, kind, stored in weights:
         if stored is None:
-            rows.append((name, "", kind, "", "", "", "", ""))
+            rows.append((name, _sizes(shape), kind, "", "", "", "", ""))
             continue
         value = stored.astype(np.float64)
         numbers = (value.mean(), value.std(), value.min(), value.max()) if value.size else ()
         rows.append(
             (
                 name,
-                _sizes(value.shape),
+                _sizes(shape),
                 kind,
                 *(f"{number:.3g}" for number in numbers or [np.nan] * 4),
                 f"{np.mean(value == 0):.1%}" if value.size else "",
@@ -239,7 +239,7 @@ def zeros(model: keras.Model) -> str:
 
 def _typed(named: Iterable[tuple[str, np.ndarray]]) -> Iterator[Values]:
     for name, value in named:
-        yield name, str(value.dtype), value
+        yield name, value.shape, str(value.dtype), value
 
 
 def _described(one: Tensor) -> tuple[str, str, str]:

@@ -184,6 +184,7 @@ def _onnx(path: Path) -> Contents:
     with needed(f"Reading {path}, an ONNX file,", "onnx"):
         import onnx
 
+    onnx_files(path)  # all are there
     graph = onnx.load_model_from_string(path.read_bytes()).graph
 
     def tensor(value: Any) -> Tensor:
@@ -192,9 +193,12 @@ def _onnx(path: Path) -> Contents:
         return Tensor(value.name, shape, _onnx_type(kind.elem_type))
 
     def weight(stored: Any) -> Tensor:
-        inside = stored.data_location != onnx.TensorProto.EXTERNAL  # others lie in files that are not opened
-        values = (lambda: onnx.numpy_helper.to_array(stored)) if inside else None
-        return Tensor(stored.name, tuple(stored.dims), _onnx_type(stored.data_type), values)
+        return Tensor(
+            stored.name,
+            tuple(stored.dims),
+            _onnx_type(stored.data_type),
+            lambda: onnx.numpy_helper.to_array(stored, base_dir=str(path.parent)),
+        )
 
     def nodes(one: Any) -> Iterator[str]:
         for node in one.node:

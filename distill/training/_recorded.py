@@ -188,9 +188,9 @@ class RecordedTeacher:
             activation = "softmax" if answer.activation == "log_softmax" else answer.activation
             if activation is None:
                 raise ValueError(
-                    f"A loss on logits must know where the model computes them. Received: {self.name!r}, whose graph "
-                    "was not read. Pass from_logits=True if the recorded model returns logits, or from_logits=False if "
-                    "it returns probabilities."
+                    "A loss on logits must know whether the recorded answers are logits. Received: "
+                    f"{self.name!r}, which does not say. Pass from_logits=(True, None) if they are, or "
+                    "from_logits=(False, None) if they are probabilities; with None, the student's own head decides."
                 )
             if activation not in ("linear", read.head):
                 raise ValueError(

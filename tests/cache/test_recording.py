@@ -156,7 +156,7 @@ def test_a_sigmoid_head_is_kept_dense_with_its_logits(tmp_path, student):
 def test_a_function_teaches_once_it_is_said_what_it_returns(tmp_path):
     answers = cache.record(linear, X, tmp_path / "cache", name="server", **QUIET)
     student = dense_net(4, classes=5)
-    with pytest.raises(ValueError, match="'server', whose graph was not read. Pass from_logits=True"):
+    with pytest.raises(ValueError, match=r"'server', which does not say. Pass from_logits=\(True, None\)"):
         distill.Distiller(answers, student, losses.SoftTargets(2.0))
     logs = []
     for teacher in (answers, lambda x: keras.ops.matmul(x, KERNEL)):

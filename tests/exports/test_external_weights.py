@@ -6,6 +6,7 @@ import pytest
 
 from distill import cache, studies
 from distill.exports import Exported
+from distill.files._exported import contents
 from distill.files._stored import files_of
 from distill.studies._cell_work import Config
 from distill.studies._run import _file
@@ -75,7 +76,11 @@ def test_weights_beside_an_onnx_file_belong_to_it(tmp_path):
     cache.record(Exported(external(tmp_path, kernel)), x, tmp_path / "cache", verbose=0)
     with pytest.raises(ValueError, match="the weights of the teacher"):
         cache.record(Exported(external(tmp_path, kernel + 1)), x, tmp_path / "cache", verbose=0)
+    weight = next(one for one in contents(path).weights if one.name == "kernel")
+    np.testing.assert_array_equal(weight.values(), kernel + 1)
     beside.unlink()
+    with pytest.raises(FileNotFoundError, match=r"m\.onnx\.data, in which weights of"):
+        contents(path)
     with pytest.raises(
         FileNotFoundError, match=r"m\.onnx\.data, in which weights of .*m\.onnx lie\. Copy it together"
     ):

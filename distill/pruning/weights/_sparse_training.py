@@ -114,9 +114,8 @@ def require_trained(model: keras.Model, kernels: Sequence[Kernel]) -> None:
     frozen = [kernel.name for kernel in kernels if id(kernel.variable) not in trained]
     if frozen:
         raise ValueError(
-            "Sparse training must train the weights that it adds. Received: a model in which "
-            f"{', '.join(frozen)} are frozen. Leave them alone with exclude=, or set trainable = True and compile "
-            "again."
+            f"Sparse training must train the weights that it adds. Received: frozen kernels: {', '.join(frozen)}. "
+            "Leave them alone with exclude=, or set trainable = True and compile again."
         )
 
 
