@@ -75,6 +75,7 @@ def contents(path: Path) -> Contents | None:
     elif not path.is_file():
         return None
     elif path.suffix == ".onnx":
+        onnx_files(path)  # all of them must be there
         read = _onnx
     elif _begins(path)[_LITERT_AT:] == _LITERT:
         read = _litert
@@ -184,7 +185,6 @@ def _onnx(path: Path) -> Contents:
     with needed(f"Reading {path}, an ONNX file,", "onnx"):
         import onnx
 
-    onnx_files(path)  # all are there
     graph = onnx.load_model_from_string(path.read_bytes()).graph
 
     def tensor(value: Any) -> Tensor:

@@ -112,8 +112,10 @@ def test_a_file_for_each_weight(tmp_path):
 def test_a_damaged_onnx_file_is_named(tmp_path):
     path = external(tmp_path, normal(4, 3))
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match=r"This file is damaged\. Received: .*m\.onnx: "):
-        files_of(path)
+    for read in (files_of, contents):
+        with pytest.raises(ValueError, match=r"^This file is damaged\. Received: .*m\.onnx: ") as caught:
+            read(path)
+        assert str(caught.value).count("damaged") == 1
 
 
 def test_an_arm_returns_one_file(tmp_path):
