@@ -115,7 +115,7 @@ def test_a_damaged_onnx_file_is_named(tmp_path):
     for read in (files_of, contents):
         with pytest.raises(ValueError, match=r"^This file is damaged\. Received: .*m\.onnx: ") as caught:
             read(path)
-        assert str(caught.value).count("damaged") == 1
+        assert str(caught.value).count("This file") == 1
 
 
 def test_an_arm_returns_one_file(tmp_path):
