@@ -5,8 +5,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from distill.studies._axes import Scores, along, log_domain, ticks
 from distill.studies._labels import Box, place
-from distill.studies._measures import Measure
 from distill.studies._pareto import Priced, Prices, prices
 from distill.studies._pictures import (
     ACCENT,
@@ -23,7 +23,6 @@ from distill.studies._pictures import (
     text,
 )
 from distill.studies._results import StudyResult
-from distill.studies._statistics import Spread
 from distill.studies._tables import count, kilobytes, milliseconds
 
 _HEIGHT = 340
@@ -54,70 +53,21 @@ def pareto(study: StudyResult) -> list[Picture]:
     return [_priced(study, kind) for kind in prices(study)]
 
 
-class _Scores:
-    """The vertical axis of scores: linear, or logarithmic in the error where percentages lie far apart.
-
-    Args:
-        scores: what is to be seen: all means, and as much of the intervals as does not squeeze them.
-        measure: what the scores are.
-    """
-
-    def __init__(self, scores: Sequence[Spread], measure: Measure) -> None:
-        self.measure = measure
-        means = [one.mean for one in scores]
-        errors = [100 - mean for mean in means]
-        self.of_errors = measure.scale == 100 and min(errors) > 0 and max(errors) > 4 * min(errors)
-        between = max(means) - min(means)
-        widest = max((one.half_interval for one in scores if one.n > 1), default=0.0)
-        margin = min(widest, 0.5 * between) + 0.1 * between or widest or 1.0
-        self.domain = [min(means) - margin, max(means) + margin]
-        if self.of_errors:
-            self.domain = [max(errors) * 1.15, min(errors) / 1.25]
-
-    def drawn(self, score: float) -> float:
-        """What is drawn for a score; no error has no place on a logarithmic axis."""
-        return max(100 - score, self.domain[1] / 10) if self.of_errors else score
-
-    def place(self, score: float) -> float:
-        """The share of the height that lies above a score."""
-        low, high, at = (*self.domain, self.drawn(score))
-        if self.of_errors:
-            low, high, at = (-math.log(one) for one in (low, high, at))
-        return (high - at) / (high - low)
-
-    @property
-    def scale(self) -> Json:
-        """The scale; errors grow downwards, as accuracies fall."""
-        if not self.of_errors:
-            return scaled(self.domain)
-        return scaled(self.domain[::-1], type="log", reverse=True)
-
-    @property
-    def axis(self) -> Json:
-        """The axis, which shows scores."""
-        title = {"title": f"test {self.measure.heading}"}
-        if not self.of_errors:
-            return {**title, "tickCount": 6}
-        high, low = self.domain
-        errors = [one for one in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 70, 90) if low <= one <= high]
-        return {**title, "values": errors, "labelExpr": "format(100 - datum.value, '~g')"}
-
-
 def _priced(study: StudyResult, prices: Prices) -> Picture:
     measure = study.measures[0]
-    ys = _Scores([one.score for one in prices.arms], measure)
+    ys = Scores([one.score for one in prices.arms], measure)
     ordered = sorted(
         prices.arms, key=lambda one: bool(one.dominated_by)
     )  # names of the front are placed first
     # What costs nothing has no place on a logarithmic axis: it stands at the left.
     least = min((one.low for one in ordered if one.low > 0), default=2.0) / 2
     places = [_at_least(least, one) for one in ordered]
-    xs = _log_domain([one.low for one in places], [one.high for one in places])
+    xs = log_domain([one.low for one in places], [one.high for one in places])
     rows = [_point(one, there, prices, ys) for one, there in zip(ordered, places, strict=True)]
     for suffix, width in (("", WIDTH - 80), ("_narrow", _NARROW)):
         asides = [0.0] * len(places)
         if prices.key != "latency":  # whose bars show which times are about the same
-            asides = _asides([width * _along(one.cost, xs) for one in places], width)
+            asides = _asides([width * along(one.cost, xs) for one in places], width)
         for row, aside in zip(rows, asides, strict=True):
             row[f"aside{suffix}"] = aside
         points = [_pixels(one, aside, xs, ys, width) for one, aside in zip(places, asides, strict=True)]
@@ -129,7 +79,7 @@ def _priced(study: StudyResult, prices: Prices) -> Picture:
         for row, label in zip(rows, labels, strict=True):
             row |= {f"{key}{suffix}": value for key, value in label._asdict().items()}
     rows.reverse()  # so that the front is drawn over the others
-    cost = {"values": _ticks(xs), "labelExpr": _TICK[prices.key]}
+    cost = {"values": ticks(xs), "labelExpr": _TICK[prices.key]}
     x = number("cost", scale=scaled(xs, type="log"), axis={"title": f"{prices.kind}: {prices.about}", **cost})
     y = number("score", scale=ys.scale, axis=ys.axis)
     groups = list(dict.fromkeys(arm.group for arm in study.arms))
@@ -238,7 +188,7 @@ def _at_least(least: float, one: Priced) -> Priced:
     return dataclasses.replace(one, **costs)
 
 
-def _point(one: Priced, there: Priced, prices: Prices, ys: _Scores) -> Json:
+def _point(one: Priced, there: Priced, prices: Prices, ys: Scores) -> Json:
     measure, mean, half = ys.measure, one.score.mean, one.score.half_interval
     known = not math.isnan(half)
     form = f".{measure.digits}f"
@@ -287,39 +237,14 @@ def _asides(xs: Sequence[float], width: float) -> list[float]:
     return asides
 
 
-def _pixels(one: Priced, aside: float, xs: Sequence[float], ys: _Scores, width: float) -> tuple[float, float]:
-    return width * _along(one.cost, xs) + aside, _HEIGHT * ys.place(one.score.mean)
+def _pixels(one: Priced, aside: float, xs: Sequence[float], ys: Scores, width: float) -> tuple[float, float]:
+    return width * along(one.cost, xs) + aside, _HEIGHT * ys.place(one.score.mean)
 
 
-def _bars(one: Priced, aside: float, xs: Sequence[float], ys: _Scores, width: float) -> list[Box]:
+def _bars(one: Priced, aside: float, xs: Sequence[float], ys: Scores, width: float) -> list[Box]:
     """What the two bars of an arm cover, in pixels."""
     (x, y), half = _pixels(one, aside, xs, ys, width), one.score.half_interval
     ends = [_HEIGHT * ys.place(one.score.mean + change) for change in (-half, half) if not math.isnan(half)]
     upright = [(x - 1, min(ends), x + 1, max(ends))] if ends else []
-    low, high = (width * _along(cost, xs) + aside for cost in (one.low, one.high))
+    low, high = (width * along(cost, xs) + aside for cost in (one.low, one.high))
     return [*upright, (low, y - 1, high, y + 1)]
-
-
-def _along(cost: float, xs: Sequence[float]) -> float:
-    return math.log(cost / xs[0]) / math.log(xs[1] / xs[0])
-
-
-def _log_domain(lows: Sequence[float], highs: Sequence[float]) -> list[float]:
-    low, high = min(lows), max(highs)
-    margin = max((high / low) ** 0.08, 1.15)
-    return [low / margin, high * margin]
-
-
-def _ticks(domain: Sequence[float]) -> list[float]:
-    """Round numbers for a logarithmic axis; few enough for a phone."""
-    first, last = (math.floor(math.log10(one)) for one in domain)
-    for digits in ((1, 2, 5), (1, 3), (1,)):
-        found = [
-            digit * 10.0**power
-            for power in range(first, last + 1)
-            for digit in digits
-            if domain[0] <= digit * 10.0**power <= domain[1]
-        ]
-        if len(found) <= 7:
-            break
-    return found if len(found) > 1 else [float(f"{one:.2g}") for one in (domain[0] * 1.1, domain[1] / 1.1)]
